@@ -1,0 +1,335 @@
+"""Supervisor of one command: owns its process tree, its time limit, its output files and its outcome.
+
+runner.py starts it as ``python -I -S shim.py``, one per command. Descriptor 1 is the lease, one end of a socket pair:
+the service sends the request and may later send TERMINATE; the shim sends the outcome and exits. End of file on the
+lease means that the service is gone, however it died, and the command goes with it.
+
+Start-up time is the price of every command, so nothing is imported here that costs a millisecond: `_signal` instead of
+`signal` (which builds enums, 5 ms), marshal instead of json (8 ms), and no typing, dataclasses or shlex. Both ends of
+the lease run on the same interpreter, which is what marshal needs.
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]
+import ctypes
+import marshal
+import os
+import resource
+import select
+import time
+
+LEASE = 1
+TERMINATE = b"T"
+LENGTH_BYTES = 8  # size of the big-endian length in front of the marshalled request
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
+DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+LONGEST_WAIT = 3600.0  # seconds; poll() takes milliseconds as a C int, which 25 days overflow
+RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest; between two sweeps of a tree that is being killed
+
+EXITED, TIME_LIMIT, TERMINATED, ORPHANED = "exited", "timelimit", "terminated", "orphaned"
+PROGRAM_NOT_FOUND, LAUNCH_FAILED = "programnotfound", "launchfailed"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Outcome = tuple[str, int | None, str]
+
+
+def main() -> None:
+    os.umask(0o077)
+    request = receive()
+    if request is None:
+        return
+    if request["refused"]:
+        outcome: Outcome = (LAUNCH_FAILED, None, request["refused"])
+    else:
+        outcome = run(request)
+    publish(request["status_file"], outcome)
+
+
+def receive() -> dict[str, Any] | None:
+    """The service's request; None if the service went away before it was complete."""
+    buffer = b""
+    while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(buffer[:LENGTH_BYTES], "big"):
+        chunk = os.read(LEASE, 1 << 20)
+        if not chunk:
+            return None
+        buffer += chunk
+    length = int.from_bytes(buffer[:LENGTH_BYTES], "big")
+    request: dict[str, Any] = marshal.loads(buffer[LENGTH_BYTES : LENGTH_BYTES + length])
+    request["terminated"] = TERMINATE in buffer[LENGTH_BYTES + length :]
+    return request
+
+
+def run(request: dict[str, Any]) -> Outcome:
+    try:
+        become_subreaper()
+        wakeup = watch_signals()
+        command, report = launch(request)
+    except OSError as error:
+        return (LAUNCH_FAILED, None, explain(error))
+    tree = Tree(command, wakeup, limit=request["time_limit"], grace=request["grace"])
+    if request["terminated"]:
+        tree.stop(TERMINATED)
+    status = tree.supervise()
+    failure = os.read(report, 1 << 16)  # the writer is dead, so this is its message or end of file
+    if failure:
+        ending, _, message = failure.decode("utf-8", "replace").partition("\n")
+        return (ending, None, message)
+    return (tree.ending or EXITED, exit_code(status), "")
+
+
+def become_subreaper() -> None:
+    """Orphans of the command become children of this process, so that having no children proves the tree is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become the reaper of the command's processes")
+
+
+def watch_signals() -> int:
+    """Descriptor that becomes readable, with the signal's number, when a child ends or somebody signals this process."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return readable
+
+
+def launch(request: dict[str, Any]) -> tuple[int, int]:
+    """Start the command; returns its pid and the pipe on which it says why it could not be executed."""
+    output = os.open(request["stdout"], OUTPUT_FLAGS, 0o600)
+    errors = os.open(request["stderr"], OUTPUT_FLAGS, 0o600)
+    report, failures = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            enter(request["working_directory"], output, errors)
+            execute(request["argv"], request["environment"])
+        except NotExecuted as error:
+            os.write(failures, error.report)
+        except (OSError, ValueError) as error:
+            os.write(failures, f"{LAUNCH_FAILED}\n{explain(error)}".encode("utf-8", "replace"))
+        finally:
+            os._exit(127)
+    for descriptor in (output, errors, failures):
+        os.close(descriptor)
+    return pid, report
+
+
+def enter(working_directory: bytes, output: int, errors: int) -> None:
+    """Turn the forked child into what a program expects to find around itself."""
+    os.setpgid(0, 0)
+    os.chdir(working_directory)
+    os.dup2(output, 1)  # the lease goes here; every other descriptor is close-on-exec
+    os.dup2(errors, 2)
+    # 022, as on a node: programs unpack archives and share files by it. Other users are kept out by the mode of the
+    # directory above the task's.
+    os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE; exec would pass that on
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> None:
+    """Replace this process by the program, looked for in the command's own PATH."""
+    name = argv[0]
+    search = [b""] if b"/" in name else environment.get(b"PATH", DEFAULT_PATH).split(b":")
+    failure: OSError | None = None
+    for directory in search:
+        try:
+            os.execve(os.path.join(directory, name), argv, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            failure = error
+        except OSError as error:
+            raise NotExecuted(LAUNCH_FAILED, name, error) from error
+    if failure is None:
+        raise NotExecuted(PROGRAM_NOT_FOUND, name, "not found")
+    raise NotExecuted(LAUNCH_FAILED, name, failure)
+
+
+class NotExecuted(Exception):
+    def __init__(self, ending: str, name: bytes, reason: OSError | str) -> None:
+        text = reason if isinstance(reason, str) else reason.strerror
+        self.report = f"{ending}\nprogram {name[:200].decode('utf-8', 'replace')!r}: {text}".encode("utf-8", "replace")
+
+
+class Tree:
+    """The command's processes, from its start until the last of them is gone."""
+
+    def __init__(self, command: int, wakeup: int, *, limit: float | None, grace: float) -> None:
+        self.ending: str | None = None  # why it is being stopped, if it is
+        self._command = command
+        self._status: int | None = None  # as waitpid() gives it, once the command itself has ended
+        self._wakeup = wakeup
+        self._grace = grace
+        self._limit_at = None if limit is None else time.monotonic() + limit
+        self._kill_at: float | None = None
+        self._rescan = RESCAN_DELAYS[0]
+        self._poll = select.poll()
+        self._poll.register(LEASE, select.POLLIN)
+        self._poll.register(wakeup, select.POLLIN)
+
+    def supervise(self) -> int:
+        """Wait for the command's end, then see to it that none of its descendants outlives it."""
+        while self._reap():
+            now = time.monotonic()
+            if self._limit_at is not None and now >= self._limit_at:
+                self._limit_at = None
+                self.stop(TIME_LIMIT)
+            if self._kill_at is not None and now >= self._kill_at:
+                signal_all(descendants(), signal.SIGKILL)
+            self._wait(now)
+        assert self._status is not None
+        return self._status
+
+    def stop(self, ending: str) -> None:
+        """SIGTERM for every process now, SIGKILL after the grace. The first reason stays the reason."""
+        if self.ending is not None or self._status is not None:
+            return
+        self.ending = ending
+        self._limit_at = None
+        self._kill_at = time.monotonic() + self._grace
+        processes = list(descendants())
+        signal_all(processes, signal.SIGTERM)
+        signal_all(processes, signal.SIGCONT)  # a stopped process handles no SIGTERM
+
+    def _reap(self) -> bool:
+        """Collect everything that has ended; False once there is nothing left that could."""
+        # Never a blocking wait: a fork that races the sweep would leave a process that nobody is told to kill.
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._command:
+                self._status = status
+                if self.ending is None:
+                    self._kill_at = 0.0
+
+    def _wait(self, now: float) -> None:
+        until = [moment for moment in (self._limit_at, self._kill_at) if moment is not None]
+        timeout = min([LONGEST_WAIT, *(moment - now for moment in until)])
+        if self._kill_at is not None and now >= self._kill_at:
+            timeout, self._rescan = self._rescan, min(self._rescan * 2, RESCAN_DELAYS[1])
+        for descriptor, _ in self._poll.poll(max(0.0, timeout) * 1000 + 1):
+            if descriptor == LEASE:
+                self._heed_lease()
+            elif not set(os.read(self._wakeup, 4096)) <= {signal.SIGCHLD}:
+                self.stop(TERMINATED)
+
+    def _heed_lease(self) -> None:
+        try:
+            message = os.read(LEASE, 4096)
+        except ConnectionResetError:  # the service died with our outcome, or a part of it, unread
+            message = b""
+        if message:
+            self.stop(TERMINATED)
+            return
+        self._poll.unregister(LEASE)
+        self.stop(ORPHANED)
+        self._kill_at = 0.0
+
+
+def descendants() -> Iterable[int]:
+    """Pids of all living processes below this one. A fork during the walk may be missed: repeat until none is left."""
+    pending = [os.getpid()]
+    find = children if os.path.exists(f"/proc/{pending[0]}/task/{pending[0]}/children") else parents_table()
+    while pending:
+        found = find(pending.pop())
+        pending += found
+        yield from found
+
+
+def children(parent: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass  # ended meanwhile; its children are now ours and turn up in the next walk
+    return found
+
+
+def parents_table() -> Any:
+    """`children` for a kernel built without CONFIG_PROC_CHILDREN: one pass over every process of the machine."""
+    table: dict[int, list[int]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                parent = file.read().rpartition(b")")[2].split()[1]  # the name before it may contain anything
+        except OSError:
+            continue
+        table.setdefault(int(parent), []).append(int(pid))
+    return lambda parent: table.get(parent, [])
+
+
+def signal_all(processes: Iterable[int], number: int) -> None:
+    for pid in processes:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue  # gone, or a set-uid program, which only root can end
+
+
+def exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def explain(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return f"{os.fsdecode(error.filename)!r}: {error.strerror}"
+
+
+def publish(status_file: bytes, outcome: Outcome) -> None:
+    """Write the outcome for a service that may have to be restarted, then send it to the one that listens."""
+    payload = serialise(outcome)
+    try:
+        write_atomically(status_file, payload)
+    except OSError as error:
+        ending, code, message = outcome
+        notice = f"the status file could not be written: {explain(error)}"
+        payload = serialise((ending, code, f"{message}; {notice}" if message else notice))
+    try:
+        os.write(LEASE, payload)
+    except OSError:
+        pass  # nobody listens any more; the status file tells the next service
+
+
+def serialise(outcome: Outcome) -> bytes:
+    ending, code, message = outcome
+    if message:
+        import json  # only here, because it takes as long to import as everything else together
+
+        message = json.dumps(message)
+    text = f'{{"ending": "{ending}", "exitCode": {"null" if code is None else code}, "message": {message or chr(34) * 2}}}'
+    return text.encode()
+
+
+def write_atomically(path: bytes, payload: bytes) -> None:
+    temporary = path + b".tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, payload)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+
+
+if __name__ == "__main__":
+    main()
