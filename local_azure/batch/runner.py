@@ -2,7 +2,7 @@
 
 The shim (shim.py) is bound to this process by a socket pair, the lease: when this process dies, however it does, the
 kernel closes our end and the shim kills its command's whole tree. The same socket carries the request to the shim and
-the outcome back, so that waiting for any number of commands costs one descriptor each, no thread and no polling.
+the outcome back, so waiting for a command costs one descriptor, no thread and no polling.
 Knows nothing of Batch; anything that needs a supervised process may use it. Linux only.
 """
 
@@ -11,11 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import marshal
 import os
-import shlex
 import socket
-import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
@@ -24,8 +21,10 @@ from enum import Enum
 from pathlib import Path
 
 from local_azure.batch import shim, strays
+from local_azure.batch.nursery import Nursery
 
 DEFAULT_GRACE = 2.0  # seconds
+BIRTHS_TRIED = 2  # the first may meet a nursery that was killed
 SHIMS_END_WITHIN = 2.0  # seconds that the shims of a dead service have to end their trees by themselves
 
 
@@ -38,7 +37,9 @@ class Ending(Enum):
     ORPHANED = shim.ORPHANED  #: killed because the service went away
     PROGRAM_NOT_FOUND = shim.PROGRAM_NOT_FOUND  #: there is no such program
     LAUNCH_FAILED = shim.LAUNCH_FAILED  #: it could not be started for another reason; the message says which
-    SHIM_LOST = "shimlost"  #: the shim was killed; its command's processes were found by their mark and killed
+    SHIM_LOST = (
+        "shimlost"  #: the shim was killed; its command's processes were found by their mark and killed
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,12 @@ class Outcome:
             return None
 
     @classmethod
-    def parse(cls, status: bytes) -> Outcome | None:
+    def parse(cls, status: bytes | bytearray) -> Outcome | None:
         try:
             fields = json.loads(status)
-            return cls(ending=Ending(fields["ending"]), exit_code=fields["exitCode"], message=fields["message"])
+            return cls(
+                ending=Ending(fields["ending"]), exit_code=fields["exitCode"], message=fields["message"]
+            )
         except (ValueError, KeyError, TypeError):  # cut off, or not ours: as good as none
             return None
 
@@ -80,16 +83,17 @@ class Outcome:
 class Attempt:
     """A command being run under its shim."""
 
-    def __init__(self, command: Command, mark: str, process: subprocess.Popen[bytes], lease: socket.socket) -> None:
-        self.pid = process.pid  #: the shim's, which is also its session's id
-        self._command = command
+    pid: int  #: the shim's, which is also the id of its session
+
+    def __init__(self, lease: socket.socket, mark: str, status_file: Path) -> None:
         self._mark = mark
-        self._process = process
+        self._status_file = status_file
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._outbox = bytearray()
         self._inbox = bytearray()
         self._terminated = False
+        self._born: asyncio.Future[bool] = self._loop.create_future()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._recovery: asyncio.Task[None] | None = None
         self._loop.add_reader(lease, self._receive)
@@ -100,18 +104,13 @@ class Attempt:
 
     def terminate(self) -> None:
         """Ask for the end of the whole tree: SIGTERM, and SIGKILL after the grace. May be repeated."""
-        if not self._terminated and not self._ended:
+        if not self._terminated and self._lease.fileno() >= 0:
             self._terminated = True
             self._send(shim.TERMINATE)
 
-    @property
-    def _ended(self) -> bool:
-        return self._lease.fileno() < 0
-
     def _send(self, data: bytes) -> None:
-        if not self._outbox:
-            self._loop.add_writer(self._lease, self._flush)
         self._outbox += data
+        self._loop.add_writer(self._lease, self._flush)
         self._flush()
 
     def _flush(self) -> None:
@@ -128,35 +127,43 @@ class Attempt:
     def _receive(self) -> None:
         try:
             data = self._lease.recv(1 << 16)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return
-        except OSError:  # it was killed with something of ours unread
+        except OSError:  # the shim was killed with something of ours unread
             data = b""
-        if data:
-            self._inbox += data
-            return
+        self._inbox += data
+        if not self._born.done() and b"\n" in self._inbox:
+            pid, _, self._inbox = self._inbox.partition(b"\n")
+            self.pid = int(pid)
+            self._born.set_result(True)
+        if not data:
+            self._end()
+
+    def _end(self) -> None:
         self._loop.remove_reader(self._lease)
         self._loop.remove_writer(self._lease)
         self._lease.close()
-        # The kernel closes a process's descriptors in the course of its exit, so this wait is over at once.
-        status = self._process.wait()
-        outcome = Outcome.parse(self._inbox) or Outcome.read(self._command.status_file)
-        if outcome is not None:
+        outcome = Outcome.parse(self._inbox) or Outcome.read(self._status_file)
+        if not self._born.done():
+            self._outcome.cancel()
+            self._born.set_result(False)
+        elif outcome is not None:
             self._outcome.set_result(outcome)
         else:
-            self._recovery = self._loop.create_task(self._recover(status))
+            self._recovery = self._loop.create_task(self._recover())
 
-    async def _recover(self, status: int) -> None:
+    async def _recover(self) -> None:
         """The shim was killed before it could report: end what it supervised."""
         try:
             killed = await asyncio.to_thread(strays.kill_all, self._is_ours)
-            message = f"the supervising process ended with status {status} before its command; killed {len(killed)}"
-            self._outcome.set_result(Outcome(ending=Ending.SHIM_LOST, exit_code=None, message=message))
         except Exception as error:
             self._outcome.set_exception(error)
+            return
+        message = f"the supervising process {self.pid} was killed; so were the {len(killed)} processes it left behind"
+        self._outcome.set_result(Outcome(ending=Ending.SHIM_LOST, exit_code=None, message=message))
 
     def _is_ours(self, process: strays.Process) -> bool:
-        # The shim's pid remains the id of its session for as long as the session has members, so it is not reused.
+        # The id of a session is not given to a new process while the session has members, so this is no stranger.
         return process.session == self.pid or process.carries(strays.ATTEMPT_VARIABLE, self._mark)
 
 
@@ -167,108 +174,100 @@ class Runner:
         """`instance` marks the processes of a data directory; `grace` is the time from SIGTERM to SIGKILL in seconds."""
         if sys.platform != "linux":
             raise RuntimeError(
-                f"Commands can be run on Linux only, not on {sys.platform}: their supervision needs child subreapers and "
-                "/proc. Use a Linux machine, a container or WSL 2."
+                f"Commands can be run on Linux only, not on {sys.platform}: their supervision needs child subreapers "
+                "and /proc. Use a Linux machine, a container or WSL 2."
             )
         if not instance or "\0" in instance:
-            raise ValueError(f"The instance {instance!r} cannot mark a process: give a non-empty text without NUL.")
+            raise ValueError(
+                f"The instance {instance!r} cannot mark a process: give a non-empty text without NUL."
+            )
         self._instance = instance
         self._grace = grace
         self._attempts: set[Attempt] = set()
+        self._nursery: Nursery | None = None
         self._closed = False
-        # The compiled file saves the shim 3 ms per start. It was written, or checked, when this module imported it.
-        cached = shim.__cached__
-        self._shim = cached if cached and os.path.exists(cached) else shim.__file__
 
     async def start(self, command: Command) -> Attempt:
         """Start a command. What is wrong with the command is told by its outcome.
 
         Raises OSError if the machine has no process or descriptor left, RuntimeError after close().
         """
-        if self._closed:
-            raise RuntimeError("The runner is closed and starts no more commands.")
         with contextlib.suppress(OSError):
             command.status_file.unlink()  # an older attempt's outcome must not pass for this one's
-        mark = uuid.uuid4().hex
-        ours, theirs = socket.socketpair()
-        try:
-            process = self._spawn(theirs)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        attempt = Attempt(command, mark, process, ours)
-        self._attempts.add(attempt)
-        attempt._outcome.add_done_callback(lambda _: self._attempts.discard(attempt))
-        attempt._send(self._request(command, mark))
-        return attempt
+        for _ in range(BIRTHS_TRIED):
+            attempt = self._begin(command)
+            try:
+                if await asyncio.shield(attempt._born):
+                    return attempt
+            except asyncio.CancelledError:
+                attempt.terminate()
+                raise
+            self._drop_nursery()
+        raise OSError(
+            "No supervising process could be started. Has this machine reached its limit of processes?"
+        )
 
     def kill_strays(self) -> list[int]:
-        """Kill every process of this instance, whoever started it; returns their pids. For the service's start.
+        """Kill every process of this instance, whoever started it; returns their pids. For the start of a service.
 
-        Blocks until they are gone, usually some milliseconds. Raises TimeoutError if one cannot be killed.
+        Blocks until they are gone, usually for milliseconds. Raises TimeoutError if one cannot be killed.
         """
         return strays.kill_all(
-            lambda process: process.carries(strays.INSTANCE_VARIABLE, self._instance), shims_get=SHIMS_END_WITHIN
+            lambda process: process.carries(strays.INSTANCE_VARIABLE, self._instance),
+            shims_get=SHIMS_END_WITHIN,
         )
 
     async def close(self) -> None:
         """Terminate all attempts and wait until nothing of them is left."""
         self._closed = True
-        running = list(self._attempts)
-        for attempt in running:
+        for attempt in list(self._attempts):
             attempt.terminate()
-        await asyncio.gather(*(attempt.outcome() for attempt in running), return_exceptions=True)
+        await asyncio.gather(*(attempt.outcome() for attempt in self._attempts), return_exceptions=True)
+        self._drop_nursery()
 
-    def _spawn(self, lease: socket.socket) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", self._shim],
-            stdin=subprocess.DEVNULL,
-            stdout=lease,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={strays.INSTANCE_VARIABLE: self._instance},
-            start_new_session=True,  # out of reach of the terminal's Ctrl-C, and findable by its session's id
-        )
+    def _begin(self, command: Command) -> Attempt:
+        mark = uuid.uuid4().hex
+        attempt = Attempt(self._lease(), mark, command.status_file)
+        self._attempts.add(attempt)
+        attempt._outcome.add_done_callback(lambda _: self._attempts.discard(attempt))
+        attempt._send(self._request(command, mark))
+        return attempt
+
+    def _lease(self) -> socket.socket:
+        if self._closed:
+            raise RuntimeError("The runner is closed and starts no more commands.")
+        for _ in range(BIRTHS_TRIED):
+            self._nursery = self._nursery or Nursery({strays.INSTANCE_VARIABLE: self._instance})
+            try:
+                return self._nursery.bear()
+            except (BrokenPipeError, ConnectionResetError):
+                self._drop_nursery()
+        raise OSError("The process that starts the supervising processes is killed as soon as it starts.")
+
+    def _drop_nursery(self) -> None:
+        nursery, self._nursery = self._nursery, None
+        if nursery is not None:
+            nursery.close()
 
     def _request(self, command: Command, mark: str) -> bytes:
-        """The message to the shim: its length, then the marshalled request. Never a command line: `ps` shows those."""
-        request: dict[str, object] = {
-            "status_file": os.fsencode(command.status_file),
-            "time_limit": command.time_limit,
-            "grace": self._grace,
-            "refused": "",
+        """The message to the shim: length, then JSON. Never a command line or the environment: `ps` shows those."""
+        marks = {strays.INSTANCE_VARIABLE: self._instance, strays.ATTEMPT_VARIABLE: mark}
+        paths = {
+            name: _as_text(getattr(command, name))
+            for name in ("working_directory", "stdout", "stderr", "status_file")
         }
-        try:
-            request |= {
-                "argv": _split(command.command_line),
-                "environment": self._environment(command.environment, mark),
-                "working_directory": os.fsencode(command.working_directory),
-                "stdout": os.fsencode(command.stdout),
-                "stderr": os.fsencode(command.stderr),
+        payload = json.dumps(
+            {
+                "command_line": command.command_line,
+                "environment": {**command.environment, **marks},
+                "time_limit": command.time_limit,
+                "grace": self._grace,
+                **paths,
             }
-        except ValueError as error:
-            request["refused"] = str(error)
-        payload = marshal.dumps(request)
+        ).encode()
         return len(payload).to_bytes(shim.LENGTH_BYTES, "big") + payload
 
-    def _environment(self, environment: Mapping[str, str], mark: str) -> dict[bytes, bytes]:
-        marks = {strays.INSTANCE_VARIABLE: self._instance, strays.ATTEMPT_VARIABLE: mark}
-        return {_encode(name): _encode(value) for name, value in {**environment, **marks}.items()}
 
-
-def _split(command_line: str) -> list[bytes]:
-    try:
-        words = shlex.split(command_line)
-    except ValueError as error:
-        raise ValueError(f"the command line cannot be parsed: {error}") from error
-    if not words:
-        raise ValueError("the command line is empty")
-    return [_encode(word) for word in words]
-
-
-def _encode(text: str) -> bytes:
-    # UTF-8 whatever the service's own locale: the text came as JSON. Surrogates stand for undecodable file names.
-    return text.encode("utf-8", "surrogateescape")
+def _as_text(path: Path) -> str:
+    """The path's bytes in the way the shim reads text, whatever this process's own locale."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")

@@ -1,27 +1,33 @@
-"""Supervisor of one command: owns its process tree, its time limit, its output files and its outcome.
+"""Supervisors of commands: each owns one command's process tree, time limit, output files and outcome.
 
-runner.py starts it as ``python -I -S shim.py``, one per command. Descriptor 1 is the lease, one end of a socket pair:
-the service sends the request and may later send TERMINATE; the shim sends the outcome and exits. End of file on the
-lease means that the service is gone, however it died, and the command goes with it.
+nursery.py starts this file as ``python -I -S shim.py``, on the standard library alone. That process, the nursery, does
+nothing but fork: for every lease that arrives on its control socket it forks a shim, which saves each command the
+interpreter's start (10 ms) and the imports (10 ms more), and leaves the service nothing to reap.
 
-Start-up time is the price of every command, so nothing is imported here that costs a millisecond: `_signal` instead of
-`signal` (which builds enums, 5 ms), marshal instead of json (8 ms), and no typing, dataclasses or shlex. Both ends of
-the lease run on the same interpreter, which is what marshal needs.
+A lease is one end of a socket pair. The shim writes its pid on it, reads the request, later perhaps TERMINATE, and at
+the end writes the outcome and exits. End of file on the lease means that the service is gone, however it died, and the
+command goes with it.
 """
 
 from __future__ import annotations
 
-import _signal as signal  # type: ignore[import-not-found]
 import ctypes
-import marshal
+import gc
+import json
 import os
 import resource
 import select
+import shlex
+import signal
+import socket
 import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-LEASE = 1
+CONTROL = 1  # descriptor of the nursery's control socket
+LEASE = 1  # descriptor of a shim's lease, in the place of the nursery's control socket
 TERMINATE = b"T"
-LENGTH_BYTES = 8  # size of the big-endian length in front of the marshalled request
+LENGTH_BYTES = 8  # size of the big-endian length in front of the request
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
@@ -32,61 +38,87 @@ RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest; between two sweeps o
 EXITED, TIME_LIMIT, TERMINATED, ORPHANED = "exited", "timelimit", "terminated", "orphaned"
 PROGRAM_NOT_FOUND, LAUNCH_FAILED = "programnotfound", "launchfailed"
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+libc = ctypes.CDLL(None, use_errno=True)
 
-    Outcome = tuple[str, int | None, str]
+
+class Outcome(NamedTuple):
+    ending: str
+    exit_code: int | None
+    message: str = ""
 
 
 def main() -> None:
     os.umask(0o077)
-    request = receive()
-    if request is None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.freeze()  # a collection in a shim would copy the pages that it shares with the nursery
+    control = socket.socket(fileno=CONTROL)
+    while True:
+        message, leases, _, _ = socket.recv_fds(control, 1, 1)
+        if not message:
+            return
+        fork_shim(leases[0])
+
+
+def fork_shim(lease: int) -> None:
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = -1  # the service sees a lease that ends without a pid
+    if pid == 0:
+        try:
+            os.dup2(lease, LEASE)
+            os.close(lease)
+            os.setsid()  # its id, the shim's pid, marks whatever does not leave the session
+            supervise()
+        finally:
+            os._exit(0)
+    os.close(lease)
+
+
+def supervise() -> None:
+    """The life of a shim."""
+    os.write(LEASE, b"%d\n" % os.getpid())
+    received = receive()
+    if received is None:
         return
-    if request["refused"]:
-        outcome: Outcome = (LAUNCH_FAILED, None, request["refused"])
-    else:
-        outcome = run(request)
-    publish(request["status_file"], outcome)
+    request, terminated = received
+    publish(encode(request["status_file"]), run(request, terminated=terminated))
 
 
-def receive() -> dict[str, Any] | None:
-    """The service's request; None if the service went away before it was complete."""
+def receive() -> tuple[dict[str, Any], bool] | None:
+    """The request, and whether its end was asked for already; None if the service went away before it was sent."""
     buffer = b""
-    while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(buffer[:LENGTH_BYTES], "big"):
+    while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(
+        buffer[:LENGTH_BYTES], "big"
+    ):
         chunk = os.read(LEASE, 1 << 20)
         if not chunk:
             return None
         buffer += chunk
-    length = int.from_bytes(buffer[:LENGTH_BYTES], "big")
-    request: dict[str, Any] = marshal.loads(buffer[LENGTH_BYTES : LENGTH_BYTES + length])
-    request["terminated"] = TERMINATE in buffer[LENGTH_BYTES + length :]
-    return request
+    end = LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "big")
+    return json.loads(buffer[LENGTH_BYTES:end]), TERMINATE in buffer[end:]
 
 
-def run(request: dict[str, Any]) -> Outcome:
+def run(request: dict[str, Any], *, terminated: bool) -> Outcome:
     try:
         become_subreaper()
         wakeup = watch_signals()
         command, report = launch(request)
-    except OSError as error:
-        return (LAUNCH_FAILED, None, explain(error))
+    except (OSError, ValueError) as error:
+        return Outcome(LAUNCH_FAILED, None, explain(error))
     tree = Tree(command, wakeup, limit=request["time_limit"], grace=request["grace"])
-    if request["terminated"]:
+    if terminated:
         tree.stop(TERMINATED)
-    status = tree.supervise()
+    status = tree.watch()
     failure = os.read(report, 1 << 16)  # the writer is dead, so this is its message or end of file
     if failure:
-        ending, _, message = failure.decode("utf-8", "replace").partition("\n")
-        return (ending, None, message)
-    return (tree.ending or EXITED, exit_code(status), "")
+        return Outcome(*json.loads(failure))
+    return Outcome(tree.ending or EXITED, exit_code(status))
 
 
 def become_subreaper() -> None:
     """Orphans of the command become children of this process, so that having no children proves the tree is gone."""
-    libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot become the reaper of the command's processes")
 
@@ -102,23 +134,39 @@ def watch_signals() -> int:
 
 def launch(request: dict[str, Any]) -> tuple[int, int]:
     """Start the command; returns its pid and the pipe on which it says why it could not be executed."""
-    output = os.open(request["stdout"], OUTPUT_FLAGS, 0o600)
-    errors = os.open(request["stderr"], OUTPUT_FLAGS, 0o600)
+    argv = split(request["command_line"])
+    environment = {encode(name): encode(value) for name, value in request["environment"].items()}
+    output = os.open(encode(request["stdout"]), OUTPUT_FLAGS, 0o600)
+    errors = os.open(encode(request["stderr"]), OUTPUT_FLAGS, 0o600)
     report, failures = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            enter(request["working_directory"], output, errors)
-            execute(request["argv"], request["environment"])
-        except NotExecuted as error:
-            os.write(failures, error.report)
+            enter(encode(request["working_directory"]), output, errors)
+            failure = execute(argv, environment)
         except (OSError, ValueError) as error:
-            os.write(failures, f"{LAUNCH_FAILED}\n{explain(error)}".encode("utf-8", "replace"))
+            failure = Outcome(LAUNCH_FAILED, None, explain(error))
         finally:
+            os.write(failures, json.dumps(failure).encode())
             os._exit(127)
     for descriptor in (output, errors, failures):
         os.close(descriptor)
     return pid, report
+
+
+def split(command_line: str) -> list[bytes]:
+    try:
+        words = shlex.split(command_line)
+    except ValueError as error:
+        raise ValueError(f"the command line cannot be parsed: {error}") from error
+    if not words:
+        raise ValueError("the command line is empty")
+    return [encode(word) for word in words]
+
+
+def encode(text: str) -> bytes:
+    # UTF-8 whatever the locale: the text came as JSON. Surrogates stand for the bytes of undecodable file names.
+    return text.encode("utf-8", "surrogateescape")
 
 
 def enter(working_directory: bytes, output: int, errors: int) -> None:
@@ -132,35 +180,34 @@ def enter(working_directory: bytes, output: int, errors: int) -> None:
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE; exec would pass that on
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # Python ignores SIGPIPE, and what is ignored stays so over exec
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> None:
-    """Replace this process by the program, looked for in the command's own PATH."""
+def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Outcome:
+    """Become the program, looked for in the command's own PATH; returns only to say why that was not possible."""
     name = argv[0]
     search = [b""] if b"/" in name else environment.get(b"PATH", DEFAULT_PATH).split(b":")
-    failure: OSError | None = None
+    denied: OSError | None = None
     for directory in search:
         try:
             os.execve(os.path.join(directory, name), argv, environment)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
-            failure = error
+            denied = error  # as execvp(3): a later directory may have one that may be executed
         except OSError as error:
-            raise NotExecuted(LAUNCH_FAILED, name, error) from error
-    if failure is None:
-        raise NotExecuted(PROGRAM_NOT_FOUND, name, "not found")
-    raise NotExecuted(LAUNCH_FAILED, name, failure)
-
-
-class NotExecuted(Exception):
-    def __init__(self, ending: str, name: bytes, reason: OSError | str) -> None:
-        text = reason if isinstance(reason, str) else reason.strerror
-        self.report = f"{ending}\nprogram {name[:200].decode('utf-8', 'replace')!r}: {text}".encode("utf-8", "replace")
+            denied = error
+            break
+    program = f"program {os.fsdecode(name[:200])!r}"
+    if denied is None:
+        return Outcome(
+            PROGRAM_NOT_FOUND, None, f"{program}: there is no such program, or its interpreter is missing"
+        )
+    return Outcome(LAUNCH_FAILED, None, f"{program}: {denied.strerror}")
 
 
 class Tree:
@@ -179,7 +226,7 @@ class Tree:
         self._poll.register(LEASE, select.POLLIN)
         self._poll.register(wakeup, select.POLLIN)
 
-    def supervise(self) -> int:
+    def watch(self) -> int:
         """Wait for the command's end, then see to it that none of its descendants outlives it."""
         while self._reap():
             now = time.monotonic()
@@ -263,7 +310,7 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def parents_table() -> Any:
+def parents_table() -> Callable[[int], list[int]]:
     """`children` for a kernel built without CONFIG_PROC_CHILDREN: one pass over every process of the machine."""
     table: dict[int, list[int]] = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -297,27 +344,20 @@ def explain(error: OSError | ValueError) -> str:
 
 def publish(status_file: bytes, outcome: Outcome) -> None:
     """Write the outcome for a service that may have to be restarted, then send it to the one that listens."""
-    payload = serialise(outcome)
     try:
-        write_atomically(status_file, payload)
+        write_atomically(status_file, serialise(outcome))
     except OSError as error:
-        ending, code, message = outcome
         notice = f"the status file could not be written: {explain(error)}"
-        payload = serialise((ending, code, f"{message}; {notice}" if message else notice))
+        outcome = outcome._replace(message=f"{outcome.message}; {notice}" if outcome.message else notice)
     try:
-        os.write(LEASE, payload)
+        os.write(LEASE, serialise(outcome))
     except OSError:
-        pass  # nobody listens any more; the status file tells the next service
+        return  # nobody listens any more; the status file tells the next service
 
 
 def serialise(outcome: Outcome) -> bytes:
     ending, code, message = outcome
-    if message:
-        import json  # only here, because it takes as long to import as everything else together
-
-        message = json.dumps(message)
-    text = f'{{"ending": "{ending}", "exitCode": {"null" if code is None else code}, "message": {message or chr(34) * 2}}}'
-    return text.encode()
+    return json.dumps({"ending": ending, "exitCode": code, "message": message}).encode()
 
 
 def write_atomically(path: bytes, payload: bytes) -> None:
