@@ -1,1 +1,1 @@
-"""An embedded local Azure: Blob Storage by Azurite, and a Batch service that runs tasks as local processes."""
+"""An embedded local Azure: Blob Storage by Azurite, and a Batch service that runs local processes."""

@@ -11,12 +11,12 @@ from local_azure.batch import shim
 
 
 class Nursery:
-    """One process of shim.py. It ends by itself when this object's socket is closed, hence also with this process."""
+    """One process of shim.py. It ends when this object's socket is closed, hence also with this process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            # `ps` and /proc show a shim with this command line and this environment, and nothing of any command.
+            # `ps` and /proc show this command line and environment for each shim, and nothing of its command.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", shim.__file__],
                 stdin=subprocess.DEVNULL,

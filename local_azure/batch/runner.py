@@ -1,9 +1,9 @@
 """Run commands as processes of this machine, each under a shim that lets nothing of it survive.
 
-The shim (shim.py) is bound to this process by a socket pair, the lease: when this process dies, however it does, the
-kernel closes our end and the shim kills its command's whole tree. The same socket carries the request to the shim and
-the outcome back, so waiting for a command costs one descriptor, no thread and no polling.
-Knows nothing of Batch; anything that needs a supervised process may use it. Linux only.
+The shim (shim.py) is bound to this process by a socket pair, the lease: when this process dies, however it
+does, the kernel closes our end and the shim kills its command's whole tree. The same socket carries the
+request to the shim and the outcome back, so waiting for a command costs one descriptor, no thread and no
+polling. Knows nothing of Batch; anything that needs a supervised process may use it. Linux only.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Outcome:
 
     @classmethod
     def read(cls, status_file: Path) -> Outcome | None:
-        """The outcome that a shim left behind; None if there is none, as after the death of shim and service."""
+        """The outcome that a shim left behind; None if there is none, as after the shim's own death."""
         try:
             return cls.parse(status_file.read_bytes())
         except OSError:
@@ -159,11 +159,13 @@ class Attempt:
         except Exception as error:
             self._outcome.set_exception(error)
             return
-        message = f"the supervising process {self.pid} was killed; so were the {len(killed)} processes it left behind"
+        message = (
+            f"the supervising process {self.pid} was killed, and so were the {len(killed)} it left behind"
+        )
         self._outcome.set_result(Outcome(ending=Ending.SHIM_LOST, exit_code=None, message=message))
 
     def _is_ours(self, process: strays.Process) -> bool:
-        # The id of a session is not given to a new process while the session has members, so this is no stranger.
+        # No new process gets the id of a session that still has members, so this is no stranger.
         return process.session == self.pid or process.carries(strays.ATTEMPT_VARIABLE, self._mark)
 
 
@@ -171,11 +173,11 @@ class Runner:
     """Starts commands on behalf of one data directory, and leaves none behind."""
 
     def __init__(self, instance: str, *, grace: float = DEFAULT_GRACE) -> None:
-        """`instance` marks the processes of a data directory; `grace` is the time from SIGTERM to SIGKILL in seconds."""
+        """`instance` marks a data directory's processes; `grace` is the seconds from SIGTERM to SIGKILL."""
         if sys.platform != "linux":
             raise RuntimeError(
-                f"Commands can be run on Linux only, not on {sys.platform}: their supervision needs child subreapers "
-                "and /proc. Use a Linux machine, a container or WSL 2."
+                f"Commands can be run on Linux only, not on {sys.platform}: their supervision needs child "
+                "subreapers and /proc. Use a Linux machine, a container or WSL 2."
             )
         if not instance or "\0" in instance:
             raise ValueError(
@@ -208,7 +210,7 @@ class Runner:
         )
 
     def kill_strays(self) -> list[int]:
-        """Kill every process of this instance, whoever started it; returns their pids. For the start of a service.
+        """Kill every process of this instance, whoever started it; returns their pids. For a service's start.
 
         Blocks until they are gone, usually for milliseconds. Raises TimeoutError if one cannot be killed.
         """
@@ -250,7 +252,7 @@ class Runner:
             nursery.close()
 
     def _request(self, command: Command, mark: str) -> bytes:
-        """The message to the shim: length, then JSON. Never a command line or the environment: `ps` shows those."""
+        """The message to the shim, not its arguments or environment, which `ps` shows: length, then JSON."""
         marks = {strays.INSTANCE_VARIABLE: self._instance, strays.ATTEMPT_VARIABLE: mark}
         paths = {
             name: _as_text(getattr(command, name))

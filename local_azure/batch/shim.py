@@ -1,12 +1,13 @@
 """Supervisors of commands: each owns one command's process tree, time limit, output files and outcome.
 
-nursery.py starts this file as ``python -I -S shim.py``, on the standard library alone. That process, the nursery, does
-nothing but fork: for every lease that arrives on its control socket it forks a shim, which saves each command the
-interpreter's start (10 ms) and the imports (10 ms more), and leaves the service nothing to reap.
+nursery.py starts this file as ``python -I -S shim.py``, on the standard library alone. That process, the
+nursery, does nothing but fork: for every lease that arrives on its control socket it forks a shim, which
+saves each command the interpreter's start (10 ms) and the imports (10 ms more), and leaves the service
+nothing to reap.
 
-A lease is one end of a socket pair. The shim writes its pid on it, reads the request, later perhaps TERMINATE, and at
-the end writes the outcome and exits. End of file on the lease means that the service is gone, however it died, and the
-command goes with it.
+A lease is one end of a socket pair. The shim writes its pid on it, reads the request, later perhaps
+TERMINATE, and at the end writes the outcome and exits. End of file on the lease means that the service is
+gone, however it died, and the command goes with it.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def supervise() -> None:
 
 
 def receive() -> tuple[dict[str, Any], bool] | None:
-    """The request, and whether its end was asked for already; None if the service went away before it was sent."""
+    """The request, and whether its end is asked for already; None if the service went away meanwhile."""
     buffer = b""
     while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(
         buffer[:LENGTH_BYTES], "big"
@@ -118,13 +119,13 @@ def run(request: dict[str, Any], *, terminated: bool) -> Outcome:
 
 
 def become_subreaper() -> None:
-    """Orphans of the command become children of this process, so that having no children proves the tree is gone."""
+    """Orphans of the command become children of this process: having no children proves the tree gone."""
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot become the reaper of the command's processes")
 
 
 def watch_signals() -> int:
-    """Descriptor that becomes readable, with the signal's number, when a child ends or somebody signals this process."""
+    """Descriptor on which the numbers of signals arrive: a child's end, or somebody signals this process."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -165,7 +166,7 @@ def split(command_line: str) -> list[bytes]:
 
 
 def encode(text: str) -> bytes:
-    # UTF-8 whatever the locale: the text came as JSON. Surrogates stand for the bytes of undecodable file names.
+    # UTF-8 whatever the locale: the text came as JSON. Surrogates stand for undecodable bytes of file names.
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -175,8 +176,8 @@ def enter(working_directory: bytes, output: int, errors: int) -> None:
     os.chdir(working_directory)
     os.dup2(output, 1)  # the lease goes here; every other descriptor is close-on-exec
     os.dup2(errors, 2)
-    # 022, as on a node: programs unpack archives and share files by it. Other users are kept out by the mode of the
-    # directory above the task's.
+    # 022, as on a node: programs unpack archives and share files by it. Other users are kept out by the
+    # mode of the directory above the command's.
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.set_wakeup_fd(-1)
@@ -188,7 +189,7 @@ def enter(working_directory: bytes, output: int, errors: int) -> None:
 
 
 def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Outcome:
-    """Become the program, looked for in the command's own PATH; returns only to say why that was not possible."""
+    """Become the program, looked for in the command's own PATH; returns only to say why that failed."""
     name = argv[0]
     search = [b""] if b"/" in name else environment.get(b"PATH", DEFAULT_PATH).split(b":")
     denied: OSError | None = None
@@ -252,7 +253,7 @@ class Tree:
 
     def _reap(self) -> bool:
         """Collect everything that has ended; False once there is nothing left that could."""
-        # Never a blocking wait: a fork that races the sweep would leave a process that nobody is told to kill.
+        # Never a blocking wait: a fork that races the sweep would leave a process that nobody kills.
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -290,7 +291,7 @@ class Tree:
 
 
 def descendants() -> Iterable[int]:
-    """Pids of all living processes below this one. A fork during the walk may be missed: repeat until none is left."""
+    """Pids of all processes below this one. A fork may race the walk: repeat it until none is left."""
     pending = [os.getpid()]
     find = children if os.path.exists(f"/proc/{pending[0]}/task/{pending[0]}/children") else parents_table()
     while pending:
@@ -311,7 +312,7 @@ def children(parent: int) -> list[int]:
 
 
 def parents_table() -> Callable[[int], list[int]]:
-    """`children` for a kernel built without CONFIG_PROC_CHILDREN: one pass over every process of the machine."""
+    """`children` for a kernel without CONFIG_PROC_CHILDREN: one pass over all processes of the machine."""
     table: dict[int, list[int]] = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -1,7 +1,7 @@
 """Processes found by a variable in their environment, the one mark that a program keeps without knowing it.
 
-The second net under the shim: it serves when a shim itself was killed, or a whole machine's worth of them. A program
-that clears its environment *and* starts a session of its own *and* loses its shim is out of reach.
+The second net under the shim: it serves when a shim itself was killed, or a whole machine's worth of them. A
+program that clears its environment *and* starts a session of its own *and* loses its shim is out of reach.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def living_processes() -> Iterator[Process]:
 def kill_all(is_stray: Callable[[Process], bool], *, shims_get: float = 0.0) -> list[int]:
     """Kill what `is_stray` picks until a look finds none; returns the pids, those of shims included.
 
-    Shims are left alone for `shims_get` seconds: one whose service is gone is already ending its tree, and can prove
-    that nothing is left of it.
+    Shims are left alone for `shims_get` seconds: one whose service is gone is already ending its tree, and
+    can prove that nothing is left of it.
     """
     started = time.monotonic()
     killed: set[int] = set()
