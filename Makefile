@@ -1,0 +1,48 @@
+# Each target does its own set-up; the first one on a machine takes about a minute.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The tools' caches stay out of the home directory.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
+INPUTS ?= 'data/*.txt'
+
+.PHONY: run ui test lint bench lock clean
+
+run: .venv/installed ## count the top words of data/ (or INPUTS='my/*.txt ARGUMENTS') on the embedded local Azure
+	@$(BIN)/python -m flows.top_words $(INPUTS)
+
+ui: .venv/installed ## the Prefect UI with all runs, on http://127.0.0.1:4200
+	@$(BIN)/prefect server start --host 127.0.0.1 --port 4200
+
+test: .venv/installed-dev ## all tests
+	@$(BIN)/python -m pytest -q
+
+lint: .venv/installed-dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+
+bench: .venv/installed-dev ## measured, never asserted by a test
+	@$(BIN)/python benchmarks/node_script.py
+
+lock: .venv/installed-dev ## pin requirements*.txt anew from pyproject.toml
+	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) -o requirements.txt
+	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
+
+LOCK := --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --no-header \
+	--no-emit-index-url
+
+.venv/installed: requirements.txt local_azure/npm/package-lock.json
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit(f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
+	@echo "Installing into .venv (once)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --no-deps --require-hashes -r requirements.txt
+	@$(BIN)/python -m local_azure.azurite
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	@$(PIP) install --no-deps --require-hashes -r requirements-dev.txt
+	@touch $@
+
+clean: ## forget the virtual environment and Azurite
+	rm -rf .venv local_azure/npm/node_modules

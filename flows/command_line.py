@@ -1,0 +1,118 @@
+"""python -m flows.top_words: the flow as a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, NoReturn
+from uuid import UUID
+
+import typer
+from prefect.settings import get_current_settings
+from pydantic import BaseModel, ValidationError
+
+from flows.top_words import top_words
+from local_azure.embedded import starting_ahead
+from tasks.azure import Azure
+from tasks.check import refuse_bad_input
+from tasks.errors import TopWordsError
+from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.summary import Summary
+
+_POOL = PoolSettings()
+_LIMITS = TimeLimits()
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def command(
+    inputs: Annotated[list[str], typer.Argument(help="Text files, folders (the files in them) and globs.")],
+    top_n: Annotated[int, typer.Option(help="Words to list for each file.")] = 10,
+    nodes: Annotated[int, typer.Option(help="Dedicated nodes of the pool.")] = _POOL.nodes,
+    vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size,
+    image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image,
+    slots_per_node: Annotated[int, typer.Option(help="Batch tasks that a node runs at a time.")] = _POOL.slots_per_node,
+    pool_id: Annotated[
+        str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")
+    ] = None,
+    run_minutes: Annotated[
+        int, typer.Option(help="Limit of the whole run; SAS URLs expire with it.")
+    ] = _LIMITS.run_minutes,
+    task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes,
+    task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries,
+    output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = "results",
+    delay: Annotated[float, typer.Option(help="Seconds each Batch task waits first, to watch a run.")] = 0,
+    keep_containers: Annotated[bool, typer.Option("--keep-containers", help="Do not delete the containers.")] = False,
+    keep_job: Annotated[bool, typer.Option("--keep-job", help="Do not delete the job.")] = False,
+    keep_pool: Annotated[bool, typer.Option("--keep-pool", help="Do not delete the pool. It goes on billing.")] = False,
+) -> None:
+    """Find the top words of text files on Azure Batch, one Batch task per file.
+
+    Runs on the accounts in AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT, AZURE_BATCH_ACCESS_KEY and
+    AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; without keys, with Entra ID).
+    With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
+    """
+    pool = _checked(
+        PoolSettings,
+        nodes=nodes,
+        vm_size=vm_size,
+        image=image,
+        slots_per_node=slots_per_node,
+        existing_pool_id=pool_id,
+    )
+    limits = _checked(TimeLimits, run_minutes=run_minutes, task_minutes=task_minutes, task_retries=task_retries)
+    kept = {"containers": keep_containers, "job": keep_job, "pool": keep_pool}
+    clean_up = CleanUp(**{name: Disposal.KEEP for name, keep in kept.items() if keep})
+    started = time.monotonic()
+    with _azure_starting_ahead(inputs, top_n, delay):
+        state = top_words(inputs, top_n, pool, limits, output, clean_up, delay, return_state=True)
+    summary = state.result(raise_on_failure=False)
+    if not isinstance(summary, Summary):
+        _fail(str(summary) if isinstance(summary, TopWordsError) else f"{type(summary).__name__}: {summary}")
+    print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
+    print(_where_to_see(state.state_details.flow_run_id))
+
+
+def main() -> None:
+    app(prog_name="python -m flows.top_words")
+
+
+def _checked(model: type[BaseModel], **values: Any) -> Any:
+    """The settings, or the end of the command with each wrong option named."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        _fail(
+            "\n".join(f"{_option(each['loc'])}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors())
+        )
+
+
+def _option(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "options"
+    return "--" + {"existing_pool_id": "pool-id"}.get(name, name.replace("_", "-"))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"\nError: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _azure_starting_ahead(inputs: list[str], top_n: int, delay: float) -> AbstractContextManager[None]:
+    """Refuse what can be refused without waiting for Prefect; else start the local Azure, if needed, beside Prefect."""
+    try:
+        refuse_bad_input(inputs, top_n, delay)
+        configured = Azure.from_environment(os.environ)
+    except TopWordsError as error:
+        _fail(str(error))
+    return nullcontext() if configured else starting_ahead()
+
+
+def _where_to_see(flow_run_id: UUID | None) -> str:
+    api = get_current_settings().api.url
+    page = f"runs/flow-run/{flow_run_id}"
+    if api:
+        return f"See this run in the Prefect UI: {api.removesuffix('/api')}/{page}"
+    return f"See this run in the Prefect UI: make ui, then http://127.0.0.1:4200/{page}"

@@ -1,0 +1,130 @@
+"""python -m local_azure: Blob Storage and the Batch service, in the foreground, until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from local_azure import accounts
+from local_azure.azurite import AzuriteFailed, azurite, ensure_installed
+from local_azure.batch.server import Account, DataDirectoryInUse, serve
+
+BLOB_PORT = 10000  # Azurite's usual one
+BATCH_PORT = 10100
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m local_azure", description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="keep all state here (default: a temporary directory)")
+    parser.add_argument(
+        "--batch-port", type=int, default=BATCH_PORT, metavar="N", help="0 takes a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--blob-port", type=int, default=BLOB_PORT, metavar="N", help="0 takes a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="also write the settings here (mode 0600); removed at the end",
+    )
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that holds our stdin")
+    return parser
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    try:
+        ensure_installed()
+        with _data_directory(options.data) as data:
+            return asyncio.run(_run(options, data))
+    except (AzuriteFailed, DataDirectoryInUse, OSError) as error:
+        print(f"local Azure: {error}", file=sys.stderr)
+        return 1
+
+
+async def _run(options: argparse.Namespace, data: Path) -> int:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    if options.until_stdin_closes:
+        _stop_when_stdin_closes(stop)
+    keys = accounts.keys_of(data)
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    account = Account(name=accounts.NAME, key=keys.batch)
+    batch = asyncio.ensure_future(
+        serve(data / "batch", account, port=options.batch_port, ready=ready.set_result, stop=stop)
+    )
+    try:
+        async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:
+            await asyncio.wait([batch, ready], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                with _announced(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
+                    await asyncio.wait([batch, blob.ended], return_when=asyncio.FIRST_COMPLETED)
+            if blob.ended.done():
+                raise AzuriteFailed(f"Azurite ended by itself: {blob.ended.result()}")
+            await batch
+    finally:
+        stop.set()
+        await asyncio.wait([batch])
+    return 0
+
+
+@contextlib.contextmanager
+def _data_directory(wanted: Path | None) -> Iterator[Path]:
+    """The directory of all state, ours alone while the context lasts."""
+    if wanted is None:
+        with tempfile.TemporaryDirectory(prefix="local-azure-") as temporary:
+            yield Path(temporary)
+        return
+    wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (wanted / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataDirectoryInUse(
+                f"{wanted} is in use by another local Azure; stop it, or name another --data"
+            ) from None
+        yield wanted.resolve()
+
+
+@contextlib.contextmanager
+def _announced(settings: dict[str, str], env_file: Path | None) -> Iterator[None]:
+    """Print the settings, and keep them in the file while the services run."""
+    lines = "".join(f"{name}={value}\n" for name, value in settings.items())
+    if env_file:
+        accounts.write_private(env_file, lines)
+    print(lines, end="", flush=True)
+    try:
+        yield
+    finally:
+        if env_file:
+            env_file.unlink(missing_ok=True)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+def _stop_when_stdin_closes(stop: asyncio.Event) -> None:
+    """The end of our stdin is the death of whoever started us, however it died."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), read)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

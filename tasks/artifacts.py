@@ -1,0 +1,172 @@
+"""Everything a person sees of a run in the Prefect UI besides its log.
+
+An artifact is a courtesy: where the Prefect server does not take one, the run says so and goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING, ParamSpec
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.logging import get_run_logger
+
+from tasks.errors import without_secrets
+from tasks.outcomes import TaskOutcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.files import UploadedFile
+
+MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
+
+P = ParamSpec("P")
+
+
+class Key(str, Enum):
+    """The keys of our artifacts; stable, so that the UI shows their history over the runs."""
+
+    SAS_LINKS = "sas-links"
+    TASK_STATES = "batch-task-states"
+    TASK_PROGRESS = "batch-task-progress"
+    SUMMARY = "top-words-by-file"
+    TOTALS = "top-words-overall"
+
+
+def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
+    """Make a function that only informs people unable to fail the Batch work."""
+
+    @functools.wraps(publish)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            publish(*args, **kwargs)
+        except Exception as error:
+            get_run_logger().warning("Artifact not written: %s", without_secrets(str(error)))
+
+    return attempt
+
+
+@best_effort
+def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile], expires: datetime) -> None:
+    """The uploaded files as links; in markdown, because the UI shows the links in a table artifact as raw text."""
+    lines = [
+        "Each link reads one file and nothing else. They work while the run's containers exist, "
+        f"at the longest until {expires:%Y-%m-%d %H:%M %Z}. Whoever can see this page can open them.",
+        "",
+        "| file | bytes | container |",
+        "|:--|--:|:--|",
+        _link_row(node_script, "application"),
+        *(_link_row(file, "input") for file in inputs[:MOST_ROWS]),
+    ]
+    if len(inputs) > MOST_ROWS:
+        lines += ["", f"and {len(inputs) - MOST_ROWS} more input files"]
+    create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description="SAS URLs of the uploaded files")
+
+
+@best_effort
+def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame) -> None:
+    """The summary's two tables."""
+    create_table_artifact(
+        _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{_cut(len(by_file))}"
+    )
+    create_table_artifact(
+        _records(overall),
+        key=Key.TOTALS.value,
+        description="Top words over all files: `count` is a lower bound of the true total, `at_most` an upper bound"
+        + _cut(len(overall)),
+    )
+
+
+class TaskBoard:
+    """The states of the Batch tasks as a table and a progress artifact, both updated in place."""
+
+    def __init__(self) -> None:
+        self._table: UUID | None = None
+        self._progress: UUID | None = None
+        self.show = best_effort(self._show)
+
+    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int) -> None:
+        percent = 100.0 * completed / total if total else 100.0
+        description = f"{completed} of {total} Batch tasks completed"
+        if self._progress is None:
+            key = Key.TASK_PROGRESS.value
+            self._progress = create_progress_artifact(percent, key=key, description=description)  # type: ignore[assignment]
+        else:
+            update_progress_artifact(self._progress, percent, description=description)
+        self._show_table(task_table(outcomes), description)
+
+    def _show_table(self, rows: list[dict[str, object]], description: str) -> None:
+        if self._table is None:
+            key = Key.TASK_STATES.value
+            self._table = create_table_artifact(rows, key=key, description=description)  # type: ignore[assignment]
+            return
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows), description=description))
+
+
+def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
+    """One row per Batch task; of more than 500 the failed, then the running, then the others in their order."""
+    shown = outcomes
+    if len(outcomes) > MOST_ROWS:
+        shown = sorted(outcomes, key=_interest)[:MOST_ROWS]
+    return [
+        {
+            "task": outcome.id,
+            "file": outcome.file,
+            "state": _state(outcome),
+            "exit code": outcome.exit_code,
+            "node": short_node(outcome.node),
+            "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
+        }
+        for outcome in shown
+    ]
+
+
+def short_node(node: str | None) -> str | None:
+    """A node's id, 71 characters long on Azure, as the few that tell it from its neighbours."""
+    return f"{node[:12]}…{node[-6:]}" if node and len(node) > 24 else node
+
+
+def escape(text: str) -> str:
+    """The text as it should look in a cell of a markdown table, whatever characters it holds."""
+    visible = html.escape(text.replace("\n", "⏎").replace("\t", "⇥"))
+    return "".join(f"\\{char}" if char in r"\`*_{}[]()#+!|~$" else char for char in visible)
+
+
+def _state(outcome: TaskOutcome) -> str:
+    if not outcome.completed:
+        return outcome.state
+    return "completed" if outcome.succeeded else f"failed: {outcome.failure.code if outcome.failure else 'unknown'}"
+
+
+def _interest(outcome: TaskOutcome) -> int:
+    if outcome.completed:
+        return 3 if outcome.succeeded else 0
+    return 1 if outcome.state != "active" else 2
+
+
+def _link_row(file: UploadedFile, container: str) -> str:
+    return f"| [{escape(file.blob_name)}]({file.sas_url}) | {file.size:,} | {container} |"
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    records: Iterable[dict[object, object]] = frame.head(MOST_ROWS).to_dict(orient="records")
+    return [{str(name): value for name, value in record.items()} for record in records]
+
+
+def _cut(rows: int) -> str:
+    return f" (the first {MOST_ROWS} of {rows} rows)" if rows > MOST_ROWS else ""

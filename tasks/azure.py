@@ -1,0 +1,219 @@
+"""Where a run happens: the Batch and Storage accounts, with which credential, and the SDK clients for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from azure.batch import BatchClient
+from azure.core.credentials import AzureNamedKeyCredential, TokenCredential
+from azure.storage.blob import (
+    BlobSasPermissions,
+    BlobServiceClient,
+    ContainerSasPermissions,
+    UserDelegationKey,
+    generate_blob_sas,
+    generate_container_sas,
+)
+from prefect.logging import get_run_logger
+from pydantic import SecretStr
+
+from tasks.errors import InputError
+
+BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
+STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY")
+
+_TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}  # seconds, for one HTTP request
+_DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageAccount:
+    """A storage account: its name, its blob endpoint, and its key unless Entra ID signs."""
+
+    name: str
+    endpoint: str
+    key: SecretStr | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchAccount:
+    """A Batch account: its name, its endpoint, and its key unless Entra ID signs."""
+
+    name: str
+    endpoint: str
+    key: SecretStr | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Azure:
+    """Where a run happens. Cheap to pass around; the clients are opened by whoever needs them."""
+
+    batch_account: BatchAccount
+    storage_account: StorageAccount
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Azure | None:
+        """The accounts that `az` and the SDKs would use; None where nothing at all is set.
+
+        Raises InputError where only half of the settings is there: a run never falls back to another place.
+        """
+        given = {name: environment.get(name, "").strip() for name in (*BATCH_SETTINGS, *STORAGE_SETTINGS)}
+        if not any(given.values()):
+            return None
+        return cls(batch_account=_batch_account(given), storage_account=_storage_account(given))
+
+    def batch(self) -> BatchClient:
+        account = self.batch_account
+        credential: AzureNamedKeyCredential | TokenCredential
+        if account.key is None:
+            credential = _entra_id()
+        else:
+            credential = AzureNamedKeyCredential(account.name, account.key.get_secret_value())
+        return BatchClient(account.endpoint, credential, **_TIMEOUTS)
+
+    def blobs(self) -> BlobServiceClient:
+        account = self.storage_account
+        if account.key is None:
+            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS)
+        key = {"account_name": account.name, "account_key": account.key.get_secret_value()}
+        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS)
+
+    def signer(self, expires: datetime) -> Signer:
+        """What signs SAS URLs that end at `expires`."""
+        return Signer(self, expires)
+
+    def describe(self) -> str:
+        batch, storage = self.batch_account, self.storage_account
+        return f"Batch account {batch.name} at {batch.endpoint}, storage account {storage.name} at {storage.endpoint}"
+
+
+class Signer:
+    """Signs read-only blob URLs and write-only container tokens, with the account key or as a user delegation."""
+
+    def __init__(self, azure: Azure, expires: datetime) -> None:
+        self._azure = azure
+        self._account = azure.storage_account
+        self._https = {"protocol": "https"} if self._account.endpoint.startswith("https:") else {}
+        self.expires = expires
+
+    @cached_property
+    def _delegation(self) -> UserDelegationKey:
+        now = datetime.now(timezone.utc)
+        end = min(self.expires, now + _DELEGATION_LIMIT)
+        # A start in the past, because the clocks of two machines never agree.
+        return self._azure.blobs().get_user_delegation_key(now - timedelta(minutes=15), end)
+
+    def read_url(self, container: str, blob: str) -> str:
+        """The URL of one blob, with a SAS that lets its bearer read that blob and nothing else."""
+        url = self._azure.blobs().get_blob_client(container, blob).url
+        token = generate_blob_sas(
+            self._account.name,
+            container,
+            blob,
+            permission=BlobSasPermissions(read=True),
+            expiry=self.expires,
+            **self._with(),
+        )
+        return f"{url}?{token}"
+
+    def write_token(self, container: str) -> str:
+        """A SAS token that lets its bearer create and overwrite blobs in the container; not read, list or delete."""
+        return generate_container_sas(
+            self._account.name,
+            container,
+            permission=ContainerSasPermissions(create=True, write=True),
+            expiry=self.expires,
+            **self._with(),
+        )
+
+    def _with(self) -> dict[str, Any]:
+        if self._account.key is None:
+            return {"user_delegation_key": self._delegation, **self._https}
+        return {"account_key": self._account.key.get_secret_value(), **self._https}
+
+
+@contextmanager
+def azure_for_run() -> Iterator[Azure]:
+    """The configured accounts, or the embedded local Azure for as long as the context lasts."""
+    logger = get_run_logger()
+    configured = Azure.from_environment(os.environ)
+    if configured is not None:
+        logger.info("Running on Azure: %s", configured.describe())
+        yield configured
+        return
+    logger.info(
+        "No AZURE_BATCH_* or AZURE_STORAGE_* setting: running on the embedded local Azure "
+        "(Azurite and the local Batch service), which ends with this run"
+    )
+    from local_azure.embedded import embedded_azure  # the one place that starts the embedded default
+
+    with embedded_azure() as settings:
+        embedded = Azure.from_environment(settings)
+        assert embedded is not None
+        yield embedded
+
+
+def _batch_account(given: Mapping[str, str]) -> BatchAccount:
+    name, endpoint, key = (given[setting] for setting in BATCH_SETTINGS)
+    for setting in BATCH_SETTINGS[:2]:
+        if not given[setting]:
+            raise InputError(_half(setting, "the Batch account", given))
+    return BatchAccount(name=name, endpoint=_url("AZURE_BATCH_ENDPOINT", endpoint), key=SecretStr(key) if key else None)
+
+
+def _storage_account(given: Mapping[str, str]) -> StorageAccount:
+    connection_string, name, key = (given[setting] for setting in STORAGE_SETTINGS)
+    if connection_string:
+        return _from_connection_string(connection_string)
+    if not name:
+        missing = "AZURE_STORAGE_ACCOUNT" if key else "AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT)"
+        raise InputError(_half(missing, "the storage account", given))
+    endpoint = f"https://{name}.blob.core.windows.net"
+    return StorageAccount(name=name, endpoint=endpoint, key=SecretStr(key) if key else None)
+
+
+def _from_connection_string(connection_string: str) -> StorageAccount:
+    try:
+        client = BlobServiceClient.from_connection_string(connection_string)
+    except ValueError:  # its message may quote the string, and so the key
+        raise InputError(
+            "AZURE_STORAGE_CONNECTION_STRING is not a connection string; copy it from "
+            "`az storage account show-connection-string --name <account>`"
+        ) from None
+    key = getattr(client.credential, "account_key", None)
+    if not key or not client.account_name:
+        raise InputError(
+            "AZURE_STORAGE_CONNECTION_STRING has no AccountKey, without which no SAS URL can be signed; use the "
+            "connection string with the key, or AZURE_STORAGE_ACCOUNT alone to sign with Entra ID"
+        )
+    return StorageAccount(name=client.account_name, endpoint=client.url.rstrip("/"), key=SecretStr(key))
+
+
+def _half(missing: str, thing: str, given: Mapping[str, str]) -> str:
+    there = ", ".join(name for name, value in given.items() if value)
+    return (
+        f"{missing} is not set, but {there} is: only half of what names {thing} is there. "
+        "Set it too, or unset all AZURE_BATCH_* and AZURE_STORAGE_* to run on the embedded local Azure"
+    )
+
+
+def _url(setting: str, value: str) -> str:
+    url = value if "://" in value else f"https://{value}"  # `az batch account show` gives the bare host name
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise InputError(
+            f"{setting} is {value!r}, which is no URL; it looks like https://<account>.<region>.batch.azure.com"
+        )
+    return url.rstrip("/")
+
+
+def _entra_id() -> TokenCredential:
+    from azure.identity import DefaultAzureCredential  # slow to import, and not needed with keys
+
+    return DefaultAzureCredential()

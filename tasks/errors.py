@@ -1,0 +1,123 @@
+"""What can go wrong, as a person should read it.
+
+TopWordsError
+ ├ InputError      the caller's input or settings cannot work; nothing was created
+ ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer
+ ├ ConflictError   a resource with this run's name exists and is not this run's
+ ├ RunTimeout      the run reached a time limit
+ └ TasksFailed     Batch tasks ended without success
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
+
+# A resource of the same name is still going away; creating it works once it is gone.
+_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted"}
+_TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_SIGNATURE = re.compile(r"(\bsig=|AccountKey=|SharedKey [^:\s]+:)[^&;\s'\"]+", re.IGNORECASE)
+
+
+class TopWordsError(Exception):
+    """An error whose message says all that a person needs; its traceback would only hide it."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self}"
+
+
+class InputError(TopWordsError, ValueError):
+    """The caller's input or settings cannot work."""
+
+
+class ConflictError(TopWordsError):
+    """A resource with this run's name exists and belongs to something else."""
+
+
+class RunTimeout(TopWordsError):
+    """The run reached one of its time limits."""
+
+
+class TasksFailed(TopWordsError):
+    """Batch tasks ended without success."""
+
+
+class ServiceError(TopWordsError):
+    """Azure Batch or Blob Storage refused a request, or did not answer it."""
+
+    def __init__(self, message: str, *, code: str, transient: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.transient = transient
+
+    @classmethod
+    def of(cls, error: AzureError) -> ServiceError:
+        """The error of either SDK as one message: what it was, its code, and the service's own details."""
+        if isinstance(error, HttpResponseError):
+            return cls._answered(error)
+        lost = isinstance(error, (ServiceRequestError, ServiceResponseError))
+        message = without_secrets(f"no answer from the service: {error.message}")
+        return cls(message, code="NoAnswer", transient=lost)
+
+    @classmethod
+    def _answered(cls, error: HttpResponseError) -> ServiceError:
+        code = error_code(error)
+        status = error.status_code or 0
+        lines = [f"{_service_name(error)} answered {status} {code}: {_first_line(error)}"]
+        lines += [f"  {name}: {value}" for name, value in _details(error)]
+        transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500
+        return cls(without_secrets("\n".join(lines)), code=code, transient=transient)
+
+
+def error_code(error: HttpResponseError) -> str:
+    """The service's own error code, such as PoolNotFound or ContainerAlreadyExists; the status where it has none."""
+    batch = getattr(getattr(error, "model", None), "code", None)
+    storage = getattr(error, "error_code", None)
+    return str(getattr(storage, "value", storage) or batch or f"HTTP {error.status_code}")
+
+
+def without_secrets(text: str) -> str:
+    """The text with SAS signatures, account keys and authorization headers blanked."""
+    return _SIGNATURE.sub(r"\1***", text)
+
+
+def _service_name(error: HttpResponseError) -> str:
+    return "Azure Batch" if getattr(error, "model", None) is not None else "Blob Storage"
+
+
+def _first_line(error: HttpResponseError) -> str:
+    message = getattr(getattr(getattr(error, "model", None), "message", None), "value", None)
+    text: str = message or error.message or str(error.reason)
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+def _details(error: HttpResponseError) -> list[tuple[str, str]]:
+    """The key-value details of a Batch error, or the additional fields of a Storage error, and the request's id."""
+    values = getattr(getattr(error, "model", None), "error_values", None)  # the SDK's name for `values`
+    details = [(str(value.key), str(value.value)) for value in values or ()]
+    details += [(str(key), str(value)) for key, value in (getattr(error, "additional_info", None) or {}).items()]
+    response = error.response
+    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
+    request_id = headers.get("request-id") or headers.get("x-ms-request-id")
+    return [*details, ("request id", request_id)] if request_id else details
+
+
+class _ReadableErrors(logging.Filter):
+    """Drops the traceback of a TopWordsError from Prefect's own log records; the message is already in them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], TopWordsError):
+            record.exc_info = None
+        return True
+
+
+def log_errors_without_traceback() -> None:
+    """Make Prefect log a TopWordsError as its message alone; safe to call more than once."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(present, _ReadableErrors) for present in logger.filters):
+            logger.addFilter(_ReadableErrors())

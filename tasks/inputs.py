@@ -1,0 +1,124 @@
+"""Which local files a run works on; everything that cannot work is refused here, before anything is created."""
+
+from __future__ import annotations
+
+import glob
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from node_scripts.top_words import output_name
+from tasks.errors import InputError
+
+_LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
+_MOST_FILES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """A text file and the name of its blob, which is also its name on the node."""
+
+    path: Path
+    blob_name: str
+    size: int  # bytes
+
+    @property
+    def output_name(self) -> str:
+        return output_name(self.blob_name)
+
+
+def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
+    """The files that the given files, folders and globs name, each once, in the order given.
+
+    A folder stands for the files directly in it, hidden ones apart. Raises InputError, naming the entry and the
+    fix, for an entry without files, a file that cannot be read, a name that cannot be a blob's, and two files
+    that would be one blob.
+    """
+    if not inputs:
+        raise InputError("no input is given; name at least one file, folder or glob such as 'data/*.txt'")
+    paths = {os.path.abspath(path): path for entry in inputs for path in _files_of(entry)}
+    files = [_input_file(path) for path in paths.values()]
+    _refuse_shared_names(files)
+    if len(files) > _MOST_FILES:
+        raise InputError(f"{len(files)} files are more than the {_MOST_FILES} of one run; split them over several runs")
+    return files
+
+
+def _files_of(entry: str) -> Iterable[Path]:
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return _files_in(path)
+    if os.path.lexists(path):
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        only_folders = f"; it matches only folders, such as {str(matches[0])!r}" if matches else ""
+        raise InputError(
+            f"input {entry!r}: no file matches, seen from {str(Path.cwd())!r}{only_folders}; "
+            "check the spelling, or name a file or a folder"
+        )
+    return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"input {str(folder)!r}: the folder cannot be read ({error.strerror}); grant read access to it"
+        ) from None
+    if not files:
+        raise InputError(
+            f"input {str(folder)!r}: the folder holds no files; those in folders inside it need "
+            f"a glob such as '{folder}/**/*.txt'"
+        )
+    return files
+
+
+def _input_file(path: Path) -> InputFile:
+    if not path.is_file():
+        raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a text file")
+    _refuse_bad_name(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.read(1)
+    except OSError as error:
+        raise InputError(
+            f"input {str(path)!r}: cannot be read ({error.strerror}); grant read access or leave it out"
+        ) from None
+    return InputFile(path=path, blob_name=path.name, size=size)
+
+
+def _refuse_bad_name(path: Path) -> None:
+    """Refuse the names that Blob Storage or a node's file system would refuse, or silently change."""
+    name = path.name
+    reason = ""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        reason = "the name is not valid UTF-8"
+    if not reason and any(unicodedata.category(char) == "Cc" and char not in "\n\t" for char in name):
+        reason = "the name holds a control character, which Blob Storage cannot list"
+    if not reason and "\\" in name:
+        reason = "Blob Storage turns the backslash in the name into a folder"
+    if not reason and name.endswith("."):
+        reason = "Blob Storage drops the dot at the end of the name"
+    if not reason and len(output_name(name).encode()) > _LONGEST_NAME:
+        reason = f"its output {output_name(name)[:20]!r}... would have a name longer than {_LONGEST_NAME} bytes"
+    if reason:
+        raise InputError(f"input {str(path)!r}: {reason}; rename the file")
+
+
+def _refuse_shared_names(files: Iterable[InputFile]) -> None:
+    seen: dict[str, InputFile] = {}
+    for file in files:
+        other = seen.setdefault(file.blob_name, file)
+        if other is not file:
+            raise InputError(
+                f"inputs {str(other.path)!r} and {str(file.path)!r} would both be the blob {file.blob_name!r}; "
+                "rename one of them, or count them in two runs"
+            )

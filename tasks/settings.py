@@ -1,0 +1,143 @@
+"""The flow's typed parameters, and the names and lifetime of one run's resources."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PROJECT = "top-words"
+_BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
+_IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
+
+
+class Disposal(str, Enum):
+    """What becomes of a resource when the run ends."""
+
+    DELETE = "delete"
+    KEEP = "keep"
+
+
+class Role(str, Enum):
+    """The three containers of a run."""
+
+    APPLICATION = "application"
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PoolSettings(_Settings):
+    """The pool of compute nodes: a new one that lives as long as the run, or an existing one."""
+
+    nodes: int = Field(default=2, ge=1, le=1000, description="Dedicated nodes of the new pool.")
+    vm_size: str = Field(
+        default="Standard_D2s_v3",
+        min_length=1,
+        description="VM size of a node, as `az vm list-sizes` names it.",
+    )
+    image: str = Field(
+        default="canonical:ubuntu-24_04-lts:server",
+        description="Linux image, publisher:offer:sku[:version]; `az batch pool supported-images list` has them.",
+        json_schema_extra={"pattern": _IMAGE},
+    )
+    slots_per_node: int = Field(default=1, ge=1, le=256, description="Batch tasks that one node runs at a time.")
+    existing_pool_id: str | None = Field(
+        default=None,
+        description="Use this pool instead of a new one. It is neither changed nor deleted.",
+        json_schema_extra={"pattern": _BATCH_ID},
+    )
+
+    @field_validator("image")
+    @classmethod
+    def _is_an_image(cls, image: str) -> str:
+        if not re.fullmatch(_IMAGE, image):
+            raise ValueError(
+                f"{image!r} is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server"
+            )
+        return image
+
+    @field_validator("existing_pool_id")
+    @classmethod
+    def _is_a_pool_id(cls, pool_id: str | None) -> str | None:
+        if pool_id is not None and not re.fullmatch(_BATCH_ID, pool_id):
+            raise ValueError(f"{pool_id!r} is not a pool id; an id has 1 to 64 letters, digits, - and _")
+        return pool_id
+
+
+class TimeLimits(_Settings):
+    """How long things may take. Azure Batch enforces both limits itself, also when the flow is gone."""
+
+    run_minutes: int = Field(
+        default=120,
+        ge=5,
+        le=7 * 24 * 60,
+        description="The whole run: the job ends, and SAS URLs expire, after this.",
+    )
+    task_minutes: int = Field(default=60, ge=1, le=7 * 24 * 60, description="One Batch task, its retries apart.")
+    task_retries: int = Field(
+        default=1, ge=0, le=100, description="Times a Batch task that exits non-zero is run again."
+    )
+
+
+class CleanUp(_Settings):
+    """What the run deletes when it ends, well or badly. A pool that is kept goes on billing."""
+
+    containers: Disposal = Field(default=Disposal.DELETE, description="The application, input and output containers.")
+    job: Disposal = Field(default=Disposal.DELETE, description="The Batch job with its tasks.")
+    pool: Disposal = Field(
+        default=Disposal.DELETE, description="The pool with its nodes; an existing pool always stays."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The names, tags and lifetime of one run's resources, all derived from the flow run's id.
+
+    A retry of the flow run therefore meets, and adopts, the resources of the first try.
+    """
+
+    flow_run_id: str
+    started: datetime
+    lifetime: timedelta
+
+    @property
+    def name(self) -> str:
+        # Prefect's ids are UUIDv7: they begin with the time, so only the tail tells simultaneous runs apart.
+        return f"{PROJECT}-{self.flow_run_id.replace('-', '')[-12:]}"
+
+    @property
+    def pool_id(self) -> str:
+        return self.name
+
+    @property
+    def job_id(self) -> str:
+        return self.name
+
+    def container(self, role: Role) -> str:
+        return f"{self.name}-{role.value}"
+
+    @property
+    def expires(self) -> datetime:
+        return self.started + self.lifetime
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The metadata that every resource of this run carries; the names suit Blob Storage's rule for metadata."""
+        return {
+            "project": PROJECT,
+            "flow_run": self.flow_run_id,
+            "created": self.started.isoformat(timespec="seconds"),
+            "expires": self.expires.isoformat(timespec="seconds"),
+        }
+
+    def owns(self, tags: dict[str, str] | None) -> bool:
+        """Whether a resource with these tags was created by this run."""
+        tags = tags or {}
+        return tags.get("project") == PROJECT and tags.get("flow_run") == self.flow_run_id

@@ -1,0 +1,126 @@
+"""The last step: the outputs of all files joined into one summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from prefect.logging import get_run_logger
+
+from tasks.artifacts import publish_summary
+from tasks.errors import TopWordsError
+from tasks.outcomes import TaskOutcome
+from tasks.steps import step
+
+BY_FILE = "summary.csv"
+OVERALL = "summary_overall.csv"
+_RULE = "-" * 30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summary:
+    """The top words of each file and of all files together.
+
+    by_file: a row per file and rank, with the columns file, rank (from 1), word, count (exact), task, node.
+
+    overall: a row per word that is in any file's list, most frequent first, with the columns rank, word, count,
+    at_most and files. `count` adds up the lists in which the word is, so it is a LOWER BOUND of its true total: a
+    file in which the word is just below the top N adds nothing. `at_most` is an upper bound: for each file whose
+    list lacks the word it adds the count of that list's last word (0 if the list is shorter than N, and so has
+    every word of the file). The total is exact where the two are equal. `files` is the number of lists with the word.
+
+    missing: the files without output, because their Batch task failed.
+
+    folder: where the output files and the tables as CSV are.
+    """
+
+    by_file: pd.DataFrame
+    overall: pd.DataFrame
+    folder: Path
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [self.by_file.to_string(index=False), "", self.overall.head(20).to_string(index=False)]
+        if len(self.overall) > 20:
+            parts.append(f"... and {len(self.overall) - 20} more words")
+        if self.missing:
+            parts.append(f"Without output: {', '.join(self.missing)}")
+        return "\n".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOutput:
+    """What the node script wrote for one file: its words with their counts, most frequent first."""
+
+    file: str
+    words: Sequence[tuple[str, int]]
+    task: str
+    node: str
+
+
+@step("10 summarise")
+def summarise(outcomes: Sequence[TaskOutcome], folder: Path, top_n: int) -> Summary:
+    """Join the downloaded outputs in the folder into the summary, and leave it there as two CSV files."""
+    outputs = [parse_output(outcome.file, folder / outcome.output_name) for outcome in outcomes if outcome.succeeded]
+    summary = Summary(
+        by_file=words_by_file(outputs),
+        overall=words_overall(outputs, top_n),
+        folder=folder,
+        missing=tuple(outcome.file for outcome in outcomes if not outcome.succeeded),
+    )
+    summary.by_file.to_csv(folder / BY_FILE, index=False)
+    summary.overall.to_csv(folder / OVERALL, index=False)
+    publish_summary(summary.by_file, summary.overall)
+    get_run_logger().info("%d words of %d files summarised in %s", len(summary.by_file), len(outputs), folder / BY_FILE)
+    return summary
+
+
+def parse_output(file: str, path: Path) -> FileOutput:
+    """Read an output file of the node script. Raises TopWordsError where it is not one."""
+    # Not splitlines(): a word may hold characters that it takes for line ends.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        first = lines.index(_RULE)
+        last = lines.index(_RULE, first + 1)
+        words = [_word_and_count(line) for line in lines[first + 1 : last]]
+        trailer = dict(line.split(":", 1) for line in lines[last + 1 :] if line)
+        return FileOutput(file=file, words=words, task=trailer["Task"].strip(), node=trailer["Node"].strip())
+    except (ValueError, KeyError) as error:
+        raise TopWordsError(f"{path} is not an output of the node script: {error}") from None
+
+
+def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
+    rows = [
+        (output.file, rank, word, count, output.task, output.node)
+        for output in outputs
+        for rank, (word, count) in enumerate(output.words, start=1)
+    ]
+    return pd.DataFrame(rows, columns=["file", "rank", "word", "count", "task", "node"])
+
+
+def words_overall(outputs: Sequence[FileOutput], top_n: int) -> pd.DataFrame:
+    """Bounds of each listed word's total; see Summary for what `count` and `at_most` mean."""
+    # What a file can hold at most of a word that its list lacks.
+    unlisted = [output.words[-1][1] if len(output.words) >= top_n else 0 for output in outputs]
+    count: dict[str, int] = {}
+    files: dict[str, int] = {}
+    listed: dict[str, int] = {}  # the sum of `unlisted` over the files that do list the word
+    for output, most in zip(outputs, unlisted, strict=True):
+        for word, occurrences in output.words:
+            count[word] = count.get(word, 0) + occurrences
+            files[word] = files.get(word, 0) + 1
+            listed[word] = listed.get(word, 0) + most
+    everywhere = sum(unlisted)
+    ranked = sorted(count, key=lambda word: -count[word])  # stable: ties stay in order of first appearance
+    rows = [
+        (rank, word, count[word], count[word] + everywhere - listed[word], files[word])
+        for rank, word in enumerate(ranked, start=1)
+    ]
+    return pd.DataFrame(rows, columns=["rank", "word", "count", "at_most", "files"])
+
+
+def _word_and_count(line: str) -> tuple[str, int]:
+    word, _, count = line.rpartition(":\t")
+    return word, int(count)
