@@ -13,9 +13,9 @@ class PathEscapes(ValueError):
 def resolve_inside(directory: Path, relative: str) -> Path:
     """The path `relative` below `directory`, neither of which needs to exist.
 
-    Checked are absolute paths, `..` (even where it would come back), NUL, and every symbolic link on the way, the
-    last component's included; so the answer has no link in it. Not checked is what others do to the directory
-    between this call and the use of the answer: open it with O_NOFOLLOW where that matters.
+    Checked are absolute paths, `..` (even where it would come back), NUL, and every symbolic link on the way,
+    the last component's included; so the answer has no link in it. Not checked is what others do to the
+    directory between this call and the use of the answer: open it with O_NOFOLLOW where that matters.
     Raises PathEscapes.
     """
     if not relative or "\0" in relative:

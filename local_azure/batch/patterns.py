@@ -1,4 +1,4 @@
-"""The file patterns of a task's output files: `*`, `**`, `?` and `[...]`, without leaving the task's directory."""
+"""The file patterns of output files: `*`, `**`, `?` and `[...]`, without leaving the task's directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def expand_variables(pattern: str, environment: Mapping[str, str]) -> str:
 
 
 def matches(pattern: str, working_directory: Path) -> list[Match]:
-    """The files that `pattern`, relative to the working directory or absolute, picks from the task's directory.
+    """The files of the task's directory that `pattern` picks, relative to the working directory or absolute.
 
     Hidden files need a pattern that starts with a dot. Files that only a symbolic link puts into the task's
     directory are not picked; naming one without a wildcard raises PathEscapes, as does every other way out.

@@ -37,9 +37,7 @@ class Ending(Enum):
     ORPHANED = shim.ORPHANED  #: killed because the service went away
     PROGRAM_NOT_FOUND = shim.PROGRAM_NOT_FOUND  #: there is no such program
     LAUNCH_FAILED = shim.LAUNCH_FAILED  #: it could not be started for another reason; the message says which
-    SHIM_LOST = (
-        "shimlost"  #: the shim was killed; its command's processes were found by their mark and killed
-    )
+    SHIM_LOST = "shimlost"  #: the shim was killed; its command's processes were found by their mark and killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +71,7 @@ class Outcome:
     def parse(cls, status: bytes | bytearray) -> Outcome | None:
         try:
             fields = json.loads(status)
-            return cls(
-                ending=Ending(fields["ending"]), exit_code=fields["exitCode"], message=fields["message"]
-            )
+            return cls(ending=Ending(fields["ending"]), exit_code=fields["exitCode"], message=fields["message"])
         except (ValueError, KeyError, TypeError):  # cut off, or not ours: as good as none
             return None
 
@@ -159,9 +155,7 @@ class Attempt:
         except Exception as error:
             self._outcome.set_exception(error)
             return
-        message = (
-            f"the supervising process {self.pid} was killed, and so were the {len(killed)} it left behind"
-        )
+        message = f"the supervising process {self.pid} was killed, and so were the {len(killed)} it left behind"
         self._outcome.set_result(Outcome(ending=Ending.SHIM_LOST, exit_code=None, message=message))
 
     def _is_ours(self, process: strays.Process) -> bool:
@@ -180,9 +174,7 @@ class Runner:
                 "subreapers and /proc. Use a Linux machine, a container or WSL 2."
             )
         if not instance or "\0" in instance:
-            raise ValueError(
-                f"The instance {instance!r} cannot mark a process: give a non-empty text without NUL."
-            )
+            raise ValueError(f"The instance {instance!r} cannot mark a process: give a non-empty text without NUL.")
         self._instance = instance
         self._grace = grace
         self._attempts: set[Attempt] = set()
@@ -205,9 +197,7 @@ class Runner:
                 attempt.terminate()
                 raise
             self._drop_nursery()
-        raise OSError(
-            "No supervising process could be started. Has this machine reached its limit of processes?"
-        )
+        raise OSError("No supervising process could be started. Has this machine reached its limit of processes?")
 
     def kill_strays(self) -> list[int]:
         """Kill every process of this instance, whoever started it; returns their pids. For a service's start.
@@ -255,8 +245,7 @@ class Runner:
         """The message to the shim, not its arguments or environment, which `ps` shows: length, then JSON."""
         marks = {strays.INSTANCE_VARIABLE: self._instance, strays.ATTEMPT_VARIABLE: mark}
         paths = {
-            name: _as_text(getattr(command, name))
-            for name in ("working_directory", "stdout", "stderr", "status_file")
+            name: _as_text(getattr(command, name)) for name in ("working_directory", "stdout", "stderr", "status_file")
         }
         payload = json.dumps(
             {

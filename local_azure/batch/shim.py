@@ -90,9 +90,7 @@ def supervise() -> None:
 def receive() -> tuple[dict[str, Any], bool] | None:
     """The request, and whether its end is asked for already; None if the service went away meanwhile."""
     buffer = b""
-    while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(
-        buffer[:LENGTH_BYTES], "big"
-    ):
+    while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(buffer[:LENGTH_BYTES], "big"):
         chunk = os.read(LEASE, 1 << 20)
         if not chunk:
             return None
@@ -182,9 +180,7 @@ def enter(working_directory: bytes, output: int, errors: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(
-            number, signal.SIG_DFL
-        )  # Python ignores SIGPIPE, and what is ignored stays so over exec
+        signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE, and what is ignored stays so over exec
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -205,9 +201,7 @@ def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Outcome:
             break
     program = f"program {os.fsdecode(name[:200])!r}"
     if denied is None:
-        return Outcome(
-            PROGRAM_NOT_FOUND, None, f"{program}: there is no such program, or its interpreter is missing"
-        )
+        return Outcome(PROGRAM_NOT_FOUND, None, f"{program}: there is no such program, or its interpreter is missing")
     return Outcome(LAUNCH_FAILED, None, f"{program}: {denied.strerror}")
 
 

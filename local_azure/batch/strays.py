@@ -65,9 +65,7 @@ def kill_all(is_stray: Callable[[Process], bool], *, shims_get: float = 0.0) -> 
     while strays := [process for process in living_processes() if is_stray(process)]:
         spent = time.monotonic() - started
         if spent > UNKILLABLE_AFTER:
-            raise TimeoutError(
-                f"processes {sorted(p.pid for p in strays)} do not end although they were killed"
-            )
+            raise TimeoutError(f"processes {sorted(p.pid for p in strays)} do not end although they were killed")
         for stray in strays:
             killed.add(stray.pid)
             if not stray.is_shim or spent >= shims_get:

@@ -1,0 +1,110 @@
+"""What downloads and uploads have in common: how they fail, how long they try, how they reach a container."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+MESSAGES = {
+    "BlobAccessDenied": "Access for one of the specified Azure Blob(s) is denied",
+    "BlobNotFound": "One of the specified Azure Blob(s) is not found",
+    "BlobDownloadTimedOut": "The download of one of the specified Azure Blob(s) timed out",
+    "BlobDownloadMiscError": "One of the specified Azure Blob(s) could not be downloaded",
+    "ResourceContainerAccessDenied": "Access for one of the specified Azure Blob container(s) is denied",
+    "ResourceDirectoryCreateFailed": "A directory for one of the resource files could not be created",
+    "ResourceFileCreateFailed": "One of the resource files could not be created",
+    "ResourceFileWriteFailed": "One of the resource files could not be written",
+    "DiskFull": "The node's disk is full",
+    "FileUploadAccessDenied": "Access for one of the output files' Azure Blob container(s) is denied",
+    "FileUploadContainerNotFound": "One of the output files' Azure Blob container(s) is not found",
+    "FileUploadMiscError": "One of the output files could not be uploaded",
+}
+# https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes: what the user's own URLs and
+# permissions cause is the user's error, the rest is the service's.
+USER_ERRORS = frozenset({"BlobAccessDenied", "BlobNotFound", "FileUploadAccessDenied", "FileUploadContainerNotFound"})
+
+
+class TransferFailed(Exception):
+    """One file could not be brought to or from the node; the fields are those of a task's `failureInfo`."""
+
+    def __init__(self, code: str, reason: str, details: Mapping[str, str], *, category: str | None = None) -> None:
+        self.code = code
+        self.category = category or ("usererror" if code in USER_ERRORS else "servererror")
+        self.message = MESSAGES[code]
+        self.details = {**details, "Reason": reason}
+        super().__init__(f"{code}: {self.message}: {reason}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long and how much a transfer may try."""
+
+    timeout: float = 60.0  #: seconds for a connection, and between two pieces of data
+    file_bytes: int = 16 << 30  #: of one resource file
+    retry_delays: tuple[float, ...] = (0.5, 1.0, 2.0)  #: seconds before each repetition; its number for all
+    sleep: Callable[[float], None] = time.sleep
+
+
+def public_url(url: str) -> str:
+    """The URL without what may be secret in it: query, fragment, user and password."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def open_container(url: str, limits: Limits) -> ContainerClient:
+    from azure.core.pipeline.transport import RequestsTransport  # takes half a second to import
+    from azure.storage.blob import ContainerClient, ExponentialRetry
+
+    return ContainerClient.from_container_url(
+        url,
+        # No proxy on the way to this machine.
+        transport=RequestsTransport(use_env_settings=not is_loopback(url)),
+        # At once, then after 2 and 4 seconds: the SDK wants whole seconds, and by itself begins with 15.
+        retry_policy=ExponentialRetry(
+            initial_backoff=0, increment_base=2, retry_total=len(limits.retry_delays), random_jitter_range=0
+        ),
+        connection_timeout=limits.timeout,
+        read_timeout=limits.timeout,
+        max_block_size=8 << 20,
+    )
+
+
+@contextmanager
+def storage_errors(denied: str, missing: str, other: str, details: Mapping[str, str]) -> Iterator[None]:
+    from azure.core.exceptions import AzureError, HttpResponseError
+
+    try:
+        yield
+    except HttpResponseError as error:
+        code = {401: denied, 403: denied, 404: missing}.get(error.status_code or 0, other)
+        more = {**details, "HttpStatusCode": str(error.status_code)}
+        reason = str(getattr(error, "error_code", None) or error.reason or f"HTTP status {error.status_code}")
+        raise TransferFailed(code, reason, more) from None
+    except (AzureError, ValueError) as error:  # its text may hold the whole URL
+        raise TransferFailed(other, type(error).__name__, details) from None
+
+
+@contextmanager
+def node_errors(code: str, source: Mapping[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise TransferFailed("DiskFull" if full else code, error.strerror or str(error), source) from error
