@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from local_azure.batch.paths import PathEscapes, resolve_inside
 from local_azure.batch.transfer_common import (
@@ -46,7 +46,7 @@ def stage_in(
 
 
 def _download(url: str, target: BinaryIO, source: Mapping[str, str], limits: Limits) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not url.lower().startswith(("http://", "https://")):
         raise TransferFailed("BlobDownloadMiscError", "the URL is neither http nor https", source, category="usererror")
     delays = iter(limits.retry_delays)
     while True:

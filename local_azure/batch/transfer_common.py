@@ -57,7 +57,10 @@ class Limits:
 
 def public_url(url: str) -> str:
     """The URL without what may be secret in it: query, fragment, user and password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an invalid URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
