@@ -148,7 +148,7 @@ def wait_until_gone(pids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
-async def test_exit_code_comes_back_and_is_in_the_status_file(runner: Runner, tmp_path: Path, code: int):
+async def test_exit_code_comes_back_and_is_in_the_status_file(runner: Runner, tmp_path: Path, code: int) -> None:
     request = command(f"sh -c 'exit {code}'", tmp_path)
     attempt = await runner.start(request)
     result = await attempt.outcome()
@@ -158,13 +158,13 @@ async def test_exit_code_comes_back_and_is_in_the_status_file(runner: Runner, tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGINT])
-async def test_death_by_signal_is_128_and_its_number(runner: Runner, tmp_path: Path, number: signal.Signals):
+async def test_death_by_signal_is_128_and_its_number(runner: Runner, tmp_path: Path, number: signal.Signals) -> None:
     result = await outcome(runner, f"sh -c 'kill -{int(number)} $$'", tmp_path)
     assert result == Outcome(ending=Ending.EXITED, exit_code=128 + number)
 
 
 @pytest.mark.parametrize("line", ["no-such-program", "/no/such/program", "./no-such-program", "'with space'"])
-async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner, tmp_path: Path, line: str):
+async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner, tmp_path: Path, line: str) -> None:
     result = await outcome(runner, line, tmp_path)
     assert (result.ending, result.exit_code) == (Ending.PROGRAM_NOT_FOUND, None)
     assert shlex.split(line)[0] in result.message
@@ -184,7 +184,7 @@ async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner,
         ("./no-format", "Exec format error"),
     ],
 )
-async def test_command_that_cannot_be_started_says_why(runner: Runner, tmp_path: Path, line: str, reason: str):
+async def test_command_that_cannot_be_started_says_why(runner: Runner, tmp_path: Path, line: str, reason: str) -> None:
     (tmp_path / "no-format").write_bytes(b"\x01\x02")
     (tmp_path / "no-format").chmod(0o700)
     result = await outcome(runner, line, tmp_path)
@@ -204,7 +204,7 @@ async def test_command_that_cannot_be_started_says_why(runner: Runner, tmp_path:
 )
 async def test_unusable_surroundings_are_a_launch_failure(
     runner: Runner, tmp_path: Path, field: str, value: str | dict[str, str], reason: str
-):
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "file")
     result = await outcome(runner, "true", tmp_path, **{field: tmp_path / value if isinstance(value, str) else value})
@@ -212,20 +212,20 @@ async def test_unusable_surroundings_are_a_launch_failure(
     assert reason in result.message
 
 
-async def test_output_goes_to_its_files_whatever_its_size(runner: Runner, tmp_path: Path):
+async def test_output_goes_to_its_files_whatever_its_size(runner: Runner, tmp_path: Path) -> None:
     size = 10 << 20
     assert (await outcome(runner, f"sh -c 'head -c {size} /dev/zero; echo oops >&2'", tmp_path)).exit_code == 0
     assert (tmp_path / "stdout.txt").stat().st_size == size
     assert (tmp_path / "stderr.txt").read_text() == "oops\n"
 
 
-async def test_output_files_may_be_one_file(runner: Runner, tmp_path: Path):
+async def test_output_files_may_be_one_file(runner: Runner, tmp_path: Path) -> None:
     both = tmp_path / "output.txt"
     await outcome(runner, "sh -c 'echo one; echo two >&2; echo three'", tmp_path, stdout=both, stderr=both)
     assert both.read_text() == "one\ntwo\nthree\n"
 
 
-async def test_environment_is_what_was_given_and_the_marks(runner: Runner, instance: str, tmp_path: Path):
+async def test_environment_is_what_was_given_and_the_marks(runner: Runner, instance: str, tmp_path: Path) -> None:
     given = {"PATH": PATH, "NEWLINE": "a\nb", "ÄÖ": "große Wörter", "EMPTY": "", strays.INSTANCE_VARIABLE: "forged"}
     await outcome(runner, "env -0", tmp_path, environment=given)
     entries = (tmp_path / "stdout.txt").read_text().split("\0")[:-1]
@@ -234,13 +234,13 @@ async def test_environment_is_what_was_given_and_the_marks(runner: Runner, insta
     assert environment == {**given, strays.INSTANCE_VARIABLE: instance}
 
 
-async def test_there_is_no_shell(runner: Runner, tmp_path: Path):
+async def test_there_is_no_shell(runner: Runner, tmp_path: Path) -> None:
     await outcome(runner, """printf '%s\n' $HOME ; `id` "two words" * é > x""", tmp_path)
     words = ["$HOME", ";", "`id`", "two words", "*", "é", ">", "x"]
     assert (tmp_path / "stdout.txt").read_text().splitlines() == words
 
 
-async def test_program_is_looked_for_in_the_commands_own_path(runner: Runner, tmp_path: Path):
+async def test_program_is_looked_for_in_the_commands_own_path(runner: Runner, tmp_path: Path) -> None:
     for directory, content in (("denied", "#!/bin/sh\nexit 1\n"), ("allowed", "#!/bin/sh\nexit 42\n")):
         (tmp_path / directory).mkdir()
         (tmp_path / directory / "tool").write_text(content)
@@ -250,7 +250,7 @@ async def test_program_is_looked_for_in_the_commands_own_path(runner: Runner, tm
     assert (await outcome(runner, "tool", tmp_path)).ending is Ending.PROGRAM_NOT_FOUND
 
 
-async def test_program_finds_clean_surroundings(runner: Runner, tmp_path: Path):
+async def test_program_finds_clean_surroundings(runner: Runner, tmp_path: Path) -> None:
     script = """
 import os, resource
 status = open("/proc/self/status").read()
@@ -263,37 +263,37 @@ print([line.split()[1] for line in status.splitlines() if line[:6] in ("SigBlk",
     assert (tmp_path / "stdout.txt").read_text().splitlines() == expected, (tmp_path / "stderr.txt").read_text()
 
 
-async def test_no_signal_is_ignored_to_begin_with(runner: Runner, tmp_path: Path):
+async def test_no_signal_is_ignored_to_begin_with(runner: Runner, tmp_path: Path) -> None:
     await outcome(runner, "grep SigIgn /proc/self/status", tmp_path)
     assert (tmp_path / "stdout.txt").read_text().split()[1] == "0" * 16
 
 
-async def test_time_limit_ends_what_ignores_sigterm_and_left_its_session(runner: Runner, ready: Path):
+async def test_time_limit_ends_what_ignores_sigterm_and_left_its_session(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 3, time_limit=1.0)
     result = await asyncio.wait_for(attempt.outcome(), BOUND)
     assert result == Outcome(ending=Ending.TIME_LIMIT, exit_code=128 + signal.SIGKILL)
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-async def test_time_limit_leaves_time_to_end_well(runner: Runner, tmp_path: Path):
+async def test_time_limit_leaves_time_to_end_well(runner: Runner, tmp_path: Path) -> None:
     line = "sh -c 'trap \"echo bye; exit 5\" TERM; sleep 1000 & wait'"
     result = await outcome(runner, line, tmp_path, time_limit=0.3)
     assert result == Outcome(ending=Ending.TIME_LIMIT, exit_code=5)
     assert (tmp_path / "stdout.txt").read_text() == "bye\n"
 
 
-async def test_infinite_time_limit_is_no_overflow(runner: Runner, tmp_path: Path):
+async def test_infinite_time_limit_is_no_overflow(runner: Runner, tmp_path: Path) -> None:
     result = await outcome(runner, "true", tmp_path, time_limit=10675199 * 86400.0)
     assert result == Outcome(ending=Ending.EXITED, exit_code=0)
 
 
-async def test_daemon_does_not_outlive_its_command(runner: Runner, tmp_path: Path):
+async def test_daemon_does_not_outlive_its_command(runner: Runner, tmp_path: Path) -> None:
     result = await outcome(runner, "sh -c '(setsid sleep 1000 & echo $!); exit 4'", tmp_path)
     assert result == Outcome(ending=Ending.EXITED, exit_code=4)
     assert not is_alive(int((tmp_path / "stdout.txt").read_text()))
 
 
-async def test_terminate_may_be_repeated_and_the_exit_code_is_kept(runner: Runner, ready: Path):
+async def test_terminate_may_be_repeated_and_the_exit_code_is_kept(runner: Runner, ready: Path) -> None:
     line = f"sh -c 'trap \"exit 7\" TERM; echo on > {ready}; sleep 1000 & wait'"
     attempt = await runner.start(command(line, ready.parent))
     assert await told(ready) == "on\n"
@@ -304,14 +304,14 @@ async def test_terminate_may_be_repeated_and_the_exit_code_is_kept(runner: Runne
     assert await attempt.outcome() == Outcome(ending=Ending.TERMINATED, exit_code=7)
 
 
-async def test_terminate_right_after_the_start_is_not_lost(runner: Runner, tmp_path: Path):
+async def test_terminate_right_after_the_start_is_not_lost(runner: Runner, tmp_path: Path) -> None:
     attempt = await runner.start(command("sleep 1000", tmp_path))
     attempt.terminate()
     result = await asyncio.wait_for(attempt.outcome(), BOUND)
     assert result.ending is Ending.TERMINATED
 
 
-async def test_terminate_wakes_stopped_processes(runner: Runner, ready: Path):
+async def test_terminate_wakes_stopped_processes(runner: Runner, ready: Path) -> None:
     line = f"sh -c 'trap \"exit 7\" TERM; (echo on > {ready}) ; kill -STOP $$; sleep 1000 & wait'"
     attempt = await runner.start(command(line, ready.parent))
     await told(ready)
@@ -319,19 +319,19 @@ async def test_terminate_wakes_stopped_processes(runner: Runner, ready: Path):
     assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.TERMINATED
 
 
-async def test_storm_of_daemons_is_swept(runner: Runner, ready: Path):
+async def test_storm_of_daemons_is_swept(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 60)
     attempt.terminate()
     assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.TERMINATED
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-async def test_endless_forking_is_ended(runner: Runner, tmp_path: Path):
+async def test_endless_forking_is_ended(runner: Runner, tmp_path: Path) -> None:
     line = "sh -c 'while :; do (setsid sleep 1000 &) ; (setsid sleep 1000 &) ; done'"
     assert (await outcome(runner, line, tmp_path, time_limit=0.5)).ending is Ending.TIME_LIMIT
 
 
-async def test_death_of_the_service_is_the_death_of_its_commands(instance: str, ready: Path):
+async def test_death_of_the_service_is_the_death_of_its_commands(instance: str, ready: Path) -> None:
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} 3"
     arguments = [sys.executable, "-c", DRIVER, instance, str(ready.parent), line]
     with subprocess.Popen(arguments, cwd=ROOT) as service:
@@ -345,7 +345,7 @@ async def test_death_of_the_service_is_the_death_of_its_commands(instance: str, 
     assert result == Outcome(ending=Ending.ORPHANED, exit_code=128 + signal.SIGKILL)
 
 
-async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str, ready: Path):
+async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str, ready: Path) -> None:
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} 2"
     arguments = [sys.executable, "-c", DRIVER, instance, str(ready.parent), line]
     with subprocess.Popen(arguments, cwd=ROOT) as service:
@@ -370,7 +370,7 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
         os.kill(unmarked, signal.SIGKILL)
 
 
-async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance: str):
+async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance: str) -> None:
     ours = subprocess.Popen(["sleep", "1000"], env={strays.INSTANCE_VARIABLE: instance})
     other = subprocess.Popen(["sleep", "1000"], env={strays.INSTANCE_VARIABLE: instance + "0"})
     try:
@@ -384,7 +384,7 @@ async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance
             process.wait()
 
 
-async def test_death_of_the_shim_is_told_and_its_command_ends(runner: Runner, ready: Path):
+async def test_death_of_the_shim_is_told_and_its_command_ends(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 1)
     mine = pids[:1]
     os.kill(attempt.pid, signal.SIGKILL)
@@ -397,14 +397,14 @@ async def test_death_of_the_shim_is_told_and_its_command_ends(runner: Runner, re
     os.kill(pids[1], signal.SIGKILL)  # without environment, session and shim: out of reach
 
 
-async def test_shim_that_is_asked_to_end_ends_its_command(runner: Runner, ready: Path):
+async def test_shim_that_is_asked_to_end_ends_its_command(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 1)
     os.kill(attempt.pid, signal.SIGTERM)
     assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.TERMINATED
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-async def test_death_of_the_nursery_touches_no_command(runner: Runner, instance: str, ready: Path):
+async def test_death_of_the_nursery_touches_no_command(runner: Runner, instance: str, ready: Path) -> None:
     attempt = await runner.start(command(f"sh -c 'echo on > {ready}; cat {ready}; exit 9'", ready.parent))
     assert await told(ready) == "on\n"
     marked = [p for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
@@ -417,7 +417,7 @@ async def test_death_of_the_nursery_touches_no_command(runner: Runner, instance:
     assert await attempt.outcome() == Outcome(ending=Ending.EXITED, exit_code=9)
 
 
-async def test_nothing_secret_can_be_seen_from_outside(runner: Runner, ready: Path):
+async def test_nothing_secret_can_be_seen_from_outside(runner: Runner, ready: Path) -> None:
     environment = {"PATH": PATH, "SAS": "sig=s3cret"}
     line = f"sh -c 'echo on > {ready}; cat {ready}'"
     attempt = await runner.start(command(line, ready.parent, environment=environment))
@@ -429,7 +429,7 @@ async def test_nothing_secret_can_be_seen_from_outside(runner: Runner, ready: Pa
     await attempt.outcome()
 
 
-async def test_commands_run_side_by_side(runner: Runner, ready: Path):
+async def test_commands_run_side_by_side(runner: Runner, ready: Path) -> None:
     reader = await runner.start(command(f"cat {ready}", ready.parent, stdout=ready.parent / "reader.txt"))
     writer = await runner.start(command(f"sh -c 'echo met > {ready}; exit 2'", ready.parent))
     both = await asyncio.wait_for(asyncio.gather(reader.outcome(), writer.outcome()), BOUND)
@@ -437,7 +437,7 @@ async def test_commands_run_side_by_side(runner: Runner, ready: Path):
     assert (ready.parent / "reader.txt").read_text() == "met\n"
 
 
-async def test_descriptors_return_to_their_number(runner: Runner, tmp_path: Path):
+async def test_descriptors_return_to_their_number(runner: Runner, tmp_path: Path) -> None:
     await outcome(runner, "true", tmp_path)
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -446,19 +446,19 @@ async def test_descriptors_return_to_their_number(runner: Runner, tmp_path: Path
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-async def test_large_requests_do_not_block_the_service(runner: Runner, tmp_path: Path):
+async def test_large_requests_do_not_block_the_service(runner: Runner, tmp_path: Path) -> None:
     environment = {"PATH": PATH, **{f"V{number}": "x" * 100_000 for number in range(15)}}
     results = await asyncio.gather(*(outcome(runner, "true", tmp_path, environment=environment) for _ in range(4)))
     assert results == [Outcome(ending=Ending.EXITED, exit_code=0)] * 4
 
 
-async def test_outcome_arrives_even_if_it_cannot_be_written(runner: Runner, tmp_path: Path):
+async def test_outcome_arrives_even_if_it_cannot_be_written(runner: Runner, tmp_path: Path) -> None:
     result = await outcome(runner, "sh -c 'exit 3'", tmp_path, status_file=tmp_path / "missing" / "status.json")
     assert (result.ending, result.exit_code) == (Ending.EXITED, 3)
     assert "status file could not be written" in result.message
 
 
-async def test_outcome_of_an_older_attempt_is_not_taken_for_the_new_one(runner: Runner, ready: Path):
+async def test_outcome_of_an_older_attempt_is_not_taken_for_the_new_one(runner: Runner, ready: Path) -> None:
     request = command(f"sh -c 'echo on > {ready}; sleep 1000'", ready.parent)
     request.status_file.write_text('{"ending": "exited", "exitCode": 0, "message": ""}')
     attempt = await runner.start(request)
@@ -468,14 +468,14 @@ async def test_outcome_of_an_older_attempt_is_not_taken_for_the_new_one(runner: 
 
 
 @pytest.mark.parametrize("content", [None, "", '{"ending": "exi', "[]", '{"ending": "unheard of", "exitCode": 0}'])
-async def test_unreadable_status_file_is_no_outcome(tmp_path: Path, content: str | None):
+async def test_unreadable_status_file_is_no_outcome(tmp_path: Path, content: str | None) -> None:
     status = tmp_path / "status.json"
     if content is not None:
         status.write_text(content)
     assert Outcome.read(status) is None
 
 
-async def test_closed_runner_has_ended_everything_and_starts_nothing(instance: str, ready: Path):
+async def test_closed_runner_has_ended_everything_and_starts_nothing(instance: str, ready: Path) -> None:
     runner = Runner(instance, grace=GRACE)
     attempt, pids = await start_family(runner, ready, 2)
     await asyncio.wait_for(runner.close(), BOUND)
@@ -486,13 +486,13 @@ async def test_closed_runner_has_ended_everything_and_starts_nothing(instance: s
         await runner.start(command("true", ready.parent))
 
 
-async def test_every_ending_of_the_shim_is_known_to_the_runner():
+async def test_every_ending_of_the_shim_is_known_to_the_runner() -> None:
     words = {shim.EXITED, shim.TIME_LIMIT, shim.TERMINATED, shim.ORPHANED, shim.PROGRAM_NOT_FOUND, shim.LAUNCH_FAILED}
     assert words == {ending.value for ending in Ending} - {Ending.SHIM_LOST.value}
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-async def test_other_platforms_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, platform: str):
+async def test_other_platforms_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     with pytest.raises(RuntimeError, match=platform):
         Runner("instance")

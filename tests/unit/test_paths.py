@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from local_azure.batch.paths import PathEscapes, resolve_inside
+from local_azure.batch.patterns import expand_variables, matches
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path) -> Path:
+    """The wd of a task, with files in it, beside it and outside of the task's directory."""
+    wd = tmp_path / "job" / "task" / "wd"
+    (wd / "deep" / "er").mkdir(parents=True)
+    (wd / ".hidden").mkdir()
+    for name in ("a.txt", "b.txt", "B.csv", ".c.txt", "a*.txt", "deep/d.txt", "deep/er/e.txt", ".hidden/f.txt"):
+        (wd / name).write_text(name)
+    (wd.parent / "stdout.txt").write_text("out")
+    (wd.parent / "stderr.txt").write_text("err")
+    (wd.parent.parent / "neighbour.txt").write_text("not yours")
+    (tmp_path / "secret.txt").write_text("secret")
+    (wd / "secret-link.txt").symlink_to(tmp_path / "secret.txt")
+    (wd / "inner-link.txt").symlink_to(wd / "deep" / "d.txt")
+    (wd / "way-out").symlink_to(tmp_path)
+    (wd / "circle").symlink_to(wd)
+    return wd
+
+
+@pytest.mark.parametrize("relative", ["a.txt", "new/er/file", "with space", "a\nb", "ü/…", "..a", "a..", "a/./b"])
+def test_path_below_the_directory_is_resolved(tmp_path: Path, relative: str) -> None:
+    assert resolve_inside(tmp_path, relative) == tmp_path.resolve() / relative
+
+
+@pytest.mark.parametrize(
+    ("relative", "reason"),
+    [
+        ("", "not a path"),
+        ("a\0b", "not a path"),
+        ("/etc/passwd", "absolute"),
+        ("..", r"contains '\.\.'"),
+        ("a/../../b", r"contains '\.\.'"),
+        ("deep/../a.txt", r"contains '\.\.'"),
+        ("way-out/secret.txt", "symbolic link"),
+        ("way-out/new.txt", "symbolic link"),
+        ("secret-link.txt", "symbolic link"),
+    ],
+)
+def test_path_that_leads_out_is_refused(working_directory: Path, relative: str, reason: str) -> None:
+    with pytest.raises(PathEscapes, match=reason):
+        resolve_inside(working_directory, relative)
+
+
+def test_link_that_stays_inside_is_followed(working_directory: Path) -> None:
+    assert resolve_inside(working_directory, "inner-link.txt") == working_directory.resolve() / "deep" / "d.txt"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.txt", ["a.txt"]),
+        ("./deep//d.txt", ["d.txt"]),
+        ("../stdout.txt", ["stdout.txt"]),
+        ("../std*.txt", ["stderr.txt", "stdout.txt"]),
+        ("*.txt", ["a*.txt", "a.txt", "b.txt", "inner-link.txt"]),
+        ("?.txt", ["a.txt", "b.txt"]),
+        ("[ab].txt", ["a.txt", "b.txt"]),
+        ("[!a].txt", ["b.txt"]),
+        ("[A-C].csv", ["B.csv"]),
+        ("a[*].txt", ["a*.txt"]),
+        (".*.txt", [".c.txt"]),
+        (".c.txt", [".c.txt"]),
+        ("**/*.txt", ["a*.txt", "a.txt", "b.txt", "deep/d.txt", "deep/er/e.txt", "inner-link.txt"]),
+        ("deep/**", ["d.txt", "er/e.txt"]),
+        ("deep/*", ["d.txt"]),
+        ("*/d.txt", ["deep/d.txt"]),
+        ("../**/e.txt", ["wd/deep/er/e.txt"]),
+        ("way-*/secret.txt", []),
+        ("circle/*.csv", ["B.csv"]),
+        ("*/*.csv", []),
+        ("secret-*.txt", []),
+        ("missing.txt", []),
+        ("missing/*", []),
+        ("deep", []),
+        (".", []),
+    ],
+)
+def test_pattern_picks_exactly(working_directory: Path, pattern: str, names: list[str]) -> None:
+    assert [match.name for match in matches(pattern, working_directory)] == names
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "a\0",
+        "../../neighbour.txt",
+        "../../*.txt",
+        "/etc/passwd",
+        "/etc/*",
+        "secret-link.txt",
+        "way-out/*",
+        "**/../../neighbour.txt",
+    ],
+)
+def test_pattern_that_leads_out_is_refused(working_directory: Path, pattern: str) -> None:
+    with pytest.raises(PathEscapes):
+        matches(pattern, working_directory)
+
+
+def test_absolute_pattern_may_name_the_tasks_own_files(working_directory: Path) -> None:
+    (match,) = matches(f"{working_directory}/deep/*.txt", working_directory)
+    assert (match.name, match.path.read_text()) == ("d.txt", "deep/d.txt")
+
+
+def test_picked_link_is_given_by_its_target(working_directory: Path) -> None:
+    (match,) = matches("inner-link.txt", working_directory)
+    assert match.path == working_directory.resolve() / "deep" / "d.txt"
+
+
+def test_variables_of_the_task_are_expanded_and_others_left() -> None:
+    environment = {"AZ_BATCH_TASK_ID": "t1", "X": "x*"}
+    assert expand_variables("${X}/$AZ_BATCH_TASK_ID.txt $NOT_SET $", environment) == "x*/t1.txt $NOT_SET $"
