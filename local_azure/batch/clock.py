@@ -1,0 +1,49 @@
+"""The service's time, which tests can move, and how long its transitions take."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """How long each transition takes, in seconds.
+
+    Azure's minutes are shortened to what a person does not notice, but never to nothing: a client that does
+    not wait for a state must find out here and not in Azure.
+    """
+
+    allocation: float = 0.03  # a node is "creating"; at the least, a resize takes this long
+    boot: float = 0.03  # a node is "starting", "rebooting", "reimaging", "deallocating"
+    removal: float = 0.03  # a node is "leavingpool"; a pool, job or job schedule is "deleting"
+    termination: float = 0.02  # a job or job schedule is "terminating", "disabling" or "enabling"
+
+
+class Clock:
+    """UTC, which `advance` moves forward; whoever waits for a moment that has thereby come is woken."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+        self._waiting: set[asyncio.Event] = set()
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc) + self._ahead
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock forward. Call it on the thread of the service's event loop."""
+        self._ahead += by
+        for event in self._waiting:
+            event.set()
+
+    async def wait(self, event: asyncio.Event, until: datetime | None) -> None:
+        """Return when `event` is set (the clock sets it too, when it is moved) or when `until` has come."""
+        left = None if until is None else max(0.0, (until - self.now()).total_seconds())
+        self._waiting.add(event)
+        try:
+            await asyncio.wait_for(event.wait(), left)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(event)

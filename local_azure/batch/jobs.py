@@ -1,0 +1,191 @@
+"""Operations on jobs."""
+
+from __future__ import annotations
+
+from local_azure.batch import attempts, lifecycle
+from local_azure.batch.attempts import Stop
+from local_azure.batch.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.errors import BatchError, Code, invalid_property
+from local_azure.batch.job_specs import check_priority, with_defaults
+from local_azure.batch.odata import Kind
+from local_azure.batch.service import Service
+from local_azure.batch.states import JOB
+from local_azure.batch.store import Document, Row
+from local_azure.batch.wire import is_id, timestamp
+
+FILTERABLE = {
+    "id": Kind.TEXT,
+    "displayName": Kind.TEXT,
+    "state": Kind.STATE,
+    "stateTransitionTime": Kind.TIME,
+    "previousState": Kind.STATE,
+    "previousStateTransitionTime": Kind.TIME,
+    "creationTime": Kind.TIME,
+    "lastModified": Kind.TIME,
+    "priority": Kind.NUMBER,
+    "onAllTasksComplete": Kind.STATE,
+    "onTaskFailure": Kind.STATE,
+    "usesTaskDependencies": Kind.FLAG,
+    "executionInfo/poolId": Kind.TEXT,
+    "executionInfo/startTime": Kind.TIME,
+    "executionInfo/endTime": Kind.TIME,
+    "executionInfo/terminateReason": Kind.TEXT,
+    "executionInfo/schedulingError/category": Kind.STATE,
+    "executionInfo/schedulingError/code": Kind.TEXT,
+}
+
+
+def show(call: Call, row: Row) -> Document:
+    return {**row.document, "url": call.url("jobs", row.document["id"])}
+
+
+def create_job(service: Service, call: Call) -> Answer:
+    body = call.body("BatchJobCreateOptions")
+    if not is_id(body["id"]):
+        raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    document = add_job(service, body["id"], with_defaults(body)).document
+    return created(call, document, "jobs", document["id"])
+
+
+def add_job(service: Service, job_id: str, spec: Document, schedule: str | None = None) -> Row:
+    """Put a job into the store and have it looked at. Raises BatchError if its id is taken."""
+    if existing := service.store.jobs.get(job_id.lower()):
+        deleting = existing.document["state"] == "deleting"
+        raise BatchError(Code.JobBeingDeleted if deleting else Code.JobExists)
+    now = service.now()
+    document = {**spec, "id": job_id, "creationTime": timestamp(now)}
+    service.touch(document)
+    JOB.enter(document, "active", now)
+    document["executionInfo"] = {"startTime": timestamp(now)}
+    if pool := spec["poolInfo"].get("poolId"):
+        document["executionInfo"]["poolId"] = pool
+    row = service.store.jobs.add(Row(keys=(job_id.lower(),), document=document, extra={"schedule": schedule}))
+    service.agenda.wake("job", row.id)
+    return row
+
+
+def list_jobs(service: Service, call: Call) -> Answer:
+    listing = Listing(kind="jobs", filterable=FILTERABLE, show=lambda row: show(call, row), model="BatchJob")
+    return listing.answer(call, lambda after: service.store.jobs.page((), after))
+
+
+def get_job(service: Service, call: Call) -> Answer:
+    row = service.job(call.ids["jobId"])
+    require_conditions(call, row.document)
+    return element(call, "jobs", show(call, row), "BatchJob")
+
+
+def _changeable(service: Service, call: Call) -> Row:
+    row = service.job(call.ids["jobId"])
+    require_conditions(call, row.document)
+    if row.document["state"] == "deleting":
+        raise BatchError(Code.JobBeingDeleted)
+    return row
+
+
+def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+    service.touch(row.document)
+    service.store.jobs.save(row)
+    service.agenda.wake("job", row.id)
+    if pool := row.document["executionInfo"].get("poolId"):
+        service.agenda.wake("assign", pool.lower())
+    return done(call, status, row.document)
+
+
+def _updatable(service: Service, call: Call) -> Row:
+    row = _changeable(service, call)
+    state = row.document["state"]
+    if state in ("terminating", "completed"):
+        raise BatchError(Code.JobBeingTerminated if state == "terminating" else Code.JobCompleted)
+    return row
+
+
+def update_job(service: Service, call: Call) -> Answer:
+    row = _updatable(service, call)
+    patch = call.body("BatchJobUpdateOptions")
+    return _changed(service, call, row, patch)
+
+
+def replace_job(service: Service, call: Call) -> Answer:
+    """What is left out of the body gets its default, except for the pool, which must be in it."""
+    row = _updatable(service, call)
+    body = call.body("BatchJob")
+    defaults = with_defaults({"poolInfo": body["poolInfo"]})
+    for name in ("priority", "maxParallelTasks", "allowTaskPreemption", "onAllTasksComplete", "constraints"):
+        body.setdefault(name, defaults[name])
+    row.document.pop("metadata", None)
+    return _changed(service, call, row, body)
+
+
+def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answer:
+    check_priority(changes)
+    document = row.document
+    if constraints := changes.pop("constraints", None):
+        document["constraints"] = {**with_defaults({"poolInfo": {}})["constraints"], **constraints}
+    if "poolInfo" in changes and changes["poolInfo"] != document["poolInfo"]:
+        _change_pool(service, row, changes["poolInfo"])
+    document.update(changes)
+    return _saved(service, call, row, 200)
+
+
+def _change_pool(service: Service, row: Row, pool_info: Document) -> None:
+    """A job moves to another pool only while it is disabled, so that nothing of it runs in the old one."""
+    if row.document["state"] != "disabled":
+        raise BatchError(Code.OperationInvalidForCurrentState, "The pool of a job can be changed while it is disabled.")
+    if "poolId" in pool_info:
+        row.document["executionInfo"]["poolId"] = pool_info["poolId"]
+
+
+def delete_job(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call)
+    JOB.enter(row.document, "deleting", service.now())
+    for attempt in attempts.of_job(service, row.id):
+        attempts.stop(service, attempt, Stop.TERMINATE)
+    return _saved(service, call, row, 202)
+
+
+def terminate_job(service: Service, call: Call) -> Answer:
+    row = _updatable(service, call)
+    body = call.optional_body("BatchJobTerminateOptions")
+    lifecycle.terminate(service, row, body.get("terminateReason", "UserTerminate"))
+    return _saved(service, call, row, 202)
+
+
+_DISABLING = {"requeue": Stop.REQUEUE, "terminate": Stop.TERMINATE}
+
+
+def disable_job(service: Service, call: Call) -> Answer:
+    row = _updatable(service, call)
+    body = call.body("BatchJobDisableOptions")
+    if row.document["state"] == "enabling":
+        raise BatchError(Code.OperationInvalidForCurrentState, "The job is being enabled.")
+    JOB.enter(row.document, "disabling", service.now())
+    if stop := _DISABLING.get(body["disableTasks"]):
+        for attempt in attempts.of_job(service, row.id):
+            attempts.stop(service, attempt, stop)
+    return _saved(service, call, row, 202)
+
+
+def enable_job(service: Service, call: Call) -> Answer:
+    row = _updatable(service, call)
+    state = row.document["state"]
+    if state == "disabling":
+        raise BatchError(Code.OperationInvalidForCurrentState, "The job is being disabled.")
+    if state == "disabled":
+        JOB.enter(row.document, "enabling", service.now())
+    return _saved(service, call, row, 202)
+
+
+def get_job_task_counts(service: Service, call: Call) -> Answer:
+    row = service.job(call.ids["jobId"])
+    names = ("active", "running", "completed", "succeeded", "failed")
+    tasks, slots = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    found = service.store.execute("SELECT state, result, tasks, slots FROM task_counts WHERE job = ?", row.id)
+    for state, result, count, slot_count in found:
+        # A task that waits for its job's preparation counts as running.
+        counted = ["running" if state == "preparing" else state]
+        counted += {"success": ["succeeded"], "failure": ["failed"]}.get(result, []) if state == "completed" else []
+        for name in counted:
+            tasks[name] += count
+            slots[name] += slot_count
+    return Answer(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")

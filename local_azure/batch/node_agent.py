@@ -1,0 +1,233 @@
+"""The agent of the nodes: makes directories, stages files in, runs a command, stages files out, says how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from local_azure.batch import transfer
+from local_azure.batch.runner import Attempt as Process
+from local_azure.batch.runner import Command, Ending, Outcome, Runner
+from local_azure.batch.store import Document
+
+logger = logging.getLogger(__name__)
+
+TRANSFERS = 8  # nodes' file transfers at the same time
+
+NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A command with all that belongs to it. `directory` gets stdout.txt, stderr.txt and wd."""
+
+    command_line: str
+    directory: Path
+    environment: Mapping[str, str]
+    status_file: Path
+    resource_files: Sequence[Document] = ()
+    output_files: Sequence[Document] = ()
+    time_limit: float | None = None  # seconds, for all of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How work ended: `failure` is the wire's failureInfo, None means success."""
+
+    exit_code: int | None = None
+    failure: Document | None = None
+    interrupted: bool = False  # it was told to end, and so says nothing of the task
+
+    @property
+    def succeeded(self) -> bool:
+        return self.failure is None and not self.interrupted
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Only a program that ran and failed is: not a failed transfer, a missing program, a time limit."""
+        return self.failure is not None and self.failure["code"] == "FailureExitCode"
+
+
+@dataclass
+class Execution:
+    """Work in progress."""
+
+    process: Process | None = None
+    stopping: bool = False
+    job: asyncio.Task[None] | None = field(default=None)
+
+    def stop(self) -> None:
+        self.stopping = True
+        if self.process:
+            self.process.terminate()
+
+
+class NodeAgent:
+    """Runs work for all nodes. Keeps nothing that outlives the process."""
+
+    def __init__(self, runner: Runner, trash: Path) -> None:
+        self._runner = runner
+        self._trash = trash
+        self._executions: dict[int, Execution] = {}
+        self._threads = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
+        self._chores = ThreadPoolExecutor(1, thread_name_prefix="remove")
+
+    def spawn(self, seq: int, run: Callable[[Execution], Coroutine[Any, Any, None]]) -> None:
+        """Let `run` carry out the attempt of that number."""
+        execution = self._executions[seq] = Execution()
+        execution.job = asyncio.get_running_loop().create_task(run(execution))
+        execution.job.add_done_callback(lambda job: self._over(seq, job))
+
+    def _over(self, seq: int, job: asyncio.Task[None]) -> None:
+        self._executions.pop(seq, None)
+        if not job.cancelled() and (error := job.exception()):
+            logger.error("Attempt %s could not be carried out", seq, exc_info=error)
+
+    def is_running(self, seq: int) -> bool:
+        return seq in self._executions
+
+    def stop(self, seq: int) -> None:
+        if execution := self._executions.get(seq):
+            execution.stop()
+
+    async def close(self) -> None:
+        """Forget all work, then end its processes: what is interrupted so is done again by the next service."""
+        jobs = [execution.job for execution in self._executions.values() if execution.job]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._runner.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._chores.shutdown(wait=True)
+
+    async def carry_out(self, work: Work, execution: Execution) -> Result:
+        """All of one attempt. Whatever goes wrong with the work is in the result."""
+        deadline = None if work.time_limit is None else asyncio.get_running_loop().time() + work.time_limit
+        try:
+            self._prepare(work.directory)
+        except OSError as error:
+            return Result(failure=failure("servererror", "ResourceDirectoryCreateFailed", _reason(error)))
+        if work.resource_files:
+            try:
+                await self._in_thread(transfer.stage_in, work.resource_files, work.directory / "wd")
+            except transfer.TransferFailed as error:
+                return Result(failure=_transfer_failure(error))
+        if execution.stopping:
+            return Result(interrupted=True)
+        outcome = await self._run(work, execution, deadline)
+        return await self.conclude(work, outcome, stopped=execution.stopping)
+
+    def _prepare(self, directory: Path) -> None:
+        self.discard(directory)
+        (directory / "wd").mkdir(parents=True, mode=0o770)
+        for name in ("stdout.txt", "stderr.txt"):
+            (directory / name).touch(mode=0o660)
+
+    async def _run(self, work: Work, execution: Execution, deadline: float | None) -> Outcome:
+        left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
+        command = Command(
+            command_line=work.command_line,
+            working_directory=work.directory / "wd",
+            stdout=work.directory / "stdout.txt",
+            stderr=work.directory / "stderr.txt",
+            environment=work.environment,
+            status_file=work.status_file,
+            time_limit=left,
+        )
+        try:
+            execution.process = await self._runner.start(command)
+        except OSError as error:
+            return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=_reason(error))
+        if execution.stopping:
+            execution.process.terminate()
+        return await execution.process.outcome()
+
+    async def conclude(self, work: Work, outcome: Outcome, *, stopped: bool) -> Result:
+        """Upload what is to be uploaded, and judge. Also for an outcome that a former service did not get to record."""
+        if outcome.ending in (Ending.ORPHANED, Ending.SHIM_LOST):
+            return Result(interrupted=True)
+        if outcome.ending is Ending.TERMINATED:
+            return Result(exit_code=outcome.exit_code, interrupted=True)
+        failed = _outcome_failure(outcome)
+        if work.output_files and not stopped:
+            try:
+                await self._in_thread(
+                    transfer.stage_out,
+                    work.output_files,
+                    work.directory / "wd",
+                    succeeded=failed is None,
+                    environment=work.environment,
+                )
+            except transfer.TransferFailed as error:
+                failed = failed or _transfer_failure(error)
+        return Result(exit_code=outcome.exit_code, failure=failed)
+
+    async def _in_thread(self, function: Callable[..., None], *args: object, **kwargs: object) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    def make_node(self, root: Path) -> None:
+        for name in NODE_DIRECTORIES:
+            (root / name).mkdir(parents=True, exist_ok=True)
+
+    def discard(self, path: Path) -> None:
+        """Take a directory out of sight now and remove it when there is time; a crash leaves it in the trash."""
+        self._trash.mkdir(exist_ok=True)
+        grave = self._trash / uuid.uuid4().hex
+        try:
+            os.rename(path, grave)
+        except FileNotFoundError:
+            return
+        self._chores.submit(shutil.rmtree, grave, ignore_errors=True)
+
+    def empty_trash(self) -> None:
+        for grave in self._trash.iterdir() if self._trash.exists() else ():
+            self._chores.submit(shutil.rmtree, grave, ignore_errors=True)
+
+
+def failure(category: str, code: str, message: str, **details: str) -> Document:
+    """A failureInfo as the service writes it."""
+    info: Document = {"category": category, "code": code, "message": message}
+    if details:
+        info["details"] = [{"name": name, "value": value} for name, value in details.items()]
+    return info
+
+
+def task_ended(reason: str) -> Document:
+    return failure("usererror", "TaskEnded", "Task Was Ended", Message=reason)
+
+
+def _transfer_failure(error: transfer.TransferFailed) -> Document:
+    return failure(error.category, error.code, error.message, **error.details)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _outcome_failure(outcome: Outcome) -> Document | None:
+    if outcome.ending is Ending.EXITED:
+        if outcome.exit_code == 0:
+            return None
+        return failure(
+            "usererror",
+            "FailureExitCode",
+            "The task exited with an exit code representing a failure",
+            Message="The task process exited with an unexpected exit code",
+            AdditionalErrorCode="FailureExitCode",
+        )
+    if outcome.ending is Ending.TIME_LIMIT:
+        return task_ended("The task exceeded its maximum wall clock time (maxWallClockTime) and was ended.")
+    if outcome.ending is Ending.PROGRAM_NOT_FOUND:
+        message = "The specified command program is not found"
+        return failure("usererror", "CommandProgramNotFound", message, Message=outcome.message)
+    message = "The specified command could not be launched"
+    return failure("usererror", "CommandLaunchFailed", message, Message=outcome.message)

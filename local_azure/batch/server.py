@@ -1,0 +1,164 @@
+"""The process of the local Batch service: takes its data directory, recovers, listens, and drains at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from local_azure.batch.agenda import Agenda
+from local_azure.batch.allocator import Allocator
+from local_azure.batch.app import App
+from local_azure.batch.auth import Account
+from local_azure.batch.clock import Clock, Timings
+from local_azure.batch.lifecycle import Lifecycle
+from local_azure.batch.node_agent import NodeAgent
+from local_azure.batch.routes import Router
+from local_azure.batch.runner import Runner
+from local_azure.batch.scheduler import Scheduler
+from local_azure.batch.service import Service
+from local_azure.batch.store import Store
+
+__all__ = ["Account", "Clock", "DataDirectoryInUse", "Timings", "serve"]
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+# Clients keep their connections for as long as they can, and some do not repeat a POST that meets a closed one. So
+# connections stay open for longer than anybody's polling interval.
+KEEP_ALIVE = 600  # seconds
+DRAIN = 2.0  # seconds that requests get to finish when the service stops
+
+
+class DataDirectoryInUse(Exception):
+    """Another service has the data directory."""
+
+
+async def serve(
+    data: Path,
+    account: Account,
+    *,
+    port: int = 0,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+    clock: Clock | None = None,
+    timings: Timings = Timings(),  # noqa: B008 (immutable)
+) -> None:
+    """Serve until `stop` is set; `ready` gets the endpoint, http://127.0.0.1:PORT, once requests are accepted.
+
+    On the way out there are no new requests, running commands are ended (and run again by the next service on the same
+    directory), and the state is closed. Raises DataDirectoryInUse, and OSError if the port is taken.
+    """
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(data):
+        clock = clock or Clock()
+        store = Store(data / "batch.db")
+        try:
+            service = Service(
+                account=account,
+                store=store,
+                clock=clock,
+                timings=timings,
+                data=data.resolve(),
+                agenda=Agenda(clock),
+            )
+            await _serve(service, port, ready, stop)
+        finally:
+            store.close()
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """Hold the data directory. The kernel releases a dead process's lock, so none is ever stale."""
+    descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = f"Another local Batch service uses the data directory {data}"
+            raise DataDirectoryInUse(f"{reason}: stop it, or give this one another directory.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _serve(service: Service, port: int, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+    for name in ("nodes", "attempts"):
+        (service.data / name).mkdir(mode=0o700, exist_ok=True)
+    runner = Runner(service.store.instance)
+    if killed := await asyncio.to_thread(runner.kill_strays):
+        logger.warning("Ended %d processes that a former service had left", len(killed))
+    listener = _listen(port)
+    service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
+    agent = NodeAgent(runner, service.data / "trash")
+    resident = Lifecycle(service, agent), Scheduler(service, agent), Allocator(service, agent)
+    for part in resident:
+        part.resume()
+    agent.empty_trash()
+    agenda = asyncio.create_task(service.agenda.run())
+    try:
+        async with _accepting(App(service, Router()), listener):
+            ready(service.endpoint)
+            await stop.wait()
+    finally:
+        agenda.cancel()
+        await asyncio.gather(agenda, return_exceptions=True)
+        await agent.close()
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+class _accepting:
+    """Accept connections while inside. uvicorn's protocol without its server: that one polls, and takes the signals."""
+
+    def __init__(self, app: App, listener: socket.socket) -> None:
+        self._listener = listener
+        self._config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
+        self._state = ServerState()
+
+    async def __aenter__(self) -> None:
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: H11Protocol(config=self._config, server_state=self._state, app_state={}),
+            sock=self._listener,
+            backlog=512,
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=DRAIN)
+        for connection in list(self._state.connections):
+            if connection.transport:
+                connection.transport.abort()

@@ -1,0 +1,170 @@
+"""The one durable state: an SQLite file, in which a change is committed before it is answered."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+_SCHEMA = Path(__file__).with_name("schema.sql")
+
+Document = dict[str, Any]
+
+
+class UnknownSchema(Exception):
+    """The data directory was written by a newer version of this service."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A resource: `document` as the client sees it (without URLs), `private` what only the service knows."""
+
+    keys: tuple[Any, ...]
+    document: Document
+    private: Document = field(default_factory=dict)
+    extra: Document = field(default_factory=dict)  # columns that this kind of resource has beside these
+    seq: int = 0
+
+    @property
+    def id(self) -> str:
+        """The id in lower case, as it is looked up."""
+        return str(self.keys[-1])
+
+
+class Table:
+    """The rows of one kind of resource, by their keys: the owner's, if there is one, and the id."""
+
+    def __init__(self, database: sqlite3.Connection, name: str, keys: tuple[str, ...], extra: tuple[str, ...] = ()):
+        self._database = database
+        self._name = name
+        self._keys = keys
+        self._extra = extra
+        self._columns = ", ".join(("seq", *keys, *extra, "document", "private"))
+        self._match = " AND ".join(f"{key} = ?" for key in keys)
+
+    def get(self, *keys: Any) -> Row | None:
+        return next(self.where(self._match, *keys), None)
+
+    def by_seq(self, seq: int) -> Row | None:
+        return next(self.where("seq = ?", seq), None)
+
+    def where(self, condition: str = "1", *values: Any) -> Iterator[Row]:
+        """The rows for which the SQL `condition` (with ORDER BY and LIMIT, if wanted) holds."""
+        cursor = self._database.execute(f"SELECT {self._columns} FROM {self._name} WHERE {condition}", values)
+        return map(self._row, cursor)
+
+    def page(self, owner: tuple[Any, ...], after: str) -> Iterator[Row]:
+        """The owner's rows in the order of their ids, from the first after `after`."""
+        owned = "".join(f"{key} = ? AND " for key in self._keys[:-1])
+        return self.where(f"{owned}id > ? ORDER BY id", *owner, after)
+
+    def add(self, row: Row) -> Row:
+        """Raises sqlite3.IntegrityError if the keys are taken."""
+        names = (*self._keys, *row.extra, "document", "private")
+        values = (*row.keys, *row.extra.values(), _dump(row.document), _dump(row.private))
+        marks = ", ".join("?" * len(names))
+        cursor = self._database.execute(f"INSERT INTO {self._name} ({', '.join(names)}) VALUES ({marks})", values)
+        row.seq = cursor.lastrowid or 0
+        return row
+
+    def save(self, row: Row) -> None:
+        names = ("document", "private", *row.extra)
+        values = (_dump(row.document), _dump(row.private), *row.extra.values())
+        assignments = ", ".join(f"{name} = ?" for name in names)
+        self._database.execute(f"UPDATE {self._name} SET {assignments} WHERE seq = ?", (*values, row.seq))
+
+    def remove(self, row: Row) -> None:
+        self._database.execute(f"DELETE FROM {self._name} WHERE seq = ?", (row.seq,))
+
+    def _row(self, values: tuple[Any, ...]) -> Row:
+        keys = len(self._keys)
+        return Row(
+            seq=values[0],
+            keys=values[1 : 1 + keys],
+            extra=dict(zip(self._extra, values[1 + keys : -2], strict=True)),
+            document=json.loads(values[-2]),
+            private=json.loads(values[-1]) if values[-1] != "{}" else {},
+        )
+
+
+class Store:
+    """The tables of one data directory. Used by one thread of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._depth = 0
+        self._open()
+        self.pools = Table(self._database, "pools", ("id",))
+        self.nodes = Table(self._database, "nodes", ("pool", "id"))
+        self.node_users = Table(self._database, "node_users", ("node", "id"))
+        self.schedules = Table(self._database, "schedules", ("id",))
+        self.jobs = Table(self._database, "jobs", ("id",), ("schedule",))
+        self.tasks = Table(self._database, "tasks", ("job", "id"), ("blocked", "expires"))
+        self.job_nodes = Table(self._database, "job_nodes", ("job", "id"), ("pool",))
+
+    def _open(self) -> None:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "busy_timeout = 5000",
+        ):
+            self._database.execute(f"PRAGMA {pragma}")
+        version = self.value("PRAGMA user_version")
+        if version > SCHEMA_VERSION:
+            raise UnknownSchema(
+                f"The data directory has schema version {version}, and this version of the service knows "
+                f"{SCHEMA_VERSION}: run the newer version of the service, or give it another directory."
+            )
+        if version == 0:
+            self._create()
+        self.instance = str(self.value("SELECT instance FROM account"))
+
+    def _create(self) -> None:
+        # The script and the version number are one transaction: a crash leaves an empty file or a complete one.
+        self._database.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA.read_text(encoding='utf-8')}"
+            f"INSERT INTO account VALUES ('{uuid.uuid4()}'); PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; on the disk when it is left. One inside another belongs to the outer one."""
+        if self._depth:
+            yield
+            return
+        self._database.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return self._database.execute(sql, values)
+
+    def execute_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._database.executemany(sql, rows)
+
+    def value(self, sql: str, *values: Any) -> Any:
+        """The first column of the first row, or None."""
+        row = self._database.execute(sql, values).fetchone()
+        return None if row is None else row[0]
+
+
+def _dump(document: Document) -> str:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False) if document else "{}"

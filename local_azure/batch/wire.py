@@ -1,0 +1,99 @@
+"""How values look on the wire: timestamps, durations, ETags, ids, URLs."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from urllib.parse import quote
+
+# The longest duration that .NET knows: Batch's "no limit".
+UNLIMITED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
+UNLIMITED_TEXT = "P10675199DT2H48M5.4775807S"
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_TIMESTAMP = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:[Zz]|([+-])(\d\d):(\d\d))?\Z"
+)
+_DURATION = re.compile(
+    r"(-)?P(?=[\dT])(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,9}))?S)?)?\Z"
+)
+_EPOCH = datetime(1, 1, 1, tzinfo=timezone.utc)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 with seven digits, which sort as text as they do in time: 2026-03-06T18:29:52.3306670Z."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Raises ValueError if it is none; without an offset it is UTC."""
+    match = _TIMESTAMP.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a timestamp such as 2026-03-06T18:29:52Z")
+    year, month, day, hour, minute, second, fraction, sign, hours, minutes = match.groups()
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
+    micros = int((fraction or "0").ljust(6, "0")[:6])
+    zone = timezone(offset)
+    return datetime(
+        int(year), int(month), int(day), int(hour), int(minute), int(second or 0), micros, tzinfo=zone
+    ).astimezone(timezone.utc)
+
+
+def http_date(moment: datetime) -> str:
+    # strftime's %a and %b follow the process's locale, HTTP's do not.
+    day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.weekday()]
+    names = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+    return f"{day}, {moment.day:02} {names[moment.month - 1]} {moment:%Y %H:%M:%S} GMT"
+
+
+def parse_duration(text: str) -> timedelta:
+    """An ISO 8601 duration without years and months, as .NET reads it. Raises ValueError."""
+    match = _DURATION.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not an ISO 8601 duration such as PT15M")
+    sign, weeks, days, hours, minutes, seconds, fraction = match.groups()
+    micros = int((fraction or "0").ljust(6, "0")[:6])
+    try:
+        length = timedelta(
+            weeks=int(weeks or 0),
+            days=int(days or 0),
+            hours=int(hours or 0),
+            minutes=int(minutes or 0),
+            seconds=int(seconds or 0),
+            microseconds=micros,
+        )
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is longer than any duration can be") from error
+    return -length if sign else length
+
+
+def duration(length: timedelta) -> str:
+    """The canonical form, as .NET writes it: PT6M for PT06M00S, P7D for PT168H."""
+    if length >= UNLIMITED:
+        return UNLIMITED_TEXT
+    sign, length = ("-", -length) if length < timedelta() else ("", length)
+    minutes, seconds = divmod(length.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{length.microseconds:06}".rstrip("0") if length.microseconds else ""
+    days = f"{length.days}D" if length.days else ""
+    clock = "".join(f"{count}{unit}" for count, unit in ((hours, "H"), (minutes, "M")) if count)
+    clock += f"{seconds}{fraction}S" if seconds or fraction else ""
+    return f"{sign}P{days}{'T' + clock if clock else ''}" if days or clock else "PT0S"
+
+
+def next_etag(previous: str | None, now: datetime) -> str:
+    """`now` as .NET ticks, but always later than `previous`: an ETag never comes twice, even if the clock goes back."""
+    since = now - _EPOCH
+    ticks = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 10
+    if previous is not None:
+        ticks = max(ticks, int(previous, 16) + 1)
+    return f"0x{ticks:X}"
+
+
+def is_id(text: str) -> bool:
+    return bool(_ID.match(text))
+
+
+def segment(text: str) -> str:
+    """`text` as one segment of a URL path."""
+    return quote(text, safe="")
