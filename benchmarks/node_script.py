@@ -1,0 +1,192 @@
+"""Measure the node script against the classic tutorial's rule: speed, peak memory, and the same answer.
+
+    python benchmarks/node_script.py [--size-mb 200] [--rounds 3]
+
+The tutorial's rule reads the whole file, splits it, strips each word and counts. Both run as processes of
+their own, taking turns, so that a busy machine disturbs them alike; the ratio of the medians is what counts.
+The exit code is 1 if a bound is missed. Needs Linux, two cores, 5 GB of memory for the tutorial's rule, and
+temporary disk of five times `--size-mb`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "node_scripts" / "top_words.py"
+WORDS = 10
+VOCABULARY = 50_000
+MEMORY_BOUND_MB = 200
+RATIO_BOUNDS = {1: 1.6, 2: 3.0}  # cores -> times the tutorial's speed
+POLL = 0.02  # seconds between looks at the memory
+
+# The classic rule as a program; '' is dropped because the tutorial's counting it is a fault, not the rule.
+TUTORIAL = f"""
+import string, sys
+from collections import Counter
+with open(sys.argv[1], encoding="utf-8") as file:
+    words = [word.strip(string.punctuation) for word in file.read().split()]
+count = Counter(words)
+del count[""]
+for word, number in count.most_common({WORDS}):
+    print(f"{{word}}:\\t{{number}}")
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    seconds: float
+    peak_mb: float
+    answer: list[str]
+
+
+# --- texts ------------------------------------------------------------------------------------------------
+
+
+def zipf_text(rng: random.Random) -> Iterator[bytes]:
+    """Paragraphs without end: word frequency falls with the rank, beyond the 8,000th with its square."""
+    letters, often = "etaoinshrdlucmfwypvbgkjqxz", [*range(26, 0, -1)]
+    vocabulary: dict[str, None] = {}
+    while len(vocabulary) < VOCABULARY:  # frequent words are short, as in any language
+        length = max(1, round(rng.gauss(1 + len(vocabulary) ** 0.2, 1.5)))
+        vocabulary["".join(rng.choices(letters, often, k=length))] = None
+    ranks = range(1, VOCABULARY + 1)
+    weights = [*itertools.accumulate(1 / (rank + 2.7) / max(1.0, rank / 8000) for rank in ranks)]
+    forms = ["%s"] * 26 + ["%s,"] * 2 + ["%s.", "%s.\n", '"%s"', "(%s)"]
+    paragraphs = []
+    for _ in range(1500):
+        words = rng.choices([*vocabulary], cum_weights=weights, k=1000)
+        paragraphs.append((" ".join(rng.choices(forms, k=1000)) % tuple(words) + "\n\n").encode())
+    while True:
+        yield rng.choice(paragraphs)
+
+
+def distinct_text(rng: random.Random) -> Iterator[bytes]:
+    """Eight hexadecimal digits a word: of 2**32 words, nearly every one is new."""
+    while True:
+        yield rng.randbytes(400_000).hex(" ", 4).encode() + b"\n"
+
+
+def write_text(path: Path, pieces: Iterator[bytes], size: int) -> None:
+    with path.open("wb") as file:
+        while file.tell() < size:
+            file.write(next(pieces))
+
+
+# --- measuring --------------------------------------------------------------------------------------------
+
+
+def process_tree(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from process_tree(int(child))
+
+
+def resident_mb(pid: int) -> float:
+    """Proportional set size of a process tree: a page shared by two of its processes counts once."""
+    total = 0
+    try:
+        for process in process_tree(pid):
+            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+    except OSError:
+        return 0.0  # a process ended between two looks; the next look counts again
+    return total / 1024
+
+
+def measure(command: list[str], cores: int, folder: Path, answer: Path | None = None) -> Measurement:
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+    ) as process:
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, resident_mb(process.pid))
+            time.sleep(POLL)
+        seconds = time.perf_counter() - started
+        output = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        sys.exit(f"{command} ended with exit code {process.returncode}")
+    lines = (answer.read_text(encoding="utf-8") if answer else output).splitlines()
+    return Measurement(seconds=seconds, peak_mb=peak, answer=[line for line in lines if ":\t" in line])
+
+
+def compare(text: Path, rounds: int) -> dict[str, list[Measurement]]:
+    """Runs of the tutorial's rule and of the script on one core and on two, taking turns."""
+    tutorial = [sys.executable, "-I", "-S", "-c", TUTORIAL, str(text)]
+    script = [sys.executable, "-I", "-S", str(SCRIPT), "--filepath", str(text), "--numwords", str(WORDS)]
+    answer = text.with_name(f"{text.stem}_OUTPUT{text.suffix}")
+    runs: dict[str, list[Measurement]] = {"tutorial": [], "script, 1": [], "script, 2": []}
+    for _ in range(rounds):
+        runs["tutorial"].append(measure(tutorial, 1, text.parent))
+        for cores in RATIO_BOUNDS:
+            runs[f"script, {cores}"].append(measure(script, cores, text.parent, answer))
+    return runs
+
+
+def judge(
+    name: str, size_mb: float, runs: dict[str, list[Measurement]], bounds: dict[int, float]
+) -> list[str]:
+    """Print one row per program; return what was missed."""
+    missed = []
+    baseline = statistics.median(run.seconds for run in runs["tutorial"])
+    for program, measurements in runs.items():
+        seconds = statistics.median(run.seconds for run in measurements)
+        peak = max(run.peak_mb for run in measurements)
+        row = f"{name}, {program} core{'s' if program.endswith('2') else ''}"
+        row = row if program != "tutorial" else f"{name}, tutorial"
+        print(f"{row:<28}{size_mb / seconds:>8.1f}{baseline / seconds:>8.2f}{peak:>10.0f}", flush=True)
+        if any(run.answer != runs["tutorial"][0].answer for run in measurements):
+            missed.append(f"{row}: not the tutorial's answer")
+        if program == "tutorial":
+            continue
+        bound = bounds.get(int(program[-1]), 0)
+        if baseline / seconds < bound:
+            missed.append(f"{row}: {baseline / seconds:.2f} times the tutorial's speed, not {bound}")
+        if peak >= MEMORY_BOUND_MB:
+            missed.append(f"{row}: {peak:.0f} MB, not under {MEMORY_BOUND_MB}")
+    return missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Node script against the tutorial's rule.")
+    parser.add_argument("--size-mb", type=int, default=200, help="size of each text (default: 200)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="runs of each program on the Zipf-like text (default: 3)"
+    )
+    options = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("This benchmark needs two cores.")
+    missed = []
+    print(f"{'text, program':<28}{'MB/s':>8}{'ratio':>8}{'peak MB':>10}")
+    with tempfile.TemporaryDirectory(prefix="node_script-") as folder:
+        text = Path(folder, "text.txt")
+        for name, pieces, rounds, bounds in (
+            ("zipf", zipf_text(random.Random(1)), options.rounds, RATIO_BOUNDS),
+            ("distinct", distinct_text(random.Random(2)), 1, {}),
+        ):
+            write_text(text, pieces, options.size_mb * 10**6)
+            missed += judge(name, text.stat().st_size / 1e6, compare(text, rounds), bounds)
+    if missed:
+        sys.exit("Missed:\n" + "\n".join(missed))
+
+
+if __name__ == "__main__":
+    main()
