@@ -316,7 +316,8 @@ async def test_terminate_wakes_stopped_processes(runner: Runner, ready: Path) ->
     attempt = await runner.start(command(line, ready.parent))
     await told(ready)
     attempt.terminate()
-    assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.TERMINATED
+    result = await asyncio.wait_for(attempt.outcome(), BOUND)
+    assert result == Outcome(ending=Ending.TERMINATED, exit_code=7)
 
 
 async def test_storm_of_daemons_is_swept(runner: Runner, ready: Path) -> None:
@@ -395,6 +396,14 @@ async def test_death_of_the_shim_is_told_and_its_command_ends(runner: Runner, re
     for child in Path(f"/proc/{pids[1]}/task/{pids[1]}/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
     os.kill(pids[1], signal.SIGKILL)  # without environment, session and shim: out of reach
+
+
+async def test_process_without_environment_is_found_by_its_session(runner: Runner, ready: Path) -> None:
+    attempt = await runner.start(command(f"env -i /bin/sh -c 'echo $$ > {ready}; sleep 1000'", ready.parent))
+    pid = int(await told(ready))
+    os.kill(attempt.pid, signal.SIGKILL)
+    assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.SHIM_LOST
+    assert not is_alive(pid)
 
 
 async def test_shim_that_is_asked_to_end_ends_its_command(runner: Runner, ready: Path) -> None:

@@ -219,7 +219,7 @@ def test_retries_come_to_an_end(web: Web, wd: Path, limits: Limits, naps: Naps) 
 
 
 def test_file_that_is_cut_off_is_fetched_again_from_its_beginning(web: Web, wd: Path, limits: Limits) -> None:
-    web.answers["/f"] = [(200, b"half", {"Content-Length": "8"}), (200, b"complete", {})]
+    web.answers["/f"] = [(200, b"cut off here", {"Content-Length": "99"}), (200, b"complete", {})]
     stage_in([{"httpUrl": f"{web.url}/f", "filePath": "f"}], wd, limits=limits)
     assert content(wd) == {"f": b"complete"}
 
@@ -269,6 +269,7 @@ def test_no_proxy_is_asked_for_this_machine(web: Web, wd: Path, monkeypatch: pyt
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
     web.answers["/f"] = [(200, b"direct", {})]
     stage_in([{"httpUrl": f"{web.url}/f", "filePath": "f"}], wd, limits=NO_RETRY)
     assert content(wd) == {"f": b"direct"}
@@ -378,6 +379,19 @@ def test_container_without_permission_is_denied(
     error = failure({"storageContainerUrl": url}, wd)
     assert (error.code, error.details["HttpStatusCode"]) == (code, "403")
     assert "sig=" not in f"{error!r} {error.details}"
+
+
+def test_no_proxy_is_asked_for_a_container_of_this_machine(
+    storage: Storage, wd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = storage.container()
+    container.upload_blob("a", b"a")
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    stage_in([{"storageContainerUrl": storage.container_url(container, "rl")}], wd, limits=NO_RETRY)
+    assert content(wd) == {"a": b"a"}
 
 
 def test_missing_container_is_not_found(storage: Storage, wd: Path) -> None:
