@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from prefect.logging import get_run_logger
 
-from tasks.artifacts import publish_summary
+from tasks.artifacts import publish_summary, short_node
 from tasks.errors import TopWordsError
 from tasks.outcomes import TaskOutcome
 from tasks.steps import step
@@ -17,6 +17,7 @@ from tasks.steps import step
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
 _RULE = "-" * 30
+_MOST_PRINTED = 30  # rows of a table on the terminal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,9 +43,8 @@ class Summary:
     missing: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [self.by_file.to_string(index=False), "", self.overall.head(20).to_string(index=False)]
-        if len(self.overall) > 20:
-            parts.append(f"... and {len(self.overall) - 20} more words")
+        by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
+        parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)]
         if self.missing:
             parts.append(f"Without output: {', '.join(self.missing)}")
         return "\n".join(parts)
@@ -124,3 +124,9 @@ def words_overall(outputs: Sequence[FileOutput], top_n: int) -> pd.DataFrame:
 def _word_and_count(line: str) -> tuple[str, int]:
     word, _, count = line.rpartition(":\t")
     return word, int(count)
+
+
+def _head(frame: pd.DataFrame, file: str) -> str:
+    text = frame.head(_MOST_PRINTED).to_string(index=False)
+    more = len(frame) - _MOST_PRINTED
+    return f"{text}\n... and {more} more rows in {file}" if more > 0 else text

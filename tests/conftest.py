@@ -1,0 +1,50 @@
+"""What all tests share: the embedded local Azure and a Prefect server, each started once, when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local_azure.embedded import embedded_azure
+from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def azure_settings() -> Iterator[dict[str, str]]:
+    """The settings of a local Azure that lives as long as the test session."""
+    with embedded_azure() as settings:
+        yield settings
+
+
+@pytest.fixture
+def no_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without any Azure setting."""
+    for name in (*BATCH_SETTINGS, *STORAGE_SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def azure(no_azure: None, azure_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Azure:
+    """The session's local Azure, also set in the environment as a user would set an account of theirs."""
+    for name, value in azure_settings.items():
+        monkeypatch.setenv(name, value)
+    azure = Azure.from_environment(azure_settings)
+    assert azure is not None
+    return azure
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness  # slow: it imports the server
+
+    # Without heartbeats a flow run does not wait a second for its heartbeat thread.
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield

@@ -1,0 +1,165 @@
+"""python -m flows.top_words as a person uses it: a process of its own, and nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DATA
+
+ROOT = DATA.parent
+LIMIT = 120.0  # seconds
+
+
+@pytest.fixture
+def environment(no_azure: None, tmp_path: Path) -> dict[str, str]:
+    """A home for Prefect and a directory for temporary files, both empty."""
+    (tmp_path / "tmp").mkdir()
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+    }
+
+
+def start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.top_words", *arguments],
+        cwd=Path(environment["TMPDIR"]).parent,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(command: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = command.communicate(timeout=LIMIT)
+    return command.returncode, output
+
+
+def processes_using(path: str) -> list[str]:
+    """The processes that have the path in their command line or environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if path.encode() in text and int(process.name) != os.getpid():
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def read_until(command: subprocess.Popen[str], text: str) -> str:
+    assert command.stdout
+    read = ""
+    for line in command.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"ended without {text!r}:\n{read}")
+
+
+def test_without_an_account_it_runs_on_the_embedded_local_azure_and_leaves_only_results(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    code, output = finished(start(environment, str(DATA), "--top-n", "1"))
+    assert code == 0, output
+    assert "running on the embedded local Azure" in output
+    assert re.search(r"^ *clouds\.txt +1 +the +16 +topNtask0 +tvmps_", output, re.MULTILINE)
+    assert re.search(r"^ *1 +the +64 +64 +3$", output, re.MULTILINE)
+    assert re.search(r"^Elapsed time: [\d.]+ s\. Results: results/top-words-[0-9a-f]{12}$", output, re.MULTILINE)
+    assert re.search(r"make ui, then http://127\.0\.0\.1:4200/runs/flow-run/[0-9a-f-]{36}$", output, re.MULTILINE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prefect", "results", "tmp"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert processes_using(str(tmp_path)) == []
+
+
+def test_ctrl_c_stops_the_run_and_leaves_nothing_running(environment: dict[str, str], tmp_path: Path) -> None:
+    command = start(environment, str(DATA), "--delay", "600")
+    read_until(command, "2 running")
+    command.send_signal(signal.SIGINT)
+    code, output = finished(command)
+    assert code != 0
+    for said in ("output deleted", "Job top-words-", "Pool top-words-"):
+        assert said in output, output
+    wait_until(lambda: not processes_using(str(tmp_path)), "processes are left")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_local_azure_does_not_outlive_a_flow_that_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
+    command = start(environment, str(DATA), "--delay", "600")
+    read_until(command, "2 running")
+    command.kill()
+    command.wait()
+    local = "local_azure"
+    wait_until(
+        lambda: not [line for line in processes_using(str(tmp_path)) if local in line or "sleep" in line],
+        "the local Azure is still there",
+    )
+
+
+def test_bad_input_ends_the_command_at_once_with_one_readable_message(environment: dict[str, str]) -> None:
+    code, output = finished(start(environment, "no/such/*.txt"))
+    assert code == 1
+    assert output.strip().startswith("Error: input 'no/such/*.txt': no file matches")
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nodes", "0"], "Error: --nodes: Input should be greater than or equal to 1"),
+        (["--pool-id", "my pool!"], "Error: --pool-id: 'my pool!' is not a pool id; an id has 1 to 64 letters"),
+        (["--top-n", "0"], "Error: top_n is 0; ask for at least 1 word per file"),
+        (["--image", "ubuntu"], "Error: --image: 'ubuntu' is not an image; write publisher:offer:sku"),
+    ],
+)
+def test_a_wrong_option_is_named(arguments: list[str], said: str, environment: dict[str, str]) -> None:
+    code, output = finished(start(environment, str(DATA), *arguments))
+    assert (code, output.strip()[: len(said)]) == (1, said)
+
+
+def test_help_says_what_it_does_and_where_it_runs(environment: dict[str, str]) -> None:
+    code, output = finished(start(environment, "--help"))
+    assert code == 0
+    for said in ("one Batch task per file", "AZURE_BATCH_ACCOUNT", "embedded local Azure", "--keep-pool", "--nodes"):
+        assert said in output
+
+
+def test_no_secret_reaches_the_log_the_results_or_prefect_s_database(
+    environment: dict[str, str], azure_settings: dict[str, str], tmp_path: Path
+) -> None:
+    debug = {"PREFECT_LOGGING_LEVEL": "DEBUG"}
+    code, output = finished(start({**environment, **azure_settings, **debug}, str(DATA)))
+    assert code == 0, output
+    storage_key = re.search("AccountKey=([^;]+)", azure_settings["AZURE_STORAGE_CONNECTION_STRING"])
+    assert storage_key
+    texts = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    texts["log"] = output.encode()
+    assert any(where.endswith("prefect.db") for where in texts)
+    writing_sas = b"sp=cw"  # the permissions in the output container's token
+    for where, text in texts.items():
+        for secret in (azure_settings["AZURE_BATCH_ACCESS_KEY"].encode(), storage_key[1].encode(), writing_sas):
+            assert secret not in text, where

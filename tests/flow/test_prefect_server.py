@@ -1,0 +1,77 @@
+"""The installed Prefect, FastAPI and SQLAlchemy work together.
+
+With a newer FastAPI than the pin Prefect's server does not start; with a newer SQLAlchemy its scheduler silently
+never creates a run. Temporary servers have no scheduler, so this one is started for real.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+LIMIT = 90.0  # seconds
+
+
+def wait_for(what: str, found: object) -> None:
+    assert callable(found)
+    deadline = time.monotonic() + LIMIT
+    while not found():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def api_url(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_SERVER_API_PORT": port,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@flow
+def nothing() -> None:
+    """Do nothing; it is only scheduled."""
+
+
+def test_a_server_starts_and_its_scheduler_creates_runs(api_url: str) -> None:
+    wait_for("the server to start", lambda: healthy(api_url))
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        every_minute = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True)
+        client.create_deployment(client.create_flow(nothing), "often", schedules=[every_minute])
+        wait_for("a scheduled run", lambda: any(run.state_name == "Scheduled" for run in client.read_flow_runs()))

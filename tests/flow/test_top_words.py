@@ -1,0 +1,315 @@
+"""The flow end to end: real Azurite, the local Batch service, a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.batch.models import BatchPoolCreateOptions, BatchVmImageReference, VirtualMachineConfiguration
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.states import State
+
+import tasks.files
+from flows.top_words import top_words
+from tasks.azure import Azure
+from tasks.errors import InputError, TasksFailed
+from tasks.settings import CleanUp, Disposal, PoolSettings
+from tasks.summary import Summary
+from tests.conftest import DATA
+
+pytestmark = pytest.mark.usefixtures("prefect_server", "azure")
+
+KEEP = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP)
+
+# For each file:
+#   LC_ALL=C tr -s '[:space:]' '\n' < FILE | LC_ALL=C sed -E 's/^[[:punct:]]+//; s/[[:punct:]]+$//' | grep -v '^$' |
+#   awk '{if (!n[$0]++) first[$0]=NR} END {for (w in n) print n[w], first[w], w}' | sort -k1,1nr -k2,2n | head -5
+GOLDEN = {
+    "clouds.txt": [("the", 16), ("a", 10), ("is", 8), ("that", 7), ("you", 7)],
+    "harbour.txt": [("the", 35), ("and", 10), ("on", 5), ("is", 5), ("with", 4)],
+    "kitchen.txt": [("the", 13), ("is", 4), ("ten", 4), ("minutes", 4), ("and", 4)],
+}
+
+
+def words(summary: Summary, file: str) -> list[tuple[str, int]]:
+    rows = summary.by_file[summary.by_file["file"] == file]
+    return list(zip(rows["word"], rows["count"], strict=True))
+
+
+def left_over(azure: Azure) -> list[str]:
+    """What is, or is becoming, of any run in the accounts; things that are being deleted do not count."""
+    with azure.batch() as batch, azure.blobs() as blobs:
+        pools = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
+        jobs = [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
+        return pools + jobs + [f"container {container.name}" for container in blobs.list_containers()]
+
+
+@pytest.fixture(autouse=True)
+def clean_accounts(azure: Azure) -> Iterator[None]:
+    """Whatever a test keeps is deleted after it."""
+    yield
+    with azure.batch() as batch, azure.blobs() as blobs:
+        for job in batch.list_jobs():
+            batch.begin_delete_job(job.id, polling_interval=0.05).wait()  # type: ignore[arg-type]
+        for pool in batch.list_pools():
+            batch.begin_delete_pool(pool.id, polling_interval=0.05).wait()  # type: ignore[arg-type]
+        for container in blobs.list_containers():
+            blobs.delete_container(container.name)
+
+
+def artifact(state: State[Any], key: str) -> Any:
+    """The data of the run's artifact with that key."""
+    flow_run_id = state.state_details.flow_run_id
+    assert flow_run_id is not None
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    with get_client(sync_client=True) as client:
+        (found,) = [each for each in client.read_artifacts(artifact_filter=only) if each.key == key]
+    return json.loads(found.data) if found.type == "table" else found.data
+
+
+def test_the_sample_texts_have_the_words_that_other_tools_count(tmp_path: Path) -> None:
+    summary = top_words(inputs=[str(DATA)], top_n=5, output_folder=str(tmp_path))
+    assert {file: words(summary, file) for file in GOLDEN} == GOLDEN
+    assert summary.missing == ()
+
+
+def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
+    summary = top_words(inputs=[str(DATA / "clouds.txt")], top_n=2, output_folder=str(tmp_path))
+    assert summary.folder.parent == tmp_path
+    assert sorted(path.name for path in summary.folder.iterdir()) == [
+        "clouds_OUTPUT.txt",
+        "summary.csv",
+        "summary_overall.csv",
+    ]
+    (task,) = set(summary.by_file["task"])
+    (node,) = set(summary.by_file["node"])
+    assert task == "topNtask0"
+    assert (summary.folder / "summary.csv").read_text() == (
+        f"file,rank,word,count,task,node\nclouds.txt,1,the,16,topNtask0,{node}\nclouds.txt,2,a,10,topNtask0,{node}\n"
+    )
+    assert (summary.folder / "clouds_OUTPUT.txt").read_text() == (
+        f"Word\tCount\n{'-' * 30}\nthe:\t16\na:\t10\n{'-' * 30}\n"
+        f"Node: {node}\nTask: topNtask0\nJob:  {summary.folder.name}\nPool: {summary.folder.name}\n"
+    )
+
+
+def test_totals_over_all_files_have_both_bounds(tmp_path: Path) -> None:
+    summary = top_words(inputs=[str(DATA)], top_n=2, output_folder=str(tmp_path))
+    assert summary.overall.values.tolist() == [
+        [1, "the", 16 + 35 + 13, 16 + 35 + 13, 3],
+        [2, "a", 10, 10 + 10 + 4, 1],
+        [3, "and", 10, 10 + 10 + 4, 1],
+        [4, "is", 4, 4 + 10 + 10, 1],
+    ]
+
+
+def test_a_run_leaves_nothing_behind(azure: Azure, tmp_path: Path) -> None:
+    top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
+    assert left_over(azure) == []
+
+
+def test_what_is_to_be_kept_is_kept(azure: Azure, tmp_path: Path) -> None:
+    name = top_words(inputs=[str(DATA)], output_folder=str(tmp_path), clean_up=KEEP).folder.name
+    assert left_over(azure) == [
+        f"pool {name}",
+        f"job {name}",
+        *(f"container {name}-{role}" for role in ("application", "input", "output")),
+    ]
+
+
+def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "prefect"):
+        name = top_words(inputs=[str(DATA)], output_folder=str(tmp_path)).folder.name
+    log = caplog.text
+    for said in (
+        f"Container {name}-application created",
+        "1 of 1 files",
+        f"uploaded to {name}-application",
+        f"Pool {name} created: 2 nodes",
+        f"Job {name} created on pool {name}",
+        f"3 Batch tasks added to job {name}",
+        "3 of 3 Batch tasks completed (3 succeeded, 0 failed)",
+        "3 of 3 output files downloaded",
+        f"Container {name}-output deleted",
+        f"Job {name} is being deleted",
+        f"Pool {name} is being deleted",
+    ):
+        assert said in log
+
+
+AWKWARD = [
+    "with spaces.txt",
+    'it\'s "quoted".txt',
+    "$(touch pwned);`id`;$HOME.txt",
+    "--sastoken=x.txt",
+    "-n.txt",
+    "naïve 日本語 🎉.txt",
+    "two\nlines.txt",
+    "100%25 #1?&x=+y.txt",
+    " leading and trailing .txt ",
+    "no extension",
+    "top_words.py",
+    "input",
+]
+
+
+def test_awkward_file_names_survive_from_upload_to_download(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index, name in enumerate(AWKWARD):
+        (folder / name).write_text(f"word{index} " * 2 + "once")
+    summary = top_words(inputs=[str(folder)], top_n=1, output_folder=str(tmp_path / "out"))
+    assert {file: words(summary, file) for file in AWKWARD} == {
+        name: [(f"word{index}", 2)] for index, name in enumerate(AWKWARD)
+    }
+    assert (summary.folder / "two\nlines_OUTPUT.txt").exists()
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_the_sas_links_open_while_the_containers_are_there_and_permit_reading_only(tmp_path: Path) -> None:
+    state = top_words(inputs=[str(DATA / "clouds.txt")], output_folder=str(tmp_path), clean_up=KEEP, return_state=True)
+    links = re.findall(r"\]\((http\S+)\)", artifact(state, "sas-links"))
+    assert len(links) == 2
+    with urllib.request.urlopen(links[1]) as response:
+        assert response.read() == (DATA / "clouds.txt").read_bytes()
+        assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    overwrite = urllib.request.Request(links[1], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(overwrite)
+    assert refused.value.code == 403
+
+
+def test_the_artifacts_show_task_states_progress_and_the_summary(tmp_path: Path) -> None:
+    state = top_words(inputs=[str(DATA)], top_n=1, output_folder=str(tmp_path), return_state=True)
+    table = artifact(state, "batch-task-states")
+    assert [(row["task"], row["file"], row["state"], row["exit code"]) for row in table] == [
+        ("topNtask0", "clouds.txt", "completed", 0),
+        ("topNtask1", "harbour.txt", "completed", 0),
+        ("topNtask2", "kitchen.txt", "completed", 0),
+    ]
+    assert all(row["seconds"] >= 0 and row["node"].startswith("tvmps_") for row in table)
+    assert artifact(state, "batch-task-progress") == 100.0
+    assert [(row["word"], row["count"]) for row in artifact(state, "top-words-by-file")] == [
+        ("the", 16),
+        ("the", 35),
+        ("the", 13),
+    ]
+    assert artifact(state, "top-words-overall")[0] == {
+        "rank": 1, "word": "the", "count": 64, "at_most": 64, "files": 3,
+    }  # fmt: skip
+
+
+def test_an_existing_pool_is_used_and_stays(azure: Azure, tmp_path: Path) -> None:
+    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest")
+    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    with azure.batch() as batch:
+        batch.create_pool(
+            BatchPoolCreateOptions(
+                id="team-pool",
+                vm_size="Standard_D2s_v3",
+                virtual_machine_configuration=machine,
+                target_dedicated_nodes=1,
+            )
+        )
+    pool = PoolSettings(existing_pool_id="team-pool")
+    summary = top_words(inputs=[str(DATA)], top_n=5, pool=pool, output_folder=str(tmp_path))
+    assert {file: words(summary, file) for file in GOLDEN} == GOLDEN
+    assert left_over(azure) == ["pool team-pool"]
+
+
+@pytest.fixture
+def script_that_fails_on_kitchens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tasks.files.NODE_SCRIPT.read_text()
+    guard = (
+        "import sys\n"
+        "if __name__ == '__main__' and any('kitchen' in argument for argument in sys.argv):\n"
+        "    sys.exit('the kitchen is closed')\n"
+    )
+    script = tmp_path / "top_words.py"
+    script.write_text(
+        real.replace("from __future__ import annotations\n", f"from __future__ import annotations\n{guard}")
+    )
+    monkeypatch.setattr(tasks.files, "NODE_SCRIPT", script)
+
+
+def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
+    script_that_fails_on_kitchens: None, azure: Azure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = top_words(inputs=[str(DATA)], top_n=1, output_folder=str(tmp_path), return_state=True)
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, TasksFailed)
+    assert re.fullmatch(r"1 of 3 Batch tasks failed; the summary in \S+ lacks kitchen\.txt", str(error))
+    assert "Batch task topNtask2 (kitchen.txt) failed with exit code 1" in caplog.text
+    assert "FailureExitCode (usererror)" in caplog.text
+    assert "stderr: the kitchen is closed" in caplog.text
+    assert [row["state"] for row in artifact(state, "batch-task-states")] == [
+        "completed",
+        "completed",
+        "failed: FailureExitCode",
+    ]
+    (results,) = tmp_path.glob("top-words-*")
+    assert (results / "summary.csv").read_text().count("\n") == 1 + 2
+    assert left_over(azure) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"inputs": ["no/such/*.txt"]}, "input 'no/such/*.txt': no file matches"),
+        ({"inputs": []}, "no input is given"),
+        ({"top_n": 0}, "top_n is 0; ask for at least 1 word per file"),
+        ({"delay_seconds": -1}, "delay_seconds is -1; a delay is 0 or more seconds"),
+        ({"pool": {"existing_pool_id": "nobodys-pool"}}, "pool 'nobodys-pool' does not exist in this Batch account"),
+        (
+            {"pool": {"image": "a:b:c"}},
+            "image 'a:b:c' is not supported by this Batch account; verified Linux images are",
+        ),
+        ({"output_folder": "/proc/results"}, "output folder '/proc/results': cannot be written"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_created(
+    parameters: dict[str, Any], said: str, azure: Azure, tmp_path: Path
+) -> None:
+    parameters = {"inputs": [str(DATA)], "output_folder": str(tmp_path), **parameters}
+    with pytest.raises(InputError) as error:
+        top_words(**parameters)
+    assert str(error.value).startswith(said)
+    assert left_over(azure) == []
+
+
+def test_a_wrong_key_is_refused_in_one_readable_message(
+    azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_BATCH_ACCESS_KEY", "d3Jvbmc=")
+    state = top_words(inputs=[str(DATA)], output_folder=str(tmp_path), return_state=True)
+    error = state.result(raise_on_failure=False)
+    assert str(error).startswith("Azure Batch answered 403 AuthenticationFailed: ")
+    assert left_over(azure) == []
+
+
+def test_half_a_credential_is_refused(azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT")
+    with pytest.raises(InputError, match="AZURE_STORAGE_CONNECTION_STRING"):
+        top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
+
+
+def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
+    schema = top_words.parameters
+    assert list(schema.properties) == [
+        "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "delay_seconds",
+    ]  # fmt: skip
+    assert all(schema.properties[name].get("description") for name in schema.properties)
+    assert schema.properties["top_n"]["minimum"] == 1
+    assert schema.definitions is not None
+    assert set(schema.definitions["Disposal"]["enum"]) == {"delete", "keep"}
+    for group in ("PoolSettings", "TimeLimits", "CleanUp"):
+        assert all(field.get("description") for field in schema.definitions[group]["properties"].values()), group

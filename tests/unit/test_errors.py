@@ -1,0 +1,109 @@
+"""How errors read, which are worth a retry, and that they hold no secret."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from tasks.artifacts import escape, short_node, task_table
+from tasks.errors import InputError, ServiceError, log_errors_without_traceback, without_secrets
+from tasks.outcomes import Failure, TaskOutcome
+from tasks.steps import is_transient
+
+
+class Response:
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+        self.reason = "Because"
+        self.headers = {"x-ms-request-id": "42"}
+
+
+def answered(status: int, message: str = "Bad things.\nRequestId:42") -> ServiceError:
+    return ServiceError.of(HttpResponseError(message=message, response=Response(status)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_busy_or_broken_service_is_asked_again(status: int) -> None:
+    assert answered(status).transient
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412, 413])
+def test_a_refusal_is_final(status: int) -> None:
+    assert not answered(status).transient
+
+
+def test_a_lost_connection_is_tried_again() -> None:
+    assert ServiceError.of(ServiceRequestError("Connection refused")).transient
+
+
+def test_only_transient_errors_of_a_service_make_prefect_retry() -> None:
+    def verdict(error: Exception) -> bool:
+        return is_transient(None, TaskRun(task_key="x", dynamic_key="x"), Failed(data=error))  # type: ignore[arg-type]
+
+    assert verdict(answered(503))
+    assert not verdict(answered(403))
+    assert not verdict(InputError("no such file"))
+    assert not verdict(ValueError("a bug"))
+
+
+def test_an_error_shows_service_status_message_and_request_id_in_one_message() -> None:
+    assert str(answered(403)) == "Blob Storage answered 403 HTTP 403: Bad things.\n  request id: 42"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://a/b?sv=1&sig=abc%3D&se=2", "https://a/b?sv=1&sig=***&se=2"),
+        ("DefaultEndpointsProtocol=http;AccountKey=abc==;X=1", "DefaultEndpointsProtocol=http;AccountKey=***;X=1"),
+        ("Authorization: SharedKey name:abc= more", "Authorization: SharedKey name:*** more"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_signatures_and_keys_are_blanked(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+def test_prefect_logs_our_errors_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    log_errors_without_traceback()
+    log_errors_without_traceback()  # once is enough, twice does no harm
+    logger = logging.getLogger("prefect.flow_runs")
+    for error in (InputError("no file matches"), ValueError("a bug")):
+        try:
+            raise error
+        except Exception as raised:
+            with caplog.at_level(logging.ERROR, "prefect.flow_runs"):
+                logger.exception("failed: %r", raised)
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+    assert caplog.records[0].getMessage() == "failed: InputError: no file matches"
+
+
+def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | None = None) -> TaskOutcome:
+    return TaskOutcome(
+        id=f"topNtask{index}", file="f", output_name="o", state=state, succeeded=succeeded, failure=failure
+    )
+
+
+def test_the_task_table_tells_completed_from_succeeded() -> None:
+    failure = Failure(category="usererror", code="FailureExitCode", message="m")
+    rows = task_table([outcome(0, "completed", True), outcome(1, "completed", False, failure), outcome(2, "running")])
+    assert [row["state"] for row in rows] == ["completed", "failed: FailureExitCode", "running"]
+
+
+def test_beyond_500_tasks_the_failed_and_running_ones_are_shown_first() -> None:
+    many = [outcome(index, "completed", True) for index in range(500)]
+    rows = task_table([*many, outcome(500, "active"), outcome(501, "running"), outcome(502, "completed")])
+    assert len(rows) == 500
+    assert [row["task"] for row in rows[:4]] == ["topNtask502", "topNtask501", "topNtask500", "topNtask0"]
+
+
+def test_names_cannot_break_out_of_a_markdown_table() -> None:
+    assert escape("a|b\n[x](y) <b>") == "a\\|b⏎\\[x\\]\\(y\\) &lt;b&gt;"
+
+
+def test_a_node_id_is_shortened_to_its_ends() -> None:
+    assert short_node("tvmps_" + "0123456789abcdef" * 4 + "_d") == "tvmps_012345…cdef_d"
+    assert short_node("short") == "short"

@@ -1,0 +1,94 @@
+"""The summary: rows per file, bounds over all files, and the reading of the node script's output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import TopWordsError
+from tasks.summary import FileOutput, Summary, parse_output, words_by_file, words_overall
+
+RULE = "-" * 30
+
+
+def output(file: str, *words: tuple[str, int]) -> FileOutput:
+    return FileOutput(file=file, words=words, task=f"task of {file}", node="node")
+
+
+def test_there_is_a_row_per_file_and_rank() -> None:
+    frame = words_by_file([output("a.txt", ("the", 3), ("cat", 1)), output("b.txt", ("dog", 2))])
+    assert frame.to_dict("split")["columns"] == ["file", "rank", "word", "count", "task", "node"]
+    assert frame.values.tolist() == [
+        ["a.txt", 1, "the", 3, "task of a.txt", "node"],
+        ["a.txt", 2, "cat", 1, "task of a.txt", "node"],
+        ["b.txt", 1, "dog", 2, "task of b.txt", "node"],
+    ]
+
+
+def test_no_output_makes_an_empty_table_with_the_same_columns() -> None:
+    assert words_by_file([]).columns.tolist() == ["file", "rank", "word", "count", "task", "node"]
+    assert words_overall([], top_n=3).columns.tolist() == ["rank", "word", "count", "at_most", "files"]
+
+
+def test_a_word_missing_from_a_full_list_may_be_there_as_often_as_the_last_word() -> None:
+    frame = words_overall([output("a", ("the", 9), ("cat", 4)), output("b", ("the", 5), ("dog", 2))], top_n=2)
+    assert frame.values.tolist() == [
+        [1, "the", 14, 14, 2],  # in both lists: exact
+        [2, "cat", 4, 4 + 2, 1],
+        [3, "dog", 2, 2 + 4, 1],
+    ]
+
+
+def test_a_word_missing_from_a_short_list_is_not_in_that_file() -> None:
+    frame = words_overall([output("a", ("the", 9)), output("b", ("cat", 5), ("dog", 2))], top_n=2)
+    assert frame.values.tolist() == [[1, "the", 9, 9 + 2, 1], [2, "cat", 5, 5, 1], [3, "dog", 2, 2, 1]]
+
+
+@given(st.lists(st.text("abcd", max_size=30), min_size=1, max_size=4), st.integers(1, 4))
+def test_the_true_total_is_never_outside_the_two_bounds(texts: list[str], top_n: int) -> None:
+    outputs = [
+        output(str(index), *sorted(((c, text.count(c)) for c in set(text)), key=lambda w: (-w[1], w[0]))[:top_n])
+        for index, text in enumerate(texts)
+    ]
+    for row in words_overall(outputs, top_n).itertuples():
+        total = sum(text.count(str(row.word)) for text in texts)
+        assert int(str(row.count)) <= total <= int(str(row.at_most))
+
+
+def written(folder: Path, *lines: str) -> Path:
+    path = folder / "x_OUTPUT.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+TRAILER = ("Node: tvmps_1", "Task: topNtask0", "Job:  top-words-1", "Pool: top-words-1", "")
+
+
+def test_an_output_is_read_back_whatever_its_words_look_like(tmp_path: Path) -> None:
+    words = ["a:\tb".replace("\t", ""), "Node", "été", "x\x00y", "-" * 29 + "x"]
+    path = written(tmp_path, "Word\tCount", RULE, *(f"{word}:\t{9}" for word in words), RULE, *TRAILER)
+    parsed = parse_output("x.txt", path)
+    assert parsed == FileOutput(file="x.txt", words=[(word, 9) for word in words], task="topNtask0", node="tvmps_1")
+
+
+def test_an_output_without_words_is_read_back(tmp_path: Path) -> None:
+    assert parse_output("x.txt", written(tmp_path, "Word\tCount", RULE, RULE, *TRAILER)).words == []
+
+
+@pytest.mark.parametrize("lines", [("",), ("Word\tCount", RULE), ("Word\tCount", RULE, "a:\tmany", RULE, *TRAILER)])
+def test_a_file_that_is_no_output_is_named(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    with pytest.raises(TopWordsError, match=r"x_OUTPUT\.txt is not an output of the node script"):
+        parse_output("x.txt", written(tmp_path, *lines))
+
+
+def test_the_printed_summary_names_the_missing_files(tmp_path: Path) -> None:
+    summary = Summary(
+        by_file=words_by_file([output("a", ("the", 9))]),
+        overall=words_overall([output("a", ("the", 9))], 2),
+        folder=tmp_path,
+        missing=("b.txt",),
+    )
+    assert str(summary).splitlines()[-1] == "Without output: b.txt"
