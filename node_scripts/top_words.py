@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
-    # How often a word occurs, negated, and where first: block number << 32 | order of appearance in that block.
-    # So ranks sort as the answer does.
+    # How often a word occurs, negated, and where first (block number << 32 | order of appearance in the
+    # block): ranks sort as the answer does.
     Rank = tuple[int, int]
     Record = tuple[str, Rank]
 

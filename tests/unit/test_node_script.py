@@ -1,0 +1,496 @@
+"""The node script: its rule for words, its output, its upload, and its bounds."""
+
+from __future__ import annotations
+
+import ast
+import os
+import string
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from node_scripts import top_words as script
+
+SCRIPT = Path(script.__file__).resolve()
+SAS = "sv=2021-08-06&sr=c&sp=cw&sig=c2VjcmV0%2Bsignature%3D"
+FOOTER = "-" * 30 + "\nNode: \nTask: \nJob:  \nPool: \n"
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script as a node runs it, in an environment as bare as can be: no locale, no site-packages."""
+    command = [sys.executable, "-I", "-S", str(SCRIPT), *arguments]
+    return subprocess.run(
+        command, env={"LC_ALL": "C", **environment}, capture_output=True, encoding="utf-8", check=False
+    )
+
+
+def rule(data: bytes, wanted: int) -> list[tuple[str, int]]:
+    """The whole file at once, one word after the other: what every way of counting must equal."""
+    text = data.decode("utf-8", "replace")
+    text = text[1:] if data.startswith(b"\xef\xbb\xbf") else text
+    words = (word.strip(string.punctuation) for word in text.split())
+    return Counter(word for word in words if word).most_common(wanted)
+
+
+def count(data: bytes, wanted: int = 10, **parameters: int) -> list[tuple[str, int]]:
+    Path("text").write_bytes(data)
+    return script.top_words("text", wanted, **parameters)
+
+
+# --- the rule for words -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"  \r\n\t ", []),
+        (b"-- ... !? --", []),
+        (b"a b\r\na\r\n", [("a", 2), ("b", 1)]),
+        (b'(the) the, "the" The don\'t', [("the", 3), ("The", 1), ("don't", 1)]),
+        (b"\xef\xbb\xbfa a", [("a", 2)]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfa", [("\ufeffa", 1)]),
+        (b"a \xef\xbb\xbfa", [("a", 1), ("\ufeffa", 1)]),
+        (b"a\0b \0 a\0b", [("a\0b", 2), ("\0", 1)]),
+        ("a\u00a0b\u2003a\u0085b\u2028c\x1ca\x1fa".encode(), [("a", 4), ("b", 2), ("c", 1)]),
+        ("naïve 日本\u3000日本".encode(), [("日本", 2), ("naïve", 1)]),
+        (b"\xff\xfe caf\xe9 caf\xe9, \xe2\x82", [("caf\ufffd", 2), ("\ufffd\ufffd", 1), ("\ufffd", 1)]),
+        (b"b a c a b c d", [("b", 2), ("a", 2), ("c", 2), ("d", 1)]),
+    ],
+)
+def test_awkward_text_is_counted_by_the_rule(data: bytes, expected: list[tuple[str, int]]) -> None:
+    assert count(data) == rule(data, 10) == expected
+    assert count(data, block_bytes=1) == expected
+    assert count(data, block_bytes=3, workers=2) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_token_longer_than_a_block_is_one_word(workers: int) -> None:
+    token = "é" * 50_000
+    text = f"y {token}, y {token} y".encode()
+    assert count(text, block_bytes=1001, workers=workers) == [("y", 3), (token, 2)]
+
+
+def test_a_tie_at_the_last_place_goes_to_the_word_that_appears_first() -> None:
+    text = b"late early, early late one two three"
+    for block in (1, 4, 9, 1000):
+        assert count(text, 1, block_bytes=block) == [("late", 2)]
+        assert count(text, 3, block_bytes=block, workers=3) == [("late", 2), ("early", 2), ("one", 1)]
+
+
+PIECES = [
+    *(b" ", b"\n", b"\r\n", b"\t", b"\x1d", b"a", b"b", b"ab", b"(a)", b"b,", b"--", b"don't", b"\0"),
+    *(c.encode() for c in "\u00a0\u0085\u1680\u2003\u2028\u202f\u205f\u3000\ufeff\u200bé日\U0001f600"),
+    *(b"\xe2", b"\x80", b"\xe2\x80", b"\xc2", b"\xa0", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xff", b"\xe3"),
+]
+texts = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=60).map(b"".join)
+shared_directory = [HealthCheck.function_scoped_fixture]
+
+
+@given(
+    text=texts,
+    wanted=st.integers(1, 8),
+    block=st.integers(1, 30),
+    table=st.sampled_from([600, 3000, 1 << 20]),
+)
+@settings(max_examples=250, deadline=None, suppress_health_check=shared_directory)
+def test_every_block_and_table_size_gives_the_same_answer(
+    text: bytes, wanted: int, block: int, table: int
+) -> None:
+    assert count(text, wanted, block_bytes=block, table_bytes=table) == rule(text, wanted)
+
+
+@given(text=texts, wanted=st.integers(1, 8), block=st.integers(1, 30), workers=st.integers(2, 4))
+@settings(max_examples=20, deadline=None, suppress_health_check=shared_directory)
+def test_every_number_of_workers_gives_the_same_answer(
+    text: bytes, wanted: int, block: int, workers: int
+) -> None:
+    assert count(text, wanted, block_bytes=block, workers=workers) == rule(text, wanted)
+
+
+def test_text_is_cut_exactly_where_a_string_would_split() -> None:
+    for code in [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]:
+        character = chr(code)
+        found = script.SPACE.search(character.encode())
+        assert bool(found) == character.isspace(), hex(code)
+        assert not found or found.span() == (0, len(character.encode()))
+
+
+def test_a_space_across_two_looks_for_it_is_found() -> None:
+    for length in range(script.SCAN_BYTES - 4, script.SCAN_BYTES + 2):
+        text = ("a " + "b" * length + "\u3000c c").encode()
+        assert count(text, block_bytes=2) == rule(text, 10)
+
+
+# --- bounds -----------------------------------------------------------------------------------------------
+
+
+def distinct_words(number: int) -> bytes:
+    return b"".join(
+        b"%08x%s" % (n * 2654435761 % 2**32, b",\n" if n % 7 == 0 else b" ") for n in range(number)
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tables_that_outgrow_their_share_move_to_disk_and_back(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = Path("levels")  # a file, since forked workers write to it too
+    spill = script.spill
+
+    def noted(table: dict[str, tuple[int, int]], folder: str, level: int) -> None:
+        with levels.open("a", encoding="utf-8") as file:
+            file.write(f"{level}\n")
+        spill(table, folder, level)
+
+    monkeypatch.setattr(script, "spill", noted)
+    text = distinct_words(6000) + b"twice and twice and " + distinct_words(3000)
+    assert count(text, 20, workers=workers, table_bytes=6000, block_bytes=5000) == rule(text, 20)
+    counted = Counter(levels.read_text(encoding="utf-8").split())
+    assert counted["0"] > 2
+    assert counted["1"] > 2
+    assert sorted(os.listdir()) == ["levels", "text"]
+
+
+def test_memory_stays_bounded_when_every_word_is_new() -> None:
+    Path("text").write_bytes(distinct_words(500_000))
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import top_words\n"
+        "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+        "before = peak(); print(top_words.top_words('text', 2, table_bytes=4 << 20)); print(peak() - before)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, str(SCRIPT.parent)],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.splitlines()
+    assert output[0] == "[('00000000', 1), ('9e3779b1', 1)]"
+    assert int(output[1]) < 20_000  # kB, where the words alone would take 28,000 and a table of them 60,000
+
+
+def test_a_worker_that_dies_fails_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> Iterator[script.Record]:
+        os._exit(7)
+
+    monkeypatch.setattr(script, "tally", dies)
+    with pytest.raises(RuntimeError, match=r"2 of 2 counting processes failed \(exit codes \[7, 7\]\)"):
+        count(b"a b", workers=2)
+    assert os.listdir() == ["text"]
+
+
+def test_the_cores_of_a_node_are_shared_among_its_task_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("large").open("wb") as file:
+        file.truncate(script.SMALL_FILE_BYTES)
+    Path("small").write_bytes(b"a")
+    monkeypatch.setattr(script, "usable_cores", lambda: 8)
+    assert [script.workers_for("large", slots) for slots in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+    assert script.workers_for("small", 1) == 1
+    monkeypatch.delattr(os, "fork")
+    assert script.workers_for("large", 1) == 1
+
+
+def test_a_large_file_is_counted_by_several_processes_from_the_command_line() -> None:
+    text = (b"one two, two three three three " * 40_000 + b"\n") * 8
+    assert len(text) > script.SMALL_FILE_BYTES
+    Path("text").write_bytes(text)
+    assert run("--filepath", "text", "--numwords", "3").returncode == 0
+    lines = Path("text_OUTPUT").read_text(encoding="utf-8").splitlines()
+    assert lines[2:5] == ["three:\t960000", "two:\t640000", "one:\t320000"]
+
+
+# --- the output -------------------------------------------------------------------------------------------
+
+
+def test_the_output_is_the_tutorials_to_the_byte() -> None:
+    Path("in").mkdir()
+    Path("in/text.txt").write_bytes("übel the, übel. the übel a".encode())
+    names = {f"AZ_BATCH_{name}_ID": f"{name.lower()} 1" for name in ("NODE", "TASK", "JOB", "POOL")}
+    done = run("--filepath", "in/text.txt", "--numwords", "2", **names)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote in/text_OUTPUT.txt\n", "")
+    assert (
+        Path("in/text_OUTPUT.txt").read_bytes()
+        == (
+            "Word\tCount\n------------------------------\nübel:\t3\nthe:\t2\n------------------------------\n"
+            "Node: node 1\nTask: task 1\nJob:  job 1\nPool: pool 1\n"
+        ).encode()
+    )
+    assert sorted(os.listdir()) == ["in"]
+
+
+def test_outside_a_node_the_names_stay_empty() -> None:
+    Path("text").touch()
+    assert run("--filepath", "text", "--numwords", "1").returncode == 0
+    assert Path("text_OUTPUT").read_text(encoding="utf-8") == "Word\tCount\n" + "-" * 30 + "\n" + FOOTER
+
+
+def test_the_script_is_one_file_that_python_3_8_can_run() -> None:
+    tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 8))
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
+
+
+# --- the upload -------------------------------------------------------------------------------------------
+
+
+class BlobServer(ThreadingHTTPServer):
+    """Answers each PUT with the next of `answers` (status, headers, body), or 201, and keeps what came."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), BlobHandler)
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.endpoint = f"http://127.0.0.1:{self.server_port}/account"
+
+
+class BlobHandler(BaseHTTPRequestHandler):
+    def do_PUT(self) -> None:
+        server = self.server
+        assert isinstance(server, BlobServer)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        status, headers, answer = server.answers.pop(0) if server.answers else (201, {}, b"")
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(answer)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[BlobServer]:
+    with BlobServer() as blob_server:
+        thread = threading.Thread(target=blob_server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield blob_server
+        blob_server.shutdown()
+        thread.join()
+
+
+def run_upload(
+    server: BlobServer, name: str = "text.txt", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    if not Path(name).exists():
+        Path(name).write_bytes(b"a b a")
+    arguments = [f"--filepath={name}", "--numwords=2", f"--storageaccount={server.endpoint}"]
+    done = run(*arguments, "--storagecontainer=output", **{"OUTPUT_SAS_TOKEN": SAS, **environment})
+    assert "sig=" not in done.stdout + done.stderr
+    assert "c2VjcmV0" not in done.stdout + done.stderr
+    return done
+
+
+def test_the_output_is_put_as_a_block_blob_with_the_sas_from_the_environment(server: BlobServer) -> None:
+    Path("in").mkdir()
+    done = run_upload(server, "in/text.txt")
+    output = Path("in/text_OUTPUT.txt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"Uploading file {output} to container [output]...\n"
+    [(path, headers, body)] = server.requests
+    assert path == f"/account/output/text_OUTPUT.txt?{SAS}"
+    assert body == output.read_bytes()
+    assert headers["x-ms-blob-type"] == "BlockBlob"
+    assert headers["x-ms-version"] == "2021-08-06"
+    assert headers["content-type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("two words.txt", 'it\'s "quoted".txt', "$(touch owned).txt", "a;b&c.txt", "a#b?c=d%41+e.txt"),
+        *("-x.txt", "--numwords", "Übung 日本.txt", "line\nbreak.txt", ".hidden", "back\\slash.txt", "a.b.c"),
+    ],
+)
+def test_an_awkward_name_reaches_the_blob_unchanged(server: BlobServer, name: str) -> None:
+    done = run_upload(server, name)
+    assert (done.returncode, done.stderr) == (0, "")
+    stem, extension = os.path.splitext(name)
+    [(path, _, _)] = server.requests
+    prefix, _, blob = path.partition("?")[0].rpartition("/")
+    assert prefix == "/account/output"
+    assert urllib.parse.unquote(blob, errors="strict") == f"{stem}_OUTPUT{extension}"
+    assert sorted(os.listdir()) == sorted([name, f"{stem}_OUTPUT{extension}"])
+
+
+def test_a_name_beyond_the_locale_does_not_stop_the_script(server: BlobServer) -> None:
+    Path("日本.txt").write_bytes(b"a")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "OUTPUT_SAS_TOKEN": SAS}
+    arguments = ["--filepath=日本.txt", "--numwords=2", f"--storageaccount={server.endpoint}"]
+    command = [sys.executable, str(SCRIPT), *arguments, "--storagecontainer=output"]
+    done = subprocess.run(command, env=ascii_only, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert server.requests[0][0].startswith("/account/output/%E6%97%A5%E6%9C%AC_OUTPUT.txt?")
+
+
+def test_an_account_name_means_the_public_blob_endpoint() -> None:
+    expected = "https://texts1.blob.core.windows.net/$web/a%2Bb"
+    assert script.blob_url("texts1", "$web", "in/a+b") == expected
+    assert script.blob_url("https://h.example/", "c", "x") == "https://h.example/c/x"
+
+
+def test_the_argument_comes_before_the_environment_and_may_start_with_a_question_mark(
+    server: BlobServer,
+) -> None:
+    Path("t").touch()
+    arguments = [
+        "--filepath=t",
+        "--numwords=1",
+        f"--storageaccount={server.endpoint}",
+        "--storagecontainer=c",
+    ]
+    assert run(*arguments, "--sastoken=?sig=by-hand", OUTPUT_SAS_TOKEN=SAS).returncode == 0
+    assert server.requests[0][0] == "/account/c/t_OUTPUT?sig=by-hand"
+
+
+def test_a_proxy_is_not_asked_for_a_loopback_address(server: BlobServer) -> None:
+    assert run_upload(server, http_proxy="http://127.0.0.1:1").returncode == 0
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_what_may_pass_is_tried_again(server: BlobServer, status: int) -> None:
+    server.answers = [(status, {"Retry-After": "0", "x-ms-error-code": "ServerBusy"}, b"")] * 2
+    done = run_upload(server)
+    assert done.returncode == 0
+    assert len(server.requests) == 3
+    assert len({body for _, _, body in server.requests}) == 1
+    assert done.stderr.splitlines()[1] == f"Upload attempt 2 failed (HTTP {status} ServerBusy); next in 0.0 s"
+
+
+def test_a_service_that_stays_busy_fails_the_task_after_five_attempts(server: BlobServer) -> None:
+    server.answers = [(503, {"Retry-After": "0"}, b"<Error><Code>ServerBusy</Code></Error>")] * 9
+    done = run_upload(server)
+    assert (done.returncode, len(server.requests)) == (1, 5)
+    url = f"{server.endpoint}/output/text_OUTPUT.txt"
+    assert done.stderr.splitlines()[-1] == f"Upload to {url} failed: HTTP 503 ServerBusy."
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "expected"),
+    [
+        (
+            403,
+            {"x-ms-error-code": "AuthorizationFailure"},
+            b"",
+            "HTTP 403 AuthorizationFailure. The SAS token has",
+        ),
+        (
+            403,
+            {},
+            f"<Error><Code>AuthenticationFailed</Code>{SAS}</Error>".encode(),
+            "HTTP 403 AuthenticationFailed.",
+        ),
+        (
+            404,
+            {"x-ms-error-code": "ContainerNotFound"},
+            b"",
+            "HTTP 404 ContainerNotFound. The container or the",
+        ),
+        (409, {}, SAS.encode(), "failed: HTTP 409.\n"),
+    ],
+)
+def test_what_cannot_pass_fails_at_once_and_says_what_to_do(
+    server: BlobServer, status: int, headers: dict[str, str], body: bytes, expected: str
+) -> None:
+    server.answers = [(status, headers, body)]
+    done = run_upload(server)
+    assert (done.returncode, len(server.requests)) == (1, 1)
+    assert expected in done.stderr
+
+
+@pytest.fixture
+def refused() -> str:
+    """An address where nobody listens."""
+    with BlobServer() as closed:
+        return f"{closed.endpoint}/c/b"
+
+
+def test_pauses_double_with_jitter_while_nobody_answers(refused: str) -> None:
+    pauses: list[float] = []
+    with pytest.raises(SystemExit, match="Connection refused") as stopped:
+        script.upload(refused, SAS, b"x", sleep=pauses.append)
+    assert "sig=" not in str(stopped.value)
+    assert len(pauses) == script.UPLOAD_ATTEMPTS - 1
+    for nominal, pause in zip((1, 2, 4, 8), pauses, strict=True):
+        assert nominal * 0.5 <= pause <= nominal * 1.5
+
+
+@pytest.mark.parametrize(("header", "pause"), [("7", 7.0), ("3600", 60.0)])
+def test_retry_after_sets_the_pause_up_to_a_minute(server: BlobServer, header: str, pause: float) -> None:
+    server.answers = [(503, {"Retry-After": header}, b"")]
+    pauses: list[float] = []
+    script.upload(f"{server.endpoint}/c/b", SAS, b"x", sleep=pauses.append)
+    assert pauses == [pause]
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def test_the_delay_is_announced_and_waited() -> None:
+    Path("t").touch()
+    started = time.monotonic()
+    done = run("--filepath=t", "--numwords=1", "--delay=0.3")
+    assert time.monotonic() - started >= 0.3
+    assert done.stdout == "Waiting 0.3 seconds before counting...\nWrote t_OUTPUT\n"
+
+
+UPLOAD = ["--storageaccount=texts1", "--storagecontainer=c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--numwords=0"], "argument --numwords: 0 is less than 1"),
+        (["--numwords=many"], "argument --numwords: invalid"),
+        (["--numwords=1", "--slots=0"], "argument --slots: 0 is less than 1"),
+        (["--numwords=1", "--delay=-1"], "argument --delay: -1 is not a number of seconds from 0 up"),
+        (["--numwords=1", "--delay=nan"], "argument --delay: nan is not a number of seconds from 0 up"),
+        (["--numwords=1", UPLOAD[0]], "--storagecontainer is missing"),
+        (["--numwords=1", UPLOAD[1]], "--storageaccount is missing"),
+        (["--numwords=1", *UPLOAD], "the SAS token is missing: set OUTPUT_SAS_TOKEN"),
+        (["--numwords=1", *UPLOAD, "--sastoken=sig=a b"], "the SAS token contains a space"),
+        (
+            ["--numwords=1", "--storageaccount=No_Name", UPLOAD[1]],
+            "argument --storageaccount: neither an account name",
+        ),
+        (
+            ["--numwords=1", "--storageaccount=https://h/?sig=x", UPLOAD[1]],
+            "argument --storageaccount: neither",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named_with_its_reason(arguments: list[str], message: str) -> None:
+    done = run("--filepath=t", *arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "sig=" not in done.stderr
+
+
+def test_a_missing_file_is_named() -> None:
+    done = run("--filepath=nowhere.txt", "--numwords=1")
+    assert (done.returncode, done.stderr) == (1, "--filepath: there is no file nowhere.txt\n")
+
+
+def test_help_explains_every_argument_and_keeps_the_token() -> None:
+    done = run("--help", OUTPUT_SAS_TOKEN=SAS)
+    assert done.returncode == 0
+    for name in ("filepath", "numwords", "storageaccount", "storagecontainer", "sastoken", "delay", "slots"):
+        assert f"--{name} " in done.stdout
+    assert SAS not in done.stdout
