@@ -56,7 +56,7 @@ class App:
         query = scope["query_string"].decode("latin-1")
         self._check_host(headers.get("host", ""))
         request = auth.SignedRequest(method=scope["method"], raw_path=raw_path, query=query, headers=headers)
-        auth.verify(request, self._service.account, self._service.now())
+        auth.verify(request, self._service.account, self._service.clock.unmoved())
         operation, raw_ids = self._router.find(scope["method"], raw_path)
         call = Call(
             method=scope["method"],

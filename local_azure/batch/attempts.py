@@ -97,7 +97,7 @@ def remove(service: Service, attempt: Attempt) -> None:
 
 
 def stop(service: Service, attempt: Attempt, reason: Stop) -> None:
-    """Have the attempt ended, once this transaction is over. The first reason stays, except that a discard overrules."""
+    """Have the attempt ended, once this transaction is over. The first reason stays, but a discard overrules it."""
     if attempt.stop is None or reason is Stop.DISCARD:
         service.store.execute("UPDATE attempts SET stop = ? WHERE seq = ?", reason.value, attempt.seq)
     service.agenda.wake("attempt", str(attempt.seq))

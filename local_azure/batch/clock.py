@@ -29,7 +29,11 @@ class Clock:
         self._waiting: set[asyncio.Event] = set()
 
     def now(self) -> datetime:
-        return datetime.now(timezone.utc) + self._ahead
+        return self.unmoved() + self._ahead
+
+    def unmoved(self) -> datetime:
+        """The time that the clients have, too: what they sign is of this time, wherever the service has been moved."""
+        return datetime.now(timezone.utc)
 
     def advance(self, by: timedelta) -> None:
         """Move the clock forward. Call it on the thread of the service's event loop."""

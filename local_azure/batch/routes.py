@@ -92,8 +92,8 @@ OPERATIONS = (
     _operation("POST",   _JOB + "/enable", "enable_job", jobs.enable_job),
     _operation("POST",   _JOB + "/terminate", "terminate_job", jobs.terminate_job, "force"),
     _operation("GET",    _JOB + "/taskcounts", "get_job_task_counts", jobs.get_job_task_counts),
-    _operation("GET",    _JOB + "/jobpreparationandreleasetaskstatus", "list_job_preparation_and_release_task_status", None,
-               _LIST),
+    _operation("GET",    _JOB + "/jobpreparationandreleasetaskstatus",
+               "list_job_preparation_and_release_task_status", None, _LIST),
 
     _operation("POST",   "/jobschedules", "create_job_schedule", None),
     _operation("GET",    "/jobschedules", "list_job_schedules", None, _LIST),

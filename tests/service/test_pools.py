@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from azure.batch import models as m
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from conftest import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
+
+
+def test_pool_and_node_pass_through_their_states_in_azures_order(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(pool_options(start_task=m.BatchStartTask(command_line="/bin/true", wait_for_success=True)))
+
+    def states() -> tuple[str, list[str]]:
+        return client.get_pool("pool").allocation_state, [node.state for node in client.list_nodes("pool")]
+
+    wait_for(lambda: states() == ("resizing", ["creating"]))
+    service.advance(seconds=61)
+    wait_for(lambda: states() == ("steady", ["starting"]))
+    service.advance(seconds=61)
+    wait_for(lambda: states() == ("steady", ["idle"]))
+    node = next(iter(client.list_nodes("pool")))
+    assert node.start_task_info.state == "completed"
+    assert node.start_task_info.exit_code == 0
+    client.begin_delete_pool("pool")
+    assert client.get_pool("pool").state == "deleting"
+    wait_for(lambda: [node.state for node in client.list_nodes("pool")] == ["leavingpool"])
+    service.advance(seconds=61)
+    wait_for(lambda: not list(client.list_pools()))
+
+
+def test_pool_without_nodes_is_resizing_before_it_is_steady(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    assert client.get_pool("pool").allocation_state == "resizing"
+    service.advance(seconds=61)
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+
+
+def test_defaults_are_shown(client):
+    client.create_pool(m.BatchPoolCreateOptions(id="Pool", vm_size="standard_d2s_v3", **_machine()))
+    pool = client.get_pool("pOOL")
+    assert pool.id == "Pool"
+    assert pool.resize_timeout == timedelta(minutes=15)
+    assert (pool.target_dedicated_nodes, pool.target_low_priority_nodes) == (0, 0)
+    assert (pool.current_dedicated_nodes, pool.current_low_priority_nodes) == (0, 0)
+    assert pool.enable_auto_scale is False
+    assert pool.enable_inter_node_communication is False
+    assert pool.task_slots_per_node == 1
+    assert pool.task_scheduling_policy["nodeFillType"] == "Spread"
+    assert pool.virtual_machine_configuration.image_reference.version == "latest"
+    assert pool.url.endswith("/pools/Pool")
+
+
+def _machine() -> dict[str, m.VirtualMachineConfiguration]:
+    return {"virtual_machine_configuration": pool_options().virtual_machine_configuration}
+
+
+def test_creating_a_pool_twice_is_refused_whatever_the_case_of_its_id(client):
+    client.create_pool(pool_options("pool", target_dedicated_nodes=0))
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.create_pool(pool_options("POOL"))
+    assert refusal.value.error.code == "PoolExists"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        ({"pool_id": "a b"}, "InvalidPropertyValue", "id"),
+        ({"pool_id": "x" * 65}, "InvalidPropertyValue", "id"),
+        ({"pool_id": "../up"}, "InvalidPropertyValue", "id"),
+        ({"vm_size": " "}, "InvalidPropertyValue", "vmSize"),
+        ({"task_slots_per_node": 9}, "InvalidPropertyValue", "taskSlotsPerNode"),
+        ({"target_dedicated_nodes": -1}, "InvalidPropertyValue", "targetDedicatedNodes"),
+        ({"resize_timeout": timedelta(minutes=4)}, "InvalidPropertyValue", "resizeTimeout"),
+        ({"virtual_machine_configuration": None}, "MissingRequiredProperty", "virtualMachineConfiguration"),
+        ({"start_task": m.BatchStartTask(command_line="")}, "InvalidPropertyValue", "startTask.commandLine"),
+    ],
+)
+def test_bad_pools_are_refused_by_property(client, options, code, named):
+    with pytest.raises(HttpResponseError) as refusal:
+        client.create_pool(pool_options(**options))
+    assert (refusal.value.status_code, refusal.value.error.code) == (400, code)
+    assert next(item for item in refusal.value.model.error_values if item.key == "PropertyName").value == named
+    assert not list(client.list_pools())
+
+
+def test_unknown_image_is_refused(client):
+    machine = m.VirtualMachineConfiguration(
+        image_reference=m.BatchVmImageReference(publisher="canonical", offer="ubuntu", sku="no-such"),
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+    )
+    with pytest.raises(HttpResponseError) as refusal:
+        client.create_pool(pool_options(virtual_machine_configuration=machine))
+    assert refusal.value.error.code == "InvalidPropertyValue"
+    assert "canonical/ubuntu/no-such" in str(refusal.value.model.error_values)
+
+
+def test_application_packages_are_refused_and_not_ignored(client):
+    packages = [m.BatchApplicationPackageReference(application_id="app")]
+    with pytest.raises(HttpResponseError) as refusal:
+        client.create_pool(pool_options(application_package_references=packages))
+    assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
+    assert "applicationPackageReferences" in refusal.value.error.message
+
+
+def test_resize_adds_and_removes_nodes(client):
+    create_pool(client, target_dedicated_nodes=1)
+    client.begin_resize_pool(
+        "pool", m.BatchPoolResizeOptions(target_dedicated_nodes=3, target_low_priority_nodes=1), polling_interval=0.02
+    ).result()
+    nodes = wait_for_nodes(client, "pool", "idle", "idle", "idle", "idle")
+    assert sorted(node.id[-2:] for node in nodes) == ["_d", "_d", "_d", "_p"]
+    pool = client.get_pool("pool")
+    assert (pool.current_dedicated_nodes, pool.current_low_priority_nodes) == (3, 1)
+    client.begin_resize_pool(
+        "pool", m.BatchPoolResizeOptions(target_dedicated_nodes=0, target_low_priority_nodes=0), polling_interval=0.02
+    ).result()
+    assert list(client.list_nodes("pool")) == []
+
+
+def test_resizing_pool_cannot_be_resized(start_service):
+    client = start_service(SLOW).client()
+    client.create_pool(pool_options())
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_dedicated_nodes=2))
+    assert refusal.value.error.code == "PoolBeingResized"
+
+
+def test_stopped_resize_is_told_and_keeps_its_targets(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    service.advance(seconds=61)
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_dedicated_nodes=2))
+    client.begin_stop_pool_resize("pool")
+    assert client.get_pool("pool").allocation_state == "stopping"
+    service.advance(seconds=61)
+    pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
+    assert [error.code for error in pool.resize_errors] == ["ResizeStopped"]
+    assert pool.target_dedicated_nodes == 2
+
+
+def test_resize_beyond_the_quota_ends_with_its_error(client):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    poller = client.begin_resize_pool(
+        "pool", m.BatchPoolResizeOptions(target_dedicated_nodes=201), polling_interval=0.02
+    )
+    poller.result()
+    pool = client.get_pool("pool")
+    assert [error.code for error in pool.resize_errors] == ["AccountCoreQuotaReached"]
+    assert pool.current_dedicated_nodes == 200
+
+
+def test_removed_nodes_lower_the_target(client):
+    first, _ = create_pool(client, target_dedicated_nodes=2)
+    client.begin_remove_nodes("pool", m.BatchNodeRemoveOptions(node_ids=[first.id]), polling_interval=0.02).result()
+    pool = client.get_pool("pool")
+    assert (pool.target_dedicated_nodes, pool.current_dedicated_nodes) == (1, 1)
+    assert first.id not in [node.id for node in client.list_nodes("pool")]
+
+
+def test_patch_merges_and_replace_removes(client):
+    client.create_pool(pool_options(target_dedicated_nodes=0, start_task=m.BatchStartTask(command_line="/bin/true")))
+    client.update_pool("pool", m.BatchPoolUpdateOptions(metadata=[m.BatchMetadataItem(name="a", value="b")]))
+    pool = client.get_pool("pool")
+    assert pool.start_task.command_line == "/bin/true"
+    assert [(item.name, item.value) for item in pool.metadata] == [("a", "b")]
+    client.replace_pool_properties("pool", m.BatchPoolReplaceOptions(application_package_references=[], metadata=[]))
+    pool = client.get_pool("pool")
+    assert pool.start_task is None
+    assert pool.metadata is None
+
+
+def test_deleting_pool_refuses_changes(start_service):
+    client = start_service(SLOW).client()
+    client.create_pool(pool_options())
+    client.begin_delete_pool("pool")
+    for change in (
+        lambda: client.begin_delete_pool("pool"),
+        lambda: client.update_pool("pool", m.BatchPoolUpdateOptions(metadata=[])),
+        lambda: client.create_pool(pool_options()),
+    ):
+        with pytest.raises(ResourceExistsError) as refusal:
+            change()
+        assert refusal.value.error.code == "PoolBeingDeleted"
+
+
+def test_exists_and_missing_pools(client):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    assert client.pool_exists("pool") is True
+    # azure-batch 15.1.0 raises where it means to answer False.
+    with pytest.raises(ResourceNotFoundError):
+        client.pool_exists("other")
+    with pytest.raises(ResourceNotFoundError) as refusal:
+        client.get_pool("other")
+    assert refusal.value.error.code == "PoolNotFound"
+    with pytest.raises(ResourceNotFoundError) as refusal:
+        list(client.list_nodes("other"))
+    assert refusal.value.error.code == "PoolNotFound"
+
+
+def test_node_counts_name_every_pool(client):
+    create_pool(client, "one")
+    create_pool(client, "two", target_dedicated_nodes=0, target_low_priority_nodes=2)
+    counts = {item.pool_id: item for item in client.list_pool_node_counts()}
+    assert (counts["one"].dedicated.idle, counts["one"].dedicated.total) == (1, 1)
+    assert (counts["two"].low_priority.idle, counts["two"].dedicated.total) == (2, 0)
+    assert [item.pool_id for item in client.list_pool_node_counts(filter="poolId eq 'two'")] == ["two"]
