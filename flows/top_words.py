@@ -16,8 +16,9 @@ from pydantic import Field
 from tasks.azure import azure_for_run
 from tasks.check import check_accounts, check_input
 from tasks.containers import create_containers, delete_containers
-from tasks.errors import TasksFailed, log_errors_without_traceback
+from tasks.errors import InputError, TasksFailed, log_errors_without_traceback
 from tasks.files import download_output, upload_files
+from tasks.inputs import find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
@@ -31,7 +32,12 @@ NotNegative = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 
 
 def _run_name() -> str:
-    return f"top-words {datetime.now():%Y-%m-%d %H:%M:%S}"
+    """Such as "top-words 3 files 2026-11-22 09:30", as far as the files can be found."""
+    try:
+        count = len(find_inputs(flow_run.parameters["inputs"]))
+    except InputError:
+        return f"top-words {datetime.now():%Y-%m-%d %H:%M}"
+    return f"top-words {count} {'file' if count == 1 else 'files'} {datetime.now():%Y-%m-%d %H:%M}"
 
 
 @flow(name="top-words", flow_run_name=_run_name, persist_result=False)
@@ -55,6 +61,7 @@ def top_words(
         clean_up: What to delete when the run ends, well or badly.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
     """
+    where = azure_for_run()
     files = check_input(inputs, top_n, delay_seconds)
     run = Run(
         flow_run_id=str(flow_run.id),
@@ -64,7 +71,7 @@ def top_words(
     results = Path(output_folder).expanduser() / run.name
     work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits)
 
-    with azure_for_run() as azure:
+    with where as azure:
         check_accounts(azure, pool, results)
         try:
             create_containers(azure, run)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AzuriteFailed, azurite, ensure_installed
@@ -64,10 +65,10 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     )
     try:
         async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:
-            await asyncio.wait([batch, ready], return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(batch, ready)
             if ready.done():
                 with _announced(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
-                    await asyncio.wait([batch, blob.ended], return_when=asyncio.FIRST_COMPLETED)
+                    await _first_of(batch, blob.ended)
             if blob.ended.done():
                 raise AzuriteFailed(f"Azurite ended by itself: {blob.ended.result()}")
             await batch
@@ -107,6 +108,10 @@ def _announced(settings: dict[str, str], env_file: Path | None) -> Iterator[None
     finally:
         if env_file:
             env_file.unlink(missing_ok=True)
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -6,8 +6,8 @@ An artifact is a courtesy: where the Prefect server does not take one, the run s
 from __future__ import annotations
 
 import functools
-import html
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import Enum
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from tasks.files import UploadedFile
 
+# An underscore within a word is plain text.
+_MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")
 MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 
 P = ParamSpec("P")
@@ -142,9 +144,12 @@ def short_node(node: str | None) -> str | None:
 
 
 def escape(text: str) -> str:
-    """The text as it should look in a cell of a markdown table, whatever characters it holds."""
-    visible = html.escape(text.replace("\n", "⏎").replace("\t", "⇥"))
-    return "".join(f"\\{char}" if char in r"\`*_{}[]()#+!|~$" else char for char in visible)
+    """The text as it should look in a cell of a markdown table, whatever characters it holds.
+
+    As entities and only where needed, because the older of Prefect's two UIs shows any escape in a link as it is.
+    """
+    visible = text.replace("\n", "⏎").replace("\t", "⇥")
+    return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), visible)
 
 
 def _state(outcome: TaskOutcome) -> str:

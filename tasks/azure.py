@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -139,19 +139,25 @@ class Signer:
         return {"account_key": self._account.key.get_secret_value(), **self._https}
 
 
-@contextmanager
-def azure_for_run() -> Iterator[Azure]:
-    """The configured accounts, or the embedded local Azure for as long as the context lasts."""
+def azure_for_run() -> AbstractContextManager[Azure]:
+    """The configured accounts, or the embedded local Azure, which runs for as long as the context is entered.
+
+    Raises InputError where half of an account is configured.
+    """
     logger = get_run_logger()
     configured = Azure.from_environment(os.environ)
     if configured is not None:
-        logger.info("Running on Azure: %s", configured.describe())
-        yield configured
-        return
+        logger.info("Running on %s", configured.describe())
+        return nullcontext(configured)
     logger.info(
         "No AZURE_BATCH_* or AZURE_STORAGE_* setting: running on the embedded local Azure "
         "(Azurite and the local Batch service), which ends with this run"
     )
+    return _embedded()
+
+
+@contextmanager
+def _embedded() -> Iterator[Azure]:
     from local_azure.embedded import embedded_azure  # the one place that starts the embedded default
 
     with embedded_azure() as settings:

@@ -17,7 +17,7 @@ from tasks.steps import step
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
 _RULE = "-" * 30
-_MOST_PRINTED = 30  # rows of a table on the terminal
+_MOST_PRINTED, _WIDEST = 30, 32  # rows and characters of a column, on the terminal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,6 +127,6 @@ def _word_and_count(line: str) -> tuple[str, int]:
 
 
 def _head(frame: pd.DataFrame, file: str) -> str:
-    text = frame.head(_MOST_PRINTED).to_string(index=False)
+    text = frame.head(_MOST_PRINTED).to_string(index=False, max_colwidth=_WIDEST)
     more = len(frame) - _MOST_PRINTED
     return f"{text}\n... and {more} more rows in {file}" if more > 0 else text

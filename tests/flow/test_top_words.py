@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.batch.models import BatchPoolCreateOptions, BatchVmImageReference, VirtualMachineConfiguration
+from azure.batch.models import (
+    BatchPoolCreateOptions,
+    BatchStartTask,
+    BatchVmImageReference,
+    VirtualMachineConfiguration,
+)
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 import tasks.files
+import tasks.pool
 from flows.top_words import top_words
 from tasks.azure import Azure
 from tasks.errors import InputError, TasksFailed
@@ -72,7 +78,7 @@ def artifact(state: State[Any], key: str) -> Any:
     only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
     with get_client(sync_client=True) as client:
         (found,) = [each for each in client.read_artifacts(artifact_filter=only) if each.key == key]
-    return json.loads(found.data) if found.type == "table" else found.data
+    return json.loads(str(found.data)) if found.type == "table" else found.data
 
 
 def test_the_sample_texts_have_the_words_that_other_tools_count(tmp_path: Path) -> None:
@@ -257,6 +263,21 @@ def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
     ]
     (results,) = tmp_path.glob("top-words-*")
     assert (results / "summary.csv").read_text().count("\n") == 1 + 2
+    assert left_over(azure) == []
+
+
+def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
+    azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = BatchStartTask(command_line="/bin/sh -c 'echo the disk is full >&2; exit 7'", wait_for_success=True)
+    monkeypatch.setattr(tasks.pool, "_start_task", lambda node_script: failing)
+    with pytest.raises(TasksFailed) as error:
+        top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
+    said = (
+        r"no node of pool top-words-\w+ can run tasks: all 2 are starttaskfailed; the start task ended with exit code 7"
+    )
+    assert re.match(said, str(error.value))
+    assert str(error.value).endswith("\n  stderr: the disk is full")
     assert left_over(azure) == []
 
 

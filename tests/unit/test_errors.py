@@ -101,7 +101,11 @@ def test_beyond_500_tasks_the_failed_and_running_ones_are_shown_first() -> None:
 
 
 def test_names_cannot_break_out_of_a_markdown_table() -> None:
-    assert escape("a|b\n[x](y) <b>") == "a\\|b⏎\\[x\\]\\(y\\) &lt;b&gt;"
+    assert escape("a|b\n[x](y) _a_") == "a&#124;b⏎&#91;x&#93;(y) &#95;a&#95;"
+
+
+def test_a_usual_name_is_not_escaped() -> None:
+    assert escape("it's my_file__2 (final).txt") == "it's my_file__2 (final).txt"
 
 
 def test_a_node_id_is_shortened_to_its_ends() -> None:

@@ -1,0 +1,114 @@
+"""Storage without an account key: SAS URLs signed by a user delegation key, as Entra ID accounts need them.
+
+Azurite takes any well-formed token over https, so the token here is made up, while the delegation key is Azurite's.
+The signatures are not tried on Azurite: it does not know the signed form of the SDK's newest SAS version.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import ipaddress
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from azure.core.credentials import AccessToken
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+import tasks.azure
+from local_azure.azurite import MAIN, ensure_installed, node
+from tasks.azure import Azure, BatchAccount, StorageAccount
+
+IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+class MadeUpToken:
+    """A token as Entra ID would issue it, unsigned."""
+
+    def get_token(self, *scopes: str, **kwargs: Any) -> AccessToken:
+        claims = {
+            "aud": "https://storage.azure.com",
+            "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000001/",
+            "nbf": int(IN_AN_HOUR.timestamp()) - 7200,
+            "iat": int(IN_AN_HOUR.timestamp()) - 7200,
+            "exp": int(IN_AN_HOUR.timestamp()) + 3600,
+            "oid": "00000000-0000-0000-0000-000000000002",
+            "tid": "00000000-0000-0000-0000-000000000001",
+        }
+        parts = [
+            base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+            for part in ({"alg": "none"}, claims)
+        ]
+        return AccessToken(".".join([*parts, "c2ln"]), claims["exp"])
+
+
+@pytest.fixture
+def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+    ensure_installed()
+    certificate, key = self_signed(tmp_path)
+    command = [str(node()), str(MAIN), "--blobHost=127.0.0.1", "--blobPort=0", "--disableTelemetry"]
+    command += ["--inMemoryPersistence", "--skipApiVersionCheck", "--oauth=basic"]
+    command += [f"--cert={certificate}", f"--key={key}"]
+    azurite = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert azurite.stdout
+    listening = next(line for line in azurite.stdout if "successfully listens on" in line)
+    endpoint = listening.split()[-1] + "/devstoreaccount1"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr(tasks.azure, "_entra_id", MadeUpToken)
+    try:
+        yield Azure(
+            batch_account=BatchAccount(name="none", endpoint="https://127.0.0.1"),
+            storage_account=StorageAccount(name="devstoreaccount1", endpoint=endpoint),
+        )
+    finally:
+        azurite.terminate()
+        azurite.wait()
+        azurite.stdout.close()
+
+
+def parameters(url: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they_should(azure: Azure) -> None:
+    signer = azure.signer(IN_AN_HOUR)
+    read = parameters(signer.read_url("box", "a file.txt"))
+    write = parameters("?" + signer.write_token("box"))
+    signed_by = "00000000-0000-0000-0000-000000000002"  # the person or identity, not the account's key
+    assert (read["skoid"], read["sr"], read["sp"], read["spr"]) == (signed_by, "b", "r", "https")
+    assert (write["skoid"], write["sr"], write["sp"], write["spr"]) == (signed_by, "c", "cw", "https")
+    assert read["se"] == IN_AN_HOUR.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_delegation_key_is_asked_for_once_and_for_seven_days_at_most(azure: Azure) -> None:
+    signer = azure.signer(IN_AN_HOUR + dt.timedelta(days=30))
+    first, second = (parameters(signer.read_url("box", name)) for name in ("a", "b"))
+    assert first["skt"] == second["skt"]
+    assert dt.datetime.fromisoformat(first["ske"].replace("Z", "+00:00")) < IN_AN_HOUR + dt.timedelta(days=7)
