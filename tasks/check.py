@@ -45,6 +45,7 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Path) -> None:
             supported_image(batch, pool.image)
     with azure.blobs() as blobs:
         next(blobs.list_containers(results_per_page=1).by_page(), None)
+    get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
 
 
 def _make_folder(results: Path) -> None:
