@@ -65,6 +65,11 @@ def job_directory(job: str) -> Path:
     return Path("workitems", schedule, number or "job-1")
 
 
+def job_root(job: str) -> Path:
+    """All that a job has below the node's root; a job schedule's jobs share the directory above."""
+    return job_directory(job) if ":" in job else job_directory(job).parent
+
+
 def _free_bytes(root: Path) -> int:
     free = os.statvfs(root)
     return free.f_bavail * free.f_frsize

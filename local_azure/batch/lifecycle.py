@@ -106,7 +106,7 @@ class Lifecycle:
         store.execute("DELETE FROM task_counts WHERE job = ?", job.id)
         store.execute("DELETE FROM dependencies WHERE job = ?", job.id)
         store.jobs.remove(job)
-        directory = environment.job_directory(job.document["id"])
+        directory = environment.job_root(job.document["id"])
         for path in (self._service.data / "nodes").glob(f"*/*/{directory}"):
             self._service.discard(path)
         return None

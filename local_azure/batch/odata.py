@@ -81,8 +81,8 @@ class _Parser:
 
     def _take(self, kind: str = "", value: str = "") -> str:
         found_kind, found = self._peek()
-        if (kind and found_kind != kind) or (value and found.lower() != value):
-            raise _invalid(f"expected {value or kind} but found {found!r}.")
+        if not self._tokens or (kind and found_kind != kind) or (value and found.lower() != value):
+            raise _invalid(f"expected {value or kind or 'more'} but found {found or 'the end'}.")
         self._tokens.pop(0)
         return found
 

@@ -165,7 +165,7 @@ def resize_pool(service: Service, call: Call) -> Answer:
             PropertyName=name,
         )
     pool_specs.check_targets(body)
-    row.document.update(targets)
+    row.document |= targets
     row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")
     return begin_resize(service, call, row, body.get("nodeDeallocationOption", "requeue"))
 

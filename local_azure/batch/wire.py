@@ -12,7 +12,7 @@ UNLIMITED_TEXT = "P10675199DT2H48M5.4775807S"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _TIMESTAMP = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:[Zz]|([+-])(\d\d):(\d\d))?\Z"
+    r"(\d{4})-(\d\d)-(\d\d)(?:[Tt](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:[Zz]|([+-])(\d\d):(\d\d))?)?\Z"
 )
 _DURATION = re.compile(
     r"(-)?P(?=[\dT])(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,9}))?S)?)?\Z"
@@ -35,7 +35,7 @@ def parse_timestamp(text: str) -> datetime:
     micros = int((fraction or "0").ljust(6, "0")[:6])
     zone = timezone(offset)
     return datetime(
-        int(year), int(month), int(day), int(hour), int(minute), int(second or 0), micros, tzinfo=zone
+        int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), micros, tzinfo=zone
     ).astimezone(timezone.utc)
 
 
