@@ -156,7 +156,7 @@ def resize_pool(service: Service, call: Call) -> Answer:
     body = call.body("BatchPoolResizeOptions")
     if row.document["enableAutoScale"]:
         raise BatchError(Code.OperationNotValidOnPool, "The pool scales automatically.")
-    targets = {name: body[name] for name in ("targetDedicatedNodes", "targetLowPriorityNodes") if name in body}
+    targets = body.keys() & {"targetDedicatedNodes", "targetLowPriorityNodes"}
     if not targets:
         name = "targetDedicatedNodes"
         raise BatchError(
@@ -165,7 +165,7 @@ def resize_pool(service: Service, call: Call) -> Answer:
             PropertyName=name,
         )
     pool_specs.check_targets(body)
-    row.document |= targets
+    row.document.update({name: body[name] for name in targets})
     row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")
     return begin_resize(service, call, row, body.get("nodeDeallocationOption", "requeue"))
 

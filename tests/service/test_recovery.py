@@ -1,0 +1,203 @@
+"""The service is killed, and another one goes on with its data directory."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from azure.batch import BatchClient
+from azure.core.credentials import AzureNamedKeyCredential
+from conftest import CheckedTransport, create_job, create_pool, shell, stdout, task, wait_for, wait_for_task
+
+from local_azure.batch.server import DataDirectoryInUse
+from local_azure.batch.store import UnknownSchema
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import asyncio, sys, pathlib
+from local_azure.batch.server import Account, serve
+account = Account(name="localbatch", key=sys.stdin.readline().strip())
+ready = lambda endpoint: print(endpoint, flush=True)
+asyncio.run(serve(pathlib.Path(sys.argv[1]), account, ready=ready, stop=asyncio.Event()))
+"""
+
+
+class ServiceProcess:
+    """A service in a process of its own, which can be killed."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.key = base64.b64encode(os.urandom(32)).decode()
+
+    def start(self) -> BatchClient:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(self.data)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._process.stdin.write(self.key + "\n")
+        self._process.stdin.flush()
+        endpoint = self._process.stdout.readline().strip()
+        assert endpoint, self._process.stderr.read()
+        credential = AzureNamedKeyCredential("localbatch", self.key)
+        return BatchClient(endpoint, credential, transport=CheckedTransport())
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.communicate()
+
+
+@pytest.fixture
+def process(tmp_path):
+    process = ServiceProcess(tmp_path / "batch")
+    yield process
+    process.kill()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(process):
+    client = process.start()
+    create_pool(client)
+    create_job(client)
+    client.create_tasks("job", [task(f"t{number}", required_slots=9) for number in range(100)])
+    before = [item.etag for item in client.list_tasks("job")]
+    process.kill()
+    client = process.start()
+    assert client.get_pool("pool").state == "active"
+    assert [item.etag for item in client.list_tasks("job")] == before
+    assert client.get_job_task_counts("job").task_counts.active == 100
+
+
+def test_interrupted_task_runs_again_and_its_processes_are_gone(process):
+    client = process.start()
+    (node,) = create_pool(client, task_slots_per_node=2)
+    create_job(client)
+    script = (
+        'echo $$ >> "$AZ_BATCH_NODE_SHARED_DIR/pids"; (setsid sleep 60 & echo $! >> "$AZ_BATCH_NODE_SHARED_DIR/pids")'
+    )
+    script += '; [ $(wc -l < "$AZ_BATCH_NODE_SHARED_DIR/pids") -gt 2 ] || /bin/sleep 60; echo again'
+    client.create_task("job", task("task", shell(script)))
+    pids = process.data / "nodes" / "pool" / node.id / "shared" / "pids"
+    wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    first = [int(pid) for pid in pids.read_text().split()]
+    assert all(alive(pid) for pid in first)
+    process.kill()
+    client = process.start()
+    assert not any(alive(pid) for pid in first)
+    done = wait_for_task(client)
+    assert (done.execution_info.exit_code, done.execution_info.result) == (0, "success")
+    assert (done.execution_info.retry_count, done.execution_info.requeue_count) == (0, 0)
+    assert stdout(client) == "again\n"
+
+
+def test_finished_task_is_not_run_again(process):
+    client = process.start()
+    (node,) = create_pool(client)
+    create_job(client)
+    client.create_task("job", task("task", shell('echo run >> "$AZ_BATCH_NODE_SHARED_DIR/runs"')))
+    ended = wait_for_task(client).execution_info.end_time
+    process.kill()
+    client = process.start()
+    assert client.get_task("job", "task").execution_info.end_time == ended
+    create_job(client, "other")
+    client.create_task("other", task("after"))
+    wait_for_task(client, "after", job="other")
+    assert (process.data / "nodes" / "pool" / node.id / "shared" / "runs").read_text() == "run\n"
+
+
+def test_outcome_that_the_service_did_not_live_to_record_is_recorded_by_the_next(process):
+    client = process.start()
+    (node,) = create_pool(client)
+    create_job(client)
+    # The task ends while the service is stopped: its shim leaves the outcome, and nobody has read it when we kill.
+    flag = process.data / "flag"
+    script = f'echo run >> "$AZ_BATCH_NODE_SHARED_DIR/runs"; until [ -e {flag} ]; do sleep 0.02; done; exit 5'
+    client.create_task("job", task("task", shell(script)))
+    runs = process.data / "nodes" / "pool" / node.id / "shared" / "runs"
+    wait_for(runs.exists)
+    process._process.send_signal(signal.SIGSTOP)
+    flag.touch()
+    wait_for(lambda: any((process.data / "attempts").glob("*.json")))
+    process.kill()
+    client = process.start()
+    done = wait_for_task(client)
+    assert (done.execution_info.exit_code, done.execution_info.result) == (5, "failure")
+    assert runs.read_text() == "run\n"
+
+
+def test_unfinished_transitions_go_on(process):
+    client = process.start()
+    create_pool(client)
+    create_job(client)
+    client.create_task("job", task("task", "/bin/sleep 60"))
+    wait_for_task(client, state="running")
+    client.begin_delete_job("job")
+    client.begin_delete_pool("pool")
+    process.kill()
+    client = process.start()
+    wait_for(lambda: not list(client.list_jobs()) and not list(client.list_pools()))
+    assert list((process.data / "nodes").iterdir()) == []
+
+
+def test_terminated_task_stays_terminated_over_a_kill(process):
+    client = process.start()
+    create_pool(client)
+    create_job(client)
+    client.create_task("job", task("task", shell("trap '' TERM; /bin/sleep 60")))
+    wait_for_task(client, state="running")
+    client.terminate_task("job", "task")
+    process.kill()
+    client = process.start()
+    done = wait_for_task(client)
+    assert done.execution_info.failure_info.code == "TaskEnded"
+
+
+def test_second_service_on_a_directory_refuses(process, start_service):
+    process.start()
+    with pytest.raises(DataDirectoryInUse) as refusal:
+        start_service(data=process.data)
+    assert str(process.data) in str(refusal.value)
+
+
+def test_directory_of_a_newer_version_is_refused(start_service, tmp_path):
+    data = tmp_path / "newer"
+    data.mkdir()
+    with sqlite3.connect(data / "batch.db") as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(UnknownSchema) as refusal:
+        start_service(data=data)
+    assert "99" in str(refusal.value)
+
+
+def test_stopped_service_leaves_no_process_and_runs_the_task_again(service):
+    client = service.client()
+    (node,) = create_pool(client)
+    create_job(client)
+    pids = service.data / "nodes" / "pool" / node.id / "shared" / "pids"
+    script = 'echo $$ >> "$PIDS"; [ $(wc -l < "$PIDS") = 2 ] || sleep 60'
+    client.create_task("job", task("task", shell(f'PIDS="{pids}"; {script}')))
+    wait_for(lambda: pids.exists() and pids.read_text())
+    service.stop()
+    assert not alive(int(pids.read_text()))
+    service.start()
+    done = wait_for_task(service.client())
+    assert (done.execution_info.exit_code, done.execution_info.requeue_count) == (0, 0)
+
+
+def test_data_directory_is_private(service):
+    assert service.data.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,288 @@
+"""The protocol itself, by requests that are made by hand where the SDK would not make them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from datetime import datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+from azure.batch import BatchClient
+from azure.batch import models as m
+from azure.core import MatchConditions
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.exceptions import HttpResponseError, ResourceModifiedError
+from conftest import create_job, pool_options
+
+from local_azure.batch.wire import http_date
+
+VERSION = "2025-06-01"
+
+
+class Raw:
+    """Signs and sends a request as it is given."""
+
+    def __init__(self, service) -> None:
+        self.service = service
+
+    def __call__(
+        self, method, path, *, body=None, version=VERSION, headers=(), signed_path="", key="", date=None, name=""
+    ):
+        separator = "&" if "?" in path else "?"
+        target = f"{path}{separator}api-version={version}" if version else path
+        content = b"" if body is None else json.dumps(body).encode()
+        sent = {"ocp-date": http_date(date or datetime.now(timezone.utc)), **dict(headers)}
+        if body is not None:
+            sent["Content-Type"] = "application/json; odata=minimalmetadata"
+        account = name or self.service.account.name
+        text = self._string_to_sign(method, signed_path or target, content, sent, account)
+        secret = base64.b64decode(key or self.service.account.key)
+        signature = base64.b64encode(hmac.new(secret, text.encode(), hashlib.sha256).digest()).decode()
+        sent["Authorization"] = f"SharedKey {account}:{signature}"
+        request = requests.Request(method, self.service.endpoint, headers=sent, data=content).prepare()
+        request.url = self.service.endpoint + target
+        return requests.Session().send(request)
+
+    def _string_to_sign(self, method, target, content, headers, account):
+        lower = {name.lower(): value for name, value in headers.items()}
+        length = str(len(content)) if content else ("" if method in ("GET", "HEAD") else "0")
+        names = ("content-md5", "content-type", "date", "if-modified-since", "if-match", "if-none-match")
+        values = [lower.get("content-encoding", ""), lower.get("content-language", ""), length]
+        values += [lower.get(name, "") for name in (*names, "if-unmodified-since", "range")]
+        ocp = [f"{name}:{lower[name]}" for name in sorted(lower) if name.startswith("ocp-")]
+        url = urlsplit(target)
+        query = "".join(f"\n{name}:{values[0]}" for name, values in sorted(parse_qs(url.query).items()))
+        return "\n".join([method, *values, *ocp, f"/{account}{url.path}"]) + query
+
+
+@pytest.fixture
+def raw(service):
+    return Raw(service)
+
+
+def code(response) -> tuple[int, str]:
+    return response.status_code, response.json()["code"]
+
+
+def test_answer_has_the_headers_of_the_service(raw):
+    identity = {"client-request-id": "mine", "return-client-request-id": "true"}
+    response = raw("GET", "/pools", headers=identity)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json; odata=minimalmetadata"
+    assert response.headers["DataServiceVersion"] == "3.0"
+    assert len(response.headers["request-id"]) == 36
+    assert response.headers["client-request-id"] == "mine"
+    assert response.json() == {"odata.metadata": f"{raw.service.endpoint}/$metadata#pools", "value": []}
+    assert "client-request-id" not in raw("GET", "/pools", headers={"client-request-id": "mine"}).headers
+
+
+def test_written_resource_is_named_by_the_headers(raw, service):
+    body = {"id": "job", "poolInfo": {"poolId": "pool"}}
+    response = raw("POST", "/jobs", body=body)
+    assert (response.status_code, response.content) == (201, b"")
+    assert response.headers["Location"] == f"{service.endpoint}/jobs/job"
+    assert response.headers["DataServiceId"] == f"{service.endpoint}/jobs/job"
+    job = raw("GET", "/jobs/job")
+    assert job.headers["ETag"] == job.json()["eTag"] == response.headers["ETag"]
+    assert response.headers["ETag"].startswith("0x8D")
+    assert job.json()["odata.metadata"] == f"{service.endpoint}/$metadata#jobs/@Element"
+
+
+def test_error_has_the_body_of_the_service(raw):
+    response = raw("GET", "/pools/none")
+    assert response.status_code == 404
+    body = response.json()
+    assert body["code"] == "PoolNotFound"
+    assert body["message"]["lang"] == "en-US"
+    first, request_id, time = body["message"]["value"].split("\n")
+    assert first == "The specified pool does not exist."
+    assert request_id == f"RequestId:{response.headers['request-id']}"
+    assert time.startswith("Time:20")
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        {"key": base64.b64encode(b"another key").decode()},
+        {"name": "another"},
+        {"date": datetime.now(timezone.utc) - timedelta(minutes=16)},
+        {"date": datetime.now(timezone.utc) + timedelta(minutes=16)},
+        {"signed_path": f"/jobs?api-version={VERSION}"},
+        {"signed_path": f"/pools?api-version={VERSION}&maxresults=1"},
+    ],
+    ids=["key", "account", "old", "future", "path", "query"],
+)
+def test_request_that_is_not_authentic_is_refused(raw, tampered):
+    assert code(raw("GET", "/pools", **tampered)) == (403, "AuthenticationFailed")
+
+
+def test_request_within_the_window_is_accepted(raw):
+    assert raw("GET", "/pools", date=datetime.now(timezone.utc) - timedelta(minutes=14)).status_code == 200
+
+
+def test_request_without_a_signature_is_refused(service):
+    response = requests.get(f"{service.endpoint}/pools?api-version={VERSION}")
+    assert code(response) == (403, "AuthenticationFailed")
+
+
+def test_moved_clock_does_not_lock_clients_out(client, service):
+    service.advance(hours=5)
+    assert list(client.list_pools()) == []
+
+
+def test_request_by_another_host_name_is_refused(raw):
+    assert code(raw("GET", "/pools", headers={"Host": "evil.example"})) == (400, "InvalidHeaderValue")
+
+
+@pytest.mark.parametrize("version", ["2025-06-01", "2024-02-01.19.0", "2022-10-01.16.0", "2017-05-01.5.0"])
+def test_known_api_versions_are_served(raw, version):
+    assert raw("GET", "/pools", version=version).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["2031-01-01", "2025-06-02", "latest"])
+def test_unknown_api_versions_are_refused(raw, version):
+    assert code(raw("GET", "/pools", version=version)) == (400, "UnsupportedRequestVersion")
+
+
+def test_missing_api_version_is_refused(raw):
+    assert code(raw("GET", "/pools", version="")) == (400, "MissingRequiredQueryParameter")
+
+
+def test_unknown_query_parameter_is_refused_by_name(raw):
+    response = raw("GET", "/pools?colour=red")
+    assert code(response) == (400, "UnsupportedQueryParameter")
+    assert {"key": "QueryParameterName", "value": "colour"} in response.json()["values"]
+
+
+def test_unknown_property_is_refused_by_name(raw):
+    body = {"id": "job", "poolInfo": {"poolId": "pool", "colour": "red"}}
+    response = raw("POST", "/jobs", body=body)
+    assert code(response) == (400, "InvalidRequestBody")
+    assert {"key": "PropertyName", "value": "poolInfo.colour"} in response.json()["values"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "named"),
+    [
+        ({"id": "job"}, "MissingRequiredProperty", "poolInfo"),
+        ({"id": "job", "poolInfo": {}, "priority": "high"}, "InvalidPropertyValue", "priority"),
+        ({"id": "job", "poolInfo": {}, "usesTaskDependencies": 1}, "InvalidPropertyValue", "usesTaskDependencies"),
+        ({"id": "job", "poolInfo": {}, "onTaskFailure": "panic"}, "InvalidPropertyValue", "onTaskFailure"),
+        (
+            {"id": "job", "poolInfo": {}, "constraints": {"maxWallClockTime": "1 h"}},
+            "InvalidPropertyValue",
+            "constraints.maxWallClockTime",
+        ),
+        ({"id": 5, "poolInfo": {}}, "InvalidPropertyValue", "id"),
+        ({"id": "job", "poolInfo": []}, "InvalidPropertyValue", "poolInfo"),
+    ],
+)
+def test_property_of_a_wrong_kind_is_refused_by_name(raw, body, expected, named):
+    response = raw("POST", "/jobs", body=body)
+    assert code(response) == (400, expected)
+    assert {"key": "PropertyName", "value": named} in response.json()["values"]
+
+
+def test_properties_of_older_clients_are_accepted(raw):
+    task = {"id": "t", "commandLine": "x", "authenticationTokenSettings": None}
+    assert raw("POST", "/jobs", body={"id": "job", "poolInfo": {"poolId": "p"}}, version="2022-10-01.16.0").ok
+    assert raw("POST", "/jobs/job/tasks", body=task, version="2022-10-01.16.0").status_code == 201
+    machine = {
+        "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
+        "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+    }
+    pool = {"id": "p", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": machine}
+    former = {"targetNodeCommunicationMode": "simplified", "certificateReferences": []}
+    assert raw("POST", "/pools", body={**pool, **former}, version="2024-02-01.19.0").status_code == 201
+    certificates = {"certificateReferences": [{"thumbprint": "x", "thumbprintAlgorithm": "sha1"}]}
+    assert code(raw("POST", "/pools", body={**pool, **certificates}, version="2024-02-01.19.0")) == (
+        501,
+        "NotImplemented",
+    )
+
+
+def test_body_that_is_not_json_is_refused(raw, service):
+    client_side = raw("POST", "/jobs", body=["not an object"])
+    assert code(client_side) == (400, "InvalidRequestBody")
+
+
+def test_body_that_is_too_large_is_refused(raw):
+    assert code(raw("POST", "/jobs", body={"id": "x" * (1 << 20)})) == (413, "RequestBodyTooLarge")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nothing"), ("GET", "/"), ("GET", "/pools/a/b/c/d/e")])
+def test_unknown_path_is_refused(raw, method, path):
+    assert code(raw(method, path)) == (400, "InvalidUri")
+
+
+def test_wrong_method_is_refused(raw):
+    assert code(raw("PUT", "/pools")) == (405, "UnsupportedHttpVerb")
+
+
+def test_operation_that_is_not_served_says_its_name(raw):
+    response = raw("GET", "/applications")
+    assert code(response) == (501, "NotImplemented")
+    assert "list_applications" in response.json()["message"]["value"]
+
+
+@pytest.mark.parametrize("size", ["0", "1001", "many"])
+def test_page_size_out_of_range_is_refused(raw, size):
+    assert code(raw("GET", f"/pools?maxresults={size}")) == (400, "OutOfRangeQueryParameterValue")
+
+
+def test_unknown_selected_property_is_refused(raw):
+    assert code(raw("GET", "/pools?$select=id,colour")) == (400, "InvalidQueryParameterValue")
+
+
+def test_next_link_keeps_the_query(raw, client):
+    for name in ("a", "b", "c"):
+        create_job(client, name)
+    page = raw("GET", "/jobs?$filter=state%20eq%20%27active%27&$select=id&maxresults=2").json()
+    assert [job["id"] for job in page["value"]] == ["a", "b"]
+    link = urlsplit(page["odata.nextLink"])
+    assert parse_qs(link.query)["$filter"] == ["state eq 'active'"]
+    following = raw("GET", f"{link.path}?{link.query.replace('api-version=2025-06-01', '').strip('&')}").json()
+    assert following["value"] == [{"id": "c"}]
+    assert "odata.nextLink" not in following
+
+
+def test_durations_are_shown_in_their_canonical_form(raw):
+    body = {"id": "job", "poolInfo": {"poolId": "p"}, "constraints": {"maxWallClockTime": "PT06M00S"}}
+    raw("POST", "/jobs", body=body)
+    assert raw("GET", "/jobs/job").json()["constraints"] == {"maxWallClockTime": "PT6M", "maxTaskRetryCount": 0}
+
+
+def test_update_under_a_stale_etag_is_refused(client):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    etag = client.get_pool("pool").etag
+    change = m.BatchPoolUpdateOptions(metadata=[m.BatchMetadataItem(name="a", value="b")])
+    client.update_pool("pool", change, etag=etag, match_condition=MatchConditions.IfNotModified)
+    with pytest.raises(ResourceModifiedError) as refusal:
+        client.update_pool("pool", change, etag=etag, match_condition=MatchConditions.IfNotModified)
+    assert (refusal.value.status_code, refusal.value.error.code) == (412, "ConditionNotMet")
+
+
+def test_unmodified_resource_is_not_sent_again(raw, client):
+    create_job(client)
+    job = raw("GET", "/jobs/job")
+    for condition in ({"If-None-Match": job.headers["ETag"]}, {"If-Modified-Since": job.headers["Last-Modified"]}):
+        again = raw("GET", "/jobs/job", headers=condition)
+        assert (again.status_code, again.content) == (304, b"")
+    assert raw("GET", "/jobs/job", headers={"If-Match": '"0x1"'}).status_code == 412
+    long_ago = "Mon, 01 Jan 2001 00:00:00 GMT"
+    assert raw("GET", "/jobs/job", headers={"If-Unmodified-Since": long_ago}).status_code == 412
+    assert raw("GET", "/jobs/job", headers={"If-Modified-Since": long_ago}).status_code == 200
+
+
+def test_client_with_a_wrong_key_is_told_so(service):
+    key = base64.b64encode(b"another key").decode()
+    client = BatchClient(service.endpoint, AzureNamedKeyCredential(service.account.name, key))
+    with pytest.raises(HttpResponseError) as refusal:
+        list(client.list_pools())
+    assert (refusal.value.status_code, refusal.value.error.code) == (403, "AuthenticationFailed")
+    assert key not in str(refusal.value)
+    assert service.account.key not in str(refusal.value)
