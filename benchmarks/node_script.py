@@ -152,9 +152,7 @@ def typical_seconds(runs: list[Measurement]) -> float:
     return statistics.median(run.seconds for run in runs[1:] or runs)
 
 
-def judge(
-    name: str, size_mb: float, runs: dict[str, list[Measurement]], bounds: dict[int, float]
-) -> list[str]:
+def judge(name: str, size_mb: float, runs: dict[str, list[Measurement]], bounds: dict[int, float]) -> list[str]:
     """Print one row per program; return what was missed."""
     missed = []
     baseline = typical_seconds(runs["tutorial"])

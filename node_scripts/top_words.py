@@ -179,8 +179,7 @@ def top(records: Iterable[Record], wanted: int, folder: str, level: int, limit: 
     spill(table, folder, level)
     del table
     parts = (
-        top(load(folder, part), wanted, os.path.join(folder, f"{part}.d"), level + 1, limit)
-        for part in range(FANOUT)
+        top(load(folder, part), wanted, os.path.join(folder, f"{part}.d"), level + 1, limit) for part in range(FANOUT)
     )
     return best(itertools.chain.from_iterable(parts), wanted)
 
@@ -191,9 +190,7 @@ def share(workers: int, items: int, work: Callable[[int, Iterator[int]], None]) 
 
     receive, send = os.pipe()
     # A read of 8 bytes from a pipe that only ever gets 8 at a time is atomic: each number reaches one worker.
-    numbers = map(
-        functools.partial(int.from_bytes, byteorder="little"), iter(lambda: os.read(receive, 8), b"")
-    )
+    numbers = map(functools.partial(int.from_bytes, byteorder="little"), iter(lambda: os.read(receive, 8), b""))
 
     def child(worker: int) -> None:
         os.close(send)  # or the pipe would never end
@@ -256,6 +253,12 @@ def top_words(
     return [(word, -minus_count) for word, (minus_count, _) in found]
 
 
+def output_name(path: str) -> str:
+    """<stem>_OUTPUT<ext>, beside the input."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}_OUTPUT{extension}"
+
+
 def report(words: list[tuple[str, int]]) -> str:
     rule = "-" * 30
     lines = ["Word\tCount", rule, *(f"{word}:\t{count}" for word, count in words), rule]
@@ -297,9 +300,7 @@ def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = 
             advice = ADVICE.get(error.code, "")
             if error.code not in (408, 429) and error.code < 500:
                 break
-            with contextlib.suppress(
-                ValueError
-            ):  # Retry-After may also be a date; the storage service sends seconds
+            with contextlib.suppress(ValueError):  # Retry-After may also be a date; the storage service sends seconds
                 pause = float(error.headers.get("Retry-After", ""))
         except (OSError, http.client.HTTPException) as error:
             # Only a URLError's reason: an HTTPException may quote the URL, and with it the SAS.
@@ -362,9 +363,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="the text file; write --filepath=-x.txt if its name starts with a dash",
     )
     add("--numwords", required=True, type=at_least_one, metavar="N", help="how many words to list")
-    add(
-        "--storageaccount", type=account, metavar="NAME|URL", help="storage account name or blob endpoint URL"
-    )
+    add("--storageaccount", type=account, metavar="NAME|URL", help="storage account name or blob endpoint URL")
     add("--storagecontainer", metavar="NAME", help="container that receives the output file")
     add(
         "--sastoken",
@@ -411,8 +410,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"Waiting {options.delay:g} seconds before counting...", flush=True)
         time.sleep(options.delay)
     words = top_words(path, options.numwords, workers=workers_for(path, options.slots))
-    stem, extension = os.path.splitext(path)
-    output = f"{stem}_OUTPUT{extension}"
+    output = output_name(path)
     data = report(words).encode()
     with open(output, "wb") as file:
         file.write(data)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node_scripts.top_words import output_name
 from tasks.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
@@ -26,12 +27,6 @@ class InputFile:
     @property
     def output_name(self) -> str:
         return output_name(self.blob_name)
-
-
-def output_name(name: str) -> str:
-    """The name under which the node script leaves the output for a file: <stem>_OUTPUT<ext>."""
-    stem, extension = os.path.splitext(name)
-    return f"{stem}_OUTPUT{extension}"
 
 
 def find_inputs(inputs: Sequence[str]) -> list[InputFile]:

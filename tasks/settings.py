@@ -89,10 +89,12 @@ class TimeLimits(_Settings):
 class CleanUp(_Settings):
     """What the run deletes when it ends, well or badly. A pool that is kept goes on billing."""
 
-    containers: Disposal = Field(default=Disposal.DELETE, description="The application, input and output containers.")
-    job: Disposal = Field(default=Disposal.DELETE, description="The Batch job with its tasks.")
+    containers: Disposal = Field(
+        default=Disposal.DELETE, title="Containers", description="The application, input and output containers."
+    )
+    job: Disposal = Field(default=Disposal.DELETE, title="Job", description="The Batch job with its tasks.")
     pool: Disposal = Field(
-        default=Disposal.DELETE, description="The pool with its nodes; an existing pool always stays."
+        default=Disposal.DELETE, title="Pool", description="The pool with its nodes; an existing pool always stays."
     )
 
 

@@ -109,17 +109,13 @@ shared_directory = [HealthCheck.function_scoped_fixture]
     table=st.sampled_from([600, 3000, 1 << 20]),
 )
 @settings(max_examples=250, deadline=None, suppress_health_check=shared_directory)
-def test_every_block_and_table_size_gives_the_same_answer(
-    text: bytes, wanted: int, block: int, table: int
-) -> None:
+def test_every_block_and_table_size_gives_the_same_answer(text: bytes, wanted: int, block: int, table: int) -> None:
     assert count(text, wanted, block_bytes=block, table_bytes=table) == rule(text, wanted)
 
 
 @given(text=texts, wanted=st.integers(1, 8), block=st.integers(1, 30), workers=st.integers(2, 4))
 @settings(max_examples=20, deadline=None, suppress_health_check=shared_directory)
-def test_every_number_of_workers_gives_the_same_answer(
-    text: bytes, wanted: int, block: int, workers: int
-) -> None:
+def test_every_number_of_workers_gives_the_same_answer(text: bytes, wanted: int, block: int, workers: int) -> None:
     assert count(text, wanted, block_bytes=block, workers=workers) == rule(text, wanted)
 
 
@@ -141,15 +137,11 @@ def test_a_space_across_two_looks_for_it_is_found() -> None:
 
 
 def distinct_words(number: int) -> bytes:
-    return b"".join(
-        b"%08x%s" % (n * 2654435761 % 2**32, b",\n" if n % 7 == 0 else b" ") for n in range(number)
-    )
+    return b"".join(b"%08x%s" % (n * 2654435761 % 2**32, b",\n" if n % 7 == 0 else b" ") for n in range(number))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tables_that_outgrow_their_share_move_to_disk_and_back(
-    workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_that_outgrow_their_share_move_to_disk_and_back(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = Path("levels")  # a file, since forked workers write to it too
     spill = script.spill
 
@@ -286,9 +278,7 @@ def server() -> Iterator[BlobServer]:
         thread.join()
 
 
-def run_upload(
-    server: BlobServer, name: str = "text.txt", **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run_upload(server: BlobServer, name: str = "text.txt", **environment: str) -> subprocess.CompletedProcess[str]:
     if not Path(name).exists():
         Path(name).write_bytes(b"a b a")
     arguments = [f"--filepath={name}", "--numwords=2", f"--storageaccount={server.endpoint}"]
