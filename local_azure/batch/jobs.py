@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch import attempts, lifecycle
+from local_azure.batch import attempts, lifecycle, task_ends
 from local_azure.batch.attempts import Stop
 from local_azure.batch.call import Answer, Call, Listing, created, done, element, require_conditions
 from local_azure.batch.errors import BatchError, Code, invalid_property
@@ -159,10 +159,7 @@ def disable_job(service: Service, call: Call) -> Answer:
     body = call.body("BatchJobDisableOptions")
     if row.document["state"] == "enabling":
         raise BatchError(Code.OperationInvalidForCurrentState, "The job is being enabled.")
-    JOB.enter(row.document, "disabling", service.now())
-    if stop := _DISABLING.get(body["disableTasks"]):
-        for attempt in attempts.of_job(service, row.id):
-            attempts.stop(service, attempt, stop)
+    task_ends.disable(service, row, _DISABLING.get(body["disableTasks"]))
     return _saved(service, call, row, 202)
 
 

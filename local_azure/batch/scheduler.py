@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from local_azure.batch import attempts, environment
+from local_azure.batch import attempts, environment, task_ends
 from local_azure.batch.attempts import Attempt, Kind, Stop
 from local_azure.batch.node_agent import Execution, NodeAgent, Result, Work, task_ended
 from local_azure.batch.runner import Outcome
@@ -213,7 +213,6 @@ class Scheduler:
             completed = False
             if task is not None and attempt.stop is not Stop.DISCARD:
                 completed = self._advance(attempt, task, result)
-                service.store.tasks.save(task)
             if node is not None:
                 self._release(node, counted=completed, succeeded=completed and result.succeeded)
         self._status_file(attempt).unlink(missing_ok=True)
@@ -243,30 +242,14 @@ class Scheduler:
         if result.interrupted:
             reason = task.private.pop("stopReason", "The task was ended by a user's request.")
             result = Result(exit_code=result.exit_code, failure=task_ended(reason))
-        self.complete(task, result)
+        task_ends.complete(self._service, task, result)
         return True
 
     def _reactivate(self, task: Row) -> None:
         TASK.enter(task.document, "active", self._service.now())
         task.document.pop("nodeInfo", None)
         task.document["executionInfo"].pop("startTime", None)
-
-    def complete(self, task: Row, result: Result) -> None:
-        """Put the task into its last state. The caller saves it."""
-        now = self._service.now()
-        TASK.enter(task.document, "completed", now)
-        info = task.document["executionInfo"]
-        info.setdefault("startTime", timestamp(now))
-        info["endTime"] = timestamp(now)
-        if result.exit_code is not None:
-            info["exitCode"] = result.exit_code
-        info["result"] = "success" if result.succeeded else "failure"
-        if result.failure:
-            info["failureInfo"] = result.failure
-        if "nodeInfo" in task.document:
-            retention = parse_duration(task.document["constraints"]["retentionTime"])
-            task.extra["expires"] = None if retention >= UNLIMITED else timestamp(now + retention)
-            self._service.agenda.wake("retention")
+        self._service.store.tasks.save(task)
 
     def _release(self, node: Row, *, counted: bool, succeeded: bool) -> None:
         document = node.document

@@ -60,6 +60,7 @@ CREATE TABLE tasks (
     document TEXT NOT NULL,
     private  TEXT NOT NULL DEFAULT '{}',
     blocked  INTEGER NOT NULL DEFAULT 0,    -- 1 while a task that it depends on is not as required
+    satisfies INTEGER NOT NULL DEFAULT 0,   -- 1 once it has ended as those that depend on it require
     expires  TEXT,                          -- when its directory on the node is to be removed
     state    TEXT GENERATED ALWAYS AS (json_extract(document, '$.state')) VIRTUAL,
     result   TEXT GENERATED ALWAYS AS (json_extract(document, '$.executionInfo.result')) VIRTUAL,

@@ -105,7 +105,7 @@ class Store:
         self.node_users = Table(self._database, "node_users", ("node", "id"))
         self.schedules = Table(self._database, "schedules", ("id",))
         self.jobs = Table(self._database, "jobs", ("id",), ("schedule",))
-        self.tasks = Table(self._database, "tasks", ("job", "id"), ("blocked", "expires"))
+        self.tasks = Table(self._database, "tasks", ("job", "id"), ("blocked", "satisfies", "expires"))
         self.job_nodes = Table(self._database, "job_nodes", ("job", "id"), ("pool",))
 
     def _open(self) -> None:

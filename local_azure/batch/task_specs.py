@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from local_azure.batch import dependencies, exit_conditions
 from local_azure.batch.errors import BatchError, Code, invalid_property
 from local_azure.batch.store import Document
 from local_azure.batch.wire import UNLIMITED_TEXT, is_id
@@ -37,6 +38,8 @@ def check(spec: Document, job: Document) -> None:
     if spec.get("requiredSlots", 1) < 1:
         raise invalid_property("requiredSlots", spec["requiredSlots"], "it must be positive")
     _check_ids_of_job_tasks(spec["id"], job)
+    dependencies.check(spec.get("dependsOn"), job)
+    exit_conditions.check(spec.get("exitConditions"), job)
     for resource in spec.get("resourceFiles", ()):
         check_resource_file(resource)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_azure.batch import attempts, shapes, task_specs
+from local_azure.batch import attempts, dependencies, shapes, task_ends, task_specs
 from local_azure.batch.attempts import Stop
 from local_azure.batch.call import Answer, Call, Listing, created, done, element, require_conditions
 from local_azure.batch.errors import BatchError, Code, invalid_property
-from local_azure.batch.node_agent import task_ended
+from local_azure.batch.node_agent import Result, task_ended
 from local_azure.batch.odata import Kind
 from local_azure.batch.service import Service
 from local_azure.batch.states import TASK
@@ -102,7 +102,7 @@ def _added(service: Service, call: Call, job: Row, item: Any) -> Document:
     }
 
 
-def add_task(service: Service, job: Row, body: Document) -> Row:
+def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
     """Put a task into the store. Raises BatchError if its id is taken."""
     document = task_specs.with_defaults(body, job.document)
     if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
@@ -111,7 +111,9 @@ def add_task(service: Service, job: Row, body: Document) -> Row:
     document["creationTime"] = timestamp(now)
     service.touch(document)
     TASK.enter(document, "active", now)
-    return service.store.tasks.add(Row(keys=(job.id, document["id"].lower()), document=document))
+    row = service.store.tasks.add(Row(keys=(job.id, document["id"].lower()), document=document, private=private))
+    dependencies.add(service, row)
+    return row
 
 
 def _woken(service: Service, job: Row) -> None:
@@ -182,15 +184,8 @@ def terminate_task(service: Service, call: Call) -> Answer:
     for attempt in running:
         attempts.stop(service, attempt, Stop.TERMINATE)
     if not running:
-        _complete_unstarted(service, row)
+        task_ends.complete(service, row, Result(failure=task_ended("The task was ended before it ran.")))
     return _saved(service, call, job, row, 204)
-
-
-def _complete_unstarted(service: Service, row: Row) -> None:
-    now = service.now()
-    TASK.enter(row.document, "completed", now)
-    info = {"endTime": timestamp(now), "result": "failure"}
-    row.document["executionInfo"] |= {**info, "failureInfo": task_ended("The task was ended before it ran.")}
 
 
 def reactivate_task(service: Service, call: Call) -> Answer:
