@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch import attempts
+from local_azure.batch import attempts, job_tasks
 from local_azure.batch.attempts import Stop
 from local_azure.batch.node_agent import NodeAgent
 from local_azure.batch.service import Service
@@ -15,7 +15,6 @@ from local_azure.batch.states import ALLOCATION, NODE
 from local_azure.batch.store import Document, Row
 from local_azure.batch.wire import parse_duration, parse_timestamp, timestamp
 
-NODE_QUOTA = 200  # nodes of all pools together; each is a few directories
 AGENT_VERSION = "1.0.0-local"
 # Which nodes a shrinking pool gives up first.
 _EXPENDABLE = (
@@ -48,6 +47,7 @@ class Allocator:
             "reimaging": self._restarting,
             "deallocating": self._deallocating,
             "leavingpool": self._leaving,
+            "preempted": self._preempted,
         }
         service.agenda.visits("pool", self.visit_pool)
         service.agenda.visits("node", self.visit_node)
@@ -137,8 +137,8 @@ class Allocator:
 
     def _add_nodes(self, pool: Row, count: int, dedicated: bool) -> Document | None:
         """Add nodes as far as the quota goes; the error if it does not go far enough."""
-        room = NODE_QUOTA - int(self._service.store.value("SELECT count(*) FROM nodes"))
-        for _ in range(min(count, room)):
+        room = self._service.faults.node_quota - int(self._service.store.value("SELECT count(*) FROM nodes"))
+        for _ in range(min(count, max(0, room))):
             self._add_node(pool, dedicated)
         if count <= room:
             return None
@@ -147,7 +147,7 @@ class Allocator:
         return {
             "code": code,
             "message": f"The specified account has reached {kind}",
-            "values": [{"name": "NodeQuota", "value": str(NODE_QUOTA)}],
+            "values": [{"name": "NodeQuota", "value": str(self._service.faults.node_quota)}],
         }
 
     def _add_node(self, pool: Row, dedicated: bool) -> None:
@@ -247,6 +247,19 @@ class Allocator:
         if due := self._is_due(node, self._service.timings.boot):
             return due
         self._enter(node, "deallocated")
+        return None
+
+    def _preempted(self, node: Row) -> datetime | None:
+        """A spot node that was taken away comes back empty, when there is room for it again."""
+        if not self._is_empty(node):
+            return None
+        if due := self._is_due(node, self._service.timings.preemption):
+            return due
+        self._service.discard(self._service.node_directory(*node.keys))
+        for name in ("lastBootTime", "nodeAgentInfo", "startTask", "startTaskInfo"):
+            node.document.pop(name, None)
+        job_tasks.forget(self._service, node, reimaged=True)
+        self._enter(node, "creating")
         return None
 
     # Leaving

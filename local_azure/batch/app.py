@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -10,9 +11,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from local_azure.batch import auth
+from local_azure.batch import admin, auth
 from local_azure.batch.call import Answer, Call
 from local_azure.batch.errors import BatchError, Code, not_served
+from local_azure.batch.faults import Injected, RequestFault
 from local_azure.batch.routes import Operation, Router
 from local_azure.batch.service import Service
 from local_azure.batch.wire import http_date, timestamp
@@ -31,12 +33,28 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+ADMIN = Operation(name="local", method="POST", path=(), query=frozenset(), serve=admin.serve)
+
+
+class Dropped(Exception):
+    """The connection is to be closed without an answer."""
+
+
+async def _happen(fault: RequestFault) -> None:
+    await asyncio.sleep(fault.delay)
+    if fault.drop:
+        raise Dropped
+    if fault.status:
+        raise Injected(fault)
+
+
 class App:
     """An ASGI application. One request: host → signature → operation → query → body → transaction → answer."""
 
-    def __init__(self, service: Service, router: Router) -> None:
+    def __init__(self, service: Service, router: Router, *, administered: bool = False) -> None:
         self._service = service
         self._router = router
+        self._administered = administered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", scope["type"]
@@ -44,6 +62,10 @@ class App:
         common = self._common_headers(headers)
         try:
             answer = await self._answer(scope, headers, receive)
+        except Dropped:
+            scope["state"]["connection"].transport.abort()
+            await receive()  # until the server has noticed, or it would answer for us
+            return
         except BatchError as error:
             answer = self._error(error, common["request-id"])
         except Exception:
@@ -57,7 +79,10 @@ class App:
         self._check_host(headers.get("host", ""))
         request = auth.SignedRequest(method=scope["method"], raw_path=raw_path, query=query, headers=headers)
         auth.verify(request, self._service.account, self._service.clock.unmoved())
-        operation, raw_ids = self._router.find(scope["method"], raw_path)
+        if self._administered and raw_path.startswith(admin.PREFIX):
+            operation, raw_ids = ADMIN, dict[str, str]()
+        else:
+            operation, raw_ids = self._router.find(scope["method"], raw_path)
         call = Call(
             method=scope["method"],
             path=raw_path,
@@ -69,8 +94,14 @@ class App:
         )
         if operation.serve is None:
             raise not_served(f"The operation {operation.name}")
+        fault = self._service.faults.for_request(operation.name) if operation is not ADMIN else None
+        if fault and not fault.after_commit:
+            await _happen(fault)
         with self._service.store.transaction():
-            return operation.serve(self._service, call)
+            answer = operation.serve(self._service, call)
+        if fault and fault.after_commit:
+            await _happen(fault)
+        return answer
 
     def _check_host(self, host: str) -> None:
         """A web page that has its own name resolve to this machine cannot get here, even with a user's browser."""
@@ -94,6 +125,9 @@ class App:
         if error.code.status == 304:
             return Answer(status=304)
         document = error.document(request_id, timestamp(self._service.now()))
+        if isinstance(error, Injected):
+            document["code"] = error.name
+            return Answer(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
         return Answer(status=error.code.status, document=document, kind="errors/@Element")
 
     async def _send(self, answer: Answer, common: dict[str, str], method: str, send: Send) -> None:

@@ -18,6 +18,7 @@ class Timings:
     allocation: float = 0.03  # a node is "creating"; at the least, a resize takes this long
     boot: float = 0.03  # a node is "starting", "rebooting", "reimaging", "deallocating"
     removal: float = 0.03  # a node is "leavingpool"; a pool, job or job schedule is "deleting"
+    preemption: float = 1.0  # a spot node is "preempted" before it is created anew
     termination: float = 0.02  # a job or job schedule is "terminating", "disabling" or "enabling"
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from local_azure.batch import attempts, lifecycle, task_ends
+from local_azure.batch import attempts, job_tasks, lifecycle, task_ends
 from local_azure.batch.attempts import Stop
 from local_azure.batch.call import Answer, Call, Listing, created, done, element, require_conditions
 from local_azure.batch.errors import BatchError, Code, invalid_property
-from local_azure.batch.job_specs import check_priority, with_defaults
+from local_azure.batch.job_births import add_job
+from local_azure.batch.job_specs import check_numbers, check_pool, with_defaults
 from local_azure.batch.odata import Kind
 from local_azure.batch.service import Service
 from local_azure.batch.states import JOB
 from local_azure.batch.store import Document, Row
-from local_azure.batch.wire import is_id, timestamp
+from local_azure.batch.wire import is_id
 
 FILTERABLE = {
     "id": Kind.TEXT,
@@ -45,23 +46,6 @@ def create_job(service: Service, call: Call) -> Answer:
         raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
     document = add_job(service, body["id"], with_defaults(body)).document
     return created(call, document, "jobs", document["id"])
-
-
-def add_job(service: Service, job_id: str, spec: Document, schedule: str | None = None) -> Row:
-    """Put a job into the store and have it looked at. Raises BatchError if its id is taken."""
-    if existing := service.store.jobs.get(job_id.lower()):
-        deleting = existing.document["state"] == "deleting"
-        raise BatchError(Code.JobBeingDeleted if deleting else Code.JobExists)
-    now = service.now()
-    document = {**spec, "id": job_id, "creationTime": timestamp(now)}
-    service.touch(document)
-    JOB.enter(document, "active", now)
-    document["executionInfo"] = {"startTime": timestamp(now)}
-    if pool := spec["poolInfo"].get("poolId"):
-        document["executionInfo"]["poolId"] = pool
-    row = service.store.jobs.add(Row(keys=(job_id.lower(),), document=document, extra={"schedule": schedule}))
-    service.agenda.wake("job", row.id)
-    return row
 
 
 def list_jobs(service: Service, call: Call) -> Answer:
@@ -118,11 +102,12 @@ def replace_job(service: Service, call: Call) -> Answer:
 
 
 def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answer:
-    check_priority(changes)
+    check_numbers(changes)
     document = row.document
     if constraints := changes.pop("constraints", None):
-        document["constraints"] = {**with_defaults({"poolInfo": {}})["constraints"], **constraints}
+        document["constraints"] = {**document["constraints"], **constraints}
     if "poolInfo" in changes and changes["poolInfo"] != document["poolInfo"]:
+        check_pool(changes["poolInfo"])
         _change_pool(service, row, changes["poolInfo"])
     document.update(changes)
     return _saved(service, call, row, 200)
@@ -173,10 +158,34 @@ def enable_job(service: Service, call: Call) -> Answer:
     return _saved(service, call, row, 202)
 
 
+def list_job_preparation_and_release_task_status(service: Service, call: Call) -> Answer:
+    job = service.job(call.ids["jobId"])
+    if "jobPreparationTask" not in job.document:
+        raise BatchError(Code.JobPreparationTaskNotSpecified)
+
+    def show_status(row: Row) -> Document:
+        node_url = call.url("pools", row.document["poolId"], "nodes", row.document["nodeId"])
+        document = {**row.document, "nodeUrl": node_url}
+        for name in document.keys() & {job_tasks.PREPARATION, job_tasks.RELEASE}:
+            directory = f"{node_url}/files/{document[name]['taskRootDirectory']}"
+            document[name] = {**document[name], "taskRootDirectoryUrl": directory}
+        return document
+
+    listing = Listing(
+        kind="jobpreparationandreleasetaskstatuslist",
+        filterable={"nodeId": Kind.TEXT, "poolId": Kind.TEXT},
+        show=show_status,
+        model="BatchJobPreparationAndReleaseTaskStatus",
+    )
+    return listing.answer(call, lambda after: service.store.job_nodes.page((job.id,), after))
+
+
 def get_job_task_counts(service: Service, call: Call) -> Answer:
     row = service.job(call.ids["jobId"])
     names = ("active", "running", "completed", "succeeded", "failed")
     tasks, slots = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    if service.faults.take_task_counts():
+        return Answer(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
     found = service.store.execute("SELECT state, result, tasks, slots FROM task_counts WHERE job = ?", row.id)
     for state, result, count, slot_count in found:
         # A task that waits for its job's preparation counts as running.

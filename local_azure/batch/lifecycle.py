@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 from local_azure.batch import attempts, environment
 from local_azure.batch.attempts import Stop
+from local_azure.batch.job_tasks import JobTasks
 from local_azure.batch.node_agent import NodeAgent
 from local_azure.batch.service import Service
-from local_azure.batch.states import JOB
+from local_azure.batch.states import JOB, POOL
 from local_azure.batch.store import Row
 from local_azure.batch.wire import UNLIMITED, parse_duration, parse_timestamp, timestamp
 
@@ -17,9 +18,10 @@ from local_azure.batch.wire import UNLIMITED, parse_duration, parse_timestamp, t
 class Lifecycle:
     """Drives jobs that are not settled to their next state, and removes files whose time is over."""
 
-    def __init__(self, service: Service, agent: NodeAgent) -> None:
+    def __init__(self, service: Service, agent: NodeAgent, job_tasks: JobTasks) -> None:
         self._service = service
         self._agent = agent
+        self._job_tasks = job_tasks
         self._states: dict[str, Callable[[Row], datetime | None]] = {
             "active": self._active,
             "disabling": self._disabling,
@@ -88,16 +90,27 @@ class Lifecycle:
         return None
 
     def _terminating(self, job: Row) -> datetime | None:
-        if attempts.of_job(self._service, job.id):
+        if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
             return None
         if due := self._due(job, self._service.timings.termination):
             return due
         job.document["executionInfo"]["endTime"] = timestamp(self._service.now())
         self._enter(job, "completed")
+        self._let_go(job)
         return None
 
+    def _let_go(self, job: Row) -> None:
+        """Tell the job schedule, and delete the auto pool, of a job that is over."""
+        if schedule := job.extra["schedule"]:
+            self._service.agenda.wake("schedule", schedule)
+        pool = self._service.store.pools.get(job.private.get("autoPool", "").lower())
+        if pool and pool.document["state"] == "active":
+            POOL.enter(pool.document, "deleting", self._service.now())
+            self._service.store.pools.save(pool)
+            self._service.agenda.wake("pool", pool.id)
+
     def _deleting(self, job: Row) -> datetime | None:
-        if attempts.of_job(self._service, job.id):
+        if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
             return None
         if due := self._due(job, self._service.timings.removal):
             return due
@@ -106,6 +119,7 @@ class Lifecycle:
         store.execute("DELETE FROM task_counts WHERE job = ?", job.id)
         store.execute("DELETE FROM dependencies WHERE job = ?", job.id)
         store.jobs.remove(job)
+        self._let_go(job)
         directory = environment.job_root(job.document["id"])
         for path in (self._service.data / "nodes").glob(f"*/*/{directory}"):
             self._service.discard(path)

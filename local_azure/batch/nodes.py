@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch import attempts
+from local_azure.batch import attempts, job_tasks
 from local_azure.batch.attempts import Stop
 from local_azure.batch.call import Answer, Call, Listing, done, element
 from local_azure.batch.errors import BatchError, Code
@@ -126,6 +126,7 @@ def _restart(service: Service, call: Call, option: str, state: str) -> Answer:
     for attempt in attempts.on_node(service, *row.keys):
         attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.RECOVER)
     NODE.enter(row.document, state, service.now())
+    job_tasks.forget(service, row, reimaged=state != "rebooting")
     return _saved(service, call, row, 202)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from local_azure.batch import files, images, jobs, nodes, pools, tasks
+from local_azure.batch import files, images, job_schedules, jobs, node_users, nodes, pools, tasks
 from local_azure.batch.call import Answer, Call
 from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.service import Service
@@ -74,9 +74,9 @@ OPERATIONS = (
     _operation("POST",   _NODE + "/uploadbatchservicelogs", "upload_node_logs", None),
     _operation("GET",    _NODE + "/extensions", "list_node_extensions", None, "$select maxresults $skiptoken"),
     _operation("GET",    _NODE + "/extensions/{extensionName}", "get_node_extension", None, "$select"),
-    _operation("POST",   _NODE + "/users", "create_node_user", None),
-    _operation("PUT",    _NODE + "/users/{userName}", "replace_node_user", None),
-    _operation("DELETE", _NODE + "/users/{userName}", "delete_node_user", None),
+    _operation("POST",   _NODE + "/users", "create_node_user", node_users.create_node_user),
+    _operation("PUT",    _NODE + "/users/{userName}", "replace_node_user", node_users.replace_node_user),
+    _operation("DELETE", _NODE + "/users/{userName}", "delete_node_user", node_users.delete_node_user),
     _operation("GET",    _NODE + "/files", "list_node_files", files.list_node_files, _FILES),
     _operation("GET",    _NODE + "/files/{filePath}", "download_node_file", files.download_node_file),
     _operation("HEAD",   _NODE + "/files/{filePath}", "get_node_file_properties", files.get_node_file_properties),
@@ -93,19 +93,21 @@ OPERATIONS = (
     _operation("POST",   _JOB + "/terminate", "terminate_job", jobs.terminate_job, "force"),
     _operation("GET",    _JOB + "/taskcounts", "get_job_task_counts", jobs.get_job_task_counts),
     _operation("GET",    _JOB + "/jobpreparationandreleasetaskstatus",
-               "list_job_preparation_and_release_task_status", None, _LIST),
+               "list_job_preparation_and_release_task_status",
+               jobs.list_job_preparation_and_release_task_status, _LIST),
 
-    _operation("POST",   "/jobschedules", "create_job_schedule", None),
-    _operation("GET",    "/jobschedules", "list_job_schedules", None, _LIST),
-    _operation("HEAD",   _SCHEDULE, "job_schedule_exists", None),
-    _operation("GET",    _SCHEDULE, "get_job_schedule", None, _GET),
-    _operation("PATCH",  _SCHEDULE, "update_job_schedule", None),
-    _operation("PUT",    _SCHEDULE, "replace_job_schedule", None),
-    _operation("DELETE", _SCHEDULE, "delete_job_schedule", None, "force"),
-    _operation("POST",   _SCHEDULE + "/disable", "disable_job_schedule", None),
-    _operation("POST",   _SCHEDULE + "/enable", "enable_job_schedule", None),
-    _operation("POST",   _SCHEDULE + "/terminate", "terminate_job_schedule", None, "force"),
-    _operation("GET",    _SCHEDULE + "/jobs", "list_jobs_from_schedule", None, _LIST),
+    _operation("POST",   "/jobschedules", "create_job_schedule", job_schedules.create_job_schedule),
+    _operation("GET",    "/jobschedules", "list_job_schedules", job_schedules.list_job_schedules, _LIST),
+    _operation("HEAD",   _SCHEDULE, "job_schedule_exists", job_schedules.job_schedule_exists),
+    _operation("GET",    _SCHEDULE, "get_job_schedule", job_schedules.get_job_schedule, _GET),
+    _operation("PATCH",  _SCHEDULE, "update_job_schedule", job_schedules.update_job_schedule),
+    _operation("PUT",    _SCHEDULE, "replace_job_schedule", job_schedules.replace_job_schedule),
+    _operation("DELETE", _SCHEDULE, "delete_job_schedule", job_schedules.delete_job_schedule, "force"),
+    _operation("POST",   _SCHEDULE + "/disable", "disable_job_schedule", job_schedules.disable_job_schedule),
+    _operation("POST",   _SCHEDULE + "/enable", "enable_job_schedule", job_schedules.enable_job_schedule),
+    _operation("POST",   _SCHEDULE + "/terminate", "terminate_job_schedule",
+               job_schedules.terminate_job_schedule, "force"),
+    _operation("GET",    _SCHEDULE + "/jobs", "list_jobs_from_schedule", job_schedules.list_jobs_from_schedule, _LIST),
 
     _operation("POST",   _JOB + "/tasks", "create_task", tasks.create_task),
     _operation("GET",    _JOB + "/tasks", "list_tasks", tasks.list_tasks, _LIST),

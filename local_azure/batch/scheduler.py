@@ -7,6 +7,7 @@ from typing import Any
 
 from local_azure.batch import attempts, environment, task_ends
 from local_azure.batch.attempts import Attempt, Kind, Stop
+from local_azure.batch.job_tasks import JobTasks
 from local_azure.batch.node_agent import Execution, NodeAgent, Result, Work, task_ended
 from local_azure.batch.runner import Outcome
 from local_azure.batch.service import Service
@@ -22,14 +23,16 @@ class Place:
 
     def __init__(self, node: Row, slots: int, used: int) -> None:
         self.node = node
+        self.slots = slots
         self.free = slots - used
         self.used = used
 
 
 class Scheduler:
-    def __init__(self, service: Service, agent: NodeAgent) -> None:
+    def __init__(self, service: Service, agent: NodeAgent, job_tasks: JobTasks) -> None:
         self._service = service
         self._agent = agent
+        self._job_tasks = job_tasks
         service.agenda.visits("assign", self.assign)
         service.agenda.visits("attempt", self.visit_attempt)
 
@@ -104,8 +107,9 @@ class Scheduler:
             min(room, free + LOOK_AHEAD),
         )
         started = []
+        usable = [place for place in places if not self._job_tasks.refuses(job, place.node)]
         for task in list(tasks):
-            place = self._choose(task, pool, places)
+            place = self._choose(task, pool, usable)
             if place is not None:
                 started.append(self._start(task, job, place))
                 room -= 1
@@ -119,7 +123,7 @@ class Scheduler:
         return max(0, limit - int(running))
 
     def _choose(self, task: Row, pool: Row, places: list[Place]) -> Place | None:
-        fitting = [place for place in places if place.free >= task.document["requiredSlots"]]
+        fitting = [place for place in places if _fits(task, place)]
         if not fitting:
             return None
         wanted = task.document.get("affinityInfo", {}).get("affinityId")
@@ -131,12 +135,12 @@ class Scheduler:
     def _start(self, task: Row, job: Row, place: Place) -> Attempt:
         """Record that the task runs on the node. The process is started when that is on the disk."""
         now = self._service.now()
-        slots = task.document["requiredSlots"]
+        slots = place.slots if task.private.get("exclusive") else task.document["requiredSlots"]
         node = place.node
         attempt = attempts.add(self._service, Kind.TASK, node.keys[0], node.id, job=job.id, task=task.seq, slots=slots)
         place.free -= slots
         place.used += slots
-        TASK.enter(task.document, "running", now)
+        TASK.enter(task.document, "preparing" if self._job_tasks.is_to_be_prepared(job, node) else "running", now)
         task.document["nodeInfo"] = self._node_info(task, job, node)
         info = task.document["executionInfo"]
         for name in ("endTime", "exitCode", "result", "failureInfo"):
@@ -167,13 +171,27 @@ class Scheduler:
         async def run(execution: Execution) -> None:
             task = self._service.store.tasks.by_seq(attempt.task or 0)
             node = self._service.store.nodes.get(attempt.pool, attempt.node)
-            if task is None or node is None:
+            if task is None or node is None or not await self._is_prepared(task, node):
                 result = Result(interrupted=True)
             else:
                 result = await self._agent.carry_out(self._work(attempt, task, node), execution)
             self._finish(attempt, result)
 
         self._agent.spawn(attempt.seq, run)
+
+    async def _is_prepared(self, task: Row, node: Row) -> bool:
+        """Prepare the node for the task's job if that is still to be done; the task is running after it."""
+        if task.document["state"] != "preparing":
+            return True
+        if not await self._job_tasks.prepare(self._service.job(task.keys[0]), node):
+            return False
+        with self._service.store.transaction():
+            now, prepared = self._service.now(), self._service.store.tasks.by_seq(task.seq)
+            if prepared is not None:
+                TASK.enter(prepared.document, "running", now)
+                prepared.document["executionInfo"]["startTime"] = timestamp(now)
+                self._service.store.tasks.save(prepared)
+        return prepared is not None
 
     def _work(self, attempt: Attempt, task: Row, node: Row) -> Work:
         service = self._service
@@ -259,3 +277,10 @@ class Scheduler:
             idle = document["schedulingState"] == "enabled"
             NODE.enter(document, "idle" if idle else "offline", self._service.now())
         self._service.store.nodes.save(node)
+
+
+def _fits(task: Row, place: Place) -> bool:
+    """A job manager task may want a node for itself, or a dedicated one."""
+    if task.private.get("dedicated") and not place.node.document["isDedicated"]:
+        return False
+    return place.used == 0 if task.private.get("exclusive") else place.free >= int(task.document["requiredSlots"])

@@ -20,11 +20,13 @@ from local_azure.batch.allocator import Allocator
 from local_azure.batch.app import App
 from local_azure.batch.auth import Account
 from local_azure.batch.clock import Clock, Timings
+from local_azure.batch.job_tasks import JobTasks
 from local_azure.batch.lifecycle import Lifecycle
 from local_azure.batch.node_agent import NodeAgent
 from local_azure.batch.routes import Router
 from local_azure.batch.runner import Runner
 from local_azure.batch.scheduler import Scheduler
+from local_azure.batch.schedules import Schedules
 from local_azure.batch.service import Service
 from local_azure.batch.store import Store
 
@@ -32,6 +34,7 @@ __all__ = ["Account", "Clock", "DataDirectoryInUse", "Timings", "serve"]
 
 logger = logging.getLogger(__name__)
 
+LOCAL_TIMINGS = Timings()
 HOST = "127.0.0.1"
 # Clients keep their connections for as long as they can, and some do not repeat a POST that meets a closed one. So
 # connections stay open for longer than anybody's polling interval.
@@ -51,12 +54,14 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event,
     clock: Clock | None = None,
-    timings: Timings = Timings(),  # noqa: B008 (immutable)
+    timings: Timings = LOCAL_TIMINGS,
+    administered: bool = False,
 ) -> None:
     """Serve until `stop` is set; `ready` gets the endpoint, http://127.0.0.1:PORT, once requests are accepted.
 
     On the way out there are no new requests, running commands are ended (and run again by the next service on the same
-    directory), and the state is closed. Raises DataDirectoryInUse, and OSError if the port is taken.
+    directory), and the state is closed. `administered` lets clients ask for faults and move the clock.
+    Raises DataDirectoryInUse, and OSError if the port is taken.
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(data):
@@ -71,7 +76,7 @@ async def serve(
                 data=data.resolve(),
                 agenda=Agenda(clock),
             )
-            await _serve(service, port, ready, stop)
+            await _serve(service, port, administered, ready, stop)
         finally:
             store.close()
 
@@ -91,7 +96,9 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def _serve(service: Service, port: int, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+async def _serve(
+    service: Service, port: int, administered: bool, ready: Callable[[str], None], stop: asyncio.Event
+) -> None:
     for name in ("nodes", "attempts"):
         (service.data / name).mkdir(mode=0o700, exist_ok=True)
     runner = Runner(service.store.instance)
@@ -100,13 +107,19 @@ async def _serve(service: Service, port: int, ready: Callable[[str], None], stop
     listener = _listen(port)
     service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
     agent = NodeAgent(runner, service.data / "trash")
-    resident = Lifecycle(service, agent), Scheduler(service, agent), Allocator(service, agent)
+    job_tasks = JobTasks(service, agent)
+    resident = (
+        Lifecycle(service, agent, job_tasks),
+        Scheduler(service, agent, job_tasks),
+        Allocator(service, agent),
+        Schedules(service),
+    )
     for part in resident:
         part.resume()
     agent.empty_trash()
     agenda = asyncio.create_task(service.agenda.run())
     try:
-        async with _accepting(App(service, Router()), listener):
+        async with _accepting(App(service, Router(), administered=administered), listener):
             ready(service.endpoint)
             await stop.wait()
     finally:
@@ -149,11 +162,13 @@ class _accepting:
     async def __aenter__(self) -> None:
         self._config.load()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: H11Protocol(config=self._config, server_state=self._state, app_state={}),
-            sock=self._listener,
-            backlog=512,
-        )
+        self._server = await loop.create_server(self._connection, sock=self._listener, backlog=512)
+
+    def _connection(self) -> H11Protocol:
+        state: dict[str, object] = {}
+        connection = H11Protocol(config=self._config, server_state=self._state, app_state=state)
+        state["connection"] = connection  # the app may close it without an answer
+        return connection
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()

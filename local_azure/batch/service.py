@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from local_azure.batch.agenda import Agenda
 from local_azure.batch.auth import Account
 from local_azure.batch.clock import Clock, Timings
 from local_azure.batch.errors import BatchError, Code
+from local_azure.batch.faults import Faults
 from local_azure.batch.store import Document, Row, Store
 from local_azure.batch.wire import next_etag, timestamp
 
@@ -24,6 +25,7 @@ class Service:
     timings: Timings
     data: Path
     agenda: Agenda
+    faults: Faults = field(default_factory=Faults)
     endpoint: str = ""  # known once the service listens
 
     def now(self) -> datetime:
@@ -53,6 +55,9 @@ class Service:
 
     def job(self, job: str) -> Row:
         return self.store.jobs.get(job.lower()) or _missing(Code.JobNotFound)
+
+    def schedule(self, schedule: str) -> Row:
+        return self.store.schedules.get(schedule.lower()) or _missing(Code.JobScheduleNotFound)
 
     def task(self, job: str, task: str) -> Row:
         self.job(job)

@@ -99,9 +99,9 @@ def _field(annotation: Any) -> Field:
 
 @cache
 def _enum_values(name: str) -> Mapping[str, str] | None:
-    from azure.batch import models
+    from azure.batch.models import _enums
 
-    found = getattr(models, name, None)
+    found = getattr(_enums, name, None)
     if isinstance(found, type) and issubclass(found, Enum):
         return {member.value.lower(): member.value for member in found}
     return None

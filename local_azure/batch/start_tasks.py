@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from local_azure.batch import attempts, environment
@@ -39,7 +40,10 @@ class StartTasks:
         while True:
             node = self._service.store.nodes.get(attempt.pool, attempt.node)
             assert node is not None, "a node is not removed while something runs on it"
-            result = await self._agent.carry_out(self._work(attempt, node), execution)
+            work = self._work(attempt, node)
+            if self._service.faults.take_start_task():
+                work = replace(work, command_line="/bin/sh -c 'echo this start task was made to fail >&2; exit 1'")
+            result = await self._agent.carry_out(work, execution)
             if self._finish(attempt, result):
                 return
 

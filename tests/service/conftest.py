@@ -20,6 +20,8 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.pipeline.transport import RequestsTransport
+from azure.core.rest import HttpRequest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from contract import CheckedTransport
@@ -41,6 +43,7 @@ class RunningService:
         self.account = Account(name="localbatch", key=base64.b64encode(os.urandom(32)).decode())
         self.timings = timings
         self.clock = Clock()
+        self.administered = True
         self.endpoint = ""
 
     def start(self) -> None:
@@ -54,7 +57,13 @@ class RunningService:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
             await serve(
-                self.data, self.account, ready=on_ready, stop=self._stop, clock=self.clock, timings=self.timings
+                self.data,
+                self.account,
+                ready=on_ready,
+                stop=self._stop,
+                clock=self.clock,
+                timings=self.timings,
+                administered=self.administered,
             )
 
         def run() -> None:
@@ -81,6 +90,13 @@ class RunningService:
     def advance(self, **by: float) -> None:
         """Move the service's clock: advance(seconds=60)."""
         self._loop.call_soon_threadsafe(self.clock.advance, timedelta(**by))
+
+    def admin(self, path: str, /, **body: Any) -> dict[str, Any]:
+        """Carry out an operation of the service's own, signed like all others."""
+        request = HttpRequest("POST", f"{self.endpoint}/$local/{path}?api-version=2025-06-01", json=body)
+        answer = self.client(transport=RequestsTransport()).send_request(request)
+        answer.raise_for_status()
+        return dict(answer.json())
 
     def client(self, **kwargs: Any) -> BatchClient:
         credential = AzureNamedKeyCredential(self.account.name, self.account.key)

@@ -1,0 +1,161 @@
+"""What can go wrong in Azure, asked for."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+from azure.batch import models as m
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ServiceResponseError,
+)
+from conftest import create_job, create_pool, pool_options, shell, task, wait_for, wait_for_nodes, wait_for_task
+from test_wire import Raw
+
+
+def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):
+    client = service.client(retry_total=0)
+    service.admin("requests", operation="create_job", status=503, times=2)
+    for _ in range(2):
+        with pytest.raises(HttpResponseError) as failure:
+            create_job(client)
+        assert (failure.value.status_code, failure.value.error.code) == (503, "ServerBusy")
+    assert list(client.list_jobs()) == []
+    create_job(client)
+    assert [job.id for job in client.list_jobs()] == ["job"]
+
+
+def test_retry_after_is_told_and_the_sdk_gets_over_it(service):
+    service.admin("requests", operation="list_jobs", status=429, retry_after=1)
+    assert list(service.client().list_jobs()) == []
+
+
+def test_connection_lost_before_the_action_leaves_nothing(service):
+    client = service.client(retry_total=0)
+    service.admin("requests", operation="create_job", drop=True)
+    with pytest.raises(ServiceResponseError):
+        create_job(client)
+    assert list(client.list_jobs()) == []
+
+
+def test_connection_lost_after_the_action_leaves_what_was_done(service):
+    client = service.client(retry_total=0)
+    service.admin("requests", operation="create_job", drop=True, after_commit=True)
+    with pytest.raises(ServiceResponseError):
+        create_job(client)
+    with pytest.raises(ResourceExistsError) as refusal:
+        create_job(client)
+    assert refusal.value.error.code == "JobExists"
+
+
+def test_error_after_the_action_leaves_what_was_done(service):
+    client = service.client(retry_total=0)
+    create_job(client)
+    service.admin("requests", operation="create_task", status=500, after_commit=True)
+    with pytest.raises(HttpResponseError) as failure:
+        client.create_task("job", task())
+    assert failure.value.status_code == 500
+    assert [item.id for item in client.list_tasks("job")] == ["task"]
+
+
+def test_fault_lets_as_many_requests_pass_as_told(service):
+    client = service.client(retry_total=0)
+    service.admin("requests", operation="create_job", status=500, skip=1)
+    create_job(client, "first")
+    with pytest.raises(HttpResponseError):
+        create_job(client, "second")
+    create_job(client, "third")
+
+
+def test_reset_forgets_all_faults(service):
+    service.admin("requests", status=500, times=100)
+    service.admin("reset")
+    assert list(service.client(retry_total=0).list_jobs()) == []
+
+
+def test_start_task_is_made_to_fail(client, service):
+    service.admin("starttasks", fail=1)
+    client.create_pool(pool_options(start_task=m.BatchStartTask(command_line="/bin/true"), target_dedicated_nodes=2))
+    wait_for_nodes(client, "pool", "idle", "starttaskfailed")
+
+
+def test_preempted_spot_node_comes_back_empty_and_its_task_runs_again(service, client):
+    service.admin("timings", preemption=0.2)
+    (node,) = create_pool(client, target_dedicated_nodes=0, target_low_priority_nodes=1)
+    create_job(client)
+    client.create_task(
+        "job", task("task", shell('touch "$AZ_BATCH_NODE_SHARED_DIR/here"; [ -e /nowhere ] || sleep 60'))
+    )
+    wait_for(
+        lambda: any(item.name == "shared/here" for item in client.list_node_files("pool", node.id, recursive=True))
+    )
+    service.admin("preempt", poolId="pool")
+    wait_for_nodes(client, "pool", "preempted")
+    waiting = wait_for_task(client, state="active")
+    assert waiting.execution_info.requeue_count == 0
+    again = wait_for_task(client, state="running")
+    assert again.node_info.node_id == node.id
+
+
+def test_dedicated_nodes_are_not_preempted(service, client):
+    create_pool(client)
+    service.admin("preempt", poolId="pool")
+    wait_for_nodes(client, "pool", "idle")
+
+
+def test_unusable_node_gets_no_task(service, client):
+    (node,) = create_pool(client)
+    service.admin("unusable", poolId="pool", nodeId=node.id)
+    (broken,) = wait_for_nodes(client, "pool", "unusable")
+    assert broken.errors[0].code == "NodeUnusable"
+    create_job(client)
+    client.create_task("job", task())
+    assert client.get_task("job", "task").state == "active"
+    client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_dedicated_nodes=0), polling_interval=0.02).result()
+    assert list(client.list_nodes("pool")) == []
+
+
+def test_quota_is_reached_when_told(service, client):
+    service.admin("quota", nodes=1)
+    client.create_pool(pool_options(target_dedicated_nodes=3))
+    pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
+    assert [error.code for error in pool.resize_errors] == ["AccountCoreQuotaReached"]
+    assert pool.current_dedicated_nodes == 1
+
+
+def test_deletes_are_slow_when_told(service, client):
+    create_job(client)
+    service.admin("timings", removal=3600)
+    client.begin_delete_job("job")
+    assert client.get_job("job").state == "deleting"
+    service.admin("clock", advance="PT1H")
+    wait_for(lambda: not list(client.list_jobs()))
+
+
+def test_task_counts_are_stale_when_told(service, client):
+    create_job(client)
+    client.create_task("job", task())
+    service.admin("taskcounts", stale=1)
+    assert client.get_job_task_counts("job").task_counts.active == 0
+    assert client.get_job_task_counts("job").task_counts.active == 1
+
+
+def test_unknown_admin_operations_and_properties_are_refused(service):
+    raw = Raw(service)
+    assert raw("POST", "/$local/nothing", body={}).json()["code"] == "InvalidUri"
+    answer = raw("POST", "/$local/quota", body={"cores": 1})
+    assert (answer.status_code, answer.json()["code"]) == (400, "InvalidPropertyValue")
+    assert raw("POST", "/$local/quota", body={"nodes": "many"}).status_code == 400
+
+
+def test_admin_operations_need_the_key_too(service):
+    answer = requests.post(f"{service.endpoint}/$local/clock?api-version=2025-06-01", json={"advance": "PT1H"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "AuthenticationFailed")
+
+
+def test_admin_operations_are_off_unless_asked_for(service):
+    service.administered = False
+    service.stop()
+    service.start()
+    assert Raw(service)("POST", "/$local/clock", body={"advance": "PT1H"}).json()["code"] == "InvalidUri"

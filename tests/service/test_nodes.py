@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from azure.batch import models as m
+from azure.batch.models import _models
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from conftest import (
+    SLOW,
+    create_job,
+    create_pool,
+    pool_options,
+    run_task,
+    shell,
+    task,
+    wait_for,
+    wait_for_nodes,
+    wait_for_task,
+)
+
+REBOOT = _models.BatchNodeRebootOptions(node_reboot_kind="requeue")
+REIMAGE = _models.BatchNodeReimageOptions(node_reimage_option="requeue")
+DEALLOCATE = _models.BatchNodeDeallocateOptions(node_deallocate_option="requeue")
+COUNT = shell('echo x >> "$AZ_BATCH_NODE_SHARED_DIR/starts"')
+
+
+@pytest.fixture
+def node(client) -> m.BatchNode:
+    (node,) = create_pool(client, start_task=m.BatchStartTask(command_line=COUNT, wait_for_success=True))
+    return node
+
+
+def starts(client, node: m.BatchNode) -> bytes:
+    return b"".join(client.download_node_file("pool", node.id, "shared/starts"))
+
+
+def test_rebooted_node_runs_its_start_task_again_and_keeps_its_files(client, node):
+    client.begin_reboot_node("pool", node.id, REBOOT, polling_interval=0.02).result()
+    (after,) = wait_for_nodes(client, "pool", "idle")
+    assert after.id == node.id
+    assert after.last_boot_time > node.last_boot_time
+    assert starts(client, node) == b"x\nx\n"
+
+
+def test_reimaged_node_is_empty(client, node):
+    client.begin_reimage_node("pool", node.id, REIMAGE, polling_interval=0.02).result()
+    wait_for_nodes(client, "pool", "idle")
+    assert starts(client, node) == b"x\n"
+
+
+def test_deallocated_node_can_be_started(client, node):
+    client.begin_deallocate_node("pool", node.id, DEALLOCATE, polling_interval=0.02).result()
+    assert client.get_node("pool", node.id).state == "deallocated"
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.begin_reboot_node("pool", node.id, REBOOT)
+    assert refusal.value.error.code == "OperationInvalidForCurrentState"
+    client.begin_start_node("pool", node.id, polling_interval=0.02).result()
+    wait_for_nodes(client, "pool", "idle")
+
+
+def test_task_on_a_rebooted_node_runs_again_and_that_is_not_counted(client, node):
+    create_job(client)
+    script = 'mkdir "$AZ_BATCH_NODE_SHARED_DIR/once" && sleep 60; exit 0'
+    client.create_task("job", task("task", shell(script)))
+    wait_for(lambda: "shared/once" in [item.name for item in client.list_node_files("pool", node.id, recursive=True)])
+    client.begin_reboot_node("pool", node.id, REBOOT)
+    done = wait_for_task(client)
+    assert (done.execution_info.exit_code, done.execution_info.requeue_count) == (0, 0)
+
+
+def test_node_that_is_being_created_cannot_be_rebooted(start_service):
+    client = start_service(SLOW).client()
+    client.create_pool(pool_options())
+    (node,) = wait_for_nodes(client, "pool", "creating")
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.begin_reboot_node("pool", node.id, REBOOT)
+    assert refusal.value.error.code == "NodeBeingCreated"
+
+
+@pytest.mark.parametrize(("option", "state", "requeues"), [("requeue", "active", 1), ("terminate", "completed", 0)])
+def test_node_without_scheduling_is_offline_and_gets_no_task(client, node, option, state, requeues):
+    create_job(client)
+    client.create_task("job", task("task", "/bin/sleep 60"))
+    wait_for_task(client, state="running")
+    options = m.BatchNodeDisableSchedulingOptions(node_disable_scheduling_option=option)
+    client.disable_node_scheduling("pool", node.id, options)
+    (offline,) = wait_for_nodes(client, "pool", "offline")
+    assert offline.scheduling_state == "disabled"
+    found = wait_for_task(client, state=state)
+    assert found.execution_info.requeue_count == requeues
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.disable_node_scheduling("pool", node.id, options)
+    assert refusal.value.error.code == "NodeAlreadyInTargetSchedulingState"
+    client.enable_node_scheduling("pool", node.id)
+    assert run_task(client, "/bin/true", "after") if state == "completed" else wait_for_task(client, state="running")
+
+
+def test_node_without_scheduling_may_finish_what_it_runs(client, node):
+    create_job(client)
+    client.create_task("job", task("task", "/bin/sleep 0.3"))
+    wait_for_task(client, state="running")
+    options = m.BatchNodeDisableSchedulingOptions(node_disable_scheduling_option="taskcompletion")
+    client.disable_node_scheduling("pool", node.id, options)
+    assert wait_for_task(client).execution_info.result == "success"
+    wait_for_nodes(client, "pool", "offline")
+
+
+@pytest.mark.parametrize(
+    ("option", "state", "requeues"),
+    [("requeue", "active", 1), ("terminate", "completed", 0), ("taskcompletion", "completed", 0)],
+)
+def test_shrinking_pool_treats_running_tasks_as_told(client, option, state, requeues):
+    create_pool(client)
+    create_job(client)
+    client.create_task("job", task("task", "/bin/sleep 0.4" if option == "taskcompletion" else "/bin/sleep 60"))
+    wait_for_task(client, state="running")
+    resize = m.BatchPoolResizeOptions(target_dedicated_nodes=0, node_deallocation_option=option)
+    client.begin_resize_pool("pool", resize, polling_interval=0.02).result()
+    found = client.get_task("job", "task")
+    assert (found.state, found.execution_info.requeue_count) == (state, requeues)
+    if option == "taskcompletion":
+        assert found.execution_info.result == "success"
+
+
+def test_users_of_a_node(client, node):
+    user = m.BatchNodeUserCreateOptions(name="me", password="secret", is_admin=True)
+    client.create_node_user("pool", node.id, user)
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.create_node_user("pool", node.id, user)
+    assert refusal.value.error.code == "NodeUserExists"
+    later = datetime.now(timezone.utc) + timedelta(days=2)
+    client.replace_node_user("pool", node.id, "me", m.BatchNodeUserReplaceOptions(expiry_time=later))
+    client.delete_node_user("pool", node.id, "me")
+    with pytest.raises(ResourceNotFoundError) as refusal:
+        client.delete_node_user("pool", node.id, "me")
+    assert refusal.value.error.code == "NodeUserNotFound"
+
+
+def test_passwords_are_not_kept(client, node, service):
+    client.create_node_user("pool", node.id, m.BatchNodeUserCreateOptions(name="me", password="s3cr3t-user"))
+    accounts = [m.UserAccount(name="other", password="s3cr3t-account")]
+    client.create_pool(pool_options("second", user_accounts=accounts, target_dedicated_nodes=0))
+    assert client.get_pool("second").user_accounts[0].name == "other"
+    for file in service.data.glob("batch.db*"):
+        assert b"s3cr3t" not in file.read_bytes()
+
+
+def test_remote_login_is_refused_and_not_invented(client, node):
+    with pytest.raises(HttpResponseError) as refusal:
+        client.get_node_remote_login_settings("pool", node.id)
+    assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
+
+
+def test_nodes_are_filtered_and_selected(client, node):
+    assert [
+        item.id for item in client.list_nodes("pool", filter="startTaskInfo/exitCode eq 0 and state eq 'idle'")
+    ] == [node.id]
+    (item,) = client.list_nodes("pool", select=["id", "state"])
+    assert item.as_dict() == {"id": node.id, "state": "idle"}
+
+
+def test_missing_node_is_told_apart_from_a_missing_pool(client, node):
+    for pool, code in (("pool", "NodeNotFound"), ("none", "PoolNotFound")):
+        with pytest.raises(ResourceNotFoundError) as refusal:
+            client.get_node(pool, "none")
+        assert refusal.value.error.code == code
