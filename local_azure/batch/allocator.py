@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch import attempts, job_tasks
+from local_azure.batch import attempts, autoscale, job_tasks
 from local_azure.batch.attempts import Stop
 from local_azure.batch.node_agent import NodeAgent
 from local_azure.batch.service import Service
@@ -73,7 +73,7 @@ class Allocator:
                 return self._resize(pool)
             if state == "stopping":
                 return self._stop_resize(pool)
-        return None
+            return autoscale.step(self._service, pool)
 
     def _delete(self, pool: Row) -> datetime | None:
         nodes = list(self._service.store.nodes.where("pool = ?", pool.id))
@@ -134,6 +134,7 @@ class Allocator:
         if error:
             pool.document["resizeErrors"] = [error]
         self._service.store.pools.save(pool)
+        self._service.agenda.wake("pool", pool.id)
 
     def _add_nodes(self, pool: Row, count: int, dedicated: bool) -> Document | None:
         """Add nodes as far as the quota goes; the error if it does not go far enough."""

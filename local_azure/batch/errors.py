@@ -113,6 +113,7 @@ class Code(Enum):
 
     InternalError = (500, "Server encountered an internal error. Please try after some time.")
     NotImplemented = (501, "The local Batch service does not serve this.")
+    TooManyEnableAutoScaleRequests = (503, "Automatic scaling was enabled on the pool less than 30 seconds ago.")
     ServerBusy = (503, "The server is busy.")
 
     def __init__(self, status: int, message: str) -> None:

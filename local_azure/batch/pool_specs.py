@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+from local_azure.batch import autoscale
 from local_azure.batch.errors import BatchError, Code, invalid_property
 from local_azure.batch.images import node_agent_of
 from local_azure.batch.store import Document
@@ -20,6 +21,7 @@ def with_defaults(spec: Document) -> Document:
     """The specification as the service shows it: defaults filled in. Raises BatchError for what cannot be."""
     _check_machine(spec)
     check_targets(spec)
+    autoscale.check_spec(spec)
     spec = {
         "resizeTimeout": "PT15M",
         "targetDedicatedNodes": 0,

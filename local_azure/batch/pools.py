@@ -83,7 +83,7 @@ def pool_exists(service: Service, call: Call) -> Answer:
     return done(call, 200, row.document)
 
 
-def _changeable(service: Service, call: Call) -> Row:
+def changeable(service: Service, call: Call) -> Row:
     row = service.pool(call.ids["poolId"])
     require_conditions(call, row.document)
     if row.document["state"] == "deleting":
@@ -92,13 +92,13 @@ def _changeable(service: Service, call: Call) -> Row:
 
 
 def _steady(service: Service, call: Call) -> Row:
-    row = _changeable(service, call)
+    row = changeable(service, call)
     if row.document["allocationState"] != "steady":
         raise BatchError(Code.PoolBeingResized)
     return row
 
 
-def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+def saved(service: Service, call: Call, row: Row, status: int) -> Answer:
     service.touch(row.document)
     service.store.pools.save(row)
     service.agenda.wake("pool", row.id)
@@ -106,17 +106,17 @@ def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
 
 
 def delete_pool(service: Service, call: Call) -> Answer:
-    row = _changeable(service, call)
+    row = changeable(service, call)
     POOL.enter(row.document, "deleting", service.now())
-    return _saved(service, call, row, 202)
+    return saved(service, call, row, 202)
 
 
 def update_pool(service: Service, call: Call) -> Answer:
-    row = _changeable(service, call)
+    row = changeable(service, call)
     patch = call.body("BatchPoolUpdateOptions")
     _check_machine_change(service, row, patch)
     row.document.update(_checked_start_task(patch))
-    return _saved(service, call, row, 200)
+    return saved(service, call, row, 200)
 
 
 def _check_machine_change(service: Service, row: Row, patch: Document) -> None:
@@ -143,12 +143,12 @@ def _checked_start_task(body: Document) -> Document:
 
 
 def replace_pool_properties(service: Service, call: Call) -> Answer:
-    row = _changeable(service, call)
+    row = changeable(service, call)
     body = _checked_start_task(call.body("BatchPoolReplaceOptions"))
     for name in ("startTask", "metadata", "applicationPackageReferences"):
         row.document.pop(name, None)
     row.document.update({name: value for name, value in body.items() if value != []})
-    return _saved(service, call, row, 204)
+    return saved(service, call, row, 204)
 
 
 def resize_pool(service: Service, call: Call) -> Answer:
@@ -175,15 +175,15 @@ def begin_resize(service: Service, call: Call, row: Row, deallocation: str) -> A
     row.private["deallocation"] = deallocation
     row.document.pop("resizeErrors", None)
     ALLOCATION.enter(row.document, "resizing", service.now())
-    return _saved(service, call, row, 202)
+    return saved(service, call, row, 202)
 
 
 def stop_pool_resize(service: Service, call: Call) -> Answer:
-    row = _changeable(service, call)
+    row = changeable(service, call)
     if row.document["allocationState"] != "resizing":
         raise BatchError(Code.OperationInvalidForCurrentState, "The pool is not being resized.")
     ALLOCATION.enter(row.document, "stopping", service.now())
-    return _saved(service, call, row, 202)
+    return saved(service, call, row, 202)
 
 
 def remove_nodes(service: Service, call: Call) -> Answer:

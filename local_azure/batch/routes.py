@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from local_azure.batch import files, images, job_schedules, jobs, node_users, nodes, pools, tasks
+from local_azure.batch import files, images, job_schedules, jobs, node_users, nodes, pool_scaling, pools, tasks
 from local_azure.batch.call import Answer, Call
 from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.service import Service
@@ -54,9 +54,10 @@ OPERATIONS = (
     _operation("HEAD",   _POOL, "pool_exists", pools.pool_exists),
     _operation("GET",    _POOL, "get_pool", pools.get_pool, _GET),
     _operation("PATCH",  _POOL, "update_pool", pools.update_pool),
-    _operation("POST",   _POOL + "/disableautoscale", "disable_pool_auto_scale", None),
-    _operation("POST",   _POOL + "/enableautoscale", "enable_pool_auto_scale", None),
-    _operation("POST",   _POOL + "/evaluateautoscale", "evaluate_pool_auto_scale", None),
+    _operation("POST",   _POOL + "/disableautoscale", "disable_pool_auto_scale", pool_scaling.disable_pool_auto_scale),
+    _operation("POST",   _POOL + "/enableautoscale", "enable_pool_auto_scale", pool_scaling.enable_pool_auto_scale),
+    _operation("POST",   _POOL + "/evaluateautoscale", "evaluate_pool_auto_scale",
+               pool_scaling.evaluate_pool_auto_scale),
     _operation("POST",   _POOL + "/resize", "resize_pool", pools.resize_pool),
     _operation("POST",   _POOL + "/stopresize", "stop_pool_resize", pools.stop_pool_resize),
     _operation("POST",   _POOL + "/updateproperties", "replace_pool_properties", pools.replace_pool_properties),

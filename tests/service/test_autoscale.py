@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from azure.batch import models as m
+from azure.core.exceptions import HttpResponseError, ResourceExistsError
+from conftest import create_job, pool_options, task, wait_for, wait_for_nodes
+
+BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
+
+
+def scaled(formula: str = BY_TASKS, **options) -> m.BatchPoolCreateOptions:
+    return pool_options(
+        target_dedicated_nodes=None,
+        enable_auto_scale=True,
+        auto_scale_formula=formula,
+        auto_scale_evaluation_interval=timedelta(minutes=5),
+        **options,
+    )
+
+
+def wait_until_evaluated(client) -> m.BatchPool:
+    return wait_for(lambda: next((p for p in client.list_pools() if p.auto_scale_run), None))
+
+
+def test_pool_follows_its_formula(client, service):
+    create_job(client)
+    client.create_tasks("job", [task("one", "/bin/sleep 60"), task("two")])
+    client.create_pool(scaled())
+    wait_for(lambda: client.get_job_task_counts("job").task_counts.completed == 1)
+    assert client.get_pool("pool").target_dedicated_nodes == 2
+    client.terminate_task("job", "one")
+    wait_for(lambda: client.get_job_task_counts("job").task_counts.completed == 2)
+    assert client.get_pool("pool").target_dedicated_nodes == 2, "the formula is not evaluated before its time"
+    service.advance(minutes=6)
+    wait_for(lambda: not list(client.list_nodes("pool")))
+    run = client.get_pool("pool").auto_scale_run
+    assert run.results == "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=taskcompletion"
+    assert run.error is None
+
+
+def test_formula_of_the_documentation_is_evaluated(client):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0;"))
+    wait_until_evaluated(client)
+    formula = """
+        startingNumberOfVMs = 1;
+        maxNumberofVMs = 25;
+        pendingTaskSamplePercent = $PendingTasks.GetSamplePercent(180 * TimeInterval_Second);
+        pendingTaskSamples = pendingTaskSamplePercent < 70 ? startingNumberOfVMs :
+            avg($PendingTasks.GetSample(180 * TimeInterval_Second));
+        $TargetDedicatedNodes=min(maxNumberofVMs, pendingTaskSamples);
+        $curTime = time("2026-03-02T10:00:00Z");
+        $workHours = $curTime.hour >= 8 && $curTime.hour < 18;
+        $isWeekday = $curTime.weekday >= 1 && $curTime.weekday <= 5;
+        $TargetLowPriorityNodes = $workHours && $isWeekday ? 20 : 10;
+        $NodeDeallocationOption = taskcompletion;
+    """
+    run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
+    values = dict(item.split("=", 1) for item in run.results.split(";"))
+    assert values["$TargetDedicatedNodes"] == "0"
+    assert values["$TargetLowPriorityNodes"] == "20"
+    assert values["$NodeDeallocationOption"] == "taskcompletion"
+    assert values["$curTime"] == "2026-03-02T10:00:00.0000000Z"
+    assert client.get_pool("pool").target_low_priority_nodes == 0
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["", "$TargetDedicatedNodes = ;", "$TargetDedicatedNodes = min(1, 2", "1 = 2;", "x = nosuch(1);", "x = #;"],
+)
+def test_formula_that_cannot_be_read_is_refused(client, formula):
+    with pytest.raises(HttpResponseError) as refusal:
+        client.create_pool(scaled(formula))
+    assert (refusal.value.status_code, refusal.value.error.code) == (400, "AutoScalingFormulaSyntaxError")
+
+
+def test_formula_that_cannot_be_computed_is_told_by_its_run(client):
+    client.create_pool(scaled("$TargetDedicatedNodes = unknown + 1;"))
+    pool = wait_until_evaluated(client)
+    assert pool.auto_scale_run.error.message == "the variable unknown is not defined"
+    assert pool.target_dedicated_nodes == 0
+
+
+def test_scaling_is_enabled_and_disabled(client, service):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    client.enable_pool_auto_scale(
+        "pool", m.BatchPoolEnableAutoScaleOptions(auto_scale_formula="$TargetDedicatedNodes = 1;")
+    )
+    wait_for_nodes(client, "pool", "idle")
+    assert client.get_pool("pool").auto_scale_evaluation_interval == timedelta(minutes=15)
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_dedicated_nodes=2))
+    assert refusal.value.error.code == "OperationNotValidOnPool"
+    with pytest.raises(HttpResponseError) as refusal:
+        service.client(retry_total=0).enable_pool_auto_scale("pool", m.BatchPoolEnableAutoScaleOptions())
+    assert (refusal.value.status_code, refusal.value.error.code) == (503, "TooManyEnableAutoScaleRequests")
+    client.disable_pool_auto_scale("pool")
+    pool = client.get_pool("pool")
+    assert (pool.enable_auto_scale, pool.auto_scale_formula, pool.target_dedicated_nodes) == (False, None, 1)
+
+
+def test_evaluation_needs_scaling_to_be_enabled(client):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula="x = 1;"))
+    assert refusal.value.error.code == "OperationNotValidOnPool"
+
+
+def test_interval_out_of_range_is_refused(client):
+    options = scaled()
+    options.auto_scale_evaluation_interval = timedelta(minutes=4)
+    with pytest.raises(HttpResponseError) as refusal:
+        client.create_pool(options)
+    assert refusal.value.error.code == "InvalidPropertyValue"
+
+
+def test_targets_beside_a_formula_are_refused(client):
+    options = scaled()
+    options.target_dedicated_nodes = 1
+    with pytest.raises(HttpResponseError) as refusal:
+        client.create_pool(options)
+    assert refusal.value.error.code == "InvalidPropertyValue"
