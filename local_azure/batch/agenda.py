@@ -6,11 +6,13 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from local_azure.batch.clock import Clock
 
 logger = logging.getLogger(__name__)
+
+RETRY = timedelta(seconds=5)  # after a visit that failed
 
 Key = tuple[str, ...]  # the kind of resource, then its keys
 Visit = Callable[..., "datetime | None"]
@@ -62,9 +64,9 @@ class Agenda:
         try:
             due = self._visitors[key[0]](*key[1:])
         except Exception:
-            # The resource stays in its state until something wakes it again; the others must not stay with it.
+            # On a full disk, say. The others must not stay behind with it, and it goes on when that has passed.
             logger.exception("Cannot bring %s to its next state", " ".join(key))
-            return
+            due = self._clock.now() + RETRY
         if due is not None:
             self._due[key] = due
             heapq.heappush(self._queue, (due, key))

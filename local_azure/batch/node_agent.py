@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from local_azure.batch import transfer
 from local_azure.batch.runner import Attempt as Process
@@ -21,6 +22,10 @@ from local_azure.batch.store import Document
 logger = logging.getLogger(__name__)
 
 TRANSFERS = 8  # nodes' file transfers at the same time
+
+RETRY = 2.0  # seconds between attempts to write to a disk that is full
+
+T = TypeVar("T")
 
 NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
 
@@ -85,6 +90,15 @@ class NodeAgent:
         execution = self._executions[seq] = Execution()
         execution.job = asyncio.get_running_loop().create_task(run(execution))
         execution.job.add_done_callback(lambda job: self._over(seq, job))
+
+    async def record(self, record: Callable[[], T]) -> T:
+        """Carry out `record`, again and again while the disk is full: an end that is not recorded would be lost."""
+        while True:
+            try:
+                return record()
+            except sqlite3.OperationalError:
+                logger.exception("The end of an attempt cannot be recorded yet")
+                await asyncio.sleep(RETRY)
 
     def _over(self, seq: int, job: asyncio.Task[None]) -> None:
         self._executions.pop(seq, None)

@@ -59,7 +59,8 @@ class Scheduler:
         work = self._work(attempt, task, node)
 
         async def conclude(execution: Execution) -> None:
-            self._finish(attempt, await self._agent.conclude(work, outcome, stopped=False))
+            result = await self._agent.conclude(work, outcome, stopped=False)
+            await self._agent.record(lambda: self._finish(attempt, result))
 
         self._agent.spawn(attempt.seq, conclude)
 
@@ -175,7 +176,7 @@ class Scheduler:
                 result = Result(interrupted=True)
             else:
                 result = await self._agent.carry_out(self._work(attempt, task, node), execution)
-            self._finish(attempt, result)
+            await self._agent.record(lambda: self._finish(attempt, result))
 
         self._agent.spawn(attempt.seq, run)
 

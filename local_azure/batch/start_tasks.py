@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from local_azure.batch import attempts, environment
@@ -44,7 +45,7 @@ class StartTasks:
             if self._service.faults.take_start_task():
                 work = replace(work, command_line="/bin/sh -c 'echo this start task was made to fail >&2; exit 1'")
             result = await self._agent.carry_out(work, execution)
-            if self._finish(attempt, result):
+            if await self._agent.record(partial(self._finish, attempt, result)):
                 return
 
     def _work(self, attempt: Attempt, node: Row) -> Work:

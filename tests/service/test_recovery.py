@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import os
+import random
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.exceptions import HttpResponseError
 from conftest import CheckedTransport, create_job, create_pool, shell, stdout, task, wait_for, wait_for_task
 
 from local_azure.batch.server import DataDirectoryInUse
@@ -46,10 +51,17 @@ class ServiceProcess:
         )
         self._process.stdin.write(self.key + "\n")
         self._process.stdin.flush()
-        endpoint = self._process.stdout.readline().strip()
-        assert endpoint, self._process.stderr.read()
+        self._endpoint = self._process.stdout.readline().strip()
+        assert self._endpoint, self._process.stderr.read()
+        return self.client()
+
+    def client(self, **options: Any) -> BatchClient:
         credential = AzureNamedKeyCredential("localbatch", self.key)
-        return BatchClient(endpoint, credential, transport=CheckedTransport())
+        return BatchClient(self._endpoint, credential, transport=CheckedTransport(), **options)
+
+    def limit_files(self, size: int) -> None:
+        """Let no file of the service grow beyond so many bytes."""
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
@@ -201,3 +213,50 @@ def test_stopped_service_leaves_no_process_and_runs_the_task_again(service):
 
 def test_data_directory_is_private(service):
     assert service.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_killed_at_any_moment_it_loses_nothing_and_repeats_no_finished_task(process):
+    """Tasks are added while the service is killed again and again; each kill meets it at another place."""
+    moments = random.Random(7)
+    client = process.start()
+    create_pool(client, target_dedicated_nodes=2, task_slots_per_node=4)
+    create_job(client)
+    acknowledged: list[str] = []
+    ended: dict[str, object] = {}
+    for round_number in range(6):
+        for number in range(8):
+            name = f"r{round_number}t{number}"
+            client.create_task("job", task(name, shell(f"sleep 0.0{number}; exit {number % 2}")))
+            acknowledged.append(name)
+        time.sleep(moments.uniform(0, 0.3))  # not to wait for anything: to be somewhere
+        found = {item.id: item for item in client.list_tasks("job")}
+        assert sorted(found) == sorted(acknowledged)
+        for name, end in ended.items():
+            assert found[name].execution_info.end_time == end, f"{name} has run again"
+        ended = {name: item.execution_info.end_time for name, item in found.items() if item.state == "completed"}
+        process.kill()
+        client = process.start()
+    wait_for(lambda: client.get_job_task_counts("job").task_counts.completed == len(acknowledged))
+    for item in client.list_tasks("job"):
+        assert item.execution_info.exit_code == int(item.id[-1]) % 2
+        assert (item.execution_info.retry_count, item.execution_info.requeue_count) == (0, 0)
+    assert wait_for(lambda: all(node.running_tasks_count == 0 for node in client.list_nodes("pool")))
+    assert list((process.data / "attempts").iterdir()) == []
+
+
+def test_full_disk_is_told_and_corrupts_nothing(process):
+    """The kernel refuses to let the database grow; when that is over, the service goes on by itself."""
+    client = process.start()
+    create_pool(client)
+    create_job(client)
+    client.create_task("job", task("task", "/bin/sleep 0.2"))
+    wait_for_task(client, state="running")
+    process.limit_files(1)
+    with pytest.raises(HttpResponseError) as failure:
+        process.client(retry_total=0).create_task("job", task("refused"))
+    assert (failure.value.status_code, failure.value.error.code) == (500, "InternalError")
+    process.limit_files(resource.RLIM_INFINITY)
+    wait_for_task(client)
+    client.create_task("job", task("accepted"))
+    wait_for_task(client, "accepted")
+    assert [item.id for item in client.list_tasks("job")] == ["accepted", "task"]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from local_azure.batch.agenda import Agenda
+from local_azure.batch.clock import Clock
+
+
+@pytest.mark.asyncio
+async def test_moved_clock_wakes_those_who_wait_for_that_time():
+    clock = Clock()
+    waiting = asyncio.create_task(clock.wait(asyncio.Event(), clock.now() + timedelta(hours=1)))
+    await asyncio.sleep(0)
+    clock.advance(timedelta(hours=1))
+    await asyncio.wait_for(waiting, 5)
+
+
+def test_moved_clock_stays_moved_and_the_unmoved_time_does_not_follow():
+    clock = Clock()
+    clock.advance(timedelta(days=3))
+    assert timedelta(days=3) <= clock.now() - clock.unmoved() + timedelta(seconds=1) < timedelta(days=3, seconds=2)
+
+
+@pytest.mark.asyncio
+async def test_agenda_visits_what_is_woken_and_what_is_due():
+    clock, visits = Clock(), []
+    agenda = Agenda(clock)
+
+    def visit(name: str):
+        visits.append(name)
+        return clock.now() + timedelta(hours=1) if visits == ["pool"] else None
+
+    agenda.visits("pool", visit)
+    running = asyncio.create_task(agenda.run())
+    agenda.wake("pool", "pool")
+    await _until(lambda: visits == ["pool"])
+    clock.advance(timedelta(minutes=61))
+    await _until(lambda: visits == ["pool", "pool"])
+    clock.advance(timedelta(hours=5))
+    agenda.wake("pool", "other")
+    await _until(lambda: visits == ["pool", "pool", "other"])
+    running.cancel()
+
+
+@pytest.mark.asyncio
+async def test_visit_that_fails_is_repeated_and_does_not_stop_the_others(caplog):
+    clock, visits = Clock(), []
+    agenda = Agenda(clock)
+
+    def visit(name: str) -> None:
+        visits.append(name)
+        if visits.count("bad") == 1 and name == "bad":
+            raise OSError("disk full")
+
+    agenda.visits("pool", visit)
+    running = asyncio.create_task(agenda.run())
+    agenda.wake("pool", "bad")
+    agenda.wake("pool", "good")
+    await _until(lambda: visits == ["bad", "good"])
+    clock.advance(timedelta(minutes=1))
+    await _until(lambda: visits == ["bad", "good", "bad"])
+    running.cancel()
+    assert "disk full" in caplog.text
+
+
+async def _until(holds):
+    for _ in range(500):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("not so within 2.5 s")
