@@ -27,6 +27,7 @@ import string
 import sys
 import tempfile
 import time
+import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -186,33 +187,40 @@ def top(records: Iterable[Record], wanted: int, folder: str, level: int, limit: 
 
 def share(workers: int, items: int, work: Callable[[int, Iterator[int]], None]) -> None:
     """Fork processes that run work(worker, numbers) and draw the numbers below `items` from one pipe."""
-    import multiprocessing
-
     receive, send = os.pipe()
     # A read of 8 bytes from a pipe that only ever gets 8 at a time is atomic: each number reaches one worker.
     numbers = map(functools.partial(int.from_bytes, byteorder="little"), iter(lambda: os.read(receive, 8), b""))
-
-    def child(worker: int) -> None:
-        os.close(send)  # or the pipe would never end
-        work(worker, numbers)
-
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=child, args=(worker,), daemon=True) for worker in range(workers)]
-    for process in processes:
-        process.start()
+    children = []
+    for worker in range(workers):
+        child = os.fork()
+        if not child:
+            os.close(send)  # or the pipe would never end
+            run_and_exit(functools.partial(work, worker, numbers))
+        children.append(child)
     os.close(receive)
     try:
         for item in range(items):
             os.write(send, item.to_bytes(8, "little"))
     except BrokenPipeError:
-        pass  # every worker has died; their exit codes tell
+        pass  # every worker has died; their statuses tell
     finally:
         os.close(send)
-    for process in processes:
-        process.join()
-    failed = [process.exitcode for process in processes if process.exitcode]
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    failed = [status >> 8 or -(status & 127) for status in statuses if status]  # exit codes, or minus the signal
     if failed:
         raise RuntimeError(f"{len(failed)} of {workers} counting processes failed (exit codes {failed})")
+
+
+def run_and_exit(work: Callable[[], None]) -> None:
+    """The whole life of a forked process; nothing of its parent's is flushed or cleaned up a second time."""
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def top_words(
