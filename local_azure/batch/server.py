@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from local_azure.batch import shapes
 from local_azure.batch.agenda import Agenda
 from local_azure.batch.allocator import Allocator
 from local_azure.batch.app import App
@@ -121,7 +122,8 @@ async def _serve(
     try:
         async with _accepting(App(service, Router(), administered=administered), listener):
             ready(service.endpoint)
-            await stop.wait()
+            # The models take a tenth of a second to import; most clients leave us that much before their first write.
+            await asyncio.gather(stop.wait(), asyncio.to_thread(shapes.load))
     finally:
         agenda.cancel()
         await asyncio.gather(agenda, return_exceptions=True)

@@ -58,6 +58,11 @@ class Field:
     required: bool
 
 
+def load() -> None:
+    """Read the models now, so that no request has to wait for it."""
+    fields("BatchPoolCreateOptions")
+
+
 @cache
 def fields(model: str) -> Mapping[str, Field]:
     """The properties of a model that a client may send, by their names on the wire."""
