@@ -34,6 +34,7 @@ _WITH_FORMER = {
 # on one machine (networks, user accounts, operating system disks, upgrade policies) is accepted and shown again.
 _NOT_SERVED = {
     "applicationPackageReferences",
+    "autoStorageContainerName",
     "containerConfiguration",
     "containerSettings",
     "dataDisks",
