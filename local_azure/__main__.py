@@ -37,6 +37,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="FILE",
         help="also write the settings here (mode 0600); removed at the end",
     )
+    parser.add_argument("--faults", action="store_true", help="let clients ask for faults; see local_azure.faults")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that holds our stdin")
     return parser
 
@@ -61,7 +62,14 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     account = Account(name=accounts.NAME, key=keys.batch)
     batch = asyncio.ensure_future(
-        serve(data / "batch", account, port=options.batch_port, ready=ready.set_result, stop=stop)
+        serve(
+            data / "batch",
+            account,
+            port=options.batch_port,
+            ready=ready.set_result,
+            stop=stop,
+            administered=options.faults,
+        )
     )
     try:
         async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:

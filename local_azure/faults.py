@@ -1,0 +1,69 @@
+"""python -m local_azure.faults: ask a running local Batch service for faults, or move its clock.
+
+    python -m local_azure --faults --env-file local.env      # in one terminal
+    export $(cat local.env)                                  # in another
+    python -m local_azure.faults requests operation=create_job status=503 times=2
+    python -m local_azure.faults preempt poolId=spot
+    python -m local_azure.faults clock advance=PT2H
+    python -m local_azure.faults reset
+
+What there is to ask for, with its properties, is in docs/local-batch-service.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+from azure.batch import BatchClient
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.exceptions import AzureError
+from azure.core.rest import HttpRequest
+
+_API_VERSION = "2025-06-01"
+_SETTINGS = ("AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ACCESS_KEY")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m local_azure.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("operation", help="such as requests, preempt, clock, reset")
+    parser.add_argument("properties", nargs="*", metavar="NAME=VALUE", help="a number, true, false or a text")
+    options = parser.parse_args()
+    missing = [name for name in _SETTINGS if not os.environ.get(name)]
+    if missing:
+        parser.error(f"{', '.join(missing)} not set; `python -m local_azure --faults` prints them")
+    try:
+        print(json.dumps(ask(options.operation, dict(map(_property, options.properties)))))
+    except AzureError as error:
+        print(f"local Azure: {error.message.splitlines()[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ask(operation: str, properties: dict[str, Any]) -> Any:
+    """Send the operation to the service that the environment names; returns its answer."""
+    endpoint, account, key = (os.environ[name] for name in _SETTINGS)
+    with BatchClient(endpoint, AzureNamedKeyCredential(account, key)) as client:
+        request = HttpRequest("POST", f"/$local/{operation}", params={"api-version": _API_VERSION}, json=properties)
+        response = client.send_request(request)
+        response.raise_for_status()
+        return response.json()
+
+
+def _property(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise SystemExit(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""python -m local_azure: both services in the foreground, for as long as they are wanted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.azure import Azure
+from tests.conftest import DATA
+
+ROOT = DATA.parent
+NAMES = [
+    "AZURE_BATCH_ACCOUNT",
+    "AZURE_BATCH_ENDPOINT",
+    "AZURE_BATCH_ACCESS_KEY",
+    "AZURE_STORAGE_ACCOUNT",
+    "AZURE_STORAGE_CONNECTION_STRING",
+]
+
+
+class LocalAzure:
+    """The command, once it has printed its settings."""
+
+    def __init__(self, temporary: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "local_azure", "--batch-port=0", "--blob-port=0", *arguments]
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout
+        self.lines = [line.rstrip("\n") for line in (self.process.stdout.readline() for _ in NAMES) if line]
+        self.settings = dict(line.split("=", 1) for line in self.lines)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=30)
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., LocalAzure]]:
+    started: list[LocalAzure] = []
+    (tmp_path / "tmp").mkdir()
+
+    def start_one(*arguments: str) -> LocalAzure:
+        started.append(LocalAzure(tmp_path / "tmp", *arguments))
+        return started[-1]
+
+    yield start_one
+    for each in started:
+        if each.process.poll() is None:
+            each.stop(signal.SIGKILL)
+
+
+def containers(settings: dict[str, str]) -> list[str]:
+    azure = Azure.from_environment(settings)
+    assert azure is not None
+    with azure.blobs() as blobs:
+        return [container.name for container in blobs.list_containers()]
+
+
+def pools(settings: dict[str, str]) -> list[str]:
+    azure = Azure.from_environment(settings)
+    assert azure is not None
+    with azure.batch() as batch:
+        return [pool.id for pool in batch.list_pools()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_five_settings_that_work_and_ends_on_a_signal_without_a_trace(
+    number: int, start: Callable[..., LocalAzure], tmp_path: Path
+) -> None:
+    local = start()
+    assert list(local.settings) == NAMES
+    assert (containers(local.settings), pools(local.settings)) == ([], [])
+    assert local.stop(number) == 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_settings_file_is_private_and_there_only_while_the_services_run(
+    start: Callable[..., LocalAzure], tmp_path: Path
+) -> None:
+    file = tmp_path / "local.env"
+    file.write_text("something older")
+    file.chmod(0o644)
+    local = start("--env-file", str(file))
+    assert file.read_text().splitlines() == local.lines
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    local.stop()
+    assert not file.exists()
+
+
+def test_a_data_directory_keeps_keys_and_blobs_over_a_restart(start: Callable[..., LocalAzure], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    first = start("--data", str(data))
+    azure = Azure.from_environment(first.settings)
+    assert azure is not None
+    with azure.blobs() as blobs:
+        blobs.create_container("kept")
+    first.stop()
+    second = start("--data", str(data))
+    assert second.settings["AZURE_BATCH_ACCESS_KEY"] == first.settings["AZURE_BATCH_ACCESS_KEY"]
+    assert containers(second.settings) == ["kept"]
+    assert stat.S_IMODE((data / "keys.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_two_data_directories_have_different_keys(start: Callable[..., LocalAzure]) -> None:
+    keys = {start().settings["AZURE_BATCH_ACCESS_KEY"] for _ in range(2)}
+    assert len(keys) == 2
+
+
+def test_a_second_one_on_the_same_data_directory_is_refused(start: Callable[..., LocalAzure], tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    start("--data", data)
+    second = start("--data", data)
+    _, said = second.process.communicate(timeout=30)
+    assert (second.process.returncode, second.lines) == (1, [])
+    assert said == f"local Azure: {data} is in use by another local Azure; stop it, or name another --data\n"
+
+
+def test_keys_are_on_no_command_line(start: Callable[..., LocalAzure]) -> None:
+    settings = start().settings
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    for secret in (settings["AZURE_BATCH_ACCESS_KEY"], settings["AZURE_STORAGE_CONNECTION_STRING"].split(";")[2]):
+        assert not any(secret.encode() in line for line in lines)
+
+
+def test_azurite_does_not_survive_a_service_that_is_killed(start: Callable[..., LocalAzure], tmp_path: Path) -> None:
+    local = start()
+
+    def left() -> list[str]:
+        lines = [path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        return [line for line in lines if str(tmp_path) in line]
+
+    assert len(left()) == 1
+    local.stop(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while left():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ask(settings: dict[str, str], *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "local_azure.faults", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_faults_are_refused_unless_asked_for_at_the_start(start: Callable[..., LocalAzure]) -> None:
+    code, said = ask(start().settings, "clock", "advance=PT1H")
+    assert code == 1
+    assert "InvalidUri" in said
+
+
+def test_faults_come_from_the_command_line_and_the_sdk_gets_over_them(start: Callable[..., LocalAzure]) -> None:
+    settings = start("--faults").settings
+    assert ask(settings, "requests", "operation=list_pools", "status=503", "times=2")[0] == 0
+    assert pools(settings) == []  # at the third try
+    code, said = ask(settings, "clock", "advance=sometime")
+    assert code == 1
+    assert "InvalidPropertyValue" in said
