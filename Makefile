@@ -23,6 +23,7 @@ lint: .venv/installed-dev ## ruff and mypy
 	@$(BIN)/mypy .
 
 bench: .venv/installed-dev ## measured, never asserted by a test
+	@$(BIN)/python benchmarks/batch_service.py
 	@$(BIN)/python benchmarks/node_script.py
 
 lock: .venv/installed-dev ## pin requirements*.txt anew from pyproject.toml
