@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from pathlib import Path
 
 from local_azure.batch import attempts, environment, task_ends
 from local_azure.batch.attempts import Attempt, Kind, Stop
@@ -47,6 +47,10 @@ class Scheduler:
                 self._finish(attempt, Result(interrupted=True))
             else:
                 self._conclude(attempt, outcome)
+        known = {self._status_file(attempt) for attempt in attempts.where(self._service)}
+        for file in (self._service.data / "attempts").iterdir():
+            if file not in known:  # its end was recorded just before the former service died
+                file.unlink()
         for pool in self._service.store.pools.where():
             self._service.agenda.wake("assign", pool.id)
 
@@ -98,17 +102,19 @@ class Scheduler:
 
     def _assign_job(self, job: Row, pool: Row, places: list[Place]) -> list[Attempt]:
         room = self._parallel_room(job)
-        free = sum(place.free for place in places)
-        if not room:
+        usable = [place for place in places if not self._job_tasks.refuses(job, place.node)]
+        free = [place.free for place in usable if place.free > 0]
+        if not room or not free:
             return []
         tasks = self._service.store.tasks.where(
-            # These very terms are those of the index tasks_to_run.
-            "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0 ORDER BY seq LIMIT ?",
+            # The first terms are those of the index tasks_to_run, to the letter.
+            "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
+            " AND slots <= ? ORDER BY seq LIMIT ?",
             job.id,
-            min(room, free + LOOK_AHEAD),
+            max(free),
+            min(room, sum(free) + LOOK_AHEAD),
         )
         started = []
-        usable = [place for place in places if not self._job_tasks.refuses(job, place.node)]
         for task in list(tasks):
             place = self._choose(task, pool, usable)
             if place is not None:
@@ -165,7 +171,7 @@ class Scheduler:
 
     # Running
 
-    def _status_file(self, attempt: Attempt) -> Any:
+    def _status_file(self, attempt: Attempt) -> Path:
         return self._service.data / "attempts" / f"{attempt.seq}.json"
 
     def _spawn(self, attempt: Attempt) -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
-from datetime import timedelta
+import contextlib
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from conftest import create_job, pool_options, task, wait_for, wait_for_nodes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local_azure.batch.formula import FormulaError, Samples, parse
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 
@@ -122,3 +127,16 @@ def test_targets_beside_a_formula_are_refused(client):
     with pytest.raises(HttpResponseError) as refusal:
         client.create_pool(options)
     assert refusal.value.error.code == "InvalidPropertyValue"
+
+
+WORDS = st.sampled_from(
+    [*"x=;1+-/()[],?:<!.", "$TargetDedicatedNodes", "$PendingTasks", "GetSample", "TimeInterval_Minute", "time"]
+    + ['"2026-01-01"', "hour", "0.5", "min", "avg", "&&", "requeue"]
+)
+
+
+@given(st.lists(WORDS, max_size=25).map(" ".join))
+def test_any_formula_is_computed_or_refused_and_nothing_else(text):
+    variables = {"$PendingTasks": Samples(2.0), "time": datetime(2026, 1, 1, tzinfo=timezone.utc)}
+    with contextlib.suppress(FormulaError):
+        parse(f"x = 1; {text}").evaluate(variables)

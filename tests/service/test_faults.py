@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 import requests
 from azure.batch import models as m
@@ -12,6 +18,8 @@ from azure.core.exceptions import (
 )
 from conftest import create_job, create_pool, pool_options, shell, task, wait_for, wait_for_nodes, wait_for_task
 from test_wire import Raw
+
+from local_azure.batch.wire import parse_timestamp
 
 
 def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):
@@ -159,3 +167,44 @@ def test_admin_operations_are_off_unless_asked_for(service):
     service.stop()
     service.start()
     assert Raw(service)("POST", "/$local/clock", body={"advance": "PT1H"}).json()["code"] == "InvalidUri"
+
+
+def run_control(service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    settings = {
+        "AZURE_BATCH_ENDPOINT": service.endpoint,
+        "AZURE_BATCH_ACCOUNT": service.account.name,
+        "AZURE_BATCH_ACCESS_KEY": service.account.key,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "local_azure.batch.control", *arguments],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": "/usr/bin:/bin", **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_faults_are_asked_for_from_the_command_line(service):
+    assert run_control(service, "requests", "operation=create_job", "status=503", "after_commit=true").returncode == 0
+    client = service.client(retry_total=0)
+    with pytest.raises(HttpResponseError) as failure:
+        create_job(client)
+    assert failure.value.status_code == 503
+    assert [job.id for job in client.list_jobs()] == ["job"]
+    before = service.clock.now()
+    moved = run_control(service, "clock", "advance=PT1H")
+    assert parse_timestamp(json.loads(moved.stdout)["time"]) - before > timedelta(hours=1)
+
+
+def test_command_line_says_what_is_wrong(service):
+    for arguments, said in (
+        (["quota", "cores=1"], "cores"),
+        (["nothing"], "does not represent any resource"),
+        (["clock", "x"], "NAME=VALUE"),
+    ):
+        refused = run_control(service, *arguments)
+        assert refused.returncode == 1
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert service.account.key not in refused.stderr

@@ -16,9 +16,21 @@ from typing import Any
 
 import pytest
 from azure.batch import BatchClient
+from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
-from conftest import CheckedTransport, create_job, create_pool, shell, stdout, task, wait_for, wait_for_task
+from conftest import (
+    CheckedTransport,
+    create_job,
+    create_pool,
+    pool_options,
+    shell,
+    stdout,
+    task,
+    wait_for,
+    wait_for_nodes,
+    wait_for_task,
+)
 
 from local_azure.batch.server import DataDirectoryInUse
 from local_azure.batch.store import UnknownSchema
@@ -260,3 +272,14 @@ def test_full_disk_is_told_and_corrupts_nothing(process):
     client.create_task("job", task("accepted"))
     wait_for_task(client, "accepted")
     assert [item.id for item in client.list_tasks("job")] == ["accepted", "task"]
+
+
+def test_interrupted_start_task_runs_again(process):
+    client = process.start()
+    script = 'mkdir "$AZ_BATCH_NODE_SHARED_DIR/once" && sleep 60; exit 0'
+    client.create_pool(pool_options(start_task=m.BatchStartTask(command_line=shell(script), wait_for_success=True)))
+    wait_for(lambda: list((process.data / "nodes").glob("*/*/shared/once")))
+    process.kill()
+    client = process.start()
+    (node,) = wait_for_nodes(client, "pool", "idle")
+    assert (node.start_task_info.exit_code, node.start_task_info.retry_count) == (0, 0)

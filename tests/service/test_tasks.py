@@ -186,6 +186,11 @@ def test_task_that_needs_two_slots_has_the_node_to_itself(ready):
     wait_for_task(ready, "narrow")
 
 
+def test_tasks_that_fit_no_node_do_not_hold_back_those_that_do(ready):
+    ready.create_tasks("job", [task(f"wide{number}", required_slots=3) for number in range(150)])
+    assert run_task(ready, "/bin/true", "narrow").execution_info.result == "success"
+
+
 @pytest.mark.parametrize(("fill", "nodes_used"), [("spread", 2), ("pack", 1)])
 def test_tasks_are_spread_over_nodes_or_packed(client, fill, nodes_used):
     policy = m.BatchTaskSchedulingPolicy(node_fill_type=fill)
