@@ -138,6 +138,8 @@ def launch(request: dict[str, Any]) -> tuple[int, int]:
     output = os.open(encode(request["stdout"]), OUTPUT_FLAGS, 0o600)
     errors = os.open(encode(request["stderr"]), OUTPUT_FLAGS, 0o600)
     report, failures = os.pipe()
+    # Until the child has reset its handlers, a SIGTERM would meet ours, which do nothing; enter() lets it through.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if pid == 0:
         try:
@@ -148,6 +150,7 @@ def launch(request: dict[str, Any]) -> tuple[int, int]:
         finally:
             os.write(failures, json.dumps(failure).encode())
             os._exit(127)
+    signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     for descriptor in (output, errors, failures):
         os.close(descriptor)
     return pid, report
