@@ -508,7 +508,7 @@ async def test_other_platforms_are_refused_by_name(monkeypatch: pytest.MonkeyPat
 
 
 async def test_termination_before_the_program_is_executed_is_not_lost(tmp_path: Path) -> None:
-    patient = Runner(f"test-{uuid.uuid4().hex}", grace=600)  # so that only SIGTERM can end these in time
+    patient = Runner(f"test-{uuid.uuid4().hex}", grace=30)  # so that only SIGTERM can end these in time
     try:
         for _ in range(20):
             attempt = await patient.start(command("sleep 1000", tmp_path))
