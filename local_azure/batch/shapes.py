@@ -34,7 +34,6 @@ _WITH_FORMER = {
 # on one machine (networks, user accounts, operating system disks, upgrade policies) is accepted and shown again.
 _NOT_SERVED = {
     "applicationPackageReferences",
-    "autoStorageContainerName",
     "containerConfiguration",
     "containerSettings",
     "dataDisks",
@@ -45,6 +44,7 @@ _NOT_SERVED = {
     "multiInstanceSettings",
     "windowsConfiguration",
 }
+_NUMBER = re.compile(r"-?[0-9]{1,10}")
 _FIELD = re.compile(
     r"(?:Optional\[)?(?P<list>list\[)?(?:Union\[str, )?[\"']?(?:_models\.)?(?:_enums\.|datetime\.)?(?P<name>\w+)"
 )
@@ -191,6 +191,8 @@ def _text(value: Any, path: str) -> str:
 
 
 def _integer(value: Any, path: str) -> int:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)  # the az command line sends its options as they were typed
     if isinstance(value, bool) or not isinstance(value, int):
         raise invalid_property(path, value, "an integer is required")
     if not -(2**31) <= value < 2**31:
@@ -199,6 +201,8 @@ def _integer(value: Any, path: str) -> int:
 
 
 def _flag(value: Any, path: str) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     if not isinstance(value, bool):
         raise invalid_property(path, value, "true or false is required")
     return value

@@ -286,3 +286,25 @@ def test_client_with_a_wrong_key_is_told_so(service):
     assert (refusal.value.status_code, refusal.value.error.code) == (403, "AuthenticationFailed")
     assert key not in str(refusal.value)
     assert service.account.key not in str(refusal.value)
+
+
+def test_numbers_and_flags_may_come_as_text_as_the_az_command_line_sends_them(raw) -> None:
+    pool = {
+        "id": "typed",
+        "vmSize": "standard_d2s_v3",
+        "virtualMachineConfiguration": {
+            "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
+            "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+        },
+        "targetDedicatedNodes": "0",
+        "taskSlotsPerNode": "2",
+        "enableInterNodeCommunication": "False",
+    }
+    assert raw("POST", "/pools", body=pool).status_code == 201
+    created = raw("GET", "/pools/typed").json()
+    assert (created["targetDedicatedNodes"], created["taskSlotsPerNode"]) == (0, 2)
+    assert created["enableInterNodeCommunication"] is False
+    assert code(raw("POST", "/pools", body={**pool, "id": "other", "taskSlotsPerNode": "two"})) == (
+        400,
+        "InvalidPropertyValue",
+    )
