@@ -16,7 +16,7 @@ from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AzuriteFailed, azurite, ensure_installed
-from local_azure.batch.server import Account, DataDirectoryInUse, serve
+from local_azure.batch.server import Account, AutoStorage, DataDirectoryInUse, serve
 
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
@@ -61,6 +61,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     keys = accounts.keys_of(data)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     account = Account(name=accounts.NAME, key=keys.batch)
+    linked: asyncio.Future[AutoStorage] = asyncio.get_running_loop().create_future()
     batch = asyncio.ensure_future(
         serve(
             data / "batch",
@@ -69,10 +70,12 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             ready=ready.set_result,
             stop=stop,
             administered=options.faults,
+            auto_storage=linked,
         )
     )
     try:
         async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:
+            linked.set_result(AutoStorage(account=accounts.NAME, blob_endpoint=blob.endpoint, key=keys.storage))
             await _first_of(batch, ready)
             if ready.done():
                 with _announced(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):

@@ -13,7 +13,7 @@ from local_azure.batch import attempts
 from local_azure.batch.attempts import Stop
 from local_azure.batch.call import Answer, Call
 from local_azure.batch.errors import BatchError, Code, invalid_property
-from local_azure.batch.faults import RequestFault
+from local_azure.batch.faults import RequestFault, ResizeFault
 from local_azure.batch.service import Service
 from local_azure.batch.states import NODE
 from local_azure.batch.store import Row
@@ -73,6 +73,18 @@ def _timings(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     return {item.name: getattr(service.timings, item.name) for item in fields(service.timings)}
 
 
+def _resize_error(service: Service, body: dict[str, Any]) -> None:
+    """Let the next allocation fail: {"code": "AllocationFailed", "message": "..."}, of any pool or of "poolId"."""
+    arguments = _arguments(body, code=ResizeFault.code, message=ResizeFault.message, poolId="")
+    pool = arguments.pop("poolId").lower()
+    service.faults.resizes.append(ResizeFault(pool=pool, **arguments))
+
+
+def _task_statuses(service: Service, body: dict[str, Any]) -> None:
+    """Write the statuses of tasks in a collection with capitals, or not: {"capitalised": true}."""
+    service.faults.capitalised_statuses = _arguments(body, capitalised=True)["capitalised"]
+
+
 def _start_tasks(service: Service, body: dict[str, Any]) -> None:
     """Let the next start tasks fail: {"fail": 2}."""
     service.faults.failing_start_tasks = _arguments(body, fail=1)["fail"]
@@ -124,8 +136,10 @@ _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any] | None
     "reset": _reset,
     "clock": _clock,
     "timings": _timings,
+    "resizeerror": _resize_error,
     "starttasks": _start_tasks,
     "taskcounts": _task_counts,
+    "taskstatuses": _task_statuses,
     "quota": _quota,
     "preempt": _preempt,
     "unusable": _unusable,

@@ -88,6 +88,8 @@ class Allocator:
 
     def _resize(self, pool: Row) -> datetime | None:
         nodes = list(self._service.store.nodes.where("pool = ? ORDER BY seq", pool.id))
+        if error := self._fault(pool, nodes):
+            return self._settle(pool, error)
         option = pool.private.get("deallocation", "requeue")
         for node in nodes:
             if node.private.pop("remove", False):
@@ -100,6 +102,20 @@ class Allocator:
                 self._dismiss(node, option)
             error = self._add_nodes(pool, wanted - len(mine), dedicated) or error
         return self._settle(pool, error)
+
+    def _fault(self, pool: Row, nodes: list[Row]) -> Document | None:
+        """The error with which this allocation is made to end. A resize that changes nothing is none."""
+        kinds = [node.document["isDedicated"] for node in nodes if not self._is_leaving(node)]
+        targets = (pool.document["targetDedicatedNodes"], pool.document["targetLowPriorityNodes"])
+        changes = (kinds.count(True), kinds.count(False)) != targets
+        if "resizeFault" not in pool.private and changes and (fault := self._service.faults.take_resize(pool.id)):
+            pool.private["resizeFault"] = {"code": fault.code, "message": fault.message}
+            for node in nodes:
+                node.private.pop("remove", None)
+                self._service.store.nodes.save(node)
+            self._service.store.pools.save(pool)
+        error: Document | None = pool.private.get("resizeFault")
+        return error
 
     def _settle(self, pool: Row, error: Document | None) -> datetime | None:
         """Make the pool steady if nothing is on its way any more, or if that took longer than it may."""
@@ -131,6 +147,7 @@ class Allocator:
 
     def _become_steady(self, pool: Row, error: Document | None) -> None:
         ALLOCATION.enter(pool.document, "steady", self._service.now())
+        pool.private.pop("resizeFault", None)
         if error:
             pool.document["resizeErrors"] = [error]
         self._service.store.pools.save(pool)

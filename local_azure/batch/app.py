@@ -91,6 +91,7 @@ class App:
             headers=headers,
             content=await _body(headers, receive),
             endpoint=self._service.endpoint,
+            linked=self._service.auto_storage is not None,
         )
         if operation.serve is None:
             raise not_served(f"The operation {operation.name}")

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any
 
-from local_azure.batch import odata, shapes
+from local_azure.batch import auto_storage, odata, shapes
 from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.store import Document, Row
 from local_azure.batch.wire import http_date, parse_timestamp, segment
@@ -29,10 +29,17 @@ class Call:
     headers: Mapping[str, str]  # names in lower case
     content: bytes
     endpoint: str  # http://127.0.0.1:PORT
+    linked: bool = False  # whether a storage account is linked to the Batch account
 
     def body(self, model: str) -> Document:
         """The body, checked against the model of that name. Raises BatchError."""
-        return shapes.check(self.json(), model)
+        return self.checked(self.json(), model)
+
+    def checked(self, body: Any, model: str) -> Document:
+        """The same for a part of the body."""
+        document = shapes.check(body, model)
+        auto_storage.check(document, linked=self.linked)
+        return document
 
     def optional_body(self, model: str) -> Document:
         return self.body(model) if self.content.strip() else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
+from local_azure.batch.auto_storage import PROPERTY, AutoStorage
 from local_azure.batch.paths import PathEscapes, resolve_inside
 from local_azure.batch.transfer_common import (
     Limits,
@@ -29,9 +30,16 @@ RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def stage_in(
-    resource_files: Sequence[Mapping[str, Any]], working_directory: Path, *, limits: Limits | None = None
+    resource_files: Sequence[Mapping[str, Any]],
+    working_directory: Path,
+    *,
+    auto_storage: AutoStorage | None = None,
+    limits: Limits | None = None,
 ) -> None:
-    """Download resource files, given as on the wire, into the working directory. Raises TransferFailed."""
+    """Download resource files, given as on the wire, into the working directory. Raises TransferFailed.
+
+    Containers that are only named are those of `auto_storage`.
+    """
     limits = limits or Limits()
     for file in resource_files:
         if "httpUrl" in file:
@@ -39,9 +47,11 @@ def stage_in(
             with _file_to_be(working_directory, file, file["filePath"], source) as target:
                 _download(file["httpUrl"], target, source, limits)
         elif "storageContainerUrl" in file:
-            _download_container(file, working_directory, limits)
+            _download_container(file["storageContainerUrl"], file, working_directory, limits)
+        elif auto_storage is not None:
+            _download_container(auto_storage.container_url(file[PROPERTY]), file, working_directory, limits)
         else:
-            reason = "the local Batch service has no auto storage account: give storageContainerUrl or httpUrl"
+            reason = "no storage account is linked to the Batch account any more: give storageContainerUrl or httpUrl"
             raise TransferFailed("BlobDownloadMiscError", reason, {}, category="usererror")
 
 
@@ -117,8 +127,8 @@ def _download_failure(error: Exception, source: Mapping[str, str]) -> TransferFa
     return TransferFailed("BlobDownloadMiscError", type(cause).__name__, source)
 
 
-def _download_container(file: Mapping[str, Any], working_directory: Path, limits: Limits) -> None:
-    url, prefix = file["storageContainerUrl"], file.get("blobPrefix")
+def _download_container(url: str, file: Mapping[str, Any], working_directory: Path, limits: Limits) -> None:
+    prefix = file.get("blobPrefix")
     source = {"BlobSource": public_url(url)}
     with storage_errors("ResourceContainerAccessDenied", "BlobNotFound", "BlobDownloadMiscError", source):
         container = open_container(url, limits)

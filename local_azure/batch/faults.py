@@ -27,6 +27,15 @@ class RequestFault:
     skip: int = 0  # how many it lets pass before
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResizeFault:
+    """How the next allocation of a pool ends, without having added or removed a node."""
+
+    code: str = "AllocationFailed"  # of the resizeErrors
+    message: str = "The desired number of nodes could not be allocated."
+    pool: str = ""  # its id in lower case; "" is any
+
+
 _CODES = {429: "TooManyRequests", 503: "ServerBusy", 500: "InternalError", 403: "AuthenticationFailed", 409: "Conflict"}
 
 
@@ -35,9 +44,11 @@ class Faults:
     """All faults that are to happen; the service asks it at the places where they could."""
 
     requests: list[RequestFault] = field(default_factory=list)
+    resizes: list[ResizeFault] = field(default_factory=list)
     node_quota: int = NODE_QUOTA
     failing_start_tasks: int = 0  # how many of the next start tasks fail, whatever they do
     stale_task_counts: int = 0  # how many of the next task counts are as if nothing had happened since the tasks came
+    capitalised_statuses: bool = False  # write the statuses of tasks in a collection as "Success" and "ClientError"
 
     def for_request(self, operation: str) -> RequestFault | None:
         for fault in self.requests:
@@ -50,6 +61,13 @@ class Faults:
             self.requests = [other for other in self.requests if other.times > 0]
             return fault
         return None
+
+    def take_resize(self, pool: str) -> ResizeFault | None:
+        """How the allocation of the pool that begins now is made to end."""
+        fault = next((each for each in self.resizes if each.pool in ("", pool)), None)
+        if fault:
+            self.resizes.remove(fault)
+        return fault
 
     def take_start_task(self) -> bool:
         """Whether the start task that is to run now is one of those that fail."""

@@ -114,7 +114,4 @@ def _release(task: Document) -> Document:
 def _check_task(name: str, task: Document) -> None:
     if not is_id(task["id"]):
         raise invalid_property(f"{name}.id", task["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
-    if not task["commandLine"].strip():
-        raise invalid_property(f"{name}.commandLine", task["commandLine"], "it must not be empty")
-    for resource in task.get("resourceFiles", ()):
-        task_specs.check_resource_file(resource)
+    task_specs.check_command(task, f"{name}.")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from local_azure.batch import transfer
+from local_azure.batch.auto_storage import PROPERTY, AutoStorage
 from local_azure.batch.runner import Attempt as Process
 from local_azure.batch.runner import Command, Ending, Outcome, Runner
 from local_azure.batch.store import Document
@@ -78,9 +79,10 @@ class Execution:
 class NodeAgent:
     """Runs work for all nodes. Keeps nothing that outlives the process."""
 
-    def __init__(self, runner: Runner, trash: Path) -> None:
+    def __init__(self, runner: Runner, trash: Path, auto_storage: asyncio.Future[AutoStorage] | None = None) -> None:
         self._runner = runner
         self._trash = trash
+        self._auto_storage = auto_storage
         self._executions: dict[int, Execution] = {}
         self._threads = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="remove")
@@ -131,13 +133,19 @@ class NodeAgent:
             return Result(failure=failure("servererror", "ResourceDirectoryCreateFailed", _reason(error)))
         if work.resource_files:
             try:
-                await self._in_thread(transfer.stage_in, work.resource_files, work.directory / "wd")
+                await self._stage_in(work)
             except transfer.TransferFailed as error:
                 return Result(failure=_transfer_failure(error))
         if execution.stopping:
             return Result(interrupted=True)
         outcome = await self._run(work, execution, deadline)
         return await self.conclude(work, outcome, stopped=execution.stopping)
+
+    async def _stage_in(self, work: Work) -> None:
+        linked = None
+        if self._auto_storage and any(PROPERTY in file for file in work.resource_files):
+            linked = await asyncio.shield(self._auto_storage)  # this work may be cancelled, the account not
+        await self._in_thread(transfer.stage_in, work.resource_files, work.directory / "wd", auto_storage=linked)
 
     def _prepare(self, directory: Path) -> None:
         self.discard(directory)

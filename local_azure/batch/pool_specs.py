@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch import autoscale
+from local_azure.batch import autoscale, task_specs
 from local_azure.batch.errors import BatchError, Code, invalid_property
 from local_azure.batch.images import node_agent_of
 from local_azure.batch.store import Document
@@ -42,8 +42,7 @@ def with_defaults(spec: Document) -> Document:
 
 
 def start_task(task: Document) -> Document:
-    if not task["commandLine"].strip():
-        raise invalid_property("startTask.commandLine", task["commandLine"], "it must not be empty")
+    task_specs.check_command(task, "startTask.")
     auto_user = {"scope": "pool", "elevationLevel": "nonadmin"}
     return {"userIdentity": {"autoUser": auto_user}, "maxTaskRetryCount": 0, "waitForSuccess": True, **task}
 

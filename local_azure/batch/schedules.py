@@ -49,11 +49,12 @@ class Schedules:
             return None
         if any(job.document["state"] not in _ENDED for job in self._jobs(schedule)):
             return expiry  # the end of the job wakes the schedule
-        due = next_run(schedule)
+        due = next_run(schedule, self._service.now())
         if due is None:
             self._complete(schedule)
             return None
         if due > self._service.now():
+            self._plan(schedule, due)
             return min(due, expiry) if expiry else due
         self._create_job(schedule, due)
         return expiry
@@ -77,14 +78,18 @@ class Schedules:
         job_births.add_job(service, job_id, spec, schedule)
         schedule.document["executionInfo"]["recentJob"] = {"id": job_id}
         if interval := rule.get("recurrenceInterval"):
-            step, following = parse_duration(interval), due
-            while following <= service.now():  # runs that were missed are not made up for
-                following += step
+            following = due + parse_duration(interval)
             schedule.document["executionInfo"]["nextRunTime"] = timestamp(following)
         else:
             schedule.document["executionInfo"].pop("nextRunTime", None)
         service.store.schedules.save(schedule)
         service.agenda.wake("schedule", schedule.id)
+
+    def _plan(self, schedule: Row, due: datetime) -> None:
+        info = schedule.document["executionInfo"]
+        if info.get("nextRunTime") != timestamp(due):
+            info["nextRunTime"] = timestamp(due)
+            self._service.store.schedules.save(schedule)
 
     def _complete(self, schedule: Row) -> None:
         now = self._service.now()
@@ -137,11 +142,19 @@ class Schedules:
             self._service.agenda.wake("pool", pool.id)
 
 
-def next_run(schedule: Row) -> datetime | None:
-    """When the schedule is to create its next job; None if it is not to create another."""
-    if planned := schedule.document["executionInfo"].get("nextRunTime"):
-        return parse_timestamp(planned)
-    if schedule.private.get("jobs"):
+def next_run(schedule: Row, now: datetime) -> datetime | None:
+    """When the schedule is to create its next job; None if it is not to create another.
+
+    A run that could not begin before the next was due is not made up for, nor is one whose start window is over.
+    """
+    rule = schedule.document.get("schedule", {})
+    planned = schedule.document["executionInfo"].get("nextRunTime")
+    if planned is None and schedule.private.get("jobs"):
         return None
-    start = schedule.document.get("schedule", {}).get("doNotRunUntil", schedule.document["creationTime"])
-    return parse_timestamp(start)
+    due = parse_timestamp(planned or rule.get("doNotRunUntil", schedule.document["creationTime"]))
+    interval = parse_duration(rule["recurrenceInterval"]) if "recurrenceInterval" in rule else None
+    if interval and due < now:
+        due += (now - due) // interval * interval
+    if "startWindow" not in rule or now <= due + parse_duration(rule["startWindow"]):
+        return due
+    return due + interval if interval else None

@@ -20,6 +20,7 @@ from local_azure.batch.agenda import Agenda
 from local_azure.batch.allocator import Allocator
 from local_azure.batch.app import App
 from local_azure.batch.auth import Account
+from local_azure.batch.auto_storage import AutoStorage
 from local_azure.batch.clock import Clock, Timings
 from local_azure.batch.job_tasks import JobTasks
 from local_azure.batch.lifecycle import Lifecycle
@@ -31,7 +32,7 @@ from local_azure.batch.schedules import Schedules
 from local_azure.batch.service import Service
 from local_azure.batch.store import Store
 
-__all__ = ["Account", "Clock", "DataDirectoryInUse", "Timings", "serve"]
+__all__ = ["Account", "AutoStorage", "Clock", "DataDirectoryInUse", "Timings", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,13 @@ async def serve(
     clock: Clock | None = None,
     timings: Timings = LOCAL_TIMINGS,
     administered: bool = False,
+    auto_storage: AutoStorage | asyncio.Future[AutoStorage] | None = None,
 ) -> None:
     """Serve until `stop` is set; `ready` gets the endpoint, http://127.0.0.1:PORT, once requests are accepted.
 
     On the way out there are no new requests, running commands are ended (and run again by the next service on the same
-    directory), and the state is closed. `administered` lets clients ask for faults and move the clock.
+    directory), and the state is closed. `administered` lets clients ask for faults and move the clock. `auto_storage`
+    is the storage account that is linked to the Batch account; what needs it waits for one that is still to come.
     Raises DataDirectoryInUse, and OSError if the port is taken.
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,10 +79,19 @@ async def serve(
                 timings=timings,
                 data=data.resolve(),
                 agenda=Agenda(clock),
+                auto_storage=_as_future(auto_storage),
             )
             await _serve(service, port, administered, ready, stop)
         finally:
             store.close()
+
+
+def _as_future(account: AutoStorage | asyncio.Future[AutoStorage] | None) -> asyncio.Future[AutoStorage] | None:
+    if not isinstance(account, AutoStorage):
+        return account
+    future: asyncio.Future[AutoStorage] = asyncio.get_running_loop().create_future()
+    future.set_result(account)
+    return future
 
 
 @contextmanager
@@ -107,7 +119,7 @@ async def _serve(
         logger.warning("Ended %d processes that a former service had left", len(killed))
     listener = _listen(port)
     service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
-    agent = NodeAgent(runner, service.data / "trash")
+    agent = NodeAgent(runner, service.data / "trash", service.auto_storage)
     job_tasks = JobTasks(service, agent)
     resident = (
         Lifecycle(service, agent, job_tasks),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from local_azure.batch.agenda import Agenda
 from local_azure.batch.auth import Account
+from local_azure.batch.auto_storage import AutoStorage
 from local_azure.batch.clock import Clock, Timings
 from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.faults import Faults
@@ -26,6 +28,7 @@ class Service:
     data: Path
     agenda: Agenda
     faults: Faults = field(default_factory=Faults)
+    auto_storage: Future[AutoStorage] | None = None  # the linked storage account, which may still be starting
     endpoint: str = ""  # known once the service listens
 
     def now(self) -> datetime:

@@ -8,6 +8,9 @@ from local_azure.batch.store import Document
 from local_azure.batch.wire import UNLIMITED_TEXT, is_id
 
 DEFAULT_RETENTION = "P7D"
+# The service's own error names this limit ("Total size of commandLine cannot be more than 32768 characters", reported
+# in virtual-kubelet/virtual-kubelet#503). It also bounds the time that splitting takes, which grows with the square.
+MAXIMUM_COMMAND_LINE = 32_768
 
 
 def with_defaults(spec: Document, job: Document) -> Document:
@@ -33,15 +36,12 @@ def constraints(given: Document, job: Document) -> Document:
 def check(spec: Document, job: Document) -> None:
     if not is_id(spec["id"]):
         raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
-    if not spec["commandLine"].strip():
-        raise invalid_property("commandLine", spec["commandLine"], "it must not be empty")
+    check_command(spec)
     if spec.get("requiredSlots", 1) < 1:
         raise invalid_property("requiredSlots", spec["requiredSlots"], "it must be positive")
     _check_ids_of_job_tasks(spec["id"], job)
     dependencies.check(spec.get("dependsOn"), job)
     exit_conditions.check(spec.get("exitConditions"), job)
-    for resource in spec.get("resourceFiles", ()):
-        check_resource_file(resource)
 
 
 def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:
@@ -53,7 +53,19 @@ def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:
             raise BatchError(code)
 
 
-def check_resource_file(resource: Document) -> None:
+def check_command(task: Document, path: str = "") -> None:
+    """What all commands have in common; `path` is where the task is in the body, with a dot after it."""
+    name, command_line = f"{path}commandLine", task["commandLine"]
+    if not command_line.strip():
+        raise invalid_property(name, command_line, "it must not be empty")
+    if len(command_line) > MAXIMUM_COMMAND_LINE:
+        shown = f"{command_line[:100]}..."
+        raise invalid_property(name, shown, f"it must not have more than {MAXIMUM_COMMAND_LINE} characters")
+    for resource in task.get("resourceFiles", ()):
+        _check_resource_file(resource)
+
+
+def _check_resource_file(resource: Document) -> None:
     sources = ("httpUrl", "storageContainerUrl", "autoStorageContainerName")
     given = [name for name in sources if resource.get(name)]
     if len(given) != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_azure.batch import attempts, dependencies, shapes, task_ends, task_specs
+from local_azure.batch import attempts, dependencies, task_ends, task_specs
 from local_azure.batch.attempts import Stop
 from local_azure.batch.call import Answer, Call, Listing, created, done, element, require_conditions
 from local_azure.batch.errors import BatchError, Code, invalid_property
@@ -18,8 +18,9 @@ from local_azure.batch.wire import timestamp
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
 # The API's specification writes these in lower case, and azure-batch 15.1.0 recognises a failure in no other: with
-# "ClientError" its create_tasks would call a refused task a success.
+# "ClientError", which there are signs that Azure writes, its create_tasks calls a refused task a success.
 ADDED, REFUSED = "success", "clienterror"
+_CAPITALISED = {ADDED: "Success", REFUSED: "ClientError"}
 
 _FILTERABLE = {
     "id": Kind.TEXT,
@@ -90,16 +91,20 @@ def _added(service: Service, call: Call, job: Row, item: Any) -> Document:
     """The result for one task of a collection: each is added or refused by itself."""
     task_id = str(item.get("id", "")) if isinstance(item, dict) else ""
     try:
-        document = add_task(service, job, shapes.check(item, "BatchTaskCreateOptions")).document
+        document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions")).document
     except BatchError as error:
-        return {"status": REFUSED, "taskId": task_id, "error": error.fields()}
+        return {"status": _status(service, REFUSED), "taskId": task_id, "error": error.fields()}
     return {
-        "status": ADDED,
+        "status": _status(service, ADDED),
         "taskId": document["id"],
         "eTag": document["eTag"],
         "lastModified": document["lastModified"],
         "location": call.url("jobs", job.document["id"], "tasks", document["id"]),
     }
+
+
+def _status(service: Service, status: str) -> str:
+    return _CAPITALISED[status] if service.faults.capitalised_statuses else status
 
 
 def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:

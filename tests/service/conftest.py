@@ -26,7 +26,7 @@ from azure.core.rest import HttpRequest
 sys.path.insert(0, str(Path(__file__).parent))
 from contract import CheckedTransport
 
-from local_azure.batch.server import Account, Clock, Timings, serve
+from local_azure.batch.server import Account, AutoStorage, Clock, Timings, serve
 
 T = TypeVar("T")
 QUICK = Timings()
@@ -44,6 +44,7 @@ class RunningService:
         self.timings = timings
         self.clock = Clock()
         self.administered = True
+        self.auto_storage: AutoStorage | None = None
         self.endpoint = ""
 
     def start(self) -> None:
@@ -64,6 +65,7 @@ class RunningService:
                 clock=self.clock,
                 timings=self.timings,
                 administered=self.administered,
+                auto_storage=self.auto_storage,
             )
 
         def run() -> None:

@@ -6,10 +6,14 @@ import uuid
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from azure.batch import BatchClient
 from azure.batch import models as m
+from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import ContainerClient, generate_container_sas
-from conftest import create_job, create_pool, run_task, shell, stdout, task
+from conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for_task
+
+from local_azure.batch.server import AutoStorage
 
 
 class Container:
@@ -99,9 +103,134 @@ def test_signatures_are_in_no_log_and_no_failure(ready, container, caplog, servi
     assert service.account.key not in caplog.text
 
 
-def test_auto_storage_is_refused_by_name(ready):
-    files = [m.ResourceFile(auto_storage_container_name="inputs")]
+@pytest.fixture
+def linked(service, container):
+    """A client of a service whose account has a linked storage account, with a job on a pool."""
+    link(service, container)
+    client = service.client()
+    create_pool(client)
+    create_job(client)
+    return client
+
+
+def link(service, container: Container) -> None:
+    credential = container.client.credential
+    endpoint = container.client.url.removesuffix(f"/{container.client.container_name}")
+    service.stop()
+    service.auto_storage = AutoStorage(
+        account=credential.account_name, blob_endpoint=endpoint, key=credential.account_key
+    )
+    service.start()
+
+
+def auto(container: Container, **options: str) -> list[m.ResourceFile]:
+    return [m.ResourceFile(auto_storage_container_name=container.client.container_name, **options)]
+
+
+def test_container_of_the_linked_storage_account_needs_no_signature(linked, container):
+    for name in ("in/a.txt", "in/deep/b.txt", "other.txt"):
+        container.client.upload_blob(name, name.encode())
+    run_task(
+        linked,
+        shell("find . -type f | sort; cat got/in/deep/b.txt"),
+        resource_files=auto(container, blob_prefix="in/", file_path="got"),
+    )
+    assert stdout(linked) == "./got/in/a.txt\n./got/in/deep/b.txt\nin/deep/b.txt"
+
+
+def test_start_and_job_preparation_tasks_get_files_of_the_linked_account(service, container):
+    link(service, container)
+    client = service.client()
+    container.client.upload_blob("tool", b"sharp")
+    start = m.BatchStartTask(command_line="/bin/cat tool", resource_files=auto(container))
+    (node,) = create_pool(client, start_task=start)
+    assert b"".join(client.download_node_file("pool", node.id, "startup/stdout.txt")) == b"sharp"
+    preparation = m.BatchJobPreparationTask(command_line="/bin/cat tool", resource_files=auto(container))
+    create_job(client, job_preparation_task=preparation)
+    run_task(client, shell('cat "$AZ_BATCH_JOB_PREP_WORKING_DIR/tool"'))
+    assert stdout(client) == "sharp"
+
+
+def test_missing_container_of_the_linked_account_fails_the_task(linked):
+    done = run_task(linked, "/bin/true", resource_files=[m.ResourceFile(auto_storage_container_name="nowhere")])
+    failure = done.execution_info.failure_info
+    assert (failure.category, failure.code) == ("usererror", "BlobNotFound")
+    assert done.execution_info.exit_code is None
+
+
+def test_key_of_the_linked_account_stays_in_the_service(linked, container, service, caplog):
+    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "local_azure")
+    container.client.upload_blob("file", b"content")
+    script = shell("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; env")
+    done = run_task(linked, script, resource_files=auto(container))
+    missing = run_task(linked, "/bin/true", "other", resource_files=[m.ResourceFile(auto_storage_container_name="abc")])
+    key = container.client.credential.account_key
+    state = b"".join(path.read_bytes() for path in service.data.rglob("*") if path.is_file())
+    for text in (stdout(linked), str(done.as_dict()), str(missing.as_dict()), caplog.text, repr(service.auto_storage)):
+        assert key not in text
+        assert "sig=" not in text.replace("sig=REDACTED", "")
+    assert key.encode() not in state
+    assert b"sig=" not in state
+
+
+def _refusal(request) -> tuple[int, str, str]:
     with pytest.raises(HttpResponseError) as refusal:
-        ready.create_task("job", task(resource_files=files))
-    assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
-    assert "autoStorageContainerName" in refusal.value.error.message
+        request()
+    values = {item.key: item.value for item in refusal.value.model.error_values}
+    return refusal.value.status_code, refusal.value.error.code, values["PropertyName"]
+
+
+def test_without_a_linked_account_its_containers_are_refused_by_name(ready):
+    files = [m.ResourceFile(auto_storage_container_name="inputs")]
+    path = "resourceFiles[0].autoStorageContainerName"
+    refused = (400, "InvalidPropertyValue")
+    assert _refusal(lambda: ready.create_task("job", task(resource_files=files))) == (*refused, path)
+    start = m.BatchStartTask(command_line="/bin/true", resource_files=files)
+    request = pool_options("other", start_task=start)
+    assert _refusal(lambda: ready.create_pool(request)) == (*refused, f"startTask.{path}")
+    manager = m.BatchJobManagerTask(id="manager", command_line="/bin/true", resource_files=files)
+    assert _refusal(lambda: create_job(ready, "other", job_manager_task=manager)) == (
+        *refused,
+        f"jobManagerTask.{path}",
+    )
+    group = m.BatchTaskGroup(task_values=[task("refused", resource_files=files), task("added")])
+    results = {item.task_id: item for item in ready.create_task_collection("job", group).result_values}
+    assert {name: item.status for name, item in results.items()} == {"refused": "clienterror", "added": "success"}
+    assert "no storage account is linked" in results["refused"].error.message.value
+
+
+@pytest.mark.parametrize("name", ["ab", "Inputs", "a--b", "-ab", "a/b", "../../etc", "a?restype=container", "x" * 64])
+def test_names_that_no_container_can_have_are_refused(linked, name):
+    files = [m.ResourceFile(auto_storage_container_name=name)]
+    assert _refusal(lambda: linked.create_task("job", task(resource_files=files)))[:2] == (400, "InvalidPropertyValue")
+
+
+def test_task_that_needs_an_account_that_is_linked_no_more_fails(linked, container, service):
+    linked.create_task("job", task("blocker", "/bin/sleep 60"))
+    linked.create_task("job", task(resource_files=auto(container)))
+    service.stop()
+    service.auto_storage = None
+    service.start()
+    client = service.client()
+    client.terminate_task("job", "blocker")
+    failure = wait_for_task(client).execution_info.failure_info
+    assert (failure.category, failure.code) == ("usererror", "BlobDownloadMiscError")
+    assert "no storage account is linked" in {item.name: item.value for item in failure.details}["Reason"]
+
+
+def test_local_azure_links_its_blob_storage_to_its_batch_account(azure_settings):
+    """python -m local_azure, as a user starts it."""
+    container = Container(azure_settings["AZURE_STORAGE_CONNECTION_STRING"])
+    container.client.upload_blob("file", b"content")
+    credential = AzureNamedKeyCredential(
+        azure_settings["AZURE_BATCH_ACCOUNT"], azure_settings["AZURE_BATCH_ACCESS_KEY"]
+    )
+    client = BatchClient(azure_settings["AZURE_BATCH_ENDPOINT"], credential)
+    create_pool(client, "linked")
+    create_job(client, "linked", "linked")
+    client.create_task("linked", task(command_line="/bin/cat file", resource_files=auto(container)))
+    wait_for_task(client, job="linked")
+    assert stdout(client, job="linked") == "content"
+    client.begin_delete_job("linked", polling_interval=0.02).result()
+    client.begin_delete_pool("linked", polling_interval=0.02).result()
