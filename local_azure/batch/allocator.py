@@ -57,6 +57,8 @@ class Allocator:
         for pool in self._service.store.pools.where():
             self._service.agenda.wake("pool", pool.id)
         for node in self._service.store.nodes.where():
+            if "lastBootTime" in node.document:  # somebody may have removed its directories meanwhile
+                self._agent.make_node(self._service.node_directory(*node.keys))
             self._service.agenda.wake("node", *node.keys)
 
     # Pools

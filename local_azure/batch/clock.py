@@ -22,15 +22,31 @@ class Timings:
     termination: float = 0.02  # a job or job schedule is "terminating", "disabling" or "enabling"
 
 
+LONGEST_WAIT = 60.0  # seconds; then the machine's clock is looked at, which somebody may have set
+
+
 class Clock:
-    """UTC, which `advance` moves forward; whoever waits for a moment that has thereby come is woken."""
+    """UTC that never goes back, which `advance` moves forward; whoever waits for a moment that has come is woken."""
 
     def __init__(self) -> None:
         self._ahead = timedelta()
+        self._latest = datetime.min.replace(tzinfo=timezone.utc)
         self._waiting: set[asyncio.Event] = set()
 
     def now(self) -> datetime:
-        return self.unmoved() + self._ahead
+        """The machine's time, or one that flows on from the latest that was told, if the machine's was set back.
+
+        Otherwise a node that became "creating" before would stay so for hours, and a task would end before it began.
+        """
+        moment = self.unmoved() + self._ahead
+        if moment < self._latest:
+            self._ahead += self._latest - moment
+        self._latest = max(self._latest, moment)
+        return self._latest
+
+    def not_before(self, moment: datetime) -> None:
+        """Go on from `moment`, if that is later than now."""
+        self._latest = max(self._latest, moment)
 
     def unmoved(self) -> datetime:
         """The time that the clients have, too: what they sign is of this time, wherever the service has been moved."""
@@ -43,8 +59,11 @@ class Clock:
             event.set()
 
     async def wait(self, event: asyncio.Event, until: datetime | None) -> None:
-        """Return when `event` is set (the clock sets it too, when it is moved) or when `until` has come."""
-        left = None if until is None else max(0.0, (until - self.now()).total_seconds())
+        """Return when `event` is set (the clock sets it too, when it is moved) or when `until` has come.
+
+        It may be earlier: LONGEST_WAIT is the longest that anybody waits for a moment.
+        """
+        left = None if until is None else min(LONGEST_WAIT, max(0.0, (until - self.now()).total_seconds()))
         self._waiting.add(event)
         try:
             await asyncio.wait_for(event.wait(), left)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 
 from local_azure.batch import attempts, environment
 from local_azure.batch.attempts import Attempt, Kind
@@ -58,22 +60,31 @@ class JobTasks:
         """Run the task to its end, retries included; whether that was good enough."""
         job = self._service.job(attempt.job or "")
         task = job.document[task_name]
-        work = self._work(attempt, job.document, task)
         self._begin(attempt, info_name, job.document, task)
         retries = task.get("constraints", {}).get("maxTaskRetryCount", 0)
         count = 0
         while True:
-            result = await self._agent.carry_out(work, execution)
+            result = await self._agent.result_of(self._carry_out(attempt, job.document, task, execution))
             if not (result.may_be_retried and (retries == -1 or count < retries)):
                 break
             count += 1
-            self._update(attempt, info_name, {"retryCount": count, "lastRetryTime": timestamp(self._service.now())})
+            retried: Document = {"retryCount": count, "lastRetryTime": timestamp(self._service.now())}
+            await self._agent.record(partial(self._update, attempt, info_name, retried))
+        await self._agent.record(partial(self._finish, attempt, info_name, result))
+        self._service.agenda.wake("job", job.id)
+        return result.succeeded or not task.get("waitForSuccess", True)
+
+    async def _carry_out(self, attempt: Attempt, job: Document, task: Document, execution: Execution) -> Result:
+        return await self._agent.carry_out(self._work(attempt, job, task), execution)
+
+    def _finish(self, attempt: Attempt, info_name: str, result: Result) -> None:
         with self._service.store.transaction():
             self._update(attempt, info_name, self._ended(result), stale=result.interrupted)
             attempts.remove(self._service, attempt)
-        work.status_file.unlink(missing_ok=True)
-        self._service.agenda.wake("job", job.id)
-        return result.succeeded or not task.get("waitForSuccess", True)
+        self._status_file(attempt).unlink(missing_ok=True)
+
+    def _status_file(self, attempt: Attempt) -> Path:
+        return self._service.data / "attempts" / f"{attempt.seq}.json"
 
     def _begin(self, attempt: Attempt, info_name: str, job: Document, task: Document) -> None:
         service = self._service
@@ -131,7 +142,7 @@ class JobTasks:
                 **environment.of_job(root, job, task["id"]),
                 **environment.settings(job.get("commonEnvironmentSettings"), task.get("environmentSettings")),
             },
-            status_file=service.data / "attempts" / f"{attempt.seq}.json",
+            status_file=self._status_file(attempt),
             resource_files=task.get("resourceFiles", ()),
             time_limit=None if limit >= UNLIMITED else limit.total_seconds(),
         )

@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,18 @@ class NodeAgent:
         execution = self._executions[seq] = Execution()
         execution.job = asyncio.get_running_loop().create_task(run(execution))
         execution.job.add_done_callback(lambda job: self._over(seq, job))
+
+    async def result_of(self, work: Awaitable[Result]) -> Result:
+        """What `work` comes to. What it does not foresee fails it, or it would be said to run for ever."""
+        try:
+            return await work
+        except sqlite3.OperationalError:
+            logger.exception("The disk is full, or the like: an attempt is given up, to be made again")
+            return Result(interrupted=True)
+        except Exception as error:
+            logger.exception("An attempt could not be carried out")
+            reason = _reason(error) if isinstance(error, OSError) else type(error).__name__
+            return Result(failure=failure("servererror", "InternalError", f"The service could not run it: {reason}"))
 
     async def record(self, record: Callable[[], T]) -> T:
         """Carry out `record`, again and again while the disk is full: an end that is not recorded would be lost."""

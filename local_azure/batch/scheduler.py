@@ -63,7 +63,7 @@ class Scheduler:
         work = self._work(attempt, task, node)
 
         async def conclude(execution: Execution) -> None:
-            result = await self._agent.conclude(work, outcome, stopped=False)
+            result = await self._agent.result_of(self._agent.conclude(work, outcome, stopped=False))
             await self._agent.record(lambda: self._finish(attempt, result))
 
         self._agent.spawn(attempt.seq, conclude)
@@ -176,15 +176,17 @@ class Scheduler:
 
     def _spawn(self, attempt: Attempt) -> None:
         async def run(execution: Execution) -> None:
-            task = self._service.store.tasks.by_seq(attempt.task or 0)
-            node = self._service.store.nodes.get(attempt.pool, attempt.node)
-            if task is None or node is None or not await self._is_prepared(task, node):
-                result = Result(interrupted=True)
-            else:
-                result = await self._agent.carry_out(self._work(attempt, task, node), execution)
+            result = await self._agent.result_of(self._carry_out(attempt, execution))
             await self._agent.record(lambda: self._finish(attempt, result))
 
         self._agent.spawn(attempt.seq, run)
+
+    async def _carry_out(self, attempt: Attempt, execution: Execution) -> Result:
+        task = self._service.store.tasks.by_seq(attempt.task or 0)
+        node = self._service.store.nodes.get(attempt.pool, attempt.node)
+        if task is None or node is None or not await self._is_prepared(task, node):
+            return Result(interrupted=True)
+        return await self._agent.carry_out(self._work(attempt, task, node), execution)
 
     async def _is_prepared(self, task: Row, node: Row) -> bool:
         """Prepare the node for the task's job if that is still to be done; the task is running after it."""

@@ -31,6 +31,7 @@ from local_azure.batch.scheduler import Scheduler
 from local_azure.batch.schedules import Schedules
 from local_azure.batch.service import Service
 from local_azure.batch.store import Store
+from local_azure.batch.wire import parse_timestamp
 
 __all__ = ["Account", "AutoStorage", "Clock", "DataDirectoryInUse", "Timings", "serve"]
 
@@ -72,6 +73,7 @@ async def serve(
         clock = clock or Clock()
         store = Store(data / "batch.db")
         try:
+            _go_on_in_time(clock, store)
             service = Service(
                 account=account,
                 store=store,
@@ -107,6 +109,15 @@ def _locked(data: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _go_on_in_time(clock: Clock, store: Store) -> None:
+    """Let no time run backwards over a restart: what was begun would wait until the clock is there again."""
+    latest = store.latest()
+    if latest is None or parse_timestamp(latest) <= clock.now():
+        return
+    logger.warning("The data directory is of %s, which is yet to come; the service's time goes on from there", latest)
+    clock.not_before(parse_timestamp(latest))
 
 
 async def _serve(

@@ -39,14 +39,17 @@ class StartTasks:
 
     async def _run(self, attempt: Attempt, execution: Execution) -> None:
         while True:
-            node = self._service.store.nodes.get(attempt.pool, attempt.node)
-            assert node is not None, "a node is not removed while something runs on it"
-            work = self._work(attempt, node)
-            if self._service.faults.take_start_task():
-                work = replace(work, command_line="/bin/sh -c 'echo this start task was made to fail >&2; exit 1'")
-            result = await self._agent.carry_out(work, execution)
+            result = await self._agent.result_of(self._carry_out(attempt, execution))
             if await self._agent.record(partial(self._finish, attempt, result)):
                 return
+
+    async def _carry_out(self, attempt: Attempt, execution: Execution) -> Result:
+        node = self._service.store.nodes.get(attempt.pool, attempt.node)
+        assert node is not None, "a node is not removed while something runs on it"
+        work = self._work(attempt, node)
+        if self._service.faults.take_start_task():
+            work = replace(work, command_line="/bin/sh -c 'echo this start task was made to fail >&2; exit 1'")
+        return await self._agent.carry_out(work, execution)
 
     def _work(self, attempt: Attempt, node: Row) -> Work:
         service = self._service

@@ -133,6 +133,14 @@ class Store:
             f"INSERT INTO account VALUES ('{uuid.uuid4()}'); PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
 
+    def latest(self) -> str | None:
+        """The latest moment at which a resource is said to have changed; None if there is no resource."""
+        times = ("stateTransitionTime", "allocationStateTransitionTime", "lastModified")
+        tables = ("pools", "nodes", "schedules", "jobs", "tasks")
+        latest = (f"SELECT max(json_extract(document, '$.{at}')) AS time FROM {of}" for of in tables for at in times)
+        found = self.value(f"SELECT max(time) FROM ({' UNION ALL '.join(latest)})")
+        return None if found is None else str(found)
+
     def close(self) -> None:
         self._database.close()
 

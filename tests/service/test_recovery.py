@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,35 +38,77 @@ from local_azure.batch.server import DataDirectoryInUse
 from local_azure.batch.store import UnknownSchema
 
 ROOT = Path(__file__).parents[2]
+# Starts services, one after the other, by forking: so their modules are imported once. A service may have a trap: it
+# dies before or after the call of a function, if the file `armed` was there when the function was called.
 PROGRAM = """
-import asyncio, sys, pathlib
-from local_azure.batch.server import Account, serve
-account = Account(name="localbatch", key=sys.stdin.readline().strip())
-ready = lambda endpoint: print(endpoint, flush=True)
-asyncio.run(serve(pathlib.Path(sys.argv[1]), account, ready=ready, stop=asyncio.Event()))
+import asyncio, functools, importlib, inspect, json, os, pathlib, signal, sys
+from datetime import timedelta
+from local_azure.batch import shapes
+from local_azure.batch.server import Account, Clock, serve
+
+def trapped(function, moment, armed):
+    def die_if(here):
+        if here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        caught = armed.exists()
+        die_if(caught and moment == "before")
+        result = function(*args, **kwargs)
+        die_if(caught)
+        return result
+
+    @functools.wraps(function)
+    async def call_async(*args, **kwargs):
+        caught = armed.exists()
+        die_if(caught and moment == "before")
+        result = await function(*args, **kwargs)
+        die_if(caught)
+        return result
+
+    return call_async if inspect.iscoroutinefunction(function) else call
+
+def run(data, key, function="", moment="", hours=0):
+    if function:
+        module, _, names = function.partition(":")
+        *classes, name = names.split(".")
+        owner = functools.reduce(getattr, classes, importlib.import_module(module))
+        setattr(owner, name, trapped(getattr(owner, name), moment, pathlib.Path(data).with_name("armed")))
+    clock = Clock()
+    clock.advance(timedelta(hours=hours))
+    ready = lambda endpoint: print(os.getpid(), endpoint, flush=True)
+    account = Account(name="localbatch", key=key)
+    asyncio.run(serve(pathlib.Path(data), account, ready=ready, stop=asyncio.Event(), clock=clock))
+
+shapes.load()
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        try:
+            run(**json.loads(line))
+        finally:
+            os._exit(1)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
 class ServiceProcess:
     """A service in a process of its own, which can be killed."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, starter: subprocess.Popen[str]) -> None:
         self.data = data
         self.key = base64.b64encode(os.urandom(32)).decode()
+        self._starter = starter
+        self._pid = 0
 
-    def start(self) -> BatchClient:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(self.data)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._process.stdin.write(self.key + "\n")
-        self._process.stdin.flush()
-        self._endpoint = self._process.stdout.readline().strip()
-        assert self._endpoint, self._process.stderr.read()
+    def start(self, **trap: Any) -> BatchClient:
+        request = {"data": str(self.data), "key": self.key, **trap}
+        self._starter.stdin.write(json.dumps(request) + "\n")
+        self._starter.stdin.flush()
+        pid, self._endpoint = self._starter.stdout.readline().split()
+        assert pid != "ended", "the service does not start"
+        self._pid = int(pid)
         return self.client()
 
     def client(self, **options: Any) -> BatchClient:
@@ -73,16 +117,33 @@ class ServiceProcess:
 
     def limit_files(self, size: int) -> None:
         """Let no file of the service grow beyond so many bytes."""
-        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self._pid, number)
+
+    def fallen(self) -> None:
+        """Wait until it has been killed, by itself or by us."""
+        assert self._starter.stdout.readline().split() == ["ended", str(-signal.SIGKILL)]
+        self._pid = 0
 
     def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.communicate()
+        if self._pid:
+            self.signal(signal.SIGKILL)
+            self.fallen()
+
+
+@pytest.fixture(scope="module")
+def starter() -> Iterator[subprocess.Popen[str]]:
+    """The process that starts services, which is one for all tests of a module."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, text=True, **pipes) as process:
+        yield process
 
 
 @pytest.fixture
-def process(tmp_path):
-    process = ServiceProcess(tmp_path / "batch")
+def process(tmp_path, starter):
+    process = ServiceProcess(tmp_path / "batch", starter)
     yield process
     process.kill()
 
@@ -154,7 +215,7 @@ def test_outcome_that_the_service_did_not_live_to_record_is_recorded_by_the_next
     client.create_task("job", task("task", shell(script)))
     runs = process.data / "nodes" / "pool" / node.id / "shared" / "runs"
     wait_for(runs.exists)
-    process._process.send_signal(signal.SIGSTOP)
+    process.signal(signal.SIGSTOP)
     flag.touch()
     wait_for(lambda: any((process.data / "attempts").glob("*.json")))
     process.kill()
