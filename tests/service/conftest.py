@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
+from azure.batch.aio import BatchClient as AsyncBatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contract import CheckedTransport
+from contract import CheckedAsyncTransport, CheckedTransport
 
 from local_azure.batch.server import Account, AutoStorage, Clock, Timings, serve
 
@@ -103,6 +104,10 @@ class RunningService:
     def client(self, **kwargs: Any) -> BatchClient:
         credential = AzureNamedKeyCredential(self.account.name, self.account.key)
         return BatchClient(self.endpoint, credential, **{"transport": CheckedTransport(), **kwargs})
+
+    def async_client(self, **kwargs: Any) -> AsyncBatchClient:
+        credential = AzureNamedKeyCredential(self.account.name, self.account.key)
+        return AsyncBatchClient(self.endpoint, credential, **{"transport": CheckedAsyncTransport(), **kwargs})
 
 
 @pytest.fixture

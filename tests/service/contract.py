@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from azure.batch import models
-from azure.core.pipeline.transport import RequestsTransport
+from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
 from isodate import parse_duration
 
 from local_azure.batch.routes import Router
@@ -53,30 +53,51 @@ class CheckedTransport(RequestsTransport):
         return response
 
 
+class CheckedAsyncTransport(AioHttpTransport):
+    """The same for the asynchronous client."""
+
+    async def send(self, request: Any, **config: Any) -> Any:
+        response = await super().send(request, **config)
+        is_file = response.status_code < 400 and _operation(request.method, request.url) in FILES
+        # The body of a file is left to whoever asked for it; all others are small.
+        body = b"" if is_file else await _body(response)
+        check_answer(request.method, request.url, response.status_code, response.headers, lambda: body)
+        return response
+
+
+async def _body(response: Any) -> bytes:
+    return bytes(response.content if response.is_stream_consumed else await response.read())
+
+
+def _operation(method: str, url: str) -> str:
+    path = url.split("://", 1)[1].partition("/")[2].partition("?")[0]
+    return Router().find(method, "/" + path)[0].name
+
+
 def check_answer(method: str, url: str, status: int, headers: Mapping[str, str], read: Any) -> None:
-    path, _, query = url.split("://", 1)[1].partition("/")[2].partition("?")
+    query = url.partition("?")[2]
     assert headers["DataServiceVersion"] == "3.0"
     assert headers["request-id"]
     if status >= 400:
         _check_error(json.loads(read()) if method != "HEAD" else None, headers)
         return
-    operation, _ = Router().find(method, "/" + path)
-    if operation.name in FILES or status == 304:
+    operation = _operation(method, url)
+    if operation in FILES or status == 304:
         return
-    model = ANSWERS.get(operation.name)
+    model = ANSWERS.get(operation)
     body = read()
     if model is None:
-        assert body == b"", f"{operation.name} answers with a body: {body!r}"
+        assert body == b"", f"{operation} answers with a body: {body!r}"
         return
     assert headers["Content-Type"] == "application/json; odata=minimalmetadata"
     document = json.loads(body)
     assert document.pop("odata.metadata").startswith("http://127.0.0.1:")
     selected = "$select=" in query or "%24select=" in query
-    if operation.name.startswith("list_") or operation.name == "create_task_collection":
+    if operation.startswith("list_") or operation == "create_task_collection":
         document.pop("odata.nextLink", None)
         for item in document.pop("value"):
             check(item, model, selected)
-        assert not document, f"{operation.name} answers with {sorted(document)} beside its list"
+        assert not document, f"{operation} answers with {sorted(document)} beside its list"
     else:
         check(document, model, selected)
 
