@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -132,13 +134,109 @@ def test_quota_is_reached_when_told(service, client):
     assert pool.current_dedicated_nodes == 1
 
 
+def steady_pool(client) -> m.BatchPool:
+    return wait_for(lambda: next((pool for pool in client.list_pools() if pool.allocation_state == "steady"), None))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("AllocationFailed", "Desired number of dedicated nodes could not be allocated"),
+        ("AllocationTimedout", "Too late"),
+        ("AccountCoreQuotaReached", "No cores"),
+        ("AccountLowPriorityCoreQuotaReached", "No spot cores"),
+    ],
+)
+def test_next_allocation_ends_with_the_error_asked_for(service, client, code, message):
+    service.admin("resizeerror", code=code, message=message)
+    client.create_pool(pool_options(target_dedicated_nodes=2))
+    pool = steady_pool(client)
+    assert [(error.code, error.message) for error in pool.resize_errors] == [(code, message)]
+    assert (pool.target_dedicated_nodes, pool.current_dedicated_nodes) == (2, 0)
+    resize = m.BatchPoolResizeOptions(target_dedicated_nodes=1)
+    client.begin_resize_pool("pool", resize, polling_interval=0.02).result()
+    wait_for_nodes(client, "pool", "idle")
+    assert steady_pool(client).resize_errors is None
+
+
+def test_failed_allocation_neither_adds_nor_removes_nodes(service, client):
+    nodes = create_pool(client, target_dedicated_nodes=2)
+    service.admin("resizeerror", code="RemoveNodesFailed")
+    removal = m.BatchNodeRemoveOptions(node_ids=[nodes[0].id])
+    client.begin_remove_nodes("pool", removal, polling_interval=0.02).result()
+    assert [error.code for error in steady_pool(client).resize_errors] == ["RemoveNodesFailed"]
+    assert {node.id for node in wait_for_nodes(client, "pool", "idle", "idle")} == {node.id for node in nodes}
+
+
+def test_resize_error_is_kept_for_the_pool_it_was_asked_for(service, client):
+    service.admin("resizeerror", poolId="Other")
+    create_pool(client)
+    assert steady_pool(client).resize_errors is None
+    client.create_pool(pool_options("empty", target_dedicated_nodes=0))
+    client.create_pool(pool_options("other"))
+    other = wait_for(lambda: next((p for p in client.list_pools() if p.id == "other" and p.resize_errors), None))
+    assert [error.code for error in other.resize_errors] == ["AllocationFailed"]
+
+
+def test_answer_arrives_no_earlier_than_its_delay(service, client):
+    service.admin("requests", operation="list_jobs", delay=0.3)
+    began = time.monotonic()
+    assert list(client.list_jobs()) == []
+    assert time.monotonic() - began >= 0.3
+
+
+def test_delay_before_the_action_keeps_it_from_being_seen_and_one_after_it_does_not(service, client):
+    for job_id, after_commit in (("before", False), ("after", True)):
+        service.admin("requests", operation="create_job", delay=0.5, after_commit=after_commit)
+        answered: list[float] = []
+
+        def create(job_id: str = job_id, answered: list[float] = answered) -> None:
+            create_job(service.client(), job_id)
+            answered.append(time.monotonic())
+
+        began = time.monotonic()
+        request = threading.Thread(target=create)
+        request.start()
+        wait_for(lambda job_id=job_id: job_id in [job.id for job in client.list_jobs()])
+        seen = time.monotonic()
+        request.join()
+        assert answered[0] - began >= 0.5
+        assert (seen < answered[0]) if after_commit else (seen - began >= 0.5)
+
+
 def test_deletes_are_slow_when_told(service, client):
+    create_pool(client)
     create_job(client)
+    client.create_job_schedule(
+        m.BatchJobScheduleCreateOptions(
+            id="schedule",
+            schedule=m.BatchJobScheduleConfiguration(do_not_run_until=service.clock.now() + timedelta(days=1)),
+            job_specification=m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="pool")),
+        )
+    )
     service.admin("timings", removal=3600)
     client.begin_delete_job("job")
+    client.begin_delete_pool("pool")
+    client.begin_delete_job_schedule("schedule")
+    wait_for_nodes(client, "pool", "leavingpool")
     assert client.get_job("job").state == "deleting"
+    assert client.get_pool("pool").state == "deleting"
+    assert client.get_job_schedule("schedule").state == "deleting"
     service.admin("clock", advance="PT1H")
-    wait_for(lambda: not list(client.list_jobs()))
+    wait_for(lambda: not [*client.list_jobs(), *client.list_pools(), *client.list_job_schedules()])
+
+
+def test_capitalised_statuses_hide_a_refused_task_from_azure_batch_15_1(service, client):
+    """A defect of that SDK: its create_tasks compares statuses with "clienterror" to the letter."""
+    create_job(client)
+    service.admin("taskstatuses", capitalised=True)
+    result = client.create_tasks("job", [task("good"), task("bad id")])  # raises CreateTasksError otherwise
+    told = {item.task_id: (item.status, item.error and item.error.code) for item in result.result_values}
+    assert told == {"good": ("Success", None), "bad id": ("ClientError", "InvalidPropertyValue")}
+    assert [item.id for item in client.list_tasks("job")] == ["good"]
+    service.admin("taskstatuses", capitalised=False)
+    with pytest.raises(m.CreateTasksError):
+        client.create_tasks("job", [task("bad id")])
 
 
 def test_task_counts_are_stale_when_told(service, client):

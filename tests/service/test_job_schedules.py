@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.batch import models as m
@@ -50,6 +51,45 @@ def test_jobs_recur_one_at_a_time(service, client):
     assert client.get_job_schedule("nightly").execution_info.next_run_time is not None
     service.advance(minutes=61)
     wait_for(lambda: jobs(client)[2:] == [("nightly:job-3", "active")])
+
+
+def test_job_that_cannot_begin_within_its_start_window_is_left_out(service, client):
+    rule = m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1), start_window=timedelta(minutes=10))
+    create_schedule(client, rule)
+    wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])
+    first = client.get_job_schedule("nightly").creation_time
+    service.advance(minutes=75)
+    client.begin_terminate_job("nightly:job-1", options(), polling_interval=0.02).result()
+    wait_for(lambda: client.get_job_schedule("nightly").execution_info.next_run_time == first + timedelta(hours=2))
+    assert jobs(client) == [("nightly:job-1", "completed")]
+    service.advance(minutes=46)
+    wait_for(lambda: jobs(client)[1:] == [("nightly:job-2", "active")])
+
+
+def test_job_that_can_begin_within_its_start_window_does(service, client):
+    rule = m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1), start_window=timedelta(minutes=10))
+    create_schedule(client, rule)
+    wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])
+    service.advance(minutes=65)
+    client.begin_terminate_job("nightly:job-1", options(), polling_interval=0.02).result()
+    wait_for(lambda: jobs(client)[1:] == [("nightly:job-2", "active")])
+
+
+def test_start_window_that_passes_without_recurrence_completes_the_schedule(service, client):
+    rule = m.BatchJobScheduleConfiguration(
+        do_not_run_until=service.clock.now() + timedelta(hours=1), start_window=timedelta(minutes=5)
+    )
+    create_schedule(client, rule)
+    client.disable_job_schedule("nightly")
+    service.advance(minutes=70)
+    client.enable_job_schedule("nightly")
+    wait_for_state(client, "completed")
+    assert jobs(client) == []
+
+
+def options() -> Any:
+    # azure-batch 15.1.0 cannot terminate a job without a reason.
+    return m._models.BatchJobTerminateOptions(termination_reason="test")
 
 
 def test_first_job_waits_for_its_time(service, client):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import create_job, create_pool, run_task, shell, stdout, task, wait_for, wait_for_task
+from conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for, wait_for_task
 
 
 @pytest.fixture
@@ -239,6 +239,41 @@ def test_environment_is_that_of_a_node_and_nothing_of_the_service(ready, service
     assert int(variables["AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES"]) > 0
     assert "LEAKED" not in variables
     assert not any(name.startswith(("AZURE_", "PREFECT_", "PYTHON", "VIRTUAL_ENV")) for name in variables)
+
+
+def test_command_line_may_be_as_long_as_azure_allows_and_no_longer(ready):
+    longest = "/bin/echo " + "x" * (32_768 - len("/bin/echo "))
+    assert run_task(ready, longest).execution_info.exit_code == 0
+    assert len(stdout(ready)) == 32_768 - len("/bin/echo ") + 1
+    starts, manager = (
+        m.BatchStartTask(command_line=longest + "x"),
+        m.BatchJobManagerTask(id="m", command_line=longest + "x"),
+    )
+    for request, name in (
+        (lambda: ready.create_task("job", task("long", longest + "x")), "commandLine"),
+        (lambda: ready.create_pool(pool_options("long", start_task=starts)), "startTask.commandLine"),
+        (lambda: create_job(ready, "long", job_manager_task=manager), "jobManagerTask.commandLine"),
+    ):
+        with pytest.raises(HttpResponseError) as refusal:
+            request()
+        assert (refusal.value.status_code, refusal.value.error.code) == (400, "InvalidPropertyValue")
+        assert f"{name}: it must not have more than 32768 characters" in refusal.value.error.message
+
+
+def test_jobs_of_one_priority_take_turns_in_the_order_of_their_creation(client):
+    order = m.BatchTaskSchedulingPolicy(node_fill_type="spread", job_default_order="creationtime")
+    client.create_pool(pool_options(target_dedicated_nodes=0, task_scheduling_policy=order))
+    for job_id in ("second-name", "a-first-name"):
+        create_job(client, job_id)
+    client.create_task("a-first-name", task("later"))
+    client.create_task("second-name", task("sooner"))
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    resize = m.BatchPoolResizeOptions(target_dedicated_nodes=1)
+    client.begin_resize_pool("pool", resize, polling_interval=0.02).result()
+    later = wait_for_task(client, "later", job="a-first-name")
+    sooner = wait_for_task(client, "sooner", job="second-name")
+    assert sooner.execution_info.end_time <= later.execution_info.start_time
+    assert client.get_pool("pool").task_scheduling_policy.job_default_order == "creationtime"
 
 
 def test_collection_tells_the_fate_of_each_task(client):
