@@ -17,7 +17,7 @@ from flows.top_words import top_words
 from local_azure.embedded import starting_ahead
 from tasks.azure import Azure
 from tasks.check import refuse_bad_input
-from tasks.errors import TopWordsError
+from tasks.errors import TasksFailed, TopWordsError
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
 
@@ -67,9 +67,11 @@ def command(
     kept = {"containers": keep_containers, "job": keep_job, "pool": keep_pool}
     clean_up = CleanUp(**{name: Disposal.KEEP for name, keep in kept.items() if keep})
     started = time.monotonic()
-    with _azure_starting_ahead(inputs, top_n, delay):
+    with _azure_starting_ahead(inputs, top_n, delay, limits):
         state = top_words(inputs, top_n, pool, limits, output, clean_up, delay, return_state=True)
     summary = state.result(raise_on_failure=False)
+    if isinstance(summary, TasksFailed) and summary.summary:
+        print(f"\n{summary.summary}")
     if not isinstance(summary, Summary):
         _fail(str(summary) if isinstance(summary, TopWordsError) else f"{type(summary).__name__}: {summary}")
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
@@ -100,10 +102,12 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _azure_starting_ahead(inputs: list[str], top_n: int, delay: float) -> AbstractContextManager[None]:
+def _azure_starting_ahead(
+    inputs: list[str], top_n: int, delay: float, limits: TimeLimits
+) -> AbstractContextManager[None]:
     """Refuse what can be refused without waiting for Prefect; else start the local Azure, if needed, beside Prefect."""
     try:
-        refuse_bad_input(inputs, top_n, delay)
+        refuse_bad_input(inputs, top_n, delay, limits)
         configured = Azure.from_environment(os.environ)
     except TopWordsError as error:
         _fail(str(error))

@@ -6,7 +6,6 @@ python -m flows.top_words 'texts/*.txt' --top-n 10
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
@@ -14,7 +13,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from tasks.azure import azure_for_run
-from tasks.check import check_accounts, check_input
+from tasks.check import check_accounts, check_input, folder_of
 from tasks.containers import create_containers, delete_containers
 from tasks.errors import InputError, TasksFailed, log_errors_without_traceback
 from tasks.files import download_output, upload_files
@@ -62,13 +61,13 @@ def top_words(
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
     """
     where = azure_for_run()
-    files = check_input(inputs, top_n, delay_seconds)
+    files = check_input(inputs, top_n, delay_seconds, limits)
     run = Run(
         flow_run_id=str(flow_run.id),
         started=datetime.now(timezone.utc),
         lifetime=timedelta(minutes=limits.run_minutes),
     )
-    results = Path(output_folder).expanduser() / run.name
+    results = folder_of(output_folder) / run.name
     work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits)
 
     with where as azure:
@@ -95,7 +94,8 @@ def top_words(
     if summary.missing:
         raise TasksFailed(
             f"{len(summary.missing)} of {len(files)} Batch tasks failed; the summary in {results} "
-            f"lacks {', '.join(summary.missing)}"
+            f"lacks {', '.join(summary.missing)}",
+            summary,
         )
     return summary
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -26,10 +27,10 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m local_azure", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="keep all state here (default: a temporary directory)")
     parser.add_argument(
-        "--batch-port", type=int, default=BATCH_PORT, metavar="N", help="0 takes a free one (%(default)s)"
+        "--batch-port", type=_port, default=BATCH_PORT, metavar="N", help="0 takes a free one (%(default)s)"
     )
     parser.add_argument(
-        "--blob-port", type=int, default=BLOB_PORT, metavar="N", help="0 takes a free one (%(default)s)"
+        "--blob-port", type=_port, default=BLOB_PORT, metavar="N", help="0 takes a free one (%(default)s)"
     )
     parser.add_argument(
         "--env-file",
@@ -42,15 +43,40 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; a port is a number from 0 to 65535")
+    return int(text)
+
+
 def main() -> int:
     options = arguments().parse_args()
     try:
+        _refuse_foreign(options.env_file)
         ensure_installed()
         with _data_directory(options.data) as data:
             return asyncio.run(_run(options, data))
-    except (AzuriteFailed, DataDirectoryInUse, OSError) as error:
-        print(f"local Azure: {error}", file=sys.stderr)
+    except (AzuriteFailed, DataDirectoryInUse, accounts.Unusable, OSError) as error:
+        print(f"local Azure: {_explain(error, options)}", file=sys.stderr)
         return 1
+
+
+def _explain(error: Exception, options: argparse.Namespace) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"port {options.batch_port} is taken; name another with --batch-port, or 0 for any that is free"
+    return str(error)
+
+
+def _refuse_foreign(env_file: Path | None) -> None:
+    """The file is overwritten and, at the end, removed: it must be ours, or not be there."""
+    if env_file is None:
+        return
+    if not env_file.parent.is_dir():
+        raise accounts.Unusable(f"--env-file {env_file}: there is no folder {env_file.parent}")
+    if env_file.exists() and not accounts.is_settings_file(env_file):
+        raise accounts.Unusable(
+            f"--env-file {env_file}: there is such a file and it is not of a local Azure; name another"
+        )
 
 
 async def _run(options: argparse.Namespace, data: Path) -> int:

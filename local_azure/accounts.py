@@ -21,13 +21,23 @@ class Keys:
     storage: str = field(repr=False)
 
 
+class Unusable(Exception):
+    """A file that cannot be used; the message names it."""
+
+
 def keys_of(data: Path) -> Keys:
-    """The keys of a data directory, made at the first call; the file is readable by its owner only."""
+    """The keys of a data directory, made at the first call; the file is readable by its owner only.
+
+    Raises Unusable if the file is not one that this function made.
+    """
     path = data / "keys.json"
     if not path.exists():
         fresh = {service: base64.b64encode(secrets.token_bytes(size)).decode() for service, size in _KEY_BYTES.items()}
         write_private(path, json.dumps(fresh))
-    return Keys(**json.loads(path.read_text()))
+    try:
+        return Keys(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise Unusable(f"{path} holds no keys; delete it, and new ones are made") from None
 
 
 def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, str]:
@@ -42,6 +52,12 @@ def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, s
         "AZURE_STORAGE_ACCOUNT": NAME,
         "AZURE_STORAGE_CONNECTION_STRING": connection_string,
     }
+
+
+def is_settings_file(path: Path) -> bool:
+    """Whether the file is empty or holds nothing but settings that a local Azure wrote."""
+    ours = settings(Keys(batch="", storage=""), "", "")
+    return all(line.split("=", 1)[0] in ours for line in path.read_text(errors="replace").splitlines())
 
 
 def write_private(path: Path, text: str) -> None:

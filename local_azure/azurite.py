@@ -95,7 +95,10 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
     try:
         attempt = await runner.start(_command(data, account, key, port))
         ended = asyncio.ensure_future(attempt.outcome())
-        listening = await asyncio.wait_for(_listening(ended, data), _START_LIMIT)
+        try:
+            listening = await asyncio.wait_for(_listening(ended, data), _START_LIMIT)
+        except asyncio.TimeoutError:
+            raise AzuriteFailed(f"Azurite did not listen within {_START_LIMIT:g} seconds") from None
         yield Azurite(endpoint=f"http://127.0.0.1:{listening}/{account}", ended=ended)
     finally:
         await runner.close()

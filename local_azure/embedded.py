@@ -14,6 +14,10 @@ _STOP_LIMIT = 15.0  # seconds
 _started_ahead: list[EmbeddedAzure] = []
 
 
+class EmbeddedAzureFailed(Exception):
+    """The local Azure did not come up."""
+
+
 class EmbeddedAzure:
     """python -m local_azure on free ports and a temporary directory. It ends when stopped, or with this process."""
 
@@ -37,12 +41,12 @@ class EmbeddedAzure:
         )
 
     def settings(self) -> dict[str, str]:
-        """The settings to find it by, once both services are ready. Raises RuntimeError if they do not come up."""
+        """Where to find it, once both services are ready. Raises EmbeddedAzureFailed if they do not come up."""
         assert self._process.stdout
         lines = [line for _ in range(_SETTINGS) if (line := self._process.stdout.readline())]
         if len(lines) < _SETTINGS:
             code = self._process.wait()
-            raise RuntimeError(f"the embedded local Azure did not start (exit code {code}); its reason is above")
+            raise EmbeddedAzureFailed(f"the embedded local Azure did not start (exit code {code}); it says why above")
         return dict(line.rstrip("\n").split("=", 1) for line in lines)
 
     def stop(self) -> None:

@@ -80,15 +80,16 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
 
 
 @best_effort
-def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame) -> None:
-    """The summary's two tables."""
+def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Sequence[str]) -> None:
+    """The summary's two tables; what is said of them names the files that are missing from them."""
+    without = f", without {', '.join(missing[:20])}" if missing else ""
     create_table_artifact(
-        _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{_cut(len(by_file))}"
+        _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{without}{_cut(len(by_file))}"
     )
     create_table_artifact(
         _records(overall),
         key=Key.TOTALS.value,
-        description="Top words over all files: `count` is a lower bound of the true total, `at_most` an upper bound"
+        description=f"Top words over all files{without}. A word's true total there is between `count` and `at_most`"
         + _cut(len(overall)),
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -17,6 +18,7 @@ from azure.storage.blob import (
     BlobSasPermissions,
     BlobServiceClient,
     ContainerSasPermissions,
+    ExponentialRetry,
     UserDelegationKey,
     generate_blob_sas,
     generate_container_sas,
@@ -29,7 +31,9 @@ from tasks.errors import InputError
 BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
 STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY")
 
-_TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}  # seconds, for one HTTP request
+# Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
+_TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
+_STORAGE_RETRY: dict[str, Any] = {"retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3)}
 _DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
 
 
@@ -81,9 +85,9 @@ class Azure:
     def blobs(self) -> BlobServiceClient:
         account = self.storage_account
         if account.key is None:
-            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS)
+            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS, **_STORAGE_RETRY)
         key = {"account_name": account.name, "account_key": account.key.get_secret_value()}
-        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS)
+        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS, **_STORAGE_RETRY)
 
     def signer(self, expires: datetime) -> Signer:
         """What signs SAS URLs that end at `expires`."""
@@ -104,15 +108,19 @@ class Signer:
         self.expires = expires
 
     @cached_property
+    def _blobs(self) -> BlobServiceClient:
+        return self._azure.blobs()
+
+    @cached_property
     def _delegation(self) -> UserDelegationKey:
         now = datetime.now(timezone.utc)
         end = min(self.expires, now + _DELEGATION_LIMIT)
         # A start in the past, because the clocks of two machines never agree.
-        return self._azure.blobs().get_user_delegation_key(now - timedelta(minutes=15), end)
+        return self._blobs.get_user_delegation_key(now - timedelta(minutes=15), end)
 
     def read_url(self, container: str, blob: str) -> str:
         """The URL of one blob, with a SAS that lets its bearer read that blob and nothing else."""
-        url = self._azure.blobs().get_blob_client(container, blob).url
+        url = self._blobs.get_blob_client(container, blob).url
         token = generate_blob_sas(
             self._account.name,
             container,
@@ -158,9 +166,13 @@ def azure_for_run() -> AbstractContextManager[Azure]:
 
 @contextmanager
 def _embedded() -> Iterator[Azure]:
-    from local_azure.embedded import embedded_azure  # the one place that starts the embedded default
+    from local_azure.embedded import EmbeddedAzureFailed, embedded_azure  # the one place that starts the default
 
-    with embedded_azure() as settings:
+    with ExitStack() as stack:
+        try:
+            settings = stack.enter_context(embedded_azure())
+        except EmbeddedAzureFailed as error:
+            raise InputError(str(error)) from None
         embedded = Azure.from_environment(settings)
         assert embedded is not None
         yield embedded
@@ -171,7 +183,13 @@ def _batch_account(given: Mapping[str, str]) -> BatchAccount:
     for setting in BATCH_SETTINGS[:2]:
         if not given[setting]:
             raise InputError(_half(setting, "the Batch account", given))
-    return BatchAccount(name=name, endpoint=_url("AZURE_BATCH_ENDPOINT", endpoint), key=SecretStr(key) if key else None)
+    endpoint = _url("AZURE_BATCH_ENDPOINT", endpoint)
+    if not key and endpoint.startswith("http:"):
+        raise InputError(
+            f"AZURE_BATCH_ENDPOINT is {endpoint}, and no Entra ID token is ever sent over plain http; "
+            "set AZURE_BATCH_ACCESS_KEY, or use the https endpoint"
+        )
+    return BatchAccount(name=name, endpoint=endpoint, key=_key("AZURE_BATCH_ACCESS_KEY", key))
 
 
 def _storage_account(given: Mapping[str, str]) -> StorageAccount:
@@ -182,7 +200,7 @@ def _storage_account(given: Mapping[str, str]) -> StorageAccount:
         missing = "AZURE_STORAGE_ACCOUNT" if key else "AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT)"
         raise InputError(_half(missing, "the storage account", given))
     endpoint = f"https://{name}.blob.core.windows.net"
-    return StorageAccount(name=name, endpoint=endpoint, key=SecretStr(key) if key else None)
+    return StorageAccount(name=name, endpoint=endpoint, key=_key("AZURE_STORAGE_KEY", key))
 
 
 def _from_connection_string(connection_string: str) -> StorageAccount:
@@ -199,7 +217,18 @@ def _from_connection_string(connection_string: str) -> StorageAccount:
             "AZURE_STORAGE_CONNECTION_STRING has no AccountKey, without which no SAS URL can be signed; use the "
             "connection string with the key, or AZURE_STORAGE_ACCOUNT alone to sign with Entra ID"
         )
-    return StorageAccount(name=client.account_name, endpoint=client.url.rstrip("/"), key=SecretStr(key))
+    secret = _key("AZURE_STORAGE_CONNECTION_STRING", key)
+    return StorageAccount(name=client.account_name, endpoint=client.url.rstrip("/"), key=secret)
+
+
+def _key(setting: str, value: str) -> SecretStr | None:
+    try:
+        base64.b64decode(value, validate=True)
+    except ValueError:  # the value itself is not shown: it may be a key with a slip of the keyboard
+        raise InputError(
+            f"{setting} holds no account key: a key is base64; copy it again from the portal or `az`"
+        ) from None
+    return SecretStr(value) if value else None
 
 
 def _half(missing: str, thing: str, given: Mapping[str, str]) -> str:
@@ -212,7 +241,12 @@ def _half(missing: str, thing: str, given: Mapping[str, str]) -> str:
 
 def _url(setting: str, value: str) -> str:
     url = value if "://" in value else f"https://{value}"  # `az batch account show` gives the bare host name
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        good = False
+    if not good:
         raise InputError(
             f"{setting} is {value!r}, which is no URL; it looks like https://<account>.<region>.batch.azure.com"
         )

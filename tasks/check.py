@@ -3,49 +3,75 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.errors import InputError
+from tasks.errors import InputError, without_secrets
 from tasks.inputs import InputFile, find_inputs
 from tasks.pool import existing_pool, supported_image
-from tasks.settings import PoolSettings
+from tasks.settings import PoolSettings, TimeLimits
 from tasks.steps import step
 
 
-def refuse_bad_input(inputs: Sequence[str], top_n: int, delay_seconds: float) -> list[InputFile]:
+def refuse_bad_input(inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits) -> list[InputFile]:
     """The input files. Raises InputError, naming the thing and the fix, for anything that cannot work."""
     if top_n < 1:
         raise InputError(f"top_n is {top_n}; ask for at least 1 word per file")
-    if delay_seconds < 0:
-        raise InputError(f"delay_seconds is {delay_seconds:g}; a delay is 0 or more seconds")
+    if not 0 <= delay_seconds < limits.task_minutes * 60:  # nan is neither
+        raise InputError(
+            f"delay_seconds is {delay_seconds:g}; a delay is 0 or more seconds, and less than the "
+            f"{limits.task_minutes} minutes (task_minutes) that a Batch task may take"
+        )
     return find_inputs(inputs)
 
 
 @step("0 check input")
-def check_input(inputs: Sequence[str], top_n: int, delay_seconds: float) -> list[InputFile]:
+def check_input(inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits) -> list[InputFile]:
     """The input files that the parameters name; see refuse_bad_input."""
-    files = refuse_bad_input(inputs, top_n, delay_seconds)
+    files = refuse_bad_input(inputs, top_n, delay_seconds, limits)
     size = sum(file.size for file in files)
     get_run_logger().info("%d input files, %s bytes", len(files), f"{size:,}")
     return files
 
 
-@step("0 check accounts")
+@step("0 check accounts", retries=0)
 def check_accounts(azure: Azure, pool: PoolSettings, results: Path) -> None:
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
     _make_folder(results)
-    with azure.batch() as batch:
+    with _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"), azure.batch() as batch:
         if pool.existing_pool_id:
             existing_pool(batch, pool.existing_pool_id)
         else:
             supported_image(batch, pool.image)
-    with azure.blobs() as blobs:
+    endpoint = azure.storage_account.endpoint
+    with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
         next(blobs.list_containers(results_per_page=1).by_page(), None)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+
+
+@contextmanager
+def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
+    """Turns silence into an InputError: at the very start a wrong address is likelier than a lost answer."""
+    try:
+        yield
+    except (ServiceRequestError, ServiceResponseError) as error:
+        reason = without_secrets(str(error.message))
+        raise InputError(
+            f"{account} at {endpoint} does not answer; check {setting} and the network ({reason})"
+        ) from None
+
+
+def folder_of(output_folder: str) -> Path:
+    """The folder, with ~ expanded. Raises InputError where there is no such home directory."""
+    try:
+        return Path(output_folder).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"output folder {output_folder!r}: {error}; name another") from None
 
 
 def _make_folder(results: Path) -> None:

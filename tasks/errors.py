@@ -15,11 +15,20 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
 
 # A resource of the same name is still going away; creating it works once it is gone.
 _PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted"}
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_SIGN_IN = (
+    "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
+)
 _SIGNATURE = re.compile(r"(\bsig=|AccountKey=|SharedKey [^:\s]+:)[^&;\s'\"]+", re.IGNORECASE)
 
 
@@ -43,7 +52,11 @@ class RunTimeout(TopWordsError):
 
 
 class TasksFailed(TopWordsError):
-    """Batch tasks ended without success."""
+    """Batch tasks ended without success; `summary` is that of the others, where there are any."""
+
+    def __init__(self, message: str, summary: object = None) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class ServiceError(TopWordsError):
@@ -57,8 +70,11 @@ class ServiceError(TopWordsError):
     @classmethod
     def of(cls, error: AzureError) -> ServiceError:
         """The error of either SDK as one message: what it was, its code, and the service's own details."""
-        if isinstance(error, HttpResponseError):
+        if isinstance(error, HttpResponseError) and error.response is not None:
             return cls._answered(error)
+        if isinstance(error, ClientAuthenticationError):
+            reason = without_secrets(str(error.message).splitlines()[0])
+            return cls(f"Entra ID gave no token: {reason} {_SIGN_IN}", code="NoToken", transient=False)
         lost = isinstance(error, (ServiceRequestError, ServiceResponseError))
         message = without_secrets(f"no answer from the service: {error.message}")
         return cls(message, code="NoAnswer", transient=lost)

@@ -38,12 +38,28 @@ def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
     """
     if not inputs:
         raise InputError("no input is given; name at least one file, folder or glob such as 'data/*.txt'")
-    paths = {os.path.abspath(path): path for entry in inputs for path in _files_of(entry)}
+    paths = {os.path.abspath(path): path for entry in inputs for path in _readable_files_of(entry)}
     files = [_input_file(path) for path in paths.values()]
     _refuse_shared_names(files)
     if len(files) > _MOST_FILES:
         raise InputError(f"{len(files)} files are more than the {_MOST_FILES} of one run; split them over several runs")
     return files
+
+
+def _readable_files_of(entry: str) -> Iterable[Path]:
+    if not entry.strip():  # an unset shell variable, say; as a path it would be the current folder
+        raise InputError("an input is empty; name a file, a folder or a glob such as 'data/*.txt'")
+    try:
+        return [path for path in _files_of(entry) if path.is_file() or _refuse_other(path)]
+    except (OSError, RuntimeError) as error:  # no such home directory, a name too long, a folder that nobody may enter
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"input {entry!r}: cannot be looked up ({reason}); check the path and its folders' permissions"
+        ) from None
+
+
+def _refuse_other(path: Path) -> bool:
+    raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a text file")
 
 
 def _files_of(entry: str) -> Iterable[Path]:
@@ -58,7 +74,7 @@ def _files_of(entry: str) -> Iterable[Path]:
         only_folders = f"; it matches only folders, such as {str(matches[0])!r}" if matches else ""
         raise InputError(
             f"input {entry!r}: no file matches, seen from {str(Path.cwd())!r}{only_folders}; "
-            "check the spelling, or name a file or a folder"
+            "check the spelling, name a file or a folder, and write [[] for a [ that is part of a folder's name"
         )
     return files
 
@@ -79,8 +95,6 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _input_file(path: Path) -> InputFile:
-    if not path.is_file():
-        raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a text file")
     _refuse_bad_name(path)
     try:
         with path.open("rb") as file:

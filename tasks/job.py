@@ -35,6 +35,7 @@ from tasks.steps import step
 
 _MOST_PER_REQUEST = 100  # tasks; the service's limit
 _GOING = {"JobBeingDeleted"}
+_ENDED = {"JobBeingTerminated", "JobCompleted", "JobNotActive"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,12 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
         for file, task in zip(uploads.inputs, added, strict=True)
     ]
     with azure.batch() as batch:
-        for chunk in _chunks(tasks, _MOST_PER_REQUEST):
-            _add(batch, run.job_id, chunk)
-        # Only now: on a job without tasks it would end the job at once.
-        batch.update_job(
-            run.job_id, BatchJobUpdateOptions(all_tasks_complete_mode=BatchAllTasksCompleteMode.TERMINATE_JOB)
-        )
+        try:
+            _add_all(batch, run.job_id, tasks)
+        except ResourceExistsError as error:
+            # An earlier try added them and its answer was lost; the job may have ended since, because they have.
+            if error_code(error) not in _ENDED or not _holds(batch, run.job_id, added):
+                raise
     get_run_logger().info("%d Batch tasks added to job %s, one per input file", len(added), run.job_id)
     return added
 
@@ -98,6 +99,17 @@ def delete_job(azure: Azure, run: Run, disposal: Disposal) -> None:
         return
     with azure.batch() as batch:
         logger.info("Job %s %s", run.job_id, "is being deleted" if _remove_job(batch, run) else "is not there")
+
+
+def _add_all(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOptions]) -> None:
+    for chunk in _chunks(tasks, _MOST_PER_REQUEST):
+        _add(batch, job_id, chunk)
+    # Only now: on a job without tasks it would end the job at once.
+    batch.update_job(job_id, BatchJobUpdateOptions(all_tasks_complete_mode=BatchAllTasksCompleteMode.TERMINATE_JOB))
+
+
+def _holds(batch: BatchClient, job_id: str, tasks: Sequence[AddedTask]) -> bool:
+    return {task.id for task in tasks} <= {task.id for task in batch.list_tasks(job_id, select=["id"])}
 
 
 def _output_token(azure: Azure, run: Run) -> EnvironmentSetting:

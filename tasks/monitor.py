@@ -28,7 +28,8 @@ from tasks.steps import step
 
 _TASK_FIELDS = ["id", "state", "executionInfo", "nodeInfo"]
 _LOST_NODE_STATES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
-_TAIL = 2000  # bytes of a stderr.txt that go into the log
+_TAIL = 2000  # characters of a stderr.txt that go into the log
+_MOST_READ = 100_000  # bytes of it that are looked at
 _MOST_FAILURES_LOGGED = 10
 
 
@@ -120,6 +121,9 @@ class _Watch:
         if pool.resize_errors and not nodes and pool.allocation_state == AllocationState.STEADY:
             reasons = "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors)
             raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
+        wanted = (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0)
+        if not nodes and not wanted and not pool.enable_auto_scale and pool.allocation_state == AllocationState.STEADY:
+            raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
         if not nodes:
             return f"; pool {pool.id} is {_value(pool.allocation_state)}, no node yet"
         states = sorted(str(_value(node.state)) for node in nodes)
@@ -174,10 +178,10 @@ def _report_failures(batch: BatchClient, run: Run, outcomes: Sequence[TaskOutcom
 def _tail(download: Callable[[], Iterator[bytes]]) -> str:
     """The end of a stderr.txt as further lines of a message; nothing where it is empty or cannot be had."""
     try:
-        end = b"".join(download())[-_TAIL:]
+        written = b"".join(download())[-_MOST_READ:]
     except AzureError:
         return ""
-    text = without_secrets(end.decode(errors="replace").strip())
+    text = without_secrets(written.decode(errors="replace").strip())[-_TAIL:]  # first blanked, then cut
     return "\n  stderr: " + text.replace("\n", "\n  stderr: ") if text else ""
 
 

@@ -66,7 +66,9 @@ class PoolSettings(_Settings):
     @field_validator("existing_pool_id")
     @classmethod
     def _is_a_pool_id(cls, pool_id: str | None) -> str | None:
-        if pool_id is not None and not re.fullmatch(_BATCH_ID, pool_id):
+        if not pool_id:  # a field of the form that was filled in and emptied again
+            return None
+        if not re.fullmatch(_BATCH_ID, pool_id):
             raise ValueError(f"{pool_id!r} is not a pool id; an id has 1 to 64 letters, digits, - and _")
         return pool_id
 

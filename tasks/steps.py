@@ -27,7 +27,7 @@ def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> 
     return isinstance(error, ServiceError) and error.transient
 
 
-def step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+def step(name: str, *, retries: int = RETRIES) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Make a function the Prefect task of one step.
 
     Its result is never persisted or reused: a remembered "pool created" outlives the pool, and results can hold
@@ -38,7 +38,7 @@ def step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
         make_task: Callable[[Callable[P, R]], Task[P, R]] = task(
             name=name,
             task_run_name=name,
-            retries=RETRIES,
+            retries=retries,
             retry_delay_seconds=exponential_backoff(FIRST_DELAY),
             retry_jitter_factor=0.5,
             retry_condition_fn=is_transient,

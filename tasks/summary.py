@@ -32,7 +32,7 @@ class Summary:
     list lacks the word it adds the count of that list's last word (0 if the list is shorter than N, and so has
     every word of the file). The total is exact where the two are equal. `files` is the number of lists with the word.
 
-    missing: the files without output, because their Batch task failed.
+    missing: the files without output, because their Batch task failed; both bounds are without them.
 
     folder: where the output files and the tables as CSV are.
     """
@@ -72,7 +72,7 @@ def summarise(outcomes: Sequence[TaskOutcome], folder: Path, top_n: int) -> Summ
     )
     summary.by_file.to_csv(folder / BY_FILE, index=False)
     summary.overall.to_csv(folder / OVERALL, index=False)
-    publish_summary(summary.by_file, summary.overall)
+    publish_summary(summary.by_file, summary.overall, summary.missing)
     get_run_logger().info("%d words of %d files summarised in %s", len(summary.by_file), len(outputs), folder / BY_FILE)
     return summary
 

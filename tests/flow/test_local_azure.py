@@ -89,13 +89,43 @@ def test_the_settings_file_is_private_and_there_only_while_the_services_run(
     start: Callable[..., LocalAzure], tmp_path: Path
 ) -> None:
     file = tmp_path / "local.env"
-    file.write_text("something older")
+    file.write_text("AZURE_BATCH_ACCOUNT=of an earlier one\n")
     file.chmod(0o644)
     local = start("--env-file", str(file))
     assert file.read_text().splitlines() == local.lines
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     local.stop()
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--env-file", "{}/mine.env"],
+            "local Azure: --env-file {}/mine.env: there is such a file and it is not of a local",
+        ),
+        (["--env-file", "{}/none/x.env"], "local Azure: --env-file {}/none/x.env: there is no folder {}/none"),
+        (["--data", "{}/broken"], "local Azure: {}/broken/keys.json holds no keys; delete it, and new ones are made"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(
+    arguments: list[str], said: str, start: Callable[..., LocalAzure], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.env").write_text("MY=1\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "keys.json").write_text("{}")
+    local = start(*(argument.format(tmp_path) for argument in arguments))
+    _, error = local.process.communicate(timeout=30)
+    assert (local.process.returncode, error[: len(said.format(*[tmp_path] * 2))]) == (1, said.format(*[tmp_path] * 2))
+    assert (tmp_path / "mine.env").read_text() == "MY=1\n"
+
+
+def test_a_port_that_is_taken_is_named(start: Callable[..., LocalAzure]) -> None:
+    port = start().settings["AZURE_BATCH_ENDPOINT"].rsplit(":", 1)[1]
+    second = start(f"--batch-port={port}")
+    _, error = second.process.communicate(timeout=30)
+    assert error == f"local Azure: port {port} is taken; name another with --batch-port, or 0 for any that is free\n"
 
 
 def test_a_data_directory_keeps_keys_and_blobs_over_a_restart(start: Callable[..., LocalAzure], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import urllib.error
 import urllib.request
@@ -287,7 +288,13 @@ def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
         ({"inputs": ["no/such/*.txt"]}, "input 'no/such/*.txt': no file matches"),
         ({"inputs": []}, "no input is given"),
         ({"top_n": 0}, "top_n is 0; ask for at least 1 word per file"),
-        ({"delay_seconds": -1}, "delay_seconds is -1; a delay is 0 or more seconds"),
+        (
+            {"delay_seconds": -1},
+            "delay_seconds is -1; a delay is 0 or more seconds, and less than the 60 minutes (task_minutes)",
+        ),
+        ({"delay_seconds": math.nan}, "delay_seconds is nan; a delay is 0 or more seconds"),
+        ({"inputs": [""]}, "an input is empty"),
+        ({"output_folder": "~nobody-here/x"}, "output folder '~nobody-here/x': "),
         ({"pool": {"existing_pool_id": "nobodys-pool"}}, "pool 'nobodys-pool' does not exist in this Batch account"),
         (
             {"pool": {"image": "a:b:c"}},
@@ -314,6 +321,16 @@ def test_a_wrong_key_is_refused_in_one_readable_message(
     error = state.result(raise_on_failure=False)
     assert str(error).startswith("Azure Batch answered 403 AuthenticationFailed: ")
     assert left_over(azure) == []
+
+
+def test_a_service_that_does_not_answer_is_named_with_its_setting(
+    azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_BATCH_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(InputError) as error:
+        top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
+    said = "the Batch account at http://127.0.0.1:1 does not answer; check AZURE_BATCH_ENDPOINT and the network"
+    assert str(error.value).startswith(said)
 
 
 def test_half_a_credential_is_refused(azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from azure.core.exceptions import HttpResponseError, ServiceRequestError
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
@@ -38,6 +38,14 @@ def test_a_refusal_is_final(status: int) -> None:
 
 def test_a_lost_connection_is_tried_again() -> None:
     assert ServiceError.of(ServiceRequestError("Connection refused")).transient
+
+
+def test_a_missing_sign_in_says_how_to_sign_in() -> None:
+    error = ServiceError.of(ClientAuthenticationError("DefaultAzureCredential failed.\nAttempted credentials: many"))
+    assert str(error).startswith(
+        "Entra ID gave no token: DefaultAzureCredential failed. Sign in with `az login`, or set"
+    )
+    assert not error.transient
 
 
 def test_only_transient_errors_of_a_service_make_prefect_retry() -> None:

@@ -119,3 +119,23 @@ def test_a_name_that_no_blob_or_node_can_have_is_refused(folder: Path, name: str
 def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).touch()
     assert "the name is not valid UTF-8" in refusal(str(folder))
+
+
+def test_an_empty_entry_is_refused_and_is_not_the_current_folder(folder: Path) -> None:
+    assert refusal("").startswith("an input is empty")
+    assert refusal(" ").startswith("an input is empty")
+
+
+def test_a_home_directory_that_does_not_exist_is_refused() -> None:
+    assert refusal("~nobody-here/x.txt").startswith("input '~nobody-here/x.txt': cannot be looked up (")
+
+
+def test_a_name_that_is_too_long_is_refused() -> None:
+    assert "cannot be looked up (File name too long)" in refusal("x" * 300)
+
+
+def test_a_glob_in_a_folder_with_brackets_is_refused_with_the_way_to_write_it(folder: Path) -> None:
+    (folder / "br[a]c").mkdir()
+    (folder / "br[a]c" / "x.txt").touch()
+    assert "write [[] for a [" in refusal("br[a]c/*.txt")
+    assert names("br[[]a]c/*.txt") == ["x.txt"]

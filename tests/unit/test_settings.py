@@ -95,6 +95,34 @@ def test_an_endpoint_that_is_no_url_is_refused() -> None:
     assert "AZURE_BATCH_ENDPOINT is 'https://'" in refusal({**BATCH, **STORAGE, "AZURE_BATCH_ENDPOINT": "https://"})
 
 
+@pytest.mark.parametrize("endpoint", ["https://[bad", "https://host:abc", "ftp://host"])
+def test_an_endpoint_that_cannot_be_parsed_is_refused(endpoint: str) -> None:
+    assert f"AZURE_BATCH_ENDPOINT is {endpoint!r}" in refusal({**BATCH, **STORAGE, "AZURE_BATCH_ENDPOINT": endpoint})
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**BATCH, **STORAGE, "AZURE_BATCH_ACCESS_KEY": "not base64 !!"},
+        {**BATCH, **STORAGE, "AZURE_STORAGE_KEY": "not base64 !!"},
+        {**BATCH, "AZURE_STORAGE_CONNECTION_STRING": "AccountName=a;AccountKey=not base64 !!"},
+    ],
+)
+def test_a_key_that_is_not_base64_is_refused_without_being_shown(environment: dict[str, str]) -> None:
+    message = refusal(environment)
+    assert "holds no account key: a key is base64" in message
+    assert "not base64 !!" not in message
+
+
+def test_no_key_over_plain_http_is_refused() -> None:
+    environment = {**BATCH, **STORAGE, "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:1", "AZURE_BATCH_ACCESS_KEY": ""}
+    assert "no Entra ID token is ever sent over plain http" in refusal(environment)
+
+
+def test_an_emptied_pool_id_means_a_new_pool() -> None:
+    assert PoolSettings(existing_pool_id="").existing_pool_id is None
+
+
 def test_a_bad_pool_id_is_refused_naming_the_rule() -> None:
     with pytest.raises(
         ValidationError, match="'my pool!' is not a pool id; an id has 1 to 64 letters, digits, - and _"
