@@ -199,6 +199,8 @@ def remove_nodes(service: Service, call: Call) -> Answer:
     for node in found:
         node.private["remove"] = True
         service.store.nodes.save(node)
+        if "leave" in node.private:
+            continue  # the target is without it already
         name = "targetDedicatedNodes" if node.document["isDedicated"] else "targetLowPriorityNodes"
         row.document[name] = max(0, row.document[name] - 1)
     row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")
