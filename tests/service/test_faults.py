@@ -267,14 +267,14 @@ def test_admin_operations_are_off_unless_asked_for(service):
     assert Raw(service)("POST", "/$local/clock", body={"advance": "PT1H"}).json()["code"] == "InvalidUri"
 
 
-def run_control(service, *arguments: str) -> subprocess.CompletedProcess[str]:
+def ask_for(service, *arguments: str) -> subprocess.CompletedProcess[str]:
     settings = {
         "AZURE_BATCH_ENDPOINT": service.endpoint,
         "AZURE_BATCH_ACCOUNT": service.account.name,
         "AZURE_BATCH_ACCESS_KEY": service.account.key,
     }
     return subprocess.run(
-        [sys.executable, "-m", "local_azure.batch.control", *arguments],
+        [sys.executable, "-m", "local_azure.faults", *arguments],
         cwd=Path(__file__).parents[2],
         env={"PATH": "/usr/bin:/bin", **settings},
         capture_output=True,
@@ -284,14 +284,14 @@ def run_control(service, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_faults_are_asked_for_from_the_command_line(service):
-    assert run_control(service, "requests", "operation=create_job", "status=503", "after_commit=true").returncode == 0
+    assert ask_for(service, "requests", "operation=create_job", "status=503", "after_commit=true").returncode == 0
     client = service.client(retry_total=0)
     with pytest.raises(HttpResponseError) as failure:
         create_job(client)
     assert failure.value.status_code == 503
     assert [job.id for job in client.list_jobs()] == ["job"]
     before = service.clock.now()
-    moved = run_control(service, "clock", "advance=PT1H")
+    moved = ask_for(service, "clock", "advance=PT1H")
     assert parse_timestamp(json.loads(moved.stdout)["time"]) - before > timedelta(hours=1)
 
 
@@ -301,7 +301,7 @@ def test_command_line_says_what_is_wrong(service):
         (["nothing"], "does not represent any resource"),
         (["clock", "x"], "NAME=VALUE"),
     ):
-        refused = run_control(service, *arguments)
+        refused = ask_for(service, *arguments)
         assert refused.returncode == 1
         assert said in refused.stderr
         assert "Traceback" not in refused.stderr
