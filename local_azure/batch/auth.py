@@ -76,12 +76,6 @@ def verify(request: SignedRequest, account: Account, now: datetime) -> None:
         raise _refused("The signature is not that of this request made with the account's key.")
 
 
-def sign(request: SignedRequest, account: Account) -> str:
-    """The Authorization header for a request, as a client makes it; the headers have its ocp-date."""
-    text = next(_strings_to_sign(request, account.name))
-    return f"SharedKey {account.name}:{_signature(base64.b64decode(account.key), text).decode()}"
-
-
 def _refused(reason: str) -> BatchError:
     return BatchError(Code.AuthenticationFailed, AuthenticationErrorDetail=reason)
 

@@ -52,7 +52,7 @@ class MadeUpToken:
     """A token as Entra ID would issue it, unsigned."""
 
     def get_token(self, *scopes: str, **kwargs: Any) -> AccessToken:
-        claims = {
+        claims: dict[str, Any] = {
             "aud": "https://storage.azure.com",
             "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000001/",
             "nbf": int(IN_AN_HOUR.timestamp()) - 7200,

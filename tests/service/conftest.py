@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +23,8 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from contract import CheckedAsyncTransport, CheckedTransport
-
 from local_azure.batch.server import Account, AutoStorage, Clock, Timings, serve
+from tests.service.contract import CheckedAsyncTransport, CheckedTransport
 
 T = TypeVar("T")
 QUICK = Timings()

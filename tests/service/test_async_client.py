@@ -10,7 +10,8 @@ import pytest
 from azure.batch import models as m
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from conftest import pool_options, shell, task
+
+from tests.service.conftest import pool_options, shell, task
 
 pytestmark = pytest.mark.asyncio
 JOB = m.BatchJobCreateOptions(id="job", pool_info=m.BatchPoolInfo(pool_id="pool"))

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
-from conftest import create_job, pool_options, task, wait_for, wait_for_nodes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from local_azure.batch.formula import FormulaError, Samples, parse
+from tests.service.conftest import create_job, pool_options, task, wait_for, wait_for_nodes
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 

@@ -17,7 +17,11 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.batch.models import _models
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
-from conftest import (
+
+from local_azure.batch import strays
+from local_azure.batch.clock import Clock
+from local_azure.batch.store import Store
+from tests.service.conftest import (
     RunningService,
     create_job,
     create_pool,
@@ -28,11 +32,7 @@ from conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from test_recovery import ROOT, ServiceProcess, starter
-
-from local_azure.batch import strays
-from local_azure.batch.clock import Clock
-from local_azure.batch.store import Store
+from tests.service.test_recovery import ROOT, ServiceProcess, starter
 
 __all__ = ["starter"]  # a fixture
 

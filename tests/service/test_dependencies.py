@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
-from conftest import create_job, create_pool, task, wait_for, wait_for_task
+
+from tests.service.conftest import create_job, create_pool, task, wait_for, wait_for_task
 
 
 def on(*ids: str, ranges: tuple[tuple[int, int], ...] = ()) -> dict[str, m.BatchTaskDependencies]:

@@ -18,10 +18,19 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ServiceResponseError,
 )
-from conftest import create_job, create_pool, pool_options, shell, task, wait_for, wait_for_nodes, wait_for_task
-from test_wire import Raw
 
 from local_azure.batch.wire import parse_timestamp
+from tests.service.conftest import (
+    create_job,
+    create_pool,
+    pool_options,
+    shell,
+    task,
+    wait_for,
+    wait_for_nodes,
+    wait_for_task,
+)
+from tests.service.test_wire import Raw
 
 
 def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):

@@ -5,7 +5,8 @@ from urllib.parse import unquote
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import create_job, create_pool, run_task, shell, task, wait_for
+
+from tests.service.conftest import create_job, create_pool, run_task, shell, task, wait_for
 
 SCRIPT = shell("printf 0123456789 > digits; mkdir -p 'a b/ö'; echo deep > 'a b/ö/x+y.txt'; echo out")
 

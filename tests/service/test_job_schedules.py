@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import MACHINE, wait_for
+
+from tests.service.conftest import MACHINE, wait_for
 
 
 def create_schedule(client, rule=None, **specification) -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
-from conftest import MACHINE, create_job, create_pool, run_task, shell, stdout, task, wait_for, wait_for_task
+
+from tests.service.conftest import (
+    MACHINE,
+    create_job,
+    create_pool,
+    run_task,
+    shell,
+    stdout,
+    task,
+    wait_for,
+    wait_for_task,
+)
 
 SHARED = '"$AZ_BATCH_NODE_SHARED_DIR/'
 

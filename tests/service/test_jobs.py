@@ -6,7 +6,8 @@ import pytest
 from azure.batch import models as m
 from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import SLOW, create_job, create_pool, run_task, shell, stdout, task, wait_for, wait_for_task
+
+from tests.service.conftest import SLOW, create_job, create_pool, run_task, shell, stdout, task, wait_for, wait_for_task
 
 UNLIMITED_DAYS = 10675199
 TERMINATE = _models.BatchJobTerminateOptions(termination_reason="Enough")

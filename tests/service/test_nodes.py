@@ -6,7 +6,8 @@ import pytest
 from azure.batch import models as m
 from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import (
+
+from tests.service.conftest import (
     SLOW,
     create_job,
     create_pool,

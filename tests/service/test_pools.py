@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
+
+from tests.service.conftest import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
 
 
 def test_pool_and_node_pass_through_their_states_in_azures_order(start_service):

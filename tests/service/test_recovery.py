@@ -21,7 +21,10 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
-from conftest import (
+
+from local_azure.batch.server import DataDirectoryInUse
+from local_azure.batch.store import UnknownSchema
+from tests.service.conftest import (
     CheckedTransport,
     create_job,
     create_pool,
@@ -33,9 +36,6 @@ from conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-
-from local_azure.batch.server import DataDirectoryInUse
-from local_azure.batch.store import UnknownSchema
 
 ROOT = Path(__file__).parents[2]
 # Starts services, one after the other, by forking: so their modules are imported once. A service may have a trap: it

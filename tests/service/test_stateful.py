@@ -8,12 +8,12 @@ from pathlib import Path
 from azure.batch import models as m
 from azure.batch.models import _models
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from conftest import QUICK, RunningService, create_job, create_pool, shell, task
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local_azure.batch.states import JOB, TASK
+from tests.service.conftest import QUICK, RunningService, create_job, create_pool, shell, task
 
 REASON = _models.BatchJobTerminateOptions(termination_reason="Enough")
 TASKS = st.sampled_from(["one", "two", "three"])

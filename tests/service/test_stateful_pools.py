@@ -9,12 +9,21 @@ from pathlib import Path
 from azure.batch import models as m
 from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import QUICK, RunningService, create_job, create_pool, pool_options, task, wait_for, wait_for_nodes
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from local_azure.batch.states import ALLOCATION, NODE, POOL
+from tests.service.conftest import (
+    QUICK,
+    RunningService,
+    create_job,
+    create_pool,
+    pool_options,
+    task,
+    wait_for,
+    wait_for_nodes,
+)
 
 SIZES = st.integers(0, 3)
 WHICH = st.integers(0, 2)

@@ -11,9 +11,9 @@ from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import ContainerClient, generate_container_sas
-from conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for_task
 
 from local_azure.batch.server import AutoStorage
+from tests.service.conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for_task
 
 
 class Container:

@@ -5,7 +5,18 @@ from datetime import timedelta
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for, wait_for_task
+
+from tests.service.conftest import (
+    create_job,
+    create_pool,
+    pool_options,
+    run_task,
+    shell,
+    stdout,
+    task,
+    wait_for,
+    wait_for_task,
+)
 
 
 @pytest.fixture

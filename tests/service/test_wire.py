@@ -16,9 +16,9 @@ from azure.batch import models as m
 from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceModifiedError
-from conftest import create_job, pool_options
 
 from local_azure.batch.wire import http_date
+from tests.service.conftest import create_job, pool_options
 
 VERSION = "2025-06-01"
 
