@@ -1,0 +1,689 @@
+"""Each step on its own: what it leaves in the accounts, what it adopts, what it refuses, what it tries again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from azure.batch import BatchClient
+from azure.batch.models import (
+    BatchCreateTaskCollectionResult,
+    BatchJob,
+    BatchJobCreateOptions,
+    BatchPool,
+    BatchPoolCreateOptions,
+    BatchPoolInfo,
+    BatchTask,
+    BatchTaskCreateOptions,
+    BatchTaskGroup,
+    BatchVmImageReference,
+    EnvironmentSetting,
+    VirtualMachineConfiguration,
+)
+from azure.batch.models._models import BatchJobTerminateOptions  # 15.1 leaves it out of its public names
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.pipeline.policies import RetryPolicy
+from prefect import Task, flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from flows.top_words import top_words
+from local_azure import faults
+from tasks.azure import Azure
+from tasks.containers import create_containers, delete_containers
+from tasks.errors import ConflictError, RunTimeout, ServiceError, TasksFailed
+from tasks.files import Uploads, upload_files
+from tasks.inputs import find_inputs
+from tasks.job import Work, _add, add_tasks, create_job, delete_job
+from tasks.monitor import Pace, monitor_tasks
+from tasks.outcomes import AddedTask, TaskOutcome
+from tasks.pool import UsedPool, create_pool, delete_pool, metadata
+from tasks.settings import CleanUp, Disposal, PoolSettings, Role, Run, TimeLimits
+from tests.conftest import DATA
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+KEEP = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP)
+LIMITS = TimeLimits()
+ONE_NODE = PoolSettings(nodes=1)
+LIMIT = 60.0  # seconds
+
+T = TypeVar("T")
+
+
+def in_flow(function: Callable[[], T]) -> T:
+    """What the function returns when it runs as a flow, outside of which no step runs as it does in one."""
+    return flow(name="steps", persist_result=False)(function)()
+
+
+def new_run() -> Run:
+    return Run(flow_run_id=str(uuid.uuid4()), started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+
+
+def remove(azure: Azure, name: str) -> None:
+    """Delete what there is of that name, and wait until it is gone: other tests look at the accounts as a whole."""
+    with azure.batch() as batch, azure.blobs() as blobs:
+        for delete in (batch.begin_delete_job, batch.begin_delete_pool):
+            try:
+                delete(name, polling_interval=0.05).wait()  # type: ignore[arg-type]
+            except ResourceNotFoundError:
+                pass
+            except ResourceExistsError:  # it is being deleted; the next look finds it gone
+                wait_until(lambda: name not in job_and_pool_ids(batch))
+        for container in blobs.list_containers(name_starts_with=name):
+            blobs.delete_container(container.name)
+
+
+def job_and_pool_ids(batch: BatchClient) -> set[str]:
+    return {job.id for job in batch.list_jobs()} | {pool.id for pool in batch.list_pools()}
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def run(azure: Azure) -> Iterator[Run]:
+    """A run of the test's own, of which nothing is left after it."""
+    run = new_run()
+    yield run
+    remove(azure, run.name)
+
+
+def make_pool(azure: Azure, run: Run, nodes: int, owner: Run | None = None) -> UsedPool:
+    """A pool with the run's name, whose nodes are ready at once because they have no start task."""
+    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    with azure.batch() as batch:
+        batch.create_pool(
+            BatchPoolCreateOptions(
+                id=run.pool_id,
+                vm_size="standard_d2s_v3",
+                virtual_machine_configuration=machine,
+                target_dedicated_nodes=nodes,
+                metadata=metadata(owner or run),
+            )
+        )
+    return UsedPool(id=run.pool_id, slots_per_node=1, own=True)
+
+
+def make_job(azure: Azure, run: Run, *scripts: str, owner: Run | None = None) -> list[AddedTask]:
+    """A job with the run's name, and a task for each shell script."""
+    added = [
+        AddedTask(id=f"topNtask{index}", file=f"{index}.txt", output_name=f"{index}_OUTPUT.txt")
+        for index in range(len(scripts))
+    ]
+    pool = BatchPoolInfo(pool_id=run.pool_id)
+    with azure.batch() as batch:
+        batch.create_job(BatchJobCreateOptions(id=run.job_id, pool_info=pool, metadata=metadata(owner or run)))
+        for task, script in zip(added, scripts, strict=True):
+            batch.create_task(run.job_id, BatchTaskCreateOptions(id=task.id, command_line=f"/bin/sh -c '{script}'"))
+    return added
+
+
+def pace(beat: Callable[[], None] = lambda: None) -> Pace:
+    """Looks often, does something at every beat, and does not go on for ever where monitoring would."""
+    deadline = time.monotonic() + LIMIT
+
+    def sleep(seconds: float) -> None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        beat()
+
+    return Pace(sleep=sleep)
+
+
+def terminate(batch: BatchClient, run: Run, reason: str) -> None:
+    options = BatchJobTerminateOptions(termination_reason=reason)
+    batch.begin_terminate_job(run.job_id, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
+
+
+def is_running(batch: BatchClient, run: Run) -> bool:
+    return bool(batch.get_job_task_counts(run.job_id).task_counts.running)
+
+
+# What a whole run creates, read back.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A run that kept everything, as the services have it."""
+
+    name: str
+    flow_run_id: str
+    began: datetime
+    ended: datetime
+    endpoint: str
+    pool: BatchPool
+    job: BatchJob
+    tasks: list[BatchTask]
+    containers: Mapping[str, Mapping[str, str]]
+
+
+@pytest.fixture(scope="module")
+def made(
+    azure_settings: dict[str, str], prefect_server: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Made]:
+    azure = Azure.from_environment(azure_settings)
+    assert azure is not None
+    began = datetime.now(timezone.utc)
+    with pytest.MonkeyPatch.context() as environment:
+        for setting, value in azure_settings.items():
+            environment.setenv(setting, value)
+        state = top_words(
+            inputs=[str(DATA)],
+            top_n=4,
+            pool=PoolSettings(nodes=1, slots_per_node=2, vm_size="standard_d4s_v3"),
+            limits=TimeLimits(run_minutes=33, task_minutes=7, task_retries=3),
+            output_folder=str(tmp_path_factory.mktemp("results")),
+            clean_up=KEEP,
+            delay_seconds=0.01,
+            return_state=True,
+        )
+    name = state.result().folder.name
+    with azure.batch() as batch, azure.blobs() as blobs:
+        yield Made(
+            name=name,
+            flow_run_id=str(state.state_details.flow_run_id),
+            began=began,
+            ended=datetime.now(timezone.utc),
+            endpoint=azure.storage_account.endpoint,
+            pool=batch.get_pool(name),
+            job=batch.get_job(name),
+            tasks=sorted(batch.list_tasks(name), key=lambda task: task.id),
+            containers={
+                each.name: each.metadata for each in blobs.list_containers(name_starts_with=name, include_metadata=True)
+            },
+        )
+    remove(azure, name)
+
+
+def permissions(sas: str) -> str:
+    return parse_qs(sas)["sp"][0]
+
+
+def test_the_pool_is_made_as_its_settings_say(made: Made) -> None:
+    pool = made.pool
+    assert (pool.target_dedicated_nodes, pool.task_slots_per_node, pool.vm_size) == (1, 2, "standard_d4s_v3")
+    assert not pool.target_low_priority_nodes
+    assert pool.resize_timeout == timedelta(minutes=15)
+    machine = pool.virtual_machine_configuration
+    assert machine is not None
+    assert (machine.image_reference.offer, machine.image_reference.sku) == ("ubuntu-24_04-lts", "server")
+    assert (machine.image_reference.publisher, machine.image_reference.version) == ("canonical", "latest")
+
+
+def test_the_start_task_puts_the_script_where_every_user_of_the_node_may_run_it(made: Made) -> None:
+    start = made.pool.start_task
+    assert start is not None
+    assert start.command_line == "/bin/sh -c 'cp -p top_words.py \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
+    assert (start.wait_for_success, start.max_task_retry_count) == (True, 2)
+    assert start.user_identity is not None
+    assert start.user_identity.auto_user is not None
+    assert (start.user_identity.auto_user.scope, start.user_identity.auto_user.elevation_level) == ("pool", "admin")
+    (script,) = start.resource_files or []
+    assert (script.file_path, script.file_mode) == ("top_words.py", "0755")
+    url = urlsplit(script.http_url or "")
+    assert url.path.endswith(f"/{made.name}-application/top_words.py")
+    assert permissions(url.query) == "r"
+
+
+def test_pool_job_and_containers_carry_the_tags_of_the_run(made: Made) -> None:
+    found = {
+        "pool": {item.name: item.value for item in made.pool.metadata or ()},
+        "job": {item.name: item.value for item in made.job.metadata or ()},
+        **made.containers,
+    }
+    tags = found["job"]
+    assert set(found) == {"pool", "job", *(f"{made.name}-{role}" for role in ("application", "input", "output"))}
+    assert all(each == tags for each in found.values())
+    created, expires = (datetime.fromisoformat(tags[name]) for name in ("created", "expires"))
+    assert tags == {
+        "project": "top-words",
+        "flow_run": made.flow_run_id,
+        "created": created.isoformat(),
+        "expires": expires.isoformat(),
+    }
+    assert expires - created == timedelta(minutes=33)
+    assert made.began.replace(microsecond=0) <= created <= made.ended
+
+
+def test_the_job_ends_after_the_run_s_limit_or_with_its_last_task(made: Made) -> None:
+    assert made.job.pool_info is not None
+    assert made.job.pool_info.pool_id == made.name
+    assert made.job.constraints is not None
+    assert made.job.constraints.max_wall_clock_time == timedelta(minutes=33)
+    assert made.job.all_tasks_complete_mode == "terminatejob"
+
+
+def test_the_token_for_the_output_container_writes_only_and_lies_in_the_job_s_environment(made: Made) -> None:
+    (setting,) = made.job.common_environment_settings or []
+    assert setting.name == "OUTPUT_SAS_TOKEN"
+    sas = parse_qs(setting.value or "")
+    assert (sas["sp"], sas["sr"]) == (["cw"], ["c"])
+    expires = next(item.value for item in made.job.metadata or () if item.name == "expires")
+    assert datetime.fromisoformat(sas["se"][0].replace("Z", "+00:00")) == datetime.fromisoformat(expires)
+
+
+def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
+    files = ["clouds.txt", "harbour.txt", "kitchen.txt"]
+    assert [task.id for task in made.tasks] == ["topNtask0", "topNtask1", "topNtask2"]
+    for task, name in zip(made.tasks, files, strict=True):
+        assert [(item.name, item.value) for item in task.environment_settings or ()] == [
+            ("INPUT_FILE", f"input/{name}")
+        ]
+        (file,) = task.resource_files or []
+        assert (file.file_path, file.file_mode) == (f"input/{name}", None)
+        url = urlsplit(file.http_url or "")
+        assert url.path.endswith(f"/{made.name}-input/{name}")
+        assert (permissions(url.query), parse_qs(url.query)["sr"]) == ("r", ["b"])
+
+
+def test_a_task_has_its_limits(made: Made) -> None:
+    for task in made.tasks:
+        assert task.constraints is not None
+        assert task.constraints.max_wall_clock_time == timedelta(minutes=7)
+        assert task.constraints.max_task_retry_count == 3
+
+
+def test_a_task_s_command_line_holds_neither_the_file_s_name_nor_a_secret(made: Made) -> None:
+    (line,) = {task.command_line for task in made.tasks}
+    assert line == (
+        '/bin/sh -c \'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" --numwords 4 '
+        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --delay 0.01'"
+    )
+
+
+# The same step twice: what an earlier try of the run made is adopted.
+
+
+def test_containers_of_an_earlier_try_are_adopted(azure: Azure, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def twice() -> None:
+        create_containers(azure, run)
+        create_containers(azure, run)
+
+    with caplog.at_level(logging.INFO, "prefect"):
+        in_flow(twice)
+    said = [message for message in caplog.messages if message.startswith("Container ")]
+    names = [f"{run.name}-{role.value}" for role in Role]
+    assert said == [f"Container {name} {how}" for how in ("created", "is there already") for name in names]
+
+
+def test_files_are_sent_once_and_again_only_where_they_changed(
+    azure: Azure, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} text")
+
+    def three_times() -> list[Uploads]:
+        create_containers(azure, run)
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)])) for _ in range(2)]
+        (tmp_path / "b.txt").write_text("B text")  # as long as before
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]))]
+
+    with caplog.at_level(logging.INFO, "prefect"):
+        first, second, third = in_flow(three_times)
+    said = re.findall(r"(\d of \d files) \(18 bytes\) uploaded to (\S+?)(; .*)?$", caplog.text, re.MULTILINE)
+    there = "; the others are there already"
+    assert said == [
+        ("3 of 3 files", f"{run.name}-input", ""),
+        ("0 of 3 files", f"{run.name}-input", there),
+        ("1 of 3 files", f"{run.name}-input", there),
+    ]
+    assert re.findall(r"(\d) of 1 files", caplog.text) == ["1", "0", "0"]  # the node script
+    for uploads in (first, second, third):
+        assert [(file.blob_name, file.size, file.output_name) for file in uploads.inputs] == [
+            (f"{name}.txt", 6, f"{name}_OUTPUT.txt") for name in ("a", "b", "c")
+        ]
+    with azure.blobs() as blobs:
+        assert blobs.get_blob_client(f"{run.name}-input", "b.txt").download_blob().readall() == b"B text"
+
+
+def upload(azure: Azure, run: Run) -> Uploads:
+    create_containers(azure, run)
+    return upload_files(azure, run, find_inputs([str(DATA)]))
+
+
+WORK = Work(top_n=1, delay_seconds=0, limits=LIMITS)
+
+
+def task_ids(azure: Azure, run: Run) -> list[str]:
+    with azure.batch() as batch:
+        return sorted(task.id for task in batch.list_tasks(run.job_id))
+
+
+def job_state(azure: Azure, run: Run) -> str:
+    with azure.batch() as batch:
+        return str(getattr(batch.get_job(run.job_id).state, "value", ""))
+
+
+def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_ended(
+    azure: Azure, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tries() -> list[list[AddedTask]]:
+        uploads = upload(azure, run)
+        pool, again = (create_pool(azure, run, ONE_NODE, uploads.node_script) for _ in range(2))
+        assert pool == again == UsedPool(id=run.name, slots_per_node=1, own=True)
+        assert [create_job(azure, run, pool, LIMITS) for _ in range(2)] == [run.name] * 2
+        added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
+        outcomes = monitor_tasks(azure, run, pool, added[0], pace())
+        assert [outcome.succeeded for outcome in outcomes] == [True] * 3
+        wait_until(lambda: job_state(azure, run) == "completed")
+        return [*added, add_tasks(azure, run, pool, uploads, WORK)]
+
+    with caplog.at_level(logging.INFO, "prefect"):
+        first, second, third = in_flow(tries)
+    assert first == second == third
+    assert [(task.id, task.file) for task in first] == [
+        ("topNtask0", "clouds.txt"),
+        ("topNtask1", "harbour.txt"),
+        ("topNtask2", "kitchen.txt"),
+    ]
+    assert task_ids(azure, run) == ["topNtask0", "topNtask1", "topNtask2"]
+    for kind in ("Pool", "Job"):
+        assert re.findall(rf"{kind} {run.name} (created|is there already)", caplog.text) == [
+            "created",
+            "is there already",
+        ]
+
+
+def test_tasks_for_a_job_that_ended_without_them_are_not_taken_for_added(azure: Azure, run: Run) -> None:
+    make_job(azure, run, "true")
+    with azure.batch() as batch:
+        terminate(batch, run, "EnoughForToday")
+
+    def add() -> list[AddedTask]:
+        return add_tasks(azure, run, UsedPool(id=run.name, slots_per_node=1, own=True), upload(azure, run), WORK)
+
+    with pytest.raises(ServiceError) as error:
+        in_flow(add)
+    assert error.value.code == "JobCompleted"
+    assert task_ids(azure, run) == ["topNtask0"]
+
+
+def test_a_second_delete_finds_everything_gone_or_going(azure: Azure, run: Run) -> None:
+    in_flow(lambda: create_containers(azure, run))
+    make_pool(azure, run, nodes=1)
+    make_job(azure, run, "sleep 600")
+
+    def twice() -> None:
+        for _ in range(2):
+            delete_containers(azure, run, Disposal.DELETE)
+            delete_job(azure, run, Disposal.DELETE)
+            delete_pool(azure, run, ONE_NODE, Disposal.DELETE)
+
+    in_flow(twice)
+    with azure.batch() as batch, azure.blobs() as blobs:
+        assert list(blobs.list_containers(name_starts_with=run.name)) == []
+        wait_until(lambda: run.name not in job_and_pool_ids(batch))
+
+
+def test_what_is_to_be_kept_is_not_deleted(azure: Azure, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    make_pool(azure, run, nodes=0)
+    make_job(azure, run)
+
+    def keep() -> None:
+        create_containers(azure, run)
+        delete_containers(azure, run, Disposal.KEEP)
+        delete_job(azure, run, Disposal.KEEP)
+        delete_pool(azure, run, ONE_NODE, Disposal.KEEP)
+        delete_pool(azure, run, PoolSettings(existing_pool_id=run.pool_id), Disposal.DELETE)
+
+    with caplog.at_level(logging.INFO, "prefect"):
+        in_flow(keep)
+    assert still_there(azure, run) == ["pool", "job", "application", "input", "output"]
+    assert f"Pool {run.name} stays: this run did not create it" in caplog.messages
+    assert f"Pool {run.name} kept: its nodes go on billing until it is deleted" in caplog.messages
+
+
+# A stranger's resource with this run's name.
+
+
+def still_there(azure: Azure, run: Run) -> list[str]:
+    with azure.batch() as batch, azure.blobs() as blobs:
+        pools = ["pool" for pool in batch.list_pools() if pool.id == run.name and pool.state == "active"]
+        jobs = ["job" for job in batch.list_jobs() if job.id == run.name and job.state == "active"]
+        containers = blobs.list_containers(name_starts_with=run.name)
+        return [*pools, *jobs, *(each.name.removeprefix(f"{run.name}-") for each in containers)]
+
+
+def test_a_stranger_s_container_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
+    name = run.container(Role.INPUT)
+    with azure.blobs() as blobs:
+        blobs.create_container(name, metadata=new_run().tags)
+    with pytest.raises(ConflictError, match=f"^container {name} exists and was not created by this run; delete it"):
+        in_flow(lambda: create_containers(azure, run))
+    in_flow(lambda: delete_containers(azure, run, Disposal.DELETE))
+    assert still_there(azure, run) == ["input"]
+
+
+def test_a_stranger_s_pool_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
+    make_pool(azure, run, nodes=0, owner=new_run())
+    with pytest.raises(ConflictError, match=f"^pool {run.name} exists and was not created by this run; delete it"):
+        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).node_script))
+    in_flow(lambda: delete_pool(azure, run, ONE_NODE, Disposal.DELETE))
+    assert still_there(azure, run)[0] == "pool"
+
+
+def test_a_stranger_s_job_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
+    make_job(azure, run, owner=new_run())
+    pool = UsedPool(id=run.name, slots_per_node=1, own=True)
+    with pytest.raises(ConflictError, match=f"^job {run.name} exists and was not created by this run; delete it"):
+        in_flow(lambda: create_job(azure, run, pool, LIMITS))
+    in_flow(lambda: delete_job(azure, run, Disposal.DELETE))
+    assert still_there(azure, run) == ["job"]
+
+
+# What monitoring ends with.
+
+
+def test_monitoring_ends_with_the_lifetime_of_the_run(azure: Azure, run: Run) -> None:
+    pool = make_pool(azure, run, nodes=1)
+    added = make_job(azure, run, "sleep 600")
+    over = replace(run, started=run.started - timedelta(minutes=10), lifetime=timedelta(minutes=5))
+    with pytest.raises(RunTimeout, match=r"^the run reached its limit of 0:05:00 with 1 Batch tasks not completed$"):
+        in_flow(lambda: monitor_tasks(azure, over, pool, added, pace()))
+
+
+def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure: Azure, run: Run) -> None:
+    pool = make_pool(azure, run, nodes=1)
+    added = make_job(azure, run, "sleep 600", "sleep 600")
+    with azure.batch() as batch:
+
+        def terminate_once_it_runs() -> None:
+            if is_running(batch, run):
+                terminate(batch, run, "EnoughForToday")
+
+        with pytest.raises(RunTimeout) as error:
+            in_flow(lambda: monitor_tasks(azure, run, pool, added, pace(terminate_once_it_runs)))
+    assert str(error.value) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
+
+
+def monitored(azure: Azure, run: Run, *scripts: str) -> list[TaskOutcome]:
+    pool = make_pool(azure, run, nodes=1)
+    added = make_job(azure, run, *scripts)
+    return in_flow(lambda: monitor_tasks(azure, run, pool, added, pace()))
+
+
+def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
+    azure: Azure, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome, other = monitored(azure, run, 'echo "PUT http://x/y?sp=cw&sig=abc123&sv=1" >&2; exit 1', "true")
+    assert (outcome.succeeded, outcome.exit_code, outcome.retries) == (False, 1, 0)
+    assert outcome.failure is not None
+    assert (outcome.failure.category, outcome.failure.code) == ("usererror", "FailureExitCode")
+    assert (other.succeeded, other.exit_code, other.failure) == (True, 0, None)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    said = record.getMessage()
+    assert said.startswith("Batch task topNtask0 (0.txt) failed with exit code 1 on node ")
+    assert said.endswith("\n  stderr: PUT http://x/y?sp=cw&sig=***&sv=1")
+    assert "abc123" not in caplog.text
+
+
+def test_a_signature_is_blanked_also_where_the_tail_of_stderr_begins_in_it(
+    azure: Azure, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitored(azure, run, 'printf "sig=%0200d " 7 >&2; printf %01950d 0 | tr 0 x >&2; exit 1')
+    assert "x" * 1950 in caplog.text
+    assert "0000" not in caplog.text
+
+
+# With an instance of its own, which can be asked for faults.
+
+
+@pytest.fixture(scope="module")
+def faulty_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    command = [sys.executable, "-m", "local_azure", "--faults", "--batch-port=0", "--blob-port=0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("faulty"))}
+    with subprocess.Popen(command, cwd=DATA.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        lines = [process.stdout.readline().rstrip("\n") for _ in range(5)]
+        yield dict(line.split("=", 1) for line in lines)
+        process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def faulty(no_azure: None, faulty_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+    for name, value in faulty_settings.items():
+        monkeypatch.setenv(name, value)
+    azure = Azure.from_environment(faulty_settings)
+    assert azure is not None
+    yield azure
+    faults.ask("reset", {})
+
+
+def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(faulty: Azure) -> None:
+    run = new_run()
+    faults.ask("quota", {"nodes": 0})
+    pool = make_pool(faulty, run, nodes=2)
+    added = make_job(faulty, run, "true")
+    with pytest.raises(TasksFailed, match=f"^pool {run.name} got no nodes: AccountCoreQuotaReached: "):
+        in_flow(lambda: monitor_tasks(faulty, run, pool, added, pace()))
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the SDK nor Prefect waits between two tries."""
+    monkeypatch.setattr(RetryPolicy, "get_backoff_time", lambda self, settings: 0)
+    monkeypatch.setattr(create_job, "retry_delay_seconds", 0)
+
+
+def runs_of_create_job(azure: Azure, run: Run) -> tuple[object, list[int]]:
+    """How the step ended, and how often Prefect ran it."""
+
+    @flow(name="one step", persist_result=False)
+    def one_step() -> object:
+        pool = UsedPool(id=run.pool_id, slots_per_node=1, own=True)
+        state = create_job(azure, run, pool, LIMITS, return_state=True)
+        return state.result(raise_on_failure=False)
+
+    state = one_step(return_state=True)
+    flow_run_id = state.state_details.flow_run_id
+    assert flow_run_id is not None
+    with get_client(sync_client=True) as client:
+        task_runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
+    return state.result(raise_on_failure=False), [task_run.run_count for task_run in task_runs]
+
+
+def test_a_step_whose_service_is_busy_is_run_again(faulty: Azure, at_once: None) -> None:
+    run = new_run()
+    attempts = 1 + RetryPolicy().status_retries  # of the SDK itself
+    faults.ask("requests", {"operation": "create_job", "status": 503, "times": attempts + 1})
+    assert runs_of_create_job(faulty, run) == (run.name, [2])
+
+
+def test_a_step_whose_answer_was_lost_adopts_what_it_made(faulty: Azure, at_once: None) -> None:
+    run = new_run()
+    faults.ask("requests", {"operation": "create_job", "drop": True, "after_commit": True})
+    result, counts = runs_of_create_job(faulty, run)
+    assert result == run.name
+    assert counts in ([1], [2])  # whether the SDK itself sends a POST again is its own affair
+
+
+def test_a_step_that_is_refused_is_not_run_again(faulty: Azure, at_once: None) -> None:
+    run = new_run()
+    faults.ask("requests", {"operation": "create_job", "status": 403})
+    error, counts = runs_of_create_job(faulty, run)
+    assert isinstance(error, ServiceError)
+    assert (error.code, error.transient) == ("AuthenticationFailed", False)
+    assert re.match(r"Azure Batch answered 403 AuthenticationFailed: .*\n  request id: [0-9a-f-]{36}$", str(error))
+    assert counts == [1]
+    with faulty.batch() as batch:
+        assert run.name not in {job.id for job in batch.list_jobs()}
+
+
+def test_every_step_waits_longer_before_each_of_four_more_tries() -> None:
+    steps: list[Task[Any, Any]] = [create_containers, upload_files, create_pool, create_job, add_tasks]
+    steps += [monitor_tasks, delete_containers, delete_job, delete_pool]
+    assert [(each.retries, each.retry_delay_seconds) for each in steps] == [(4, [2, 4, 8, 16])] * 9
+
+
+# Collections of tasks.
+
+
+def test_tasks_too_large_for_one_request_are_added_by_halves(azure: Azure, run: Run) -> None:
+    make_job(azure, run)
+    large = [EnvironmentSetting(name="LARGE", value="x" * 25_000)]
+    tasks = [
+        BatchTaskCreateOptions(id=f"task{index}", command_line="true", environment_settings=large)
+        for index in range(100)
+    ]
+    sent: list[int] = []
+    with azure.batch() as batch:
+        real = batch.create_task_collection
+
+        def counted(job_id: str, group: BatchTaskGroup) -> BatchCreateTaskCollectionResult:
+            sent.append(len(group.task_values))
+            return real(job_id, group)
+
+        batch.create_task_collection = counted  # type: ignore[method-assign, assignment]
+        _add(batch, run.job_id, tasks)
+    assert sent == [100, 50, 25, 25, 50, 25, 25]
+    assert task_ids(azure, run) == sorted(f"task{index}" for index in range(100))
+
+
+def test_a_single_task_too_large_for_a_request_is_refused_with_the_service_s_word(azure: Azure, run: Run) -> None:
+    make_job(azure, run)
+    large = [EnvironmentSetting(name="LARGE", value="x" * 1_500_000)]
+    task = BatchTaskCreateOptions(id="task", command_line="true", environment_settings=large)
+    with azure.batch() as batch, pytest.raises(HttpResponseError) as error:
+        _add(batch, run.job_id, [task])
+    assert ServiceError.of(error.value).code == "RequestBodyTooLarge"
+    assert task_ids(azure, run) == []
+
+
+def test_a_task_that_the_service_refuses_is_named_with_the_service_s_code(azure: Azure, run: Run) -> None:
+    make_job(azure, run)
+    tasks = [BatchTaskCreateOptions(id=name, command_line="true") for name in ("good", "not an id!")]
+    with azure.batch() as batch, pytest.raises(ServiceError) as error:
+        _add(batch, run.job_id, tasks)
+    assert (error.value.code, error.value.transient) == ("InvalidPropertyValue", False)
+    assert str(error.value).startswith("Azure Batch did not take task not an id!: InvalidPropertyValue: ")
+    assert task_ids(azure, run) == ["good"]
+
+
+def test_tasks_that_are_there_already_are_left_as_they_are(azure: Azure, run: Run) -> None:
+    make_job(azure, run)
+    with azure.batch() as batch:
+        _add(batch, run.job_id, [BatchTaskCreateOptions(id="one", command_line="first")])
+        _add(batch, run.job_id, [BatchTaskCreateOptions(id=name, command_line="second") for name in ("one", "two")])
+        assert [(task.id, task.command_line) for task in batch.list_tasks(run.job_id)] == [
+            ("one", "first"),
+            ("two", "second"),
+        ]

@@ -1,0 +1,239 @@
+"""Every option of the command reaches the flow, and what the flow ends with reaches the person."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import pytest
+import typer
+from prefect.client.schemas.objects import State, StateDetails
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Failed
+from typer.testing import CliRunner, Result
+
+from flows import command_line
+from flows.top_words import top_words
+from tasks.errors import ConflictError, TasksFailed
+from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.summary import Summary
+from tests.conftest import DATA
+
+RUN = UUID("0198c0de-0000-7000-8000-00000000c0de")
+SUMMARY = Summary(
+    by_file=pd.DataFrame(
+        [("clouds.txt", 1, "the", 16, "topNtask0", "node-1")],
+        columns=["file", "rank", "word", "count", "task", "node"],
+    ),
+    overall=pd.DataFrame([(1, "the", 16, 16, 1)], columns=["rank", "word", "count", "at_most", "files"]),
+    folder=Path("results/top-words-c0de"),
+)
+HARBOUR = str(DATA / "har*.txt")
+ACCOUNTS = {
+    "AZURE_BATCH_ACCOUNT": "batch",
+    "AZURE_BATCH_ENDPOINT": "https://batch.region.batch.azure.com",
+    "AZURE_BATCH_ACCESS_KEY": "a2V5",
+    "AZURE_STORAGE_ACCOUNT": "storage",
+    "AZURE_STORAGE_KEY": "a2V5",
+}
+
+
+class Recorder:
+    """Stands where the flow is called; keeps the flow's parameters as the flow would see them."""
+
+    def __init__(self) -> None:
+        self.ends: State[Any] = Completed(data=SUMMARY, state_details=StateDetails(flow_run_id=RUN))
+        self.calls: list[dict[str, Any]] = []
+        self.local_azure: list[str] = []
+
+    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> State[Any]:
+        assert return_state
+        bound = inspect.signature(top_words.fn).bind(*args, **kwargs)
+        bound.apply_defaults()
+        self.calls.append(bound.arguments)
+        self.local_azure.append("flow")
+        return self.ends
+
+    @contextmanager
+    def starting_ahead(self) -> Iterator[None]:
+        self.local_azure.append("starting")
+        yield
+        self.local_azure.append("ended")
+
+
+@pytest.fixture
+def flow(no_azure: None, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    for name, value in ACCOUNTS.items():
+        monkeypatch.setenv(name, value)
+    recorder = Recorder()
+    monkeypatch.setattr(command_line, "top_words", recorder)
+    monkeypatch.setattr(command_line, "starting_ahead", recorder.starting_ahead)
+    return recorder
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command_line.app, [str(DATA), *arguments])
+
+
+DEFAULTS: dict[str, Any] = {
+    "inputs": [str(DATA)],
+    "top_n": 10,
+    "pool": PoolSettings(),
+    "limits": TimeLimits(),
+    "output_folder": "results",
+    "clean_up": CleanUp(),
+    "delay_seconds": 0,
+}
+
+OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "inputs": ([HARBOUR], {"inputs": [str(DATA), HARBOUR]}),
+    "top_n": (["--top-n", "3"], {"top_n": 3}),
+    "nodes": (["--nodes", "5"], {"pool": PoolSettings(nodes=5)}),
+    "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size="standard_a1_v2")}),
+    "image": (["--image", "debian:debian-12:12:1"], {"pool": PoolSettings(image="debian:debian-12:12:1")}),
+    "slots_per_node": (["--slots-per-node", "4"], {"pool": PoolSettings(slots_per_node=4)}),
+    "pool_id": (["--pool-id", "team-pool"], {"pool": PoolSettings(existing_pool_id="team-pool")}),
+    "run_minutes": (["--run-minutes", "33"], {"limits": TimeLimits(run_minutes=33)}),
+    "task_minutes": (["--task-minutes", "7"], {"limits": TimeLimits(task_minutes=7)}),
+    "task_retries": (["--task-retries", "6"], {"limits": TimeLimits(task_retries=6)}),
+    "output": (["--output", "elsewhere"], {"output_folder": "elsewhere"}),
+    "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
+    "keep_containers": (["--keep-containers"], {"clean_up": CleanUp(containers=Disposal.KEEP)}),
+    "keep_job": (["--keep-job"], {"clean_up": CleanUp(job=Disposal.KEEP)}),
+    "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_reaches_the_flow_and_changes_nothing_else(name: str, flow: Recorder) -> None:
+    arguments, changed = OPTIONS[name]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert flow.calls == [{**DEFAULTS, **changed}]
+
+
+def test_without_options_the_flow_has_its_own_defaults(flow: Recorder) -> None:
+    assert run().exit_code == 0
+    assert flow.calls == [DEFAULTS]
+
+
+def test_there_is_no_option_beside_those_that_are_tested_here() -> None:
+    assert [parameter.name for parameter in typer.main.get_command(command_line.app).params] == list(OPTIONS)
+
+
+def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
+    assert run(*(argument for arguments, _ in OPTIONS.values() for argument in arguments)).exit_code == 0
+    assert flow.calls == [
+        {
+            "inputs": [str(DATA), HARBOUR],
+            "top_n": 3,
+            "pool": PoolSettings(
+                nodes=5,
+                vm_size="standard_a1_v2",
+                image="debian:debian-12:12:1",
+                slots_per_node=4,
+                existing_pool_id="team-pool",
+            ),
+            "limits": TimeLimits(run_minutes=33, task_minutes=7, task_retries=6),
+            "output_folder": "elsewhere",
+            "clean_up": CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP),
+            "delay_seconds": 1.5,
+        }
+    ]
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self, *times: float) -> None:
+        self.monotonic = iter(times).__next__
+
+
+@pytest.mark.parametrize(
+    ("api", "where"),
+    [
+        ("http://prefect.example:4200/api", "http://prefect.example:4200/runs/flow-run/{run}"),
+        (None, "make ui, then http://127.0.0.1:4200/runs/flow-run/{run}"),
+    ],
+    ids=["with a server", "without"],
+)
+def test_the_summary_the_time_the_folder_and_the_page_of_the_run_are_printed(
+    api: str | None, where: str, flow: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "time", Clock(1000.0, 1063.5))
+    with temporary_settings({PREFECT_API_URL: api}):
+        result = run()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"\n{SUMMARY}\n\nElapsed time: 63.5 s. Results: results/top-words-c0de\n"
+        f"See this run in the Prefect UI: {where.format(run=RUN)}\n"
+    )
+
+
+def test_an_error_of_ours_is_its_message_on_stderr_and_exit_code_1(flow: Recorder) -> None:
+    flow.ends = Failed(data=ConflictError("pool top-words-c0de exists and was not created by this run"))
+    result = run()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "\nError: pool top-words-c0de exists and was not created by this run\n"
+
+
+def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None:
+    flow.ends = Failed(data=ZeroDivisionError("division by zero"))
+    result = run()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "\nError: ZeroDivisionError: division by zero\n"
+
+
+def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_printed(flow: Recorder) -> None:
+    flow.ends = Failed(data=TasksFailed("1 of 2 Batch tasks failed", SUMMARY))
+    result = run()
+    assert (result.exit_code, result.stdout) == (1, f"\n{SUMMARY}\n")
+    assert result.stderr == "\nError: 1 of 2 Batch tasks failed\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--slots-per-node", "0"], "--slots-per-node: Input should be greater than or equal to 1"),
+        (["--run-minutes", "4"], "--run-minutes: Input should be greater than or equal to 5"),
+        (["--task-retries", "101"], "--task-retries: Input should be less than or equal to 100"),
+        (
+            ["--nodes", "0", "--pool-id", "no pool"],
+            "--nodes: Input should be greater than or equal to 1\n"
+            "--pool-id: 'no pool' is not a pool id; an id has 1 to 64 letters, digits, - and _",
+        ),
+        (["--top-n", "0"], "top_n is 0; ask for at least 1 word per file"),
+    ],
+)
+def test_wrong_options_are_each_named_and_no_flow_runs(arguments: list[str], said: str, flow: Recorder) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"\nError: {said}\n")
+    assert (flow.calls, flow.local_azure) == ([], [])
+
+
+def test_half_an_account_is_refused_and_nothing_local_is_started(
+    flow: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AZURE_BATCH_ENDPOINT")
+    result = run()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("\nError: ")
+    assert "AZURE_BATCH_ENDPOINT" in result.stderr
+    assert (flow.calls, flow.local_azure) == ([], [])
+
+
+def test_only_without_an_account_the_local_azure_starts_ahead_of_the_flow_and_outlasts_it(
+    flow: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run().exit_code == 0
+    assert flow.local_azure == ["flow"]
+    for name in ACCOUNTS:
+        monkeypatch.delenv(name)
+    flow.local_azure.clear()
+    assert run().exit_code == 0
+    assert flow.local_azure == ["starting", "flow", "ended"]
