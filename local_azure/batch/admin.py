@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import timedelta
 from typing import Any
 
 from local_azure.batch import attempts
@@ -62,6 +63,8 @@ def _clock(service: Service, body: dict[str, Any]) -> dict[str, Any]:
         length = parse_duration(text)
     except ValueError as error:
         raise invalid_property("advance", text, str(error)) from error
+    if length < timedelta():
+        raise invalid_property("advance", text, "time does not go back")
     service.clock.advance(length)
     return {"time": timestamp(service.now())}
 

@@ -309,6 +309,7 @@ def test_command_line_says_what_is_wrong(service):
         (["quota", "cores=1"], "cores"),
         (["nothing"], "does not represent any resource"),
         (["clock", "x"], "NAME=VALUE"),
+        (["clock", "advance=-PT1H"], "time does not go back"),
     ):
         refused = ask_for(service, *arguments)
         assert refused.returncode == 1
