@@ -5,27 +5,28 @@ python -m flows.top_words 'texts/*.txt' --top-n 10
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tasks.azure import azure_for_run
 from tasks.check import check_accounts, check_input, folder_of
 from tasks.containers import create_containers, delete_containers
-from tasks.errors import InputError, TasksFailed, log_errors_without_traceback
+from tasks.errors import InputError, log_errors_without_traceback
 from tasks.files import download_output, upload_files
-from tasks.inputs import find_inputs
+from tasks.inputs import as_list, find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
-from tasks.summary import Summary, summarise
+from tasks.summary import Summary, complete, summarise
 
 log_errors_without_traceback()
 
+OneOrMore = Annotated[list[str], BeforeValidator(as_list)]
 AtLeastOne = Annotated[int, Field(json_schema_extra={"minimum": 1})]
 NotNegative = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 
@@ -33,7 +34,7 @@ NotNegative = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 def _run_name() -> str:
     """Such as "top-words 3 files 2026-11-22 09:30", as far as the files can be found."""
     try:
-        count = len(find_inputs(flow_run.parameters["inputs"]))
+        count = len(find_inputs(as_list(flow_run.parameters["inputs"])))
     except InputError:
         return f"top-words {datetime.now():%Y-%m-%d %H:%M}"
     return f"top-words {count} {'file' if count == 1 else 'files'} {datetime.now():%Y-%m-%d %H:%M}"
@@ -41,7 +42,7 @@ def _run_name() -> str:
 
 @flow(name="top-words", flow_run_name=_run_name, persist_result=False)
 def top_words(
-    inputs: list[str],
+    inputs: OneOrMore,
     top_n: AtLeastOne = 10,
     pool: PoolSettings = PoolSettings(),  # noqa: B008 (immutable)
     limits: TimeLimits = TimeLimits(),  # noqa: B008
@@ -62,11 +63,7 @@ def top_words(
     """
     where = azure_for_run()
     files = check_input(inputs, top_n, delay_seconds, limits)
-    run = Run(
-        flow_run_id=str(flow_run.id),
-        started=datetime.now(timezone.utc),
-        lifetime=timedelta(minutes=limits.run_minutes),
-    )
+    run = Run.begun_now(str(flow_run.id), limits)
     results = folder_of(output_folder) / run.name
     work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits)
 
@@ -91,13 +88,7 @@ def top_words(
     summary = summarise(outcomes, results, top_n)
     for deleted in deletes:
         deleted.result()
-    if summary.missing:
-        raise TasksFailed(
-            f"{len(summary.missing)} of {len(files)} Batch tasks failed; the summary in {results} "
-            f"lacks {', '.join(summary.missing)}",
-            summary,
-        )
-    return summary
+    return complete(summary, len(files))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from node_scripts.top_words import output_name
 from tasks.errors import InputError
@@ -27,6 +28,12 @@ class InputFile:
     @property
     def output_name(self) -> str:
         return output_name(self.blob_name)
+
+
+def as_list(inputs: object) -> list[Any]:
+    """A single file, folder or glob as the list of one that was meant; paths as text."""
+    entries = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    return [os.fspath(entry) if isinstance(entry, os.PathLike) else entry for entry in entries]
 
 
 def find_inputs(inputs: Sequence[str]) -> list[InputFile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -110,6 +110,11 @@ class Run:
     flow_run_id: str
     started: datetime
     lifetime: timedelta
+
+    @classmethod
+    def begun_now(cls, flow_run_id: str, limits: TimeLimits) -> Run:
+        lifetime = timedelta(minutes=limits.run_minutes)
+        return cls(flow_run_id=flow_run_id, started=datetime.now(timezone.utc), lifetime=lifetime)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from prefect.logging import get_run_logger
 
 from tasks.artifacts import publish_summary, short_node
-from tasks.errors import TopWordsError
+from tasks.errors import TasksFailed, TopWordsError
 from tasks.outcomes import TaskOutcome
 from tasks.steps import step
 
@@ -75,6 +75,17 @@ def summarise(outcomes: Sequence[TaskOutcome], folder: Path, top_n: int) -> Summ
     publish_summary(summary.by_file, summary.overall, summary.missing)
     get_run_logger().info("%d words of %d files summarised in %s", len(summary.by_file), len(outputs), folder / BY_FILE)
     return summary
+
+
+def complete(summary: Summary, files: int) -> Summary:
+    """The summary, if it has every file. Raises TasksFailed, with the summary, if it lacks some."""
+    if not summary.missing:
+        return summary
+    raise TasksFailed(
+        f"{len(summary.missing)} of {files} Batch tasks failed; the summary in {summary.folder} "
+        f"lacks {', '.join(summary.missing)}",
+        summary,
+    )
 
 
 def parse_output(file: str, path: Path) -> FileOutput:

@@ -88,6 +88,11 @@ def test_the_sample_texts_have_the_words_that_other_tools_count(tmp_path: Path) 
     assert summary.missing == ()
 
 
+def test_a_single_path_will_do(tmp_path: Path) -> None:
+    summary = top_words(inputs=DATA / "clouds.txt", top_n=1, output_folder=str(tmp_path))  # type: ignore[call-overload]
+    assert words(summary, "clouds.txt") == [("the", 16)]
+
+
 def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     summary = top_words(inputs=[str(DATA / "clouds.txt")], top_n=2, output_folder=str(tmp_path))
     assert summary.folder.parent == tmp_path
