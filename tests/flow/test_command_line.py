@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from prefect.settings import get_current_settings
 
 from tests.conftest import DATA
 
@@ -31,6 +32,12 @@ def environment(no_azure: None, tmp_path: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "COLUMNS": "100",
     }
+
+
+@pytest.fixture
+def served(environment: dict[str, str], prefect_server: None) -> dict[str, str]:
+    """The same, reporting to a Prefect server that runs already."""
+    return {**environment, "PREFECT_API_URL": str(get_current_settings().api.url)}
 
 
 def start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
@@ -96,8 +103,8 @@ def test_without_an_account_it_runs_on_the_embedded_local_azure_and_leaves_only_
     assert processes_using(str(tmp_path)) == []
 
 
-def test_ctrl_c_stops_the_run_and_leaves_nothing_running(environment: dict[str, str], tmp_path: Path) -> None:
-    command = start(environment, str(DATA), "--delay", "600")
+def test_ctrl_c_stops_the_run_and_leaves_nothing_running(served: dict[str, str], tmp_path: Path) -> None:
+    command = start(served, str(DATA), "--delay", "600")
     read_until(command, "2 running")
     command.send_signal(signal.SIGINT)
     code, output = finished(command)
@@ -108,8 +115,8 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_running(environment: dict[str, 
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_local_azure_does_not_outlive_a_flow_that_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
-    command = start(environment, str(DATA), "--delay", "600")
+def test_the_local_azure_does_not_outlive_a_flow_that_is_killed(served: dict[str, str], tmp_path: Path) -> None:
+    command = start(served, str(DATA), "--delay", "600")
     read_until(command, "2 running")
     command.kill()
     command.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -549,13 +548,18 @@ def test_a_signature_is_blanked_also_where_the_tail_of_stderr_begins_in_it(
 
 @pytest.fixture(scope="module")
 def faulty_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    command = [sys.executable, "-m", "local_azure", "--faults", "--batch-port=0", "--blob-port=0"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("faulty"))}
-    with subprocess.Popen(command, cwd=DATA.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    arguments = ["--faults", "--batch-port=0", "--blob-port=0", "--until-stdin-closes"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "local_azure", *arguments],
+        cwd=DATA.parent,
+        env={**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("faulty"))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout
         lines = [process.stdout.readline().rstrip("\n") for _ in range(5)]
         yield dict(line.split("=", 1) for line in lines)
-        process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture
