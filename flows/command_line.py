@@ -11,6 +11,7 @@ from uuid import UUID
 
 import typer
 from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ValidationError
 
 from flows.top_words import top_words
@@ -115,8 +116,7 @@ def _azure_starting_ahead(
 
 
 def _where_to_see(flow_run_id: UUID | None) -> str:
-    api = get_current_settings().api.url
-    page = f"runs/flow-run/{flow_run_id}"
-    if api:
-        return f"See this run in the Prefect UI: {api.removesuffix('/api')}/{page}"
-    return f"See this run in the Prefect UI: make ui, then http://127.0.0.1:4200/{page}"
+    page = url_for("flow-run", obj_id=flow_run_id) if get_current_settings().api.url else None
+    return "See this run in the Prefect UI: " + (
+        page or f"make ui, then http://127.0.0.1:4200/runs/flow-run/{flow_run_id}"
+    )

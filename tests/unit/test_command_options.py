@@ -158,9 +158,13 @@ class Clock:
     ("api", "where"),
     [
         ("http://prefect.example:4200/api", "http://prefect.example:4200/runs/flow-run/{run}"),
+        (
+            "https://api.prefect.cloud/api/accounts/a/workspaces/b",
+            "https://app.prefect.cloud/account/a/workspace/b/runs/flow-run/{run}",
+        ),
         (None, "make ui, then http://127.0.0.1:4200/runs/flow-run/{run}"),
     ],
-    ids=["with a server", "without"],
+    ids=["with a server", "in Prefect Cloud", "without"],
 )
 def test_the_summary_the_time_the_folder_and_the_page_of_the_run_are_printed(
     api: str | None, where: str, flow: Recorder, monkeypatch: pytest.MonkeyPatch
