@@ -1,4 +1,4 @@
-# Each target does its own set-up; the first one on a machine takes about a minute.
+# Each target does its own set-up; the first one on a machine takes a minute or two.
 
 PYTHON ?= python3
 BIN := .venv/bin
