@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import typer
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ValidationError
 
@@ -68,7 +68,7 @@ def command(
     kept = {"containers": keep_containers, "job": keep_job, "pool": keep_pool}
     clean_up = CleanUp(**{name: Disposal.KEEP for name, keep in kept.items() if keep})
     started = time.monotonic()
-    with _azure_starting_ahead(inputs, top_n, delay, limits):
+    with _azure_starting_ahead(inputs, top_n, delay, limits), _heartbeats_where_they_are_heard():
         state = top_words(inputs, top_n, pool, limits, output, clean_up, delay, return_state=True)
     summary = state.result(raise_on_failure=False)
     if isinstance(summary, TasksFailed) and summary.summary:
@@ -113,6 +113,13 @@ def _azure_starting_ahead(
     except TopWordsError as error:
         _fail(str(error))
     return nullcontext() if configured else starting_ahead()
+
+
+def _heartbeats_where_they_are_heard() -> AbstractContextManager[object]:
+    """A temporary server ends with the run and so hears none, while a run waits up to a second for its last one."""
+    if get_current_settings().api.url:
+        return nullcontext()
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def _where_to_see(flow_run_id: UUID | None) -> str:
