@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobServiceClient
+from functools import partial
+
+from azure.storage.blob import ContainerClient
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.errors import ConflictError, error_code
+from tasks.ownership import make, remove
 from tasks.settings import Disposal, Role, Run
 from tasks.steps import step
 
@@ -18,7 +19,15 @@ def create_containers(azure: Azure, run: Run) -> None:
     logger = get_run_logger()
     with azure.blobs() as blobs:
         for role in Role:
-            created = _make_container(blobs, run, run.container(role))
+            name = run.container(role)
+            container = blobs.get_container_client(name)
+            created = make(
+                run,
+                f"container {name}",
+                partial(container.create_container, metadata=run.tags),
+                partial(_tags, container),
+                exists="ContainerAlreadyExists",
+            )
             logger.info("Container %s %s", run.container(role), "created" if created else "is there already")
 
 
@@ -31,7 +40,8 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
         return
     with azure.blobs() as blobs:
         for role in Role:
-            deleted = _remove_container(blobs, run, run.container(role))
+            container = blobs.get_container_client(run.container(role))
+            deleted = remove(run, container.delete_container, partial(_tags, container), going="ContainerBeingDeleted")
             logger.info(
                 "Container %s %s",
                 run.container(role),
@@ -39,27 +49,5 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
             )
 
 
-def _make_container(blobs: BlobServiceClient, run: Run, name: str) -> bool:
-    try:
-        blobs.create_container(name, metadata=run.tags)
-        return True
-    except ResourceExistsError as error:
-        if error_code(error) != "ContainerAlreadyExists":  # such as ContainerBeingDeleted, which passes
-            raise
-    if not run.owns(blobs.get_container_client(name).get_container_properties().metadata):
-        raise ConflictError(f"container {name} exists and was not created by this run; delete it or run again")
-    return False
-
-
-def _remove_container(blobs: BlobServiceClient, run: Run, name: str) -> bool:
-    container = blobs.get_container_client(name)
-    try:
-        if not run.owns(container.get_container_properties().metadata):
-            return False
-        container.delete_container()
-    except ResourceNotFoundError:
-        return False
-    except ResourceExistsError as error:
-        if error_code(error) != "ContainerBeingDeleted":
-            raise
-    return True
+def _tags(container: ContainerClient) -> dict[str, str]:
+    return container.get_container_properties().metadata or {}

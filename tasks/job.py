@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -22,19 +23,19 @@ from azure.batch.models import (
     EnvironmentSetting,
     ResourceFile,
 )
-from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.errors import ConflictError, ServiceError, error_code
+from tasks.errors import ServiceError, error_code
 from tasks.files import UploadedFile, Uploads
 from tasks.outcomes import AddedTask
+from tasks.ownership import make, remove
 from tasks.pool import UsedPool, metadata, tags
 from tasks.settings import Disposal, Role, Run, TimeLimits
 from tasks.steps import step
 
 _MOST_PER_REQUEST = 100  # tasks; the service's limit
-_GOING = {"JobBeingDeleted"}
 _ENDED = {"JobBeingTerminated", "JobCompleted", "JobNotActive"}
 
 
@@ -118,15 +119,8 @@ def _output_token(azure: Azure, run: Run) -> EnvironmentSetting:
 
 
 def _make_job(batch: BatchClient, run: Run, options: BatchJobCreateOptions) -> bool:
-    try:
-        batch.create_job(options)
-        return True
-    except ResourceExistsError as error:
-        if error_code(error) != "JobExists":
-            raise
-    if not run.owns(tags(batch.get_job(run.job_id).metadata)):
-        raise ConflictError(f"job {run.job_id} exists and was not created by this run; delete it or run again")
-    return False
+    thing = f"job {run.job_id}"
+    return make(run, thing, lambda: batch.create_job(options), lambda: _tags(batch, run), exists="JobExists")
 
 
 def _batch_task(
@@ -197,13 +191,9 @@ def _chunks(tasks: Sequence[BatchTaskCreateOptions], size: int) -> Iterator[Sequ
 
 
 def _remove_job(batch: BatchClient, run: Run) -> bool:
-    try:
-        if not run.owns(tags(batch.get_job(run.job_id).metadata)):
-            return False
-        batch.begin_delete_job(run.job_id)
-    except ResourceNotFoundError:
-        return False
-    except ResourceExistsError as error:
-        if error_code(error) not in _GOING:
-            raise
-    return True
+    delete = partial(batch.begin_delete_job, run.job_id)
+    return remove(run, delete, lambda: _tags(batch, run), going="JobBeingDeleted")
+
+
+def _tags(batch: BatchClient, run: Run) -> dict[str, str]:
+    return tags(batch.get_job(run.job_id).metadata)

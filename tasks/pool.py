@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -21,17 +22,17 @@ from azure.batch.models import (
     UserIdentity,
     VirtualMachineConfiguration,
 )
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import ResourceNotFoundError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.errors import ConflictError, InputError, error_code
+from tasks.errors import InputError
 from tasks.files import UploadedFile
+from tasks.ownership import make, remove
 from tasks.settings import Disposal, PoolSettings, Run
 from tasks.steps import step
 
 RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
-_GOING = {"PoolBeingDeleted"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +125,8 @@ def _make_pool(batch: BatchClient, run: Run, settings: PoolSettings, node_script
         start_task=_start_task(node_script),
         metadata=metadata(run),
     )
-    try:
-        batch.create_pool(options)
-        return True
-    except ResourceExistsError as error:
-        if error_code(error) != "PoolExists":
-            raise
-    if not run.owns(tags(batch.get_pool(run.pool_id).metadata)):
-        raise ConflictError(f"pool {run.pool_id} exists and was not created by this run; delete it or run again")
-    return False
+    thing = f"pool {run.pool_id}"
+    return make(run, thing, lambda: batch.create_pool(options), lambda: _tags(batch, run), exists="PoolExists")
 
 
 def _machine(batch: BatchClient, image: str) -> VirtualMachineConfiguration:
@@ -163,16 +157,12 @@ def _start_task(node_script: UploadedFile) -> BatchStartTask:
 
 
 def _remove_pool(batch: BatchClient, run: Run) -> bool:
-    try:
-        if not run.owns(tags(batch.get_pool(run.pool_id).metadata)):
-            return False
-        batch.begin_delete_pool(run.pool_id)
-    except ResourceNotFoundError:
-        return False
-    except ResourceExistsError as error:
-        if error_code(error) not in _GOING:
-            raise
-    return True
+    delete = partial(batch.begin_delete_pool, run.pool_id)
+    return remove(run, delete, lambda: _tags(batch, run), going="PoolBeingDeleted")
+
+
+def _tags(batch: BatchClient, run: Run) -> dict[str, str]:
+    return tags(batch.get_pool(run.pool_id).metadata)
 
 
 def metadata(run: Run) -> list[BatchMetadataItem]:

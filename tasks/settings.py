@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -146,7 +147,7 @@ class Run:
             "expires": self.expires.isoformat(timespec="seconds"),
         }
 
-    def owns(self, tags: dict[str, str] | None) -> bool:
+    def owns(self, tags: Mapping[str, str] | None) -> bool:
         """Whether a resource with these tags was created by this run."""
         tags = tags or {}
         return tags.get("project") == PROJECT and tags.get("flow_run") == self.flow_run_id
