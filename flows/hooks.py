@@ -1,0 +1,65 @@
+"""What cleans up when a flow run has crashed or was cancelled: for on_crashed and on_cancellation.
+
+Mostly the flow's own `finally` has done it already, and a hook finds nothing. When the flow's process was killed, the
+hook runs in the worker or in `serve`, where nothing of the run is left but its id and its parameters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging.loggers import flow_run_logger
+
+from tasks.azure import Azure
+from tasks.errors import without_secrets
+from tasks.leftovers import Log, clean_up_after, clean_up_of
+
+PATIENCE = 60.0  # seconds; the SDKs try for minutes where Azure does not answer, and the worker has other runs
+
+
+def accounts_in_use(block: str | None) -> Azure | None:
+    """The accounts in that Prefect block, or those of the environment; None where there are none.
+
+    Raises InputError where there is no such block, or where it or the environment has half of an account.
+    """
+    if block:
+        from tasks.credentials import accounts  # only with a block is there more to import
+
+        return accounts(block)
+    return Azure.from_environment(os.environ)
+
+
+def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Delete what the flow run created, as its clean_up parameter says; never raises, whatever Azure answers."""
+    logger = flow_run_logger(flow_run, flow)
+    if not within(PATIENCE, lambda: _clean_up(flow_run, logger)):
+        logger.warning(
+            "Azure has not answered within %d seconds. What flow run %s left may still be there; "
+            "the sweep flow deletes it once it has expired",
+            PATIENCE,
+            flow_run.id,
+        )
+
+
+def within(seconds: float, act: Callable[[], None]) -> bool:
+    """Whether it was done in that time; if not it goes on, but keeps no process from ending."""
+    thread = Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def _clean_up(flow_run: FlowRun, logger: Log) -> None:
+    try:
+        parameters = flow_run.parameters or {}
+        azure = accounts_in_use(parameters.get("accounts"))
+        if azure is not None:  # else it ran on an embedded local Azure, which has ended with it
+            clean_up_after(azure, str(flow_run.id), clean_up_of(parameters), logger)
+    except Exception as error:
+        reason = without_secrets(str(error))
+        logger.warning("Flow run %s was not cleaned up after: %s: %s", flow_run.id, type(error).__name__, reason)
