@@ -18,7 +18,7 @@ from flows.top_words import top_words
 from local_azure.embedded import starting_ahead
 from tasks.azure import Azure
 from tasks.check import refuse_bad_input
-from tasks.errors import TasksFailed, TopWordsError
+from tasks.errors import TopWordsError
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
 
@@ -32,10 +32,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def command(
     inputs: Annotated[list[str], typer.Argument(help="Text files, folders (the files in them) and globs.")],
     top_n: Annotated[int, typer.Option(help="Words to list for each file.")] = 10,
-    nodes: Annotated[int, typer.Option(help="Dedicated nodes of the pool.")] = _POOL.nodes,
+    dedicated_nodes: Annotated[
+        int, typer.Option("--dedicated-nodes", "--nodes", help="Dedicated nodes of the pool.")
+    ] = _POOL.dedicated_nodes,
+    spot_nodes: Annotated[
+        int, typer.Option(help="Spot nodes of the pool: cheaper, but Azure may take them away.")
+    ] = _POOL.spot_nodes,
+    dedicated_after_minutes: Annotated[
+        int | None, typer.Option(help="Add dedicated nodes when spot nodes have run nothing for so long.")
+    ] = None,
     vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size,
     image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image,
-    slots_per_node: Annotated[int, typer.Option(help="Batch tasks that a node runs at a time.")] = _POOL.slots_per_node,
+    slots_per_node: Annotated[int, typer.Option(help="Task slots of a node.")] = _POOL.slots_per_node,
+    slots_per_task: Annotated[int, typer.Option(help="Task slots that a Batch task takes.")] = _POOL.slots_per_task,
     pool_id: Annotated[
         str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")
     ] = None,
@@ -44,11 +53,19 @@ def command(
     ] = _LIMITS.run_minutes,
     task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes,
     task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries,
+    stall_minutes: Annotated[
+        int, typer.Option(help="Fail when no Batch task has run or ended for so long.")
+    ] = _LIMITS.stall_minutes,
+    allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = 0,
     output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = "results",
     delay: Annotated[float, typer.Option(help="Seconds each Batch task waits first, to watch a run.")] = 0,
     keep_containers: Annotated[bool, typer.Option("--keep-containers", help="Do not delete the containers.")] = False,
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Do not delete the job.")] = False,
-    keep_pool: Annotated[bool, typer.Option("--keep-pool", help="Do not delete the pool. It goes on billing.")] = False,
+    keep_pool: Annotated[
+        bool, typer.Option("--keep-pool", help="Do not delete the pool. It bills until the run's limit.")
+    ] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False,
+    accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
 ) -> None:
     """Find the top words of text files on Azure Batch, one Batch task per file.
 
@@ -58,20 +75,35 @@ def command(
     """
     pool = _checked(
         PoolSettings,
-        nodes=nodes,
+        dedicated_nodes=dedicated_nodes,
+        spot_nodes=spot_nodes,
+        dedicated_after_minutes=dedicated_after_minutes,
         vm_size=vm_size,
         image=image,
         slots_per_node=slots_per_node,
+        slots_per_task=slots_per_task,
         existing_pool_id=pool_id,
     )
-    limits = _checked(TimeLimits, run_minutes=run_minutes, task_minutes=task_minutes, task_retries=task_retries)
-    kept = {"containers": keep_containers, "job": keep_job, "pool": keep_pool}
-    clean_up = CleanUp(**{name: Disposal.KEEP for name, keep in kept.items() if keep})
+    limits = _checked(
+        TimeLimits,
+        run_minutes=run_minutes,
+        task_minutes=task_minutes,
+        task_retries=task_retries,
+        stall_minutes=stall_minutes,
+    )
+    otherwise = Disposal.ASK if ask else Disposal.DELETE
+    clean_up = CleanUp(
+        containers=Disposal.KEEP if keep_containers else Disposal.DELETE,
+        job=Disposal.KEEP if keep_job else otherwise,
+        pool=Disposal.KEEP if keep_pool else otherwise,
+    )
     started = time.monotonic()
-    with _azure_starting_ahead(inputs, top_n, delay, limits), _heartbeats_where_they_are_heard():
-        state = top_words(inputs, top_n, pool, limits, output, clean_up, delay, return_state=True)
+    with _azure_starting_ahead(inputs, top_n, delay, limits, accounts), _heartbeats_where_they_are_heard():
+        state = top_words(
+            inputs, top_n, pool, limits, output, clean_up, allow_failures, accounts, delay, return_state=True
+        )
     summary = state.result(raise_on_failure=False)
-    if isinstance(summary, TasksFailed) and summary.summary:
+    if isinstance(summary, TopWordsError) and summary.summary:
         print(f"\n{summary.summary}")
     if not isinstance(summary, Summary):
         _fail(str(summary) if isinstance(summary, TopWordsError) else f"{type(summary).__name__}: {summary}")
@@ -104,12 +136,12 @@ def _fail(message: str) -> NoReturn:
 
 
 def _azure_starting_ahead(
-    inputs: list[str], top_n: int, delay: float, limits: TimeLimits
+    inputs: list[str], top_n: int, delay: float, limits: TimeLimits, accounts: str | None
 ) -> AbstractContextManager[None]:
     """Refuse what can be refused without waiting for Prefect; else start the local Azure, if needed, beside Prefect."""
     try:
         refuse_bad_input(inputs, top_n, delay, limits)
-        configured = Azure.from_environment(os.environ)
+        configured = accounts or Azure.from_environment(os.environ)
     except TopWordsError as error:
         _fail(str(error))
     return nullcontext() if configured else starting_ahead()

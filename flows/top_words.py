@@ -9,18 +9,22 @@ from datetime import datetime
 from typing import Annotated
 
 from prefect import flow
+from prefect.futures import wait
 from prefect.runtime import flow_run
 from pydantic import BeforeValidator, Field
 
+from flows.hooks import clean_up_dead_run
 from tasks.azure import azure_for_run
-from tasks.check import check_accounts, check_input, folder_of
+from tasks.check import check_accounts, check_input
 from tasks.containers import create_containers, delete_containers
 from tasks.errors import InputError, log_errors_without_traceback
 from tasks.files import download_output, upload_files
 from tasks.inputs import as_list, find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
-from tasks.monitor import monitor_tasks
+from tasks.monitor import Patience, given_up, monitor_tasks, outcomes_of
+from tasks.outcomes import in_order
 from tasks.pool import create_pool, delete_pool
+from tasks.results import Results
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
 from tasks.summary import Summary, complete, summarise
 
@@ -28,6 +32,7 @@ log_errors_without_traceback()
 
 OneOrMore = Annotated[list[str], BeforeValidator(as_list)]
 AtLeastOne = Annotated[int, Field(json_schema_extra={"minimum": 1})]
+NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 NotNegative = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 
 
@@ -40,14 +45,22 @@ def _run_name() -> str:
     return f"top-words {count} {'file' if count == 1 else 'files'} {datetime.now():%Y-%m-%d %H:%M}"
 
 
-@flow(name="top-words", flow_run_name=_run_name, persist_result=False)
+@flow(
+    name="top-words",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_crashed=[clean_up_dead_run],
+    on_cancellation=[clean_up_dead_run],
+)
 def top_words(
     inputs: OneOrMore,
     top_n: AtLeastOne = 10,
-    pool: PoolSettings = PoolSettings(),  # noqa: B008 (immutable)
-    limits: TimeLimits = TimeLimits(),  # noqa: B008
+    pool: PoolSettings = PoolSettings(),
+    limits: TimeLimits = TimeLimits(),
     output_folder: str = "results",
-    clean_up: CleanUp = CleanUp(),  # noqa: B008
+    clean_up: CleanUp = CleanUp(),
+    allow_failures: NoneOrMore = 0,
+    accounts: str | None = None,
     delay_seconds: NotNegative = 0,
 ) -> Summary:
     """Find the most frequent words of many text files on Azure Batch, one Batch task per file.
@@ -59,36 +72,44 @@ def top_words(
         limits: How long things may take.
         output_folder: Where to put the results: a folder of the run's own is made in it.
         clean_up: What to delete when the run ends, well or badly.
+        allow_failures: So many files may be without output in a run that completes; the summary names them.
+        accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
     """
-    where = azure_for_run()
-    files = check_input(inputs, top_n, delay_seconds, limits)
+    where = azure_for_run(accounts)
+    files = check_input(inputs, top_n, delay_seconds, limits, allow_failures)
     run = Run.begun_now(str(flow_run.id), limits)
-    results = folder_of(output_folder) / run.name
-    work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits)
+    results = Results.of(output_folder, run.name)
+    work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits, slots=pool.slots_per_task)
 
     with where as azure:
         check_accounts(azure, pool, results)
+        outcomes, to_count = results.sort(files)
+        monitored = None
         try:
-            create_containers(azure, run)
-            uploads = upload_files(azure, run, files)
-            used_pool = create_pool(azure, run, pool, uploads.node_script)
-            create_job(azure, run, used_pool, limits)
-            batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
-            outcomes = monitor_tasks(azure, run, used_pool, batch_tasks)
-            download_output(azure, run, outcomes, results)
+            if to_count:  # all of them, unless an earlier try of this run has counted some
+                create_containers(azure, run)
+                uploads = upload_files(azure, run, to_count)
+                used_pool = create_pool(azure, run, pool, uploads.node_script)
+                create_job(azure, run, used_pool, uploads)
+                batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
+                patience = Patience(limits=limits, pool=pool)
+                monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
+                outcomes = in_order(files, outcomes, outcomes_of(monitored))
+                download_output(azure, run, uploads, outcomes, results)
+            summary = summarise(outcomes, results, top_n)
         finally:
-            # With return_state the second delete runs although the first has failed.
+            # All sent at once, none waiting for another: of a cancelled run only 30 seconds are left here.
             deletes = [
-                delete_containers(azure, run, clean_up.containers, return_state=True),
-                delete_job(azure, run, clean_up.job, return_state=True),
-                delete_pool(azure, run, pool, clean_up.pool, return_state=True),
+                delete_pool.submit(azure, run, pool, clean_up.pool),
+                delete_job.submit(azure, run, clean_up.job),
+                delete_containers.submit(azure, run, clean_up.containers),
             ]
+            wait(deletes)
 
-    summary = summarise(outcomes, results, top_n)
     for deleted in deletes:
         deleted.result()
-    return complete(summary, len(files))
+    return complete(summary, outcomes, allow_failures, given_up(monitored))
 
 
 if __name__ == "__main__":

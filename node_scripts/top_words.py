@@ -62,6 +62,7 @@ STORAGE_VERSION = "2021-08-06"
 UPLOAD_TIMEOUT = 60.0  # seconds of silence
 UPLOAD_ATTEMPTS = 5
 LONGEST_PAUSE = 60.0  # seconds
+UPLOAD_FAILED = 74  # the exit code; EX_IOERR of sysexits.h
 ADVICE = {
     403: "The SAS token has expired, or does not permit create and write in this container.",
     404: "The container or the account does not exist; check --storageaccount and --storagecontainer.",
@@ -285,6 +286,10 @@ def blob_url(account: str, container: str, path: str) -> str:
     return "/".join([endpoint, urllib.parse.quote(container, safe="$"), urllib.parse.quote(name, safe="")])
 
 
+class UploadFailed(Exception):
+    """The storage service did not take the output; the counting itself went well."""
+
+
 def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Put the blob. What may pass is tried again; the rest is SystemExit, with a message without the SAS."""
     headers = {
@@ -321,7 +326,7 @@ def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = 
                 flush=True,
             )
             sleep(pause)
-    raise SystemExit(f"Upload to {url} failed: {reason}. {advice}".rstrip())
+    raise UploadFailed(f"Upload to {url} failed: {reason}. {advice}".rstrip())
 
 
 def error_code(body: bytes) -> str:
@@ -437,6 +442,9 @@ def main() -> None:
     options = parse()
     try:
         run(options)
+    except UploadFailed as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UPLOAD_FAILED) from None
     except (OSError, RuntimeError) as error:
         raise SystemExit(f"top_words: {error}") from None
 

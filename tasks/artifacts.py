@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # An underscore within a word is plain text.
 _MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")
+_LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
 MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 
 P = ParamSpec("P")
@@ -134,6 +135,10 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
             "exit code": outcome.exit_code,
             "node": short_node(outcome.node),
             "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
+            "retries": outcome.retries,
+            "requeues": outcome.requeues,
+            "failure": without_secrets(str(outcome.failure)) if outcome.failure else None,
+            "stderr": outcome.stderr[-_LONGEST_CELL:] or None,
         }
         for outcome in shown
     ]
@@ -154,9 +159,11 @@ def escape(text: str) -> str:
 
 
 def _state(outcome: TaskOutcome) -> str:
-    if not outcome.completed:
-        return outcome.state
-    return "completed" if outcome.succeeded else f"failed: {outcome.failure.code if outcome.failure else 'unknown'}"
+    if outcome.succeeded:
+        return "completed" if outcome.started else "completed by an earlier try"
+    if outcome.cause:
+        return f"{'failed' if outcome.completed else outcome.state}: {outcome.cause.value}"
+    return outcome.state
 
 
 def _interest(outcome: TaskOutcome) -> int:

@@ -147,13 +147,14 @@ class Signer:
         return {"account_key": self._account.key.get_secret_value(), **self._https}
 
 
-def azure_for_run() -> AbstractContextManager[Azure]:
-    """The configured accounts, or the embedded local Azure, which runs for as long as the context is entered.
+def azure_for_run(accounts: str | None = None) -> AbstractContextManager[Azure]:
+    """The accounts of the Prefect block of that name, else those of the environment, else the embedded local Azure.
 
-    Raises InputError where half of an account is configured.
+    The latter runs for as long as the context is entered. Raises InputError where there is no such block, and where
+    half of an account is configured.
     """
     logger = get_run_logger()
-    configured = Azure.from_environment(os.environ)
+    configured = _of_block(accounts) if accounts else Azure.from_environment(os.environ)
     if configured is not None:
         logger.info("Running on %s", configured.describe())
         return nullcontext(configured)
@@ -162,6 +163,12 @@ def azure_for_run() -> AbstractContextManager[Azure]:
         "(Azurite and the local Batch service), which ends with this run"
     )
     return _embedded()
+
+
+def _of_block(name: str) -> Azure:
+    from tasks.credentials import accounts  # it imports Azure from here
+
+    return accounts(name)
 
 
 @contextmanager

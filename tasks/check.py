@@ -12,13 +12,17 @@ from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
 from tasks.errors import InputError, without_secrets
+from tasks.images import supported_image
 from tasks.inputs import InputFile, find_inputs
-from tasks.pool import existing_pool, supported_image
+from tasks.pool import existing_pool
+from tasks.results import Results
 from tasks.settings import PoolSettings, TimeLimits
 from tasks.steps import step
 
 
-def refuse_bad_input(inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits) -> list[InputFile]:
+def refuse_bad_input(
+    inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits, allow_failures: int = 0
+) -> list[InputFile]:
     """The input files. Raises InputError, naming the thing and the fix, for anything that cannot work."""
     if top_n < 1:
         raise InputError(f"top_n is {top_n}; ask for at least 1 word per file")
@@ -27,25 +31,29 @@ def refuse_bad_input(inputs: Sequence[str], top_n: int, delay_seconds: float, li
             f"delay_seconds is {delay_seconds:g}; a delay is 0 or more seconds, and less than the "
             f"{limits.task_minutes} minutes (task_minutes) that a Batch task may take"
         )
+    if allow_failures < 0:
+        raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
     return find_inputs(inputs)
 
 
 @step("0 check input")
-def check_input(inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits) -> list[InputFile]:
+def check_input(
+    inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits, allow_failures: int = 0
+) -> list[InputFile]:
     """The input files that the parameters name; see refuse_bad_input."""
-    files = refuse_bad_input(inputs, top_n, delay_seconds, limits)
+    files = refuse_bad_input(inputs, top_n, delay_seconds, limits, allow_failures)
     size = sum(file.size for file in files)
     get_run_logger().info("%d input files, %s bytes", len(files), f"{size:,}")
     return files
 
 
 @step("0 check accounts", retries=0)
-def check_accounts(azure: Azure, pool: PoolSettings, results: Path) -> None:
+def check_accounts(azure: Azure, pool: PoolSettings, results: Results) -> None:
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
-    _make_folder(results)
+    _make_folder(results.folder)
     with _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"), azure.batch() as batch:
         if pool.existing_pool_id:
-            existing_pool(batch, pool.existing_pool_id)
+            existing_pool(batch, pool)
         else:
             supported_image(batch, pool.image)
     endpoint = azure.storage_account.endpoint
@@ -64,14 +72,6 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
         raise InputError(
             f"{account} at {endpoint} does not answer; check {setting} and the network ({reason})"
         ) from None
-
-
-def folder_of(output_folder: str) -> Path:
-    """The folder, with ~ expanded. Raises InputError where there is no such home directory."""
-    try:
-        return Path(output_folder).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"output folder {output_folder!r}: {error}; name another") from None
 
 
 def _make_folder(results: Path) -> None:

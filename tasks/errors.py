@@ -5,15 +5,17 @@ TopWordsError
  ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer
  ├ ConflictError   a resource with this run's name exists and is not this run's
  ├ RunTimeout      the run reached a time limit
- └ TasksFailed     Batch tasks ended without success
+ ├ Stalled         no Batch task ran or ended for too long
+ └ TasksFailed     Batch tasks ended without success, or can never run
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from azure.core.exceptions import (
     AzureError,
@@ -22,6 +24,10 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
+
+if TYPE_CHECKING:
+    from tasks.outcomes import TaskOutcome
+    from tasks.summary import Summary
 
 # A resource of the same name is still going away; creating it works once it is gone.
 _PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted"}
@@ -34,6 +40,10 @@ _SIGNATURE = re.compile(r"(\bsig=|AccountKey=|SharedKey [^:\s]+:)[^&;\s'\"]+", r
 
 class TopWordsError(Exception):
     """An error whose message says all that a person needs; its traceback would only hide it."""
+
+    # Where they are known: what became of each Batch task until then, and the summary of those that succeeded.
+    outcomes: Sequence[TaskOutcome] = ()
+    summary: Summary | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self}"
@@ -51,12 +61,12 @@ class RunTimeout(TopWordsError):
     """The run reached one of its time limits."""
 
 
-class TasksFailed(TopWordsError):
-    """Batch tasks ended without success; `summary` is that of the others, where there are any."""
+class Stalled(TopWordsError):
+    """No Batch task ran or ended for longer than the run was to wait."""
 
-    def __init__(self, message: str, summary: object = None) -> None:
-        super().__init__(message)
-        self.summary = summary
+
+class TasksFailed(TopWordsError):
+    """Batch tasks ended without success, or can never run."""
 
 
 class ServiceError(TopWordsError):

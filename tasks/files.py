@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 from prefect.logging import get_run_logger
 
 from tasks.artifacts import publish_sas_links
 from tasks.azure import Azure
 from tasks.errors import InputError
-from tasks.inputs import InputFile
-from tasks.outcomes import TaskOutcome
+from tasks.inputs import InputFile, md5_of
+from tasks.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
+from tasks.parallel import in_parallel
+from tasks.results import Results
 from tasks.settings import Role, Run
 from tasks.steps import step
 
 NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
 
-_AT_A_TIME = 8  # blobs in flight; more gains nothing on one connection pool
 _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link instead of saving it
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +35,9 @@ class UploadedFile:
     blob_name: str
     size: int  # bytes
     output_name: str
+    task_id: str  # of the Batch task that counts it
+    md5: str  # hexadecimal
+    modified: datetime  # when the blob got its content, by the service's clock
     sas_url: str = field(repr=False)
 
 
@@ -63,14 +63,25 @@ def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile]) -> Uploads
 
 
 @step("7 download output")
-def download_output(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], folder: Path) -> list[Path]:
-    """Download the output of every Batch task that succeeded into the folder; returns the paths, in task order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [outcome.output_name for outcome in outcomes if outcome.succeeded]
+def download_output(
+    azure: Azure, run: Run, uploads: Uploads, outcomes: Sequence[TaskOutcome], results: Results
+) -> list[Path]:
+    """Download the outputs of the Batch tasks that succeeded, and what the others wrote to stdout and stderr.
+
+    Returns the paths of the outputs, in task order. Those of an earlier try of the run are there already.
+    """
+    results.folder.mkdir(parents=True, exist_ok=True)
+    names = {outcome.file: outcome.output_name for outcome in outcomes if outcome.succeeded}
+    failed = [outcome.id for outcome in outcomes if outcome.completed and not outcome.succeeded]
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
-        paths = _in_parallel(lambda name: _download(container, name, folder / name), names)
-    get_run_logger().info("%d of %d output files downloaded to %s", len(paths), len(outcomes), folder)
+        paths = in_parallel(lambda name: _download(container, name, results.path(name)), names.values())
+        results.remember({file.blob_name: file.md5 for file in uploads.inputs if file.blob_name in names})
+        logs = sum(in_parallel(lambda task: _download_logs(container, task, results.folder), failed))
+    logger = get_run_logger()
+    logger.info("%d of %d output files downloaded to %s", len(paths), len(outcomes), results.folder)
+    if logs:
+        logger.info("%d logs of failed Batch tasks downloaded to %s", logs, results.path(LOGS))
     return paths
 
 
@@ -78,48 +89,59 @@ def _upload(
     azure: Azure, blobs: BlobServiceClient, run: Run, role: Role, files: Sequence[InputFile]
 ) -> list[UploadedFile]:
     container = blobs.get_container_client(run.container(role))
-    present = {blob.name: bytes(blob.content_settings.content_md5 or b"") for blob in container.list_blobs()}
-    sent = _in_parallel(lambda file: _send(container, file, present.get(file.blob_name)), files)
-    size = sum(file.size for file in files)
-    get_run_logger().info(
-        "%d of %d files (%s) uploaded to %s%s",
-        sum(sent),
-        len(files),
-        f"{size:,} bytes",
-        container.container_name,
-        "" if all(sent) else "; the others are there already",
-    )
+    present = {blob.name: blob for blob in container.list_blobs()}
     signer = azure.signer(run.expires)
-    return [
-        UploadedFile(
+
+    def send(file: InputFile) -> tuple[bool, UploadedFile]:
+        there = present.get(file.blob_name)
+        md5 = _md5(file)
+        same = there is not None and bytes(there.content_settings.content_md5 or b"") == md5
+        modified = there.last_modified if there and same else _send(container, file, md5)
+        uploaded = UploadedFile(
             blob_name=file.blob_name,
             size=file.size,
             output_name=file.output_name,
+            task_id=file.task_id,
+            md5=md5.hex(),
+            modified=modified,
             sas_url=signer.read_url(container.container_name, file.blob_name),
         )
-        for file in files
-    ]
+        return not same, uploaded
+
+    done = in_parallel(send, files)
+    sent = sum(sent for sent, _ in done)
+    get_run_logger().info(
+        "%d of %d files (%s bytes) uploaded to %s%s",
+        sent,
+        len(files),
+        f"{sum(file.size for file in files):,}",
+        container.container_name,
+        "" if sent == len(files) else "; the others are there already",
+    )
+    return [uploaded for _, uploaded in done]
 
 
-def _send(container: ContainerClient, file: InputFile, md5_there: bytes | None) -> bool:
+def _send(container: ContainerClient, file: InputFile, md5: bytes) -> datetime:
+    settings = ContentSettings(content_type=_PLAIN_TEXT, content_md5=bytearray(md5))
     try:
-        md5 = _md5(file.path)
-        if md5 == md5_there:
-            return False
-        settings = ContentSettings(content_type=_PLAIN_TEXT, content_md5=bytearray(md5))
         with file.path.open("rb") as data:
-            container.upload_blob(file.blob_name, data, overwrite=True, content_settings=settings)
+            blob = container.get_blob_client(file.blob_name)
+            answer = blob.upload_blob(data, overwrite=True, content_settings=settings)
     except OSError as error:
-        raise InputError(f"input {str(file.path)!r} can no longer be read ({error.strerror})") from None
-    return True
+        raise _unreadable(file, error) from None
+    modified: datetime = answer["last_modified"]
+    return modified
 
 
-def _md5(path: Path) -> bytes:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
+def _md5(file: InputFile) -> bytes:
+    try:
+        return md5_of(file.path)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: InputFile, error: OSError) -> InputError:
+    return InputError(f"input {str(file.path)!r} can no longer be read ({error.strerror})")
 
 
 def _download(container: ContainerClient, name: str, target: Path) -> Path:
@@ -134,12 +156,16 @@ def _download(container: ContainerClient, name: str, target: Path) -> Path:
         raise
 
 
-def _in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """The work done on each item, several at a time; the first error ends it."""
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        futures = [pool.submit(work, item) for item in items]
+def _download_logs(container: ContainerClient, task: str, folder: Path) -> int:
+    """Download the stdout and stderr that Batch has stored for a task; returns how many there were."""
+    found = 0
+    for stream in STREAMS:
+        name = log_blob(task, stream)
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            _download(container, name, target)
+            found += 1
+        except ResourceNotFoundError:  # a task that could not start has written none
+            continue
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -24,10 +25,20 @@ class InputFile:
     path: Path
     blob_name: str
     size: int  # bytes
+    task_id: str = ""  # of the Batch task that is to count it
 
     @property
     def output_name(self) -> str:
         return output_name(self.blob_name)
+
+
+def md5_of(path: Path) -> bytes:
+    """The MD5 of a file's content, which Blob Storage keeps too. Raises OSError."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
 
 
 def as_list(inputs: object) -> list[Any]:
@@ -46,7 +57,7 @@ def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
     if not inputs:
         raise InputError("no input is given; name at least one file, folder or glob such as 'data/*.txt'")
     paths = {os.path.abspath(path): path for entry in inputs for path in _readable_files_of(entry)}
-    files = [_input_file(path) for path in paths.values()]
+    files = [_input_file(path, index) for index, path in enumerate(paths.values())]
     _refuse_shared_names(files)
     if len(files) > _MOST_FILES:
         raise InputError(f"{len(files)} files are more than the {_MOST_FILES} of one run; split them over several runs")
@@ -101,7 +112,7 @@ def _files_in(folder: Path) -> list[Path]:
     return files
 
 
-def _input_file(path: Path) -> InputFile:
+def _input_file(path: Path, index: int) -> InputFile:
     _refuse_bad_name(path)
     try:
         with path.open("rb") as file:
@@ -111,7 +122,7 @@ def _input_file(path: Path) -> InputFile:
         raise InputError(
             f"input {str(path)!r}: cannot be read ({error.strerror}); grant read access or leave it out"
         ) from None
-    return InputFile(path=path, blob_name=path.name, size=size)
+    return InputFile(path=path, blob_name=path.name, size=size, task_id=f"topNtask{index}")
 
 
 def _refuse_bad_name(path: Path) -> None:

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from azure.batch import BatchClient
-from azure.batch.models import (
-    AllocationState,
-    BatchJobState,
-    BatchNode,
-    BatchNodeState,
-    BatchTaskCounts,
-)
-from azure.core.exceptions import AzureError
+from azure.batch.models import BatchTaskCounts
+from azure.core.exceptions import ResourceNotFoundError
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from tasks.artifacts import MOST_ROWS, TaskBoard, short_node
+from tasks.artifacts import MOST_ROWS, TaskBoard
 from tasks.azure import Azure
-from tasks.errors import RunTimeout, TasksFailed, without_secrets
-from tasks.outcomes import AddedTask, TaskOutcome
-from tasks.pool import UsedPool
-from tasks.settings import Run
+from tasks.errors import RunTimeout, Stalled, TasksFailed, TopWordsError
+from tasks.logs import as_lines, with_stderr
+from tasks.outcomes import OUTCOME_FIELDS, AddedTask, Cause, TaskOutcome
+from tasks.pace import Pace
+from tasks.pool import Pool, UsedPool
+from tasks.settings import PoolSettings, Run, TimeLimits
 from tasks.steps import step
+from tasks.waiting import what_is_waited_for, why_ended
 
-_TASK_FIELDS = ["id", "state", "executionInfo", "nodeInfo"]
-_LOST_NODE_STATES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
-_TAIL = 2000  # characters of a stderr.txt that go into the log
-_MOST_READ = 100_000  # bytes of it that are looked at
 _MOST_FAILURES_LOGGED = 10
+_REPEAT = timedelta(minutes=5)  # after which the log says again that nothing has changed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How often to look, in seconds: after a tenth of the time waited so far, between the two bounds."""
+class Patience:
+    """How long the run waits while nothing goes on, and with which pool."""
 
-    shortest: float = 0.2
-    longest: float = 15.0
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-
-    def beats(self) -> Iterator[None]:
-        start = self.clock()
-        while True:
-            yield
-            self.sleep(min(self.longest, max(self.shortest, (self.clock() - start) / 10)))
+    limits: TimeLimits = field(default_factory=TimeLimits)
+    pool: PoolSettings = field(default_factory=PoolSettings)
 
 
 @step("6 monitor tasks")
@@ -55,135 +41,178 @@ def monitor_tasks(
     run: Run,
     pool: UsedPool,
     tasks: Sequence[AddedTask],
+    patience: Patience = Patience(),
     pace: Pace = Pace(),
 ) -> list[TaskOutcome]:
     """Wait until all Batch tasks have completed; returns what became of each, in their order.
 
-    A Batch task without success is reported, not raised. Raises TasksFailed when no node of the pool can ever run
-    them, and RunTimeout when the job or the run reaches its time limit first.
+    A Batch task without success is reported, not raised. Raises a TopWordsError whose `outcomes` are what became of
+    each task until then: TasksFailed where those that are left can never run, RunTimeout when the job or the run
+    reaches its time limit first, and Stalled when none has run or ended for too long.
     """
     with azure.batch() as batch:
-        watch = _Watch(batch, run, pool, tasks)
-        for _ in pace.beats():
-            if watch.look():
-                break
-        outcomes = watch.outcomes()
-        _report_failures(batch, run, outcomes)
+        watch = _Watch(batch, run, pool, tasks, patience, pace)
+        problem = watch.until_all_have_completed()
+        outcomes = with_stderr(azure, batch, run, watch.outcomes())
+    if problem is not None:
+        outcomes = [_given_up(outcome, problem) for outcome in outcomes]
+    watch.show(outcomes)
+    _report_failures([outcome for outcome in outcomes if outcome.failed])
+    if problem is not None:
+        problem.outcomes = outcomes
+        raise problem
     return outcomes
+
+
+def outcomes_of(monitored: State[list[TaskOutcome]]) -> list[TaskOutcome]:
+    """What became of each task, also where waiting was given up. Raises what the step did where that is not known."""
+    result = monitored.result(raise_on_failure=False)
+    if isinstance(result, TopWordsError) and result.outcomes:
+        return list(result.outcomes)
+    return monitored.result()
+
+
+def given_up(monitored: State[list[TaskOutcome]] | None) -> TopWordsError | None:
+    """Why waiting ended before all tasks had completed, or None where it did not."""
+    result = monitored.result(raise_on_failure=False) if monitored else None
+    return result if isinstance(result, TopWordsError) else None
 
 
 class _Watch:
     """What is known of the tasks, and what has been said about it."""
 
-    def __init__(self, batch: BatchClient, run: Run, pool: UsedPool, tasks: Sequence[AddedTask]) -> None:
+    def __init__(
+        self,
+        batch: BatchClient,
+        run: Run,
+        pool: UsedPool,
+        tasks: Sequence[AddedTask],
+        patience: Patience,
+        pace: Pace,
+    ) -> None:
         self._batch = batch
         self._run = run
         self._pool = pool
         self._tasks = tasks
+        self._patience = patience
+        self._pace = pace
+        self._in_job = sum(not task.earlier for task in tasks)
         self._board = TaskBoard()
         self._logger = get_run_logger()
-        self._said = ""
+        self._said = ("", pace.now())
+        self._alive = pace.now()  # when a task was last seen to run or to have ended
+        self._completed = 0
+        self._requeues = 0
+        self._helped = False
 
-    def look(self) -> bool:
-        """Look once, tell what changed, and return whether all tasks have completed."""
-        counts = self._batch.get_job_task_counts(self._run.job_id).task_counts
-        waiting_for = "" if counts.running or counts.completed >= len(self._tasks) else self._obstacle()
-        self._tell(counts, waiting_for)
-        if counts.completed >= len(self._tasks) and all(outcome.completed for outcome in self.outcomes()):
-            return True  # the counts alone may be ahead of, or behind, the tasks
-        self._check_limits(counts)
-        return False
+    def until_all_have_completed(self) -> TopWordsError | None:
+        """Look until all tasks have completed; returns why not, where that is given up."""
+        try:
+            for _ in self._pace.beats():
+                if self._look():
+                    return None
+        except (TasksFailed, RunTimeout, Stalled) as problem:
+            return problem
+        raise AssertionError("beats do not end")
 
     def outcomes(self) -> list[TaskOutcome]:
-        known = {task.id: task for task in self._batch.list_tasks(self._run.job_id, select=_TASK_FIELDS)}
+        try:
+            known = {task.id: task for task in self._batch.list_tasks(self._run.job_id, select=OUTCOME_FIELDS)}
+        except ResourceNotFoundError:
+            known = {}
         return [TaskOutcome.of(added, known.get(added.id)) for added in self._tasks]
 
+    def show(self, outcomes: Sequence[TaskOutcome]) -> None:
+        self._board.show(outcomes, sum(outcome.completed for outcome in outcomes), len(self._tasks))
+
+    def _look(self) -> bool:
+        """Look once, tell what changed, and return whether all tasks have completed."""
+        if not self._in_job:
+            return True
+        try:
+            counts = self._batch.get_job_task_counts(self._run.job_id).task_counts
+        except ResourceNotFoundError:
+            raise why_ended(self._batch, self._run.job_id, self._in_job) or TasksFailed("the job is gone") from None
+        waiting = not counts.running and counts.completed < self._in_job
+        self._notice(counts)
+        self._tell(counts, what_is_waited_for(self._batch, self._pool, self._run.job_id) if waiting else "")
+        if counts.completed >= self._in_job and all(outcome.completed for outcome in self.outcomes()):
+            return True  # the counts alone may be ahead of, or behind, the tasks
+        self._check_limits(self._in_job - counts.completed)
+        return False
+
+    def _notice(self, counts: BatchTaskCounts) -> None:
+        if counts.running or counts.completed > self._completed:
+            self._alive = self._pace.now()
+        self._completed = counts.completed
+
     def _tell(self, counts: BatchTaskCounts, waiting_for: str) -> None:
+        earlier = len(self._tasks) - self._in_job
         said = (
-            f"{counts.completed} of {len(self._tasks)} Batch tasks completed ({counts.succeeded} succeeded, "
-            f"{counts.failed} failed), {counts.running} running, {counts.active} queued{waiting_for}"
+            f"{counts.completed} of {self._in_job} Batch tasks completed ({counts.succeeded} succeeded, "
+            f"{counts.failed} failed), {counts.running} running, {counts.active} queued"
+            + (f"; {earlier} files counted by an earlier try" if earlier else "")
+            + (f"; {waiting_for}" if waiting_for else "")
         )
-        if said == self._said:
+        before, since = self._said
+        if said == before:
+            if self._pace.now() - since >= _REPEAT:
+                self._said = (said, self._pace.now())
+                self._logger.info("still %s, since %s", said, f"{self._alive:%H:%M %Z}")
             return
-        self._said = said
+        self._said = (said, self._pace.now())
         self._logger.info(said)
-        few = len(self._tasks) <= MOST_ROWS  # more would cost a page of tasks per thousand, at every look
-        if few or counts.completed >= len(self._tasks):
-            self._board.show(self.outcomes(), counts.completed, len(self._tasks))
+        if len(self._tasks) <= MOST_ROWS:  # more would cost a page of tasks per thousand, at every look
+            outcomes = self.outcomes()
+            self.show(outcomes)
+            self._tell_requeues(sum(outcome.requeues for outcome in outcomes))
 
-    def _obstacle(self) -> str:
-        """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where waiting is in vain."""
-        pool = self._batch.get_pool(self._pool.id)
-        nodes = list(self._batch.list_nodes(self._pool.id, select=["id", "state", "startTaskInfo", "errors"]))
-        lost = [node for node in nodes if node.state in _LOST_NODE_STATES]
-        if lost and len(lost) == len(nodes):
-            raise TasksFailed(self._why_lost(lost))
-        if pool.resize_errors and not nodes and pool.allocation_state == AllocationState.STEADY:
-            reasons = "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors)
-            raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
-        wanted = (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0)
-        if not nodes and not wanted and not pool.enable_auto_scale and pool.allocation_state == AllocationState.STEADY:
-            raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
-        if not nodes:
-            return f"; pool {pool.id} is {_value(pool.allocation_state)}, no node yet"
-        states = sorted(str(_value(node.state)) for node in nodes)
-        return "; nodes: " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-
-    def _why_lost(self, lost: Sequence[BatchNode]) -> str:
-        node = lost[0]
-        why = f"no node of pool {self._pool.id} can run tasks: all {len(lost)} are {_value(node.state)}"
-        info = node.start_task_info
-        if info and info.failure_info:
-            why += f"; the start task ended with exit code {info.exit_code}: {info.failure_info.message}"
-            why += _tail(lambda: self._batch.download_node_file(self._pool.id, node.id, "startup/stderr.txt"))
-        elif node.errors:
-            why += f"; {node.errors[0].code}: {node.errors[0].message}"
-        return why
-
-    def _check_limits(self, counts: BatchTaskCounts) -> None:
-        left = len(self._tasks) - (counts.completed or 0)
-        job = self._batch.get_job(self._run.job_id)
-        if job.state in (
-            BatchJobState.TERMINATING,
-            BatchJobState.COMPLETED,
-            BatchJobState.DELETING,
-        ) and not all(outcome.completed for outcome in self.outcomes()):
-            reason = job.execution_info.termination_reason if job.execution_info else None
-            raise RunTimeout(
-                f"job {job.id} ended ({reason or _value(job.state)}) with {left} Batch tasks not completed"
+    def _tell_requeues(self, requeues: int) -> None:
+        if requeues > self._requeues:
+            self._logger.warning(
+                "%d Batch tasks lost their node, as by a preemption, and are queued again; that uses up no retry",
+                requeues - self._requeues,
             )
-        if datetime.now(timezone.utc) >= self._run.expires:
+            self._requeues = requeues
+
+    def _check_limits(self, left: int) -> None:
+        ended = why_ended(self._batch, self._run.job_id, left)
+        if ended and not all(outcome.completed for outcome in self.outcomes()):
+            raise ended
+        now = self._pace.now()
+        if now >= self._run.expires:
             raise RunTimeout(f"the run reached its limit of {self._run.lifetime} with {left} Batch tasks not completed")
+        idle = now - self._alive
+        self._help_spot(idle)
+        if idle >= timedelta(minutes=self._patience.limits.stall_minutes):
+            raise Stalled(
+                f"no Batch task has run or ended since {self._alive:%Y-%m-%d %H:%M:%S %Z} "
+                f"(stall_minutes is {self._patience.limits.stall_minutes}); {self._said[0]}"
+            )
 
-
-def _report_failures(batch: BatchClient, run: Run, outcomes: Sequence[TaskOutcome]) -> None:
-    logger = get_run_logger()
-    failed = [outcome for outcome in outcomes if not outcome.succeeded]
-    for outcome in failed[:_MOST_FAILURES_LOGGED]:
-        tail = _tail(lambda outcome=outcome: batch.download_task_file(run.job_id, outcome.id, "stderr.txt"))  # type: ignore[misc]
-        logger.error(
-            "Batch task %s (%s) failed with exit code %s on node %s after %d retries: %s%s",
-            outcome.id,
-            outcome.file,
-            outcome.exit_code,
-            short_node(outcome.node),
-            outcome.retries,
-            outcome.failure,
-            tail,
+    def _help_spot(self, idle: timedelta) -> None:
+        """Ask for dedicated nodes once spot nodes have brought nothing for as long as the caller would wait."""
+        settings = self._patience.pool
+        minutes = settings.dedicated_after_minutes
+        if minutes is None or self._helped or not self._pool.own or idle < timedelta(minutes=minutes):
+            return
+        Pool(self._batch, self._run, settings).add_dedicated()
+        self._helped = True
+        self._logger.warning(
+            "Spot nodes have run no Batch task for %d minutes: %d dedicated nodes are added to pool %s",
+            minutes,
+            settings.spot_nodes,
+            self._pool.id,
         )
+
+
+def _given_up(outcome: TaskOutcome, problem: TopWordsError) -> TaskOutcome:
+    return outcome if outcome.completed else replace(outcome, cause=Cause.NOT_RUN, stderr="")
+
+
+def _report_failures(failed: Sequence[TaskOutcome]) -> None:
+    logger = get_run_logger()
+    for outcome in failed[:_MOST_FAILURES_LOGGED]:
+        logger.error("Batch task %s (%s) %s%s", outcome.id, outcome.file, outcome.why(), as_lines(outcome.stderr))
     if len(failed) > _MOST_FAILURES_LOGGED:
         logger.error("and %d more Batch tasks failed", len(failed) - _MOST_FAILURES_LOGGED)
-
-
-def _tail(download: Callable[[], Iterator[bytes]]) -> str:
-    """The end of a stderr.txt as further lines of a message; nothing where it is empty or cannot be had."""
-    try:
-        written = b"".join(download())[-_MOST_READ:]
-    except AzureError:
-        return ""
-    text = without_secrets(written.decode(errors="replace").strip())[-_TAIL:]  # first blanked, then cut
-    return "\n  stderr: " + text.replace("\n", "\n  stderr: ") if text else ""
-
-
-def _value(state: object) -> object:
-    return getattr(state, "value", state)

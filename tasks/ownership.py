@@ -2,41 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from prefect.logging import get_run_logger
 
-from tasks.errors import ConflictError, error_code
+from tasks.errors import ConflictError, ServiceError, error_code
+from tasks.pace import Pace
 from tasks.settings import Run
 
-Tags = Callable[[], Mapping[str, str] | None]
+GONE_WITHIN = 600.0  # seconds in which a container, job or pool that is being deleted frees its name, with luck
+UNTIL_GONE = Pace(longest=5.0)
 
 
-def make(run: Run, thing: str, create: Callable[[], object], tags: Tags, *, exists: str) -> bool:
-    """Create the thing; False if an earlier try of this run did. `exists` is the service's code for that.
+class Resource(ABC):
+    """A container, job or pool by its name, whether or not it exists."""
 
-    Raises ConflictError, naming the thing, where it is somebody else's.
+    name: str  # as a message says it, such as "pool top-words-0123456789ab"
+    exists: str  # the service's code for one that is there already
+    going: str  # and for one that is still being deleted
+
+    @abstractmethod
+    def create(self) -> None: ...
+
+    @abstractmethod
+    def tags(self) -> Mapping[str, str] | None:
+        """What it is tagged with; None where it is being deleted. Raises ResourceNotFoundError where there is none."""
+
+    @abstractmethod
+    def renew(self, tags: Mapping[str, str]) -> None:
+        """Give it these tags, and with them the lifetime of the run's present try."""
+
+    @abstractmethod
+    def mark(self, tags: Mapping[str, str]) -> None:
+        """Give it these tags and change nothing else."""
+
+    @abstractmethod
+    def delete(self) -> None: ...
+
+
+def make(run: Run, resource: Resource, pace: Pace = UNTIL_GONE) -> bool:
+    """Create it; False if an earlier try of this run did, whose lifetime is then renewed.
+
+    Waits for one of the same name that is still being deleted. Raises ConflictError, naming it, where it is
+    somebody else's.
     """
+    for waited in pace.beats():
+        try:
+            resource.create()
+            return True
+        except ResourceExistsError as error:
+            code = error_code(error)
+            if code not in (resource.exists, resource.going) or waited > GONE_WITHIN:
+                raise
+        if code == resource.exists and _adopted(run, resource):
+            return False
+        if waited == 0:
+            get_run_logger().info("Waiting for the earlier %s to be gone", resource.name)
+    raise AssertionError("beats do not end")
+
+
+def remove(run: Run, resource: Resource) -> bool:
+    """Delete it; False if it is gone, or going, or not this run's.
+
+    Raises ServiceError where it is still there after a delete that the service has accepted.
+    """
+    tags = _tags(resource)
+    if not run.owns(tags):
+        return False
     try:
-        create()
+        resource.delete()
+    except ResourceNotFoundError:
         return True
     except ResourceExistsError as error:
-        if error_code(error) != exists:  # such as ContainerBeingDeleted, which passes
+        if error_code(error) != resource.going:
             raise
-    if not run.owns(tags()):
-        raise ConflictError(f"{thing} exists and was not created by this run; delete it or run again")
-    return False
+    if run.owns(_tags(resource)):
+        raise ServiceError(f"{resource.name} is still there after its delete", code="NotDeleted", transient=True)
+    return True
 
 
-def remove(run: Run, delete: Callable[[], object], tags: Tags, *, going: str) -> bool:
-    """Delete the thing; False if it is gone, or not this run's. `going` is the code for one being deleted already."""
+def keep(run: Run, resource: Resource) -> bool:
+    """Mark it as kept on purpose, so that no sweep deletes it; False if there is none of this run."""
+    tags = _tags(resource)
+    if not run.owns(tags):
+        return False
+    resource.mark({**run.tags, **(tags or {}), "kept": "yes"})
+    return True
+
+
+def _adopted(run: Run, resource: Resource) -> bool:
+    """Whether it is this run's, with its lifetime renewed. False where it is going or gone."""
     try:
-        if not run.owns(tags()):
+        tags = resource.tags()
+        if tags is None:
             return False
-        delete()
+        if not run.owns(tags):
+            raise ConflictError(f"{resource.name} exists and was not created by this run; delete it or run again")
+        if tags.get("expires") != run.tags["expires"] or "kept" in tags:
+            resource.renew(run.tags)
+        return True
     except ResourceNotFoundError:
         return False
     except ResourceExistsError as error:
-        if error_code(error) != going:
+        if error_code(error) != resource.going:
             raise
-    return True
+        return False
+
+
+def _tags(resource: Resource) -> Mapping[str, str] | None:
+    try:
+        return resource.tags()
+    except ResourceNotFoundError:
+        return None

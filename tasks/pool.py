@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
+from datetime import datetime, timedelta, timezone
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -13,14 +13,13 @@ from azure.batch.models import (
     BatchMetadataItem,
     BatchPool,
     BatchPoolCreateOptions,
+    BatchPoolEnableAutoScaleOptions,
     BatchPoolState,
+    BatchPoolUpdateOptions,
     BatchStartTask,
-    BatchSupportedImage,
-    BatchVmImageReference,
     ElevationLevel,
     ResourceFile,
     UserIdentity,
-    VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceNotFoundError
 from prefect.logging import get_run_logger
@@ -28,11 +27,13 @@ from prefect.logging import get_run_logger
 from tasks.azure import Azure
 from tasks.errors import InputError
 from tasks.files import UploadedFile
-from tasks.ownership import make, remove
+from tasks.images import machine
+from tasks.ownership import Resource, keep, make, remove
 from tasks.settings import Disposal, PoolSettings, Run
 from tasks.steps import step
 
 RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
+EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,87 @@ class UsedPool:
     own: bool  # created by this run: its start task has put the node script on the nodes
 
 
+class Pool(Resource):
+    """The run's own pool."""
+
+    exists = "PoolExists"
+    going = "PoolBeingDeleted"
+
+    def __init__(
+        self, batch: BatchClient, run: Run, settings: PoolSettings, node_script: UploadedFile | None = None
+    ) -> None:
+        self._batch = batch
+        self._run = run
+        self._settings = settings
+        self._script = node_script  # known where the pool may be created
+        self.name = f"pool {run.pool_id}"
+
+    def create(self) -> None:
+        settings = self._settings
+        self._batch.create_pool(
+            BatchPoolCreateOptions(
+                id=self._run.pool_id,
+                vm_size=settings.vm_size,
+                virtual_machine_configuration=machine(self._batch, settings.image),
+                enable_auto_scale=True,
+                auto_scale_formula=self._formula(),
+                auto_scale_evaluation_interval=EVALUATION_INTERVAL,
+                task_slots_per_node=settings.slots_per_node,
+                resize_timeout=RESIZE_TIMEOUT,
+                start_task=self._start_task(),
+                metadata=metadata(self._run.tags),
+            )
+        )
+
+    def tags(self) -> Mapping[str, str] | None:
+        pool = self._batch.get_pool(self._run.pool_id)
+        return None if pool.state == BatchPoolState.DELETING else tags(pool.metadata)
+
+    def renew(self, tags: Mapping[str, str]) -> None:
+        """The new deadline, and a start task whose SAS URL lives as long, for nodes that are still to come."""
+        self._scale(self._formula())
+        changes = BatchPoolUpdateOptions(metadata=metadata(tags), start_task=self._start_task())
+        self._batch.update_pool(self._run.pool_id, changes)  # last: the tags say that all of it is done
+
+    def mark(self, tags: Mapping[str, str]) -> None:
+        self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(metadata=metadata(tags)))
+
+    def delete(self) -> None:
+        self._batch.begin_delete_pool(self._run.pool_id)
+
+    def add_dedicated(self) -> None:
+        """Ask for as many dedicated nodes, besides, as there should be spot nodes."""
+        settings = self._settings
+        self._scale(scale(self._run.expires, settings.dedicated_nodes + settings.spot_nodes, settings.spot_nodes))
+
+    def _scale(self, formula: str) -> None:
+        # The service takes a formula at most every 30 seconds, so none is sent twice.
+        if self._batch.get_pool(self._run.pool_id).auto_scale_formula != formula:
+            options = BatchPoolEnableAutoScaleOptions(
+                auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
+            )
+            self._batch.enable_pool_auto_scale(self._run.pool_id, options)
+
+    def _formula(self) -> str:
+        return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
+
+    def _start_task(self) -> BatchStartTask | None:
+        return _start_task(self._script) if self._script else None
+
+
+def scale(deadline: datetime, dedicated: int, spot: int) -> str:
+    """The autoscale formula for so many nodes until the deadline, and none after it, whether or not anybody still asks.
+
+    It reads no samples: a formula that cannot be computed leaves the pool as it is, and billing.
+    """
+    return (
+        f'over = time() >= time("{deadline.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}");\n'
+        f"$TargetDedicatedNodes = over ? 0 : {dedicated};\n"
+        f"$TargetLowPriorityNodes = over ? 0 : {spot};\n"
+        "$NodeDeallocationOption = requeue;"
+    )
+
+
 @step("3 create pool")
 def create_pool(azure: Azure, run: Run, settings: PoolSettings, node_script: UploadedFile) -> UsedPool:
     """Create the run's pool, adopt the one that an earlier try created, or look up the existing one that was asked for.
@@ -53,17 +135,18 @@ def create_pool(azure: Azure, run: Run, settings: PoolSettings, node_script: Upl
     logger = get_run_logger()
     with azure.batch() as batch:
         if settings.existing_pool_id:
-            pool = existing_pool(batch, settings.existing_pool_id)
-            logger.info("Pool %s used as it is: %s nodes of %s", pool.id, pool.current_dedicated_nodes, pool.vm_size)
+            pool = existing_pool(batch, settings)
+            logger.info("Pool %s used as it is: %s nodes of %s", pool.id, _nodes_of(pool), pool.vm_size)
             return UsedPool(id=pool.id, slots_per_node=pool.task_slots_per_node or 1, own=False)
-        created = _make_pool(batch, run, settings, node_script)
+        created = make(run, Pool(batch, run, settings, node_script))
     logger.info(
-        "Pool %s %s: %d nodes of %s with %d task slots each; the start task copies %s to every node",
+        "Pool %s %s: %s of %s with %d task slots each, until %s at the latest; the start task copies %s to every node",
         run.pool_id,
         "created" if created else "is there already",
-        settings.nodes,
+        _nodes(settings.dedicated_nodes, settings.spot_nodes),
         settings.vm_size,
         settings.slots_per_node,
+        run.until,
         node_script.blob_name,
     )
     return UsedPool(id=run.pool_id, slots_per_node=settings.slots_per_node, own=True)
@@ -76,15 +159,23 @@ def delete_pool(azure: Azure, run: Run, settings: PoolSettings, disposal: Dispos
     if settings.existing_pool_id:
         logger.info("Pool %s stays: this run did not create it", settings.existing_pool_id)
         return
-    if disposal is Disposal.KEEP:
-        logger.warning("Pool %s kept: its nodes go on billing until it is deleted", run.pool_id)
-        return
     with azure.batch() as batch:
-        logger.info("Pool %s %s", run.pool_id, "is being deleted" if _remove_pool(batch, run) else "is not there")
+        pool = Pool(batch, run, settings)
+        if disposal is not Disposal.KEEP:
+            logger.info("Pool %s %s", run.pool_id, "is being deleted" if remove(run, pool) else "is not there")
+        elif keep(run, pool):
+            logger.warning(
+                "Pool %s kept: its nodes go on billing until %s, when its autoscale formula gives them up",
+                run.pool_id,
+                run.until,
+            )
+        else:
+            logger.info("Pool %s is not there", run.pool_id)
 
 
-def existing_pool(batch: BatchClient, pool_id: str) -> BatchPool:
-    """The pool of that id; InputError where there is none that could take tasks."""
+def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
+    """The existing pool that the settings name; InputError where there is none that could take the tasks."""
+    pool_id = settings.existing_pool_id or ""
     try:
         pool = batch.get_pool(pool_id)
     except ResourceNotFoundError:
@@ -93,52 +184,12 @@ def existing_pool(batch: BatchClient, pool_id: str) -> BatchPool:
         ) from None
     if pool.state != BatchPoolState.ACTIVE:
         raise InputError(f"pool {pool_id!r} is being deleted; name another, or none to have one made")
+    if settings.slots_per_task > (slots := pool.task_slots_per_node or 1):
+        raise InputError(
+            f"slots_per_task is {settings.slots_per_task}, but a node of pool {pool_id!r} has {slots}; "
+            "no node could ever run such a task"
+        )
     return pool
-
-
-def supported_image(batch: BatchClient, image: str) -> BatchSupportedImage:
-    """The supported image that `image` (publisher:offer:sku) names; InputError, with the choice there is, if none."""
-    publisher, offer, sku, *_ = image.lower().split(":")
-    linux = list(batch.list_supported_images(filter="osType eq 'linux'"))
-    for candidate in linux:
-        reference = candidate.image_reference
-        if [publisher, offer, sku] == [(part or "").lower() for part in _parts(reference)]:
-            return candidate
-    choice = sorted({":".join(_parts(each.image_reference)) for each in linux if each.verification_type == "verified"})
-    raise InputError(
-        f"image {image!r} is not supported by this Batch account; verified Linux images are: {', '.join(choice)}"
-    )
-
-
-def _parts(reference: BatchVmImageReference) -> list[str]:
-    return [reference.publisher or "", reference.offer or "", reference.sku or ""]
-
-
-def _make_pool(batch: BatchClient, run: Run, settings: PoolSettings, node_script: UploadedFile) -> bool:
-    options = BatchPoolCreateOptions(
-        id=run.pool_id,
-        vm_size=settings.vm_size,
-        virtual_machine_configuration=_machine(batch, settings.image),
-        target_dedicated_nodes=settings.nodes,
-        task_slots_per_node=settings.slots_per_node,
-        resize_timeout=RESIZE_TIMEOUT,
-        start_task=_start_task(node_script),
-        metadata=metadata(run),
-    )
-    thing = f"pool {run.pool_id}"
-    return make(run, thing, lambda: batch.create_pool(options), lambda: _tags(batch, run), exists="PoolExists")
-
-
-def _machine(batch: BatchClient, image: str) -> VirtualMachineConfiguration:
-    supported = supported_image(batch, image)
-    reference = supported.image_reference
-    version = image.split(":")[3] if image.count(":") == 3 else "latest"
-    return VirtualMachineConfiguration(
-        image_reference=BatchVmImageReference(
-            publisher=reference.publisher, offer=reference.offer, sku=reference.sku, version=version
-        ),
-        node_agent_sku_id=supported.node_agent_sku_id,
-    )
 
 
 def _start_task(node_script: UploadedFile) -> BatchStartTask:
@@ -156,18 +207,18 @@ def _start_task(node_script: UploadedFile) -> BatchStartTask:
     )
 
 
-def _remove_pool(batch: BatchClient, run: Run) -> bool:
-    delete = partial(batch.begin_delete_pool, run.pool_id)
-    return remove(run, delete, lambda: _tags(batch, run), going="PoolBeingDeleted")
+def _nodes_of(pool: BatchPool) -> str:
+    return _nodes(pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0)
 
 
-def _tags(batch: BatchClient, run: Run) -> dict[str, str]:
-    return tags(batch.get_pool(run.pool_id).metadata)
+def _nodes(dedicated: int, spot: int) -> str:
+    kinds = [f"{count} {kind}" for count, kind in ((dedicated, "dedicated"), (spot, "spot")) if count]
+    return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
 
 
-def metadata(run: Run) -> list[BatchMetadataItem]:
-    """The run's tags in the form in which Batch keeps them."""
-    return [BatchMetadataItem(name=name, value=value) for name, value in run.tags.items()]
+def metadata(tags: Mapping[str, str]) -> list[BatchMetadataItem]:
+    """Tags in the form in which Batch keeps them."""
+    return [BatchMetadataItem(name=name, value=value) for name, value in tags.items()]
 
 
 def tags(items: list[BatchMetadataItem] | None) -> dict[str, str]:

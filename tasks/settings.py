@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PROJECT = "top-words"
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
@@ -20,6 +20,7 @@ class Disposal(str, Enum):
 
     DELETE = "delete"
     KEEP = "keep"
+    ASK = "ask"
 
 
 class Role(str, Enum):
@@ -37,7 +38,20 @@ class _Settings(BaseModel):
 class PoolSettings(_Settings):
     """The pool of compute nodes: a new one that lives as long as the run, or an existing one."""
 
-    nodes: int = Field(default=2, ge=1, le=1000, description="Dedicated nodes of the new pool.")
+    dedicated_nodes: int = Field(default=2, ge=0, le=1000, description="Dedicated nodes of the new pool.")
+    spot_nodes: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Spot nodes of the new pool: far cheaper, but Azure may take them away; their tasks run again.",
+    )
+    dedicated_after_minutes: int | None = Field(
+        default=None,
+        ge=1,
+        le=7 * 24 * 60,
+        description="Add as many dedicated nodes as there should be spot nodes when no task has run or ended for so "
+        "many minutes. Empty: never.",
+    )
     vm_size: str = Field(
         default="Standard_D2s_v3",
         min_length=1,
@@ -48,12 +62,30 @@ class PoolSettings(_Settings):
         description="Linux image, publisher:offer:sku[:version]; `az batch pool supported-images list` has them.",
         json_schema_extra={"pattern": _IMAGE},
     )
-    slots_per_node: int = Field(default=1, ge=1, le=256, description="Batch tasks that one node runs at a time.")
+    slots_per_node: int = Field(default=1, ge=1, le=256, description="Task slots of one node.")
+    slots_per_task: int = Field(
+        default=1, ge=1, le=256, description="Task slots that one Batch task takes; more for files that need memory."
+    )
     existing_pool_id: str | None = Field(
         default=None,
         description="Use this pool instead of a new one. It is neither changed nor deleted.",
         json_schema_extra={"pattern": _BATCH_ID},
     )
+
+    @model_validator(mode="after")
+    def _can_run_a_task(self) -> PoolSettings:
+        if self.existing_pool_id:
+            return self
+        if not self.dedicated_nodes + self.spot_nodes:
+            raise ValueError("dedicated_nodes and spot_nodes are both 0; a pool without nodes runs no task")
+        if self.slots_per_task > self.slots_per_node:
+            raise ValueError(
+                f"slots_per_task is {self.slots_per_task}, but a node has {self.slots_per_node} (slots_per_node); "
+                "no node could ever run such a task"
+            )
+        if self.dedicated_after_minutes and not self.spot_nodes:
+            raise ValueError("dedicated_after_minutes is for pools with spot_nodes, and there are none")
+        return self
 
     @field_validator("image")
     @classmethod
@@ -75,22 +107,32 @@ class PoolSettings(_Settings):
 
 
 class TimeLimits(_Settings):
-    """How long things may take. Azure Batch enforces both limits itself, also when the flow is gone."""
+    """How long things may take. Azure Batch itself enforces those of the run and the task, also without the flow."""
 
     run_minutes: int = Field(
         default=120,
         ge=5,
         le=7 * 24 * 60,
-        description="The whole run: the job ends, and SAS URLs expire, after this.",
+        description="The whole run: the job ends, SAS URLs expire, and the pool gives up its nodes after this.",
     )
     task_minutes: int = Field(default=60, ge=1, le=7 * 24 * 60, description="One Batch task, its retries apart.")
     task_retries: int = Field(
         default=1, ge=0, le=100, description="Times a Batch task that exits non-zero is run again."
     )
+    stall_minutes: int = Field(
+        default=30,
+        ge=1,
+        le=7 * 24 * 60,
+        description="The run fails as stalled when no Batch task has run or ended for so long.",
+    )
 
 
 class CleanUp(_Settings):
-    """What the run deletes when it ends, well or badly. A pool that is kept goes on billing."""
+    """What the run deletes when it ends, well or badly.
+
+    What is kept stays for good, but for a kept pool's nodes: they go when the run's time limit is reached. A run
+    that was told to ask and does not get that far deletes.
+    """
 
     containers: Disposal = Field(
         default=Disposal.DELETE, title="Containers", description="The application, input and output containers."
@@ -98,6 +140,9 @@ class CleanUp(_Settings):
     job: Disposal = Field(default=Disposal.DELETE, title="Job", description="The Batch job with its tasks.")
     pool: Disposal = Field(
         default=Disposal.DELETE, title="Pool", description="The pool with its nodes; an existing pool always stays."
+    )
+    ask_minutes: int = Field(
+        default=30, ge=1, le=24 * 60, description="Where to ask: after so long without an answer, delete."
     )
 
 
@@ -136,6 +181,11 @@ class Run:
     @property
     def expires(self) -> datetime:
         return self.started + self.lifetime
+
+    @property
+    def until(self) -> str:
+        """When it expires, for people."""
+        return f"{self.expires:%Y-%m-%d %H:%M %Z}"
 
     @property
     def tags(self) -> dict[str, str]:

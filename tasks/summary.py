@@ -11,12 +11,15 @@ from prefect.logging import get_run_logger
 
 from tasks.artifacts import publish_summary, short_node
 from tasks.errors import TasksFailed, TopWordsError
-from tasks.outcomes import TaskOutcome
+from tasks.logs import as_lines
+from tasks.outcomes import TaskOutcome, missing
+from tasks.results import Results
 from tasks.steps import step
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
 _RULE = "-" * 30
+_MOST_NAMED, _MOST_FAILURES = 20, 10  # files in an error's first line, and failures in full
 _MOST_PRINTED, _WIDEST = 30, 32  # rows and characters of a column, on the terminal
 
 
@@ -46,7 +49,7 @@ class Summary:
         by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
         parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)]
         if self.missing:
-            parts.append(f"Without output: {', '.join(self.missing)}")
+            parts += ["", f"Without output: {', '.join(self.missing)}"]
         return "\n".join(parts)
 
 
@@ -60,32 +63,58 @@ class FileOutput:
     node: str
 
 
-@step("10 summarise")
-def summarise(outcomes: Sequence[TaskOutcome], folder: Path, top_n: int) -> Summary:
+@step("summarise")
+def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> Summary:
     """Join the downloaded outputs in the folder into the summary, and leave it there as two CSV files."""
-    outputs = [parse_output(outcome.file, folder / outcome.output_name) for outcome in outcomes if outcome.succeeded]
+    outputs = [
+        parse_output(outcome.file, results.path(outcome.output_name)) for outcome in outcomes if outcome.succeeded
+    ]
     summary = Summary(
         by_file=words_by_file(outputs),
         overall=words_overall(outputs, top_n),
-        folder=folder,
-        missing=tuple(outcome.file for outcome in outcomes if not outcome.succeeded),
+        folder=results.folder,
+        missing=tuple(outcome.file for outcome in missing(outcomes)),
     )
-    summary.by_file.to_csv(folder / BY_FILE, index=False)
-    summary.overall.to_csv(folder / OVERALL, index=False)
+    summary.by_file.to_csv(results.path(BY_FILE), index=False)
+    summary.overall.to_csv(results.path(OVERALL), index=False)
     publish_summary(summary.by_file, summary.overall, summary.missing)
-    get_run_logger().info("%d words of %d files summarised in %s", len(summary.by_file), len(outputs), folder / BY_FILE)
+    get_run_logger().info(
+        "%d words of %d files summarised in %s", len(summary.by_file), len(outputs), results.path(BY_FILE)
+    )
     return summary
 
 
-def complete(summary: Summary, files: int) -> Summary:
-    """The summary, if it has every file. Raises TasksFailed, with the summary, if it lacks some."""
-    if not summary.missing:
+def complete(
+    summary: Summary, outcomes: Sequence[TaskOutcome], allow_failures: int, given_up: TopWordsError | None
+) -> Summary:
+    """The summary, if it lacks no more files than were allowed.
+
+    Raises what waiting ended with, if it was given up, else TasksFailed; either with the summary, and naming the files
+    that it lacks and what became of their Batch tasks.
+    """
+    lacking = missing(outcomes)
+    if given_up is None and len(lacking) <= allow_failures:
+        if lacking:
+            get_run_logger().warning(_lacking(summary, lacking) + f"; allow_failures is {allow_failures}")
         return summary
-    raise TasksFailed(
-        f"{len(summary.missing)} of {files} Batch tasks failed; the summary in {summary.folder} "
-        f"lacks {', '.join(summary.missing)}",
-        summary,
-    )
+    details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
+    if given_up is not None:
+        error = type(given_up)(f"{given_up}; {_lacking(summary, lacking)}{details}")
+    else:
+        said = f"{len(lacking)} of {len(outcomes)} Batch tasks failed; {_lacking(summary, lacking)}{details}"
+        error = TasksFailed(said)
+    error.summary, error.outcomes = summary, outcomes
+    raise error
+
+
+def _lacking(summary: Summary, lacking: Sequence[TaskOutcome]) -> str:
+    names = ", ".join(outcome.file for outcome in lacking[:_MOST_NAMED])
+    more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
+    return f"the summary in {summary.folder} lacks {names}{more}"
+
+
+def _failure_lines(outcome: TaskOutcome) -> str:
+    return f"\n{outcome.file}: Batch task {outcome.id} {outcome.why()}{as_lines(outcome.stderr)}"
 
 
 def parse_output(file: str, path: Path) -> FileOutput:

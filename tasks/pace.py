@@ -1,0 +1,31 @@
+"""How often to look at something that takes its time, and what time it is; injected, so that tests need not wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often to look, in seconds: after a tenth of the time waited so far, between the two bounds."""
+
+    shortest: float = 0.2
+    longest: float = 15.0
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = _now
+
+    def beats(self) -> Iterator[float]:
+        """The seconds since the first look, at each look."""
+        start = self.clock()
+        while True:
+            waited = self.clock() - start
+            yield waited
+            self.sleep(min(self.longest, max(self.shortest, waited / 10)))

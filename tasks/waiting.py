@@ -1,0 +1,115 @@
+"""What queued Batch tasks wait for, and which waits are in vain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from azure.batch import BatchClient
+from azure.batch.models import AllocationState, BatchJobState, BatchNode, BatchNodeState, BatchPool, BatchPoolState
+from azure.core.exceptions import ResourceNotFoundError
+
+from tasks.errors import RunTimeout, TasksFailed, TopWordsError
+from tasks.logs import tail
+from tasks.pool import UsedPool
+
+_NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount"]
+_LOST = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
+# Allocations that Azure may still grant, at one of the formula's next evaluations. Others, such as a quota that is
+# used up or an image that is gone, stay as they are.
+_PASSING = {"AllocationFailed", "AllocationTimedOut", "AllocationTimedout", "ResizeStopped", "ReservedCapacityFailed"}
+
+
+def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str) -> str:
+    """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where it cannot come."""
+    present = _pool(batch, pool.id)
+    nodes = list(batch.list_nodes(pool.id, select=_NODE_FIELDS))
+    lost = [node for node in nodes if node.state in _LOST]
+    if lost and len(lost) == len(nodes):
+        raise TasksFailed(_why_lost(batch, pool.id, lost))
+    reasons = _refused(present, nodes, pool.own)
+    parts = [
+        f"nodes: {_states(nodes)}" if nodes else f"pool {pool.id} is {_value(present.allocation_state)}, no node yet"
+    ]
+    parts += [f"Azure could not allocate: {reasons}"] if reasons else []
+    parts += [why for why in (_paused(batch, job_id), _busy(nodes)) if why]
+    return "; ".join(parts)
+
+
+def _pool(batch: BatchClient, pool_id: str) -> BatchPool:
+    try:
+        pool = batch.get_pool(pool_id)
+    except ResourceNotFoundError:
+        raise TasksFailed(f"pool {pool_id} is gone: somebody deleted it while the tasks waited") from None
+    if pool.state == BatchPoolState.DELETING:
+        raise TasksFailed(f"pool {pool_id} is being deleted, and not by this run")
+    return pool
+
+
+def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool) -> str:
+    """Why the last allocation failed, or nothing. Raises TasksFailed where there are no nodes and will be none."""
+    reasons = "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
+    if nodes or pool.allocation_state != AllocationState.STEADY:
+        return reasons
+    may_pass = pool.enable_auto_scale and all(error.code in _PASSING for error in pool.resize_errors or ())
+    if reasons and not may_pass:
+        raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
+    if not (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0):
+        if pool.auto_scale_run and own:  # not just created: its formula has been evaluated
+            error = pool.auto_scale_run.error
+            why = f"could not be computed: {error.message}" if error else "asks for none any more"
+            raise TasksFailed(f"pool {pool.id} has no nodes, and its autoscale formula {why}")
+        if not pool.enable_auto_scale:
+            raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
+    return reasons
+
+
+def _paused(batch: BatchClient, job_id: str) -> str:
+    """Why a job that is there starts no task."""
+    state = batch.get_job(job_id).state
+    if state in (BatchJobState.DISABLED, BatchJobState.DISABLING):
+        return f"job {job_id} is disabled; `az batch job enable --job-id {job_id}` lets it go on"
+    return ""
+
+
+def _busy(nodes: Sequence[BatchNode]) -> str:
+    ready = [node for node in nodes if node.state in (BatchNodeState.IDLE, BatchNodeState.RUNNING)]
+    running = sum(node.running_tasks_count or 0 for node in ready)
+    return f"they run {running} Batch tasks of other jobs first" if running else ""
+
+
+def _why_lost(batch: BatchClient, pool_id: str, lost: Sequence[BatchNode]) -> str:
+    node = lost[0]
+    why = f"no node of pool {pool_id} can run tasks: all {len(lost)} are {_value(node.state)}"
+    info = node.start_task_info
+    if info and info.failure_info:
+        why += f"; the start task ended with exit code {info.exit_code}: {info.failure_info.message}"
+        why += tail(lambda: batch.download_node_file(pool_id, node.id, "startup/stderr.txt"))
+    elif node.errors:
+        why += f"; {node.errors[0].code}: {node.errors[0].message}"
+    return why
+
+
+def _states(nodes: Sequence[BatchNode]) -> str:
+    return ", ".join(
+        f"{count} {state}" for state, count in sorted(Counter(_value(node.state) for node in nodes).items())
+    )
+
+
+def _value(state: object) -> str:
+    return str(getattr(state, "value", state))
+
+
+def why_ended(batch: BatchClient, job_id: str, left: int) -> TopWordsError | None:
+    """Why a job will not run the tasks that are left, or None where it still may."""
+    try:
+        job = batch.get_job(job_id)
+    except ResourceNotFoundError:
+        return TasksFailed(f"job {job_id} is gone: somebody deleted it with {left} Batch tasks not completed")
+    if job.state == BatchJobState.DELETING:
+        return TasksFailed(f"job {job_id} is being deleted, and not by this run, with {left} Batch tasks not completed")
+    if job.state not in (BatchJobState.TERMINATING, BatchJobState.COMPLETED):
+        return None
+    reason = (job.execution_info.termination_reason if job.execution_info else None) or _value(job.state)
+    error = RunTimeout if reason == "MaxWallClockTimeExpiry" else TasksFailed
+    return error(f"job {job_id} ended ({reason}) with {left} Batch tasks not completed")
