@@ -120,14 +120,13 @@ def _checked(model: type[BaseModel], **values: Any) -> Any:
     try:
         return model(**values)
     except ValidationError as error:
-        _fail(
-            "\n".join(f"{_option(each['loc'])}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors())
-        )
+        _fail("\n".join(_option(each["loc"]) + each["msg"].removeprefix("Value error, ") for each in error.errors()))
 
 
 def _option(location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else "options"
-    return "--" + {"existing_pool_id": "pool-id"}.get(name, name.replace("_", "-"))
+    """The option at fault, to begin a message with; nothing where several are, which the message names itself."""
+    name = str(location[0]) if location else ""
+    return f"--{ {'existing_pool_id': 'pool-id'}.get(name, name.replace('_', '-')) }: " if name else ""
 
 
 def _fail(message: str) -> NoReturn:

@@ -88,10 +88,10 @@ def top_words(
         monitored = None
         try:
             if to_count:  # all of them, unless an earlier try of this run has counted some
-                create_containers(azure, run)
+                create_containers(azure, run, clean_up.containers)
                 uploads = upload_files(azure, run, to_count)
-                used_pool = create_pool(azure, run, pool, uploads.node_script)
-                create_job(azure, run, used_pool, uploads)
+                used_pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
+                create_job(azure, run, used_pool, uploads, clean_up.job)
                 batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
                 patience = Patience(limits=limits, pool=pool)
                 monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)

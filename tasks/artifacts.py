@@ -160,7 +160,7 @@ def escape(text: str) -> str:
 
 def _state(outcome: TaskOutcome) -> str:
     if outcome.succeeded:
-        return "completed" if outcome.started else "completed by an earlier try"
+        return "completed by an earlier try" if outcome.earlier else "completed"
     if outcome.cause:
         return f"{'failed' if outcome.completed else outcome.state}: {outcome.cause.value}"
     return outcome.state

@@ -17,9 +17,9 @@ class Container(Resource):
     exists = "ContainerAlreadyExists"
     going = "ContainerBeingDeleted"
 
-    def __init__(self, blobs: BlobServiceClient, run: Run, role: Role) -> None:
+    def __init__(self, blobs: BlobServiceClient, run: Run, role: Role, disposal: Disposal) -> None:
         self._client = blobs.get_container_client(run.container(role))
-        self._tags = run.tags
+        self._tags = run.tags_for(disposal)
         self.name = f"container {run.container(role)}"
 
     def create(self) -> None:
@@ -28,8 +28,8 @@ class Container(Resource):
     def tags(self) -> Mapping[str, str] | None:
         return self._client.get_container_properties().metadata or {}
 
-    def renew(self, tags: Mapping[str, str]) -> None:
-        self.mark(tags)
+    def renew(self) -> None:
+        self.mark(self._tags)
 
     def mark(self, tags: Mapping[str, str]) -> None:
         self._client.set_container_metadata(dict(tags))
@@ -39,11 +39,11 @@ class Container(Resource):
 
 
 @step("1 create containers")
-def create_containers(azure: Azure, run: Run) -> None:
+def create_containers(azure: Azure, run: Run, disposal: Disposal = Disposal.DELETE) -> None:
     """Create the run's three containers, or adopt those that an earlier try of this run created."""
     with azure.blobs() as blobs:
         for role in Role:
-            created = make(run, Container(blobs, run, role))
+            created = make(run, Container(blobs, run, role, disposal))
             get_run_logger().info("Container %s %s", run.container(role), "created" if created else "is there already")
 
 
@@ -53,7 +53,7 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
     logger = get_run_logger()
     with azure.blobs() as blobs:
         for role in Role:
-            container = Container(blobs, run, role)
+            container = Container(blobs, run, role, disposal)
             if disposal is Disposal.KEEP:
                 done = "kept" if keep(run, container) else "is not there"
             else:

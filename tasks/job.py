@@ -58,8 +58,9 @@ class Job(Resource):
     exists = "JobExists"
     going = "JobBeingDeleted"
 
-    def __init__(self, batch: BatchClient, run: Run, pool_id: str = "") -> None:
+    def __init__(self, batch: BatchClient, run: Run, pool_id: str = "", disposal: Disposal = Disposal.DELETE) -> None:
         self._batch = batch
+        self._tags = run.tags_for(disposal)
         self._run = run
         self._pool_id = pool_id  # known where the job may be created
         self.name = f"job {run.job_id}"
@@ -71,7 +72,7 @@ class Job(Resource):
                 pool_info=BatchPoolInfo(pool_id=self._pool_id),
                 # The service itself ends the job after this, also when nobody is left to do so.
                 constraints=BatchJobConstraints(max_wall_clock_time=self._run.lifetime),
-                metadata=metadata(self._run.tags),
+                metadata=metadata(self._tags),
             )
         )
 
@@ -79,7 +80,7 @@ class Job(Resource):
         job = self._batch.get_job(self._run.job_id)
         return None if job.state == BatchJobState.DELETING else tags(job.metadata)
 
-    def renew(self, tags: Mapping[str, str]) -> None:
+    def renew(self) -> None:
         """The new time limit, and no end with the last task: there may be more to add. An ended job stays as it is."""
         job = self._batch.get_job(self._run.job_id)
         if job.state in ENDED_STATES or job.creation_time is None:
@@ -88,7 +89,7 @@ class Job(Resource):
         changes = BatchJobUpdateOptions(
             constraints=BatchJobConstraints(max_wall_clock_time=limit),
             all_tasks_complete_mode=BatchAllTasksCompleteMode.NO_ACTION,
-            metadata=metadata(tags),
+            metadata=metadata(self._tags),
         )
         self._batch.update_job(self._run.job_id, changes)
 
@@ -103,14 +104,14 @@ class Job(Resource):
 
 
 @step("4 create job")
-def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads) -> str:
+def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposal: Disposal = Disposal.DELETE) -> str:
     """Create the run's job, or adopt the one that an earlier try created; returns its id.
 
     An earlier job that has ended takes no more tasks: if some are to be added, it is replaced.
     """
     logger = get_run_logger()
     with azure.batch() as batch:
-        job = Job(batch, run, pool.id)
+        job = Job(batch, run, pool.id, disposal)
         created = make(run, job)
         if not created and job.has_ended():
             earlier = look_for_earlier(azure, batch, run)

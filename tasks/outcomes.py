@@ -67,6 +67,7 @@ class TaskOutcome:
     retries: int = 0  # after a failure of the task
     requeues: int = 0  # after the loss of its node, such as a preemption; they use up no retry
     succeeded: bool = False
+    earlier: bool = False  # by an earlier try of the run, of whose Batch task nothing else is known
     failure: Failure | None = None
     cause: Cause | None = None
     stderr: str = field(default="", repr=False)  # its end, without secrets
@@ -75,7 +76,7 @@ class TaskOutcome:
     def of(cls, added: AddedTask, task: BatchTask | None) -> TaskOutcome:
         """What the service says of the task; still `active` where it says nothing yet."""
         if added.earlier and task is None:
-            return cls.earlier(added.id, added.file, added.output_name)
+            return cls.counted_before(added.id, added.file, added.output_name)
         if task is None:
             return cls(id=added.id, file=added.file, output_name=added.output_name, state=BatchTaskState.ACTIVE.value)
         info = task.execution_info
@@ -99,9 +100,16 @@ class TaskOutcome:
         )
 
     @classmethod
-    def earlier(cls, id: str, file: str, output_name: str) -> TaskOutcome:
+    def counted_before(cls, id: str, file: str, output_name: str) -> TaskOutcome:
         """Of a file that an earlier try of the run has counted."""
-        return cls(id=id, file=file, output_name=output_name, state=BatchTaskState.COMPLETED.value, succeeded=True)
+        return cls(
+            id=id,
+            file=file,
+            output_name=output_name,
+            state=BatchTaskState.COMPLETED.value,
+            succeeded=True,
+            earlier=True,
+        )
 
     @property
     def completed(self) -> bool:

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from tasks.errors import ConflictError, ServiceError, error_code
 from tasks.pace import Pace
-from tasks.settings import Run
+from tasks.settings import Disposal, Run
 
 GONE_WITHIN = 600.0  # seconds in which a container, job or pool that is being deleted frees its name, with luck
 UNTIL_GONE = Pace(longest=5.0)
@@ -31,8 +31,8 @@ class Resource(ABC):
         """What it is tagged with; None where it is being deleted. Raises ResourceNotFoundError where there is none."""
 
     @abstractmethod
-    def renew(self, tags: Mapping[str, str]) -> None:
-        """Give it these tags, and with them the lifetime of the run's present try."""
+    def renew(self) -> None:
+        """Give it the tags, and with them the lifetime, of the run's present try."""
 
     @abstractmethod
     def mark(self, tags: Mapping[str, str]) -> None:
@@ -88,7 +88,11 @@ def keep(run: Run, resource: Resource) -> bool:
     tags = _tags(resource)
     if not run.owns(tags):
         return False
-    resource.mark({**run.tags, **(tags or {}), "kept": "yes"})
+    if tags != (kept := {**(tags or {}), **run.tags_for(Disposal.KEEP)}):
+        try:
+            resource.mark(kept)
+        except ResourceExistsError:  # such as a job that has ended
+            get_run_logger().warning("A sweep deletes %s after %s", resource.name, run.until)
     return True
 
 
@@ -100,8 +104,8 @@ def _adopted(run: Run, resource: Resource) -> bool:
             return False
         if not run.owns(tags):
             raise ConflictError(f"{resource.name} exists and was not created by this run; delete it or run again")
-        if tags.get("expires") != run.tags["expires"] or "kept" in tags:
-            resource.renew(run.tags)
+        if tags.get("expires") != run.tags["expires"]:
+            resource.renew()
         return True
     except ResourceNotFoundError:
         return False

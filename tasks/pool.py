@@ -52,9 +52,15 @@ class Pool(Resource):
     going = "PoolBeingDeleted"
 
     def __init__(
-        self, batch: BatchClient, run: Run, settings: PoolSettings, node_script: UploadedFile | None = None
+        self,
+        batch: BatchClient,
+        run: Run,
+        settings: PoolSettings,
+        node_script: UploadedFile | None = None,
+        disposal: Disposal = Disposal.DELETE,
     ) -> None:
         self._batch = batch
+        self._tags = run.tags_for(disposal)
         self._run = run
         self._settings = settings
         self._script = node_script  # known where the pool may be created
@@ -73,7 +79,7 @@ class Pool(Resource):
                 task_slots_per_node=settings.slots_per_node,
                 resize_timeout=RESIZE_TIMEOUT,
                 start_task=self._start_task(),
-                metadata=metadata(self._run.tags),
+                metadata=metadata(self._tags),
             )
         )
 
@@ -81,10 +87,10 @@ class Pool(Resource):
         pool = self._batch.get_pool(self._run.pool_id)
         return None if pool.state == BatchPoolState.DELETING else tags(pool.metadata)
 
-    def renew(self, tags: Mapping[str, str]) -> None:
+    def renew(self) -> None:
         """The new deadline, and a start task whose SAS URL lives as long, for nodes that are still to come."""
         self._scale(self._formula())
-        changes = BatchPoolUpdateOptions(metadata=metadata(tags), start_task=self._start_task())
+        changes = BatchPoolUpdateOptions(metadata=metadata(self._tags), start_task=self._start_task())
         self._batch.update_pool(self._run.pool_id, changes)  # last: the tags say that all of it is done
 
     def mark(self, tags: Mapping[str, str]) -> None:
@@ -127,7 +133,13 @@ def scale(deadline: datetime, dedicated: int, spot: int) -> str:
 
 
 @step("3 create pool")
-def create_pool(azure: Azure, run: Run, settings: PoolSettings, node_script: UploadedFile) -> UsedPool:
+def create_pool(
+    azure: Azure,
+    run: Run,
+    settings: PoolSettings,
+    node_script: UploadedFile,
+    disposal: Disposal = Disposal.DELETE,
+) -> UsedPool:
     """Create the run's pool, adopt the one that an earlier try created, or look up the existing one that was asked for.
 
     Does not wait for the nodes: tasks queue until the first node is ready, and monitoring says what they wait for.
@@ -138,7 +150,7 @@ def create_pool(azure: Azure, run: Run, settings: PoolSettings, node_script: Upl
             pool = existing_pool(batch, settings)
             logger.info("Pool %s used as it is: %s nodes of %s", pool.id, _nodes_of(pool), pool.vm_size)
             return UsedPool(id=pool.id, slots_per_node=pool.task_slots_per_node or 1, own=False)
-        created = make(run, Pool(batch, run, settings, node_script))
+        created = make(run, Pool(batch, run, settings, node_script, disposal))
     logger.info(
         "Pool %s %s: %s of %s with %d task slots each, until %s at the latest; the start task copies %s to every node",
         run.pool_id,

@@ -42,7 +42,7 @@ class Results:
         counted = [file for file in files if file.blob_name in known and self._has(file, known[file.blob_name])]
         if counted:
             get_run_logger().info("%d of %d files have been counted by an earlier try", len(counted), len(files))
-        done = [TaskOutcome.earlier(file.task_id, file.blob_name, file.output_name) for file in counted]
+        done = [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in counted]
         return done, [file for file in files if file not in counted]
 
     def remember(self, md5s: dict[str, str]) -> None:

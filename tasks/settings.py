@@ -197,6 +197,10 @@ class Run:
             "expires": self.expires.isoformat(timespec="seconds"),
         }
 
+    def tags_for(self, disposal: Disposal) -> dict[str, str]:
+        """The tags of what becomes that when the run ends: what is kept on purpose is nothing for a sweep."""
+        return {**self.tags, "kept": "yes"} if disposal is Disposal.KEEP else self.tags
+
     def owns(self, tags: Mapping[str, str] | None) -> bool:
         """Whether a resource with these tags was created by this run."""
         tags = tags or {}

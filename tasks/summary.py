@@ -99,7 +99,7 @@ def complete(
         return summary
     details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
     if given_up is not None:
-        error = type(given_up)(f"{given_up}; {_lacking(summary, lacking)}{details}")
+        error = type(given_up)(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
     else:
         said = f"{len(lacking)} of {len(outcomes)} Batch tasks failed; {_lacking(summary, lacking)}{details}"
         error = TasksFailed(said)

@@ -97,6 +97,7 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     summary = top_words(inputs=[str(DATA / "clouds.txt")], top_n=2, output_folder=str(tmp_path))
     assert summary.folder.parent == tmp_path
     assert sorted(path.name for path in summary.folder.iterdir()) == [
+        ".counted.json",
         "clouds_OUTPUT.txt",
         "summary.csv",
         "summary_overall.csv",
@@ -145,7 +146,7 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
         f"Container {name}-application created",
         "1 of 1 files",
         f"uploaded to {name}-application",
-        f"Pool {name} created: 2 nodes",
+        f"Pool {name} created: 2 dedicated nodes",
         f"Job {name} created on pool {name}",
         f"3 Batch tasks added to job {name}",
         "3 of 3 Batch tasks completed (3 succeeded, 0 failed)",
@@ -258,14 +259,17 @@ def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
     state = top_words(inputs=[str(DATA)], top_n=1, output_folder=str(tmp_path), return_state=True)
     error = state.result(raise_on_failure=False)
     assert isinstance(error, TasksFailed)
-    assert re.fullmatch(r"1 of 3 Batch tasks failed; the summary in \S+ lacks kitchen\.txt", str(error))
-    assert "Batch task topNtask2 (kitchen.txt) failed with exit code 1" in caplog.text
+    first, what, stderr = str(error).splitlines()
+    assert re.fullmatch(r"1 of 3 Batch tasks failed; the summary in \S+ lacks kitchen\.txt", first)
+    assert re.match(r"kitchen\.txt: Batch task topNtask2 exited non-zero, exit code 1, node tvmps_\w+, 1 retry: ", what)
+    assert stderr == "  stderr: the kitchen is closed"
+    assert "Batch task topNtask2 (kitchen.txt) exited non-zero, exit code 1" in caplog.text
     assert "FailureExitCode (usererror)" in caplog.text
     assert "stderr: the kitchen is closed" in caplog.text
     assert [row["state"] for row in artifact(state, "batch-task-states")] == [
         "completed",
         "completed",
-        "failed: FailureExitCode",
+        "failed: exited non-zero",
     ]
     (results,) = tmp_path.glob("top-words-*")
     assert (results / "summary.csv").read_text().count("\n") == 1 + 2
@@ -283,7 +287,7 @@ def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
         r"no node of pool top-words-\w+ can run tasks: all 2 are starttaskfailed; the start task ended with exit code 7"
     )
     assert re.match(said, str(error.value))
-    assert str(error.value).endswith("\n  stderr: the disk is full")
+    assert "\n  stderr: the disk is full\n" in str(error.value)
     assert left_over(azure) == []
 
 
@@ -348,11 +352,11 @@ def test_half_a_credential_is_refused(azure: Azure, tmp_path: Path, monkeypatch:
 def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
     schema = top_words.parameters
     assert list(schema.properties) == [
-        "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "delay_seconds",
+        "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts", "delay_seconds",
     ]  # fmt: skip
     assert all(schema.properties[name].get("description") for name in schema.properties)
     assert schema.properties["top_n"]["minimum"] == 1
     assert schema.definitions is not None
-    assert set(schema.definitions["Disposal"]["enum"]) == {"delete", "keep"}
+    assert set(schema.definitions["Disposal"]["enum"]) == {"delete", "keep", "ask"}
     for group in ("PoolSettings", "TimeLimits", "CleanUp"):
         assert all(field.get("description") for field in schema.definitions[group]["properties"].values()), group

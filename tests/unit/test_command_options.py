@@ -87,25 +87,40 @@ DEFAULTS: dict[str, Any] = {
     "limits": TimeLimits(),
     "output_folder": "results",
     "clean_up": CleanUp(),
+    "allow_failures": 0,
+    "accounts": None,
     "delay_seconds": 0,
 }
 
 OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "inputs": ([HARBOUR], {"inputs": [str(DATA), HARBOUR]}),
     "top_n": (["--top-n", "3"], {"top_n": 3}),
-    "nodes": (["--nodes", "5"], {"pool": PoolSettings(nodes=5)}),
+    "dedicated_nodes": (["--nodes", "5"], {"pool": PoolSettings(dedicated_nodes=5)}),
+    "spot_nodes": (["--spot-nodes", "8"], {"pool": PoolSettings(spot_nodes=8)}),
+    "dedicated_after_minutes": (
+        ["--dedicated-after-minutes", "9", "--pool-id", "any"],
+        {"pool": PoolSettings(dedicated_after_minutes=9, existing_pool_id="any")},
+    ),
     "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size="standard_a1_v2")}),
     "image": (["--image", "debian:debian-12:12:1"], {"pool": PoolSettings(image="debian:debian-12:12:1")}),
     "slots_per_node": (["--slots-per-node", "4"], {"pool": PoolSettings(slots_per_node=4)}),
+    "slots_per_task": (
+        ["--slots-per-task", "2", "--pool-id", "any"],
+        {"pool": PoolSettings(slots_per_task=2, existing_pool_id="any")},
+    ),
     "pool_id": (["--pool-id", "team-pool"], {"pool": PoolSettings(existing_pool_id="team-pool")}),
     "run_minutes": (["--run-minutes", "33"], {"limits": TimeLimits(run_minutes=33)}),
     "task_minutes": (["--task-minutes", "7"], {"limits": TimeLimits(task_minutes=7)}),
     "task_retries": (["--task-retries", "6"], {"limits": TimeLimits(task_retries=6)}),
+    "stall_minutes": (["--stall-minutes", "11"], {"limits": TimeLimits(stall_minutes=11)}),
+    "allow_failures": (["--allow-failures", "12"], {"allow_failures": 12}),
     "output": (["--output", "elsewhere"], {"output_folder": "elsewhere"}),
     "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
     "keep_containers": (["--keep-containers"], {"clean_up": CleanUp(containers=Disposal.KEEP)}),
     "keep_job": (["--keep-job"], {"clean_up": CleanUp(job=Disposal.KEEP)}),
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
+    "ask": (["--ask"], {"clean_up": CleanUp(job=Disposal.ASK, pool=Disposal.ASK)}),
+    "accounts": (["--accounts", "mine"], {"accounts": "mine"}),
 }
 
 
@@ -133,15 +148,20 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "inputs": [str(DATA), HARBOUR],
             "top_n": 3,
             "pool": PoolSettings(
-                nodes=5,
+                dedicated_nodes=5,
+                spot_nodes=8,
+                dedicated_after_minutes=9,
                 vm_size="standard_a1_v2",
                 image="debian:debian-12:12:1",
                 slots_per_node=4,
+                slots_per_task=2,
                 existing_pool_id="team-pool",
             ),
-            "limits": TimeLimits(run_minutes=33, task_minutes=7, task_retries=6),
+            "limits": TimeLimits(run_minutes=33, task_minutes=7, task_retries=6, stall_minutes=11),
             "output_folder": "elsewhere",
             "clean_up": CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP),
+            "allow_failures": 12,
+            "accounts": "mine",
             "delay_seconds": 1.5,
         }
     ]
@@ -194,7 +214,9 @@ def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None
 
 
 def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_printed(flow: Recorder) -> None:
-    flow.ends = Failed(data=TasksFailed("1 of 2 Batch tasks failed", SUMMARY))
+    failure = TasksFailed("1 of 2 Batch tasks failed")
+    failure.summary = SUMMARY
+    flow.ends = Failed(data=failure)
     result = run()
     assert (result.exit_code, result.stdout) == (1, f"\n{SUMMARY}\n")
     assert result.stderr == "\nError: 1 of 2 Batch tasks failed\n"
@@ -207,9 +229,21 @@ def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_pri
         (["--run-minutes", "4"], "--run-minutes: Input should be greater than or equal to 5"),
         (["--task-retries", "101"], "--task-retries: Input should be less than or equal to 100"),
         (
-            ["--nodes", "0", "--pool-id", "no pool"],
-            "--nodes: Input should be greater than or equal to 1\n"
+            ["--nodes", "-1", "--pool-id", "no pool"],
+            "--dedicated-nodes: Input should be greater than or equal to 0\n"
             "--pool-id: 'no pool' is not a pool id; an id has 1 to 64 letters, digits, - and _",
+        ),
+        (
+            ["--nodes", "0"],
+            "dedicated_nodes and spot_nodes are both 0; a pool without nodes runs no task",
+        ),
+        (
+            ["--slots-per-task", "2"],
+            "slots_per_task is 2, but a node has 1 (slots_per_node); no node could ever run such a task",
+        ),
+        (
+            ["--dedicated-after-minutes", "5"],
+            "dedicated_after_minutes is for pools with spot_nodes, and there are none",
         ),
         (["--top-n", "0"], "top_n is 0; ask for at least 1 word per file"),
     ],

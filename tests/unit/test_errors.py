@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
@@ -11,7 +12,7 @@ from prefect.states import Failed
 
 from tasks.artifacts import escape, short_node, task_table
 from tasks.errors import InputError, ServiceError, log_errors_without_traceback, without_secrets
-from tasks.outcomes import Failure, TaskOutcome
+from tasks.outcomes import Cause, Failure, TaskOutcome
 from tasks.steps import is_transient
 
 
@@ -97,8 +98,17 @@ def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | 
 
 def test_the_task_table_tells_completed_from_succeeded() -> None:
     failure = Failure(category="usererror", code="FailureExitCode", message="m")
-    rows = task_table([outcome(0, "completed", True), outcome(1, "completed", False, failure), outcome(2, "running")])
-    assert [row["state"] for row in rows] == ["completed", "failed: FailureExitCode", "running"]
+    failed = replace(outcome(1, "completed", False, failure), cause=Cause.EXIT_CODE)
+    given_up = replace(outcome(2, "running"), cause=Cause.NOT_RUN)
+    before = TaskOutcome.counted_before("topNtask3", "3.txt", "3_OUTPUT.txt")
+    rows = task_table([outcome(0, "completed", True), failed, given_up, before, outcome(4, "running")])
+    assert [row["state"] for row in rows] == [
+        "completed",
+        "failed: exited non-zero",
+        "running: did not get to its end",
+        "completed by an earlier try",
+        "running",
+    ]
 
 
 def test_beyond_500_tasks_the_failed_and_running_ones_are_shown_first() -> None:

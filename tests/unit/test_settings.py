@@ -136,8 +136,9 @@ def test_an_image_that_is_not_in_three_parts_is_refused() -> None:
 
 
 def test_a_pool_without_nodes_is_refused() -> None:
-    with pytest.raises(ValidationError, match="greater than or equal to 1"):
-        PoolSettings(nodes=0)
+    with pytest.raises(ValidationError, match="dedicated_nodes and spot_nodes are both 0"):
+        PoolSettings(dedicated_nodes=0)
+    assert PoolSettings(dedicated_nodes=0, spot_nodes=1).spot_nodes == 1
 
 
 def test_a_mistyped_setting_is_refused() -> None:
