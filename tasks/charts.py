@@ -29,7 +29,7 @@ _COLUMN = 7.4  # pixels that one column of 12 px text takes at most in any of th
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _LINE_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
 _MARGIN = 16
-_WIDTH = 960
+_WIDTH = 720  # about what either UI gives to markdown, so that the text keeps its size
 
 
 class _Look(Enum):
@@ -255,7 +255,7 @@ def _notes(tasks: int, ran: int, drawn: int, rows: int) -> list[str]:
 
 
 def _heading(title: str) -> str:
-    return _text(_MARGIN, 28, cut(title, 100), size=15, weight=600)
+    return _text(_MARGIN, 28, cut(title, 74), size=15, weight=600)
 
 
 def _text(

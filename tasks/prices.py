@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 PRICES_OF = date(2025, 3, 2)
 SOURCE = "Azure's list price for Linux, pay-as-you-go"
-LEFT_OUT = "disks, network, storage, discounts, and the nodes of other runs in the same pool"
+LEFT_OUT = "disks, network, storage, and any discount of yours"
 
 _REGIONS = ("eastus", "westus2", "westeurope", "northeurope")
 _USD_PER_HOUR = {

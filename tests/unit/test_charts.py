@@ -65,7 +65,7 @@ def test_a_bar_chart_of_nothing_says_so() -> None:
 def test_a_picture_paints_its_own_white_ground() -> None:
     for picture in (bar_chart([("a", 1)], ""), timeline([]), timeline([ran("a", "n", 0, 1)])):
         ground = next(svg_of(picture).iter(f"{SVG}rect"))
-        assert (ground.get("fill"), ground.get("width")) == ("#ffffff", "960")
+        assert (ground.get("fill"), ground.get("width")) == ("#ffffff", "720")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_picture_paints_its_own_white_ground() -> None:
 )
 def test_any_text_becomes_one_line_of_bounded_width(name: str, shown: str) -> None:
     assert cut(name, 40) == shown
-    assert texts(bar_chart([("x", 1)], name))[0] == cut(name, 100)
+    assert texts(bar_chart([("x", 1)], name))[0] == cut(name, 74)
 
 
 def test_any_name_leaves_the_picture_well_formed() -> None:

@@ -1,0 +1,244 @@
+"""The page that a person opens after a run: where it ran, what failed and why, how long it took, what it may cost."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from urllib.parse import urlsplit
+
+from tasks.artifacts import escape, short_node
+from tasks.charts import bar_chart, cut, timeline
+from tasks.errors import without_secrets
+from tasks.outcomes import TaskOutcome, missing
+from tasks.prices import LEFT_OUT, Price, price_of, region_of
+
+MOST_FAILURES = 50  # told in full
+MOST_NAMES = 200  # of files without output
+MOST_STEPS = 100
+STDERR_LINES = 20
+STDERR_CHARACTERS = 2_000
+_CONTROL = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What there is to say of a run when it is over.
+
+    `where` says in words which accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
+    deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
+    as they are for an existing pool. The prices, in US dollars for a node and hour, take the place of the known ones.
+    """
+
+    run_name: str
+    flow_run_id: str
+    where: str
+    batch_endpoint: str
+    pool_id: str
+    own_pool: bool
+    vm_size: str
+    dedicated_nodes: int
+    spot_nodes: int = 0
+    steps: Sequence[tuple[str, float]] = ()
+    pool_seconds: float | None = None
+    node_seconds: float | None = None  # of dedicated nodes
+    spot_node_seconds: float = 0
+    started: datetime
+    ended: datetime
+    outcomes: Sequence[TaskOutcome] = ()
+    allowed_failures: int = 0
+    results: str
+    deleted: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    pool_kept: bool = False
+    top_words: Sequence[tuple[str, int]] = ()
+    price_per_hour: float | None = None
+    spot_price_per_hour: float | None = None
+
+
+def report(facts: RunFacts) -> str:
+    """The report as markdown, its pictures as data URIs; at most about 400 kB, however large the run."""
+    parts = [
+        f"# {_plain(facts.run_name)}",
+        f"**{result_line(facts)}**",
+        _plain(facts.where),
+        _overview(facts),
+        _failures(facts),
+    ]
+    if facts.top_words:
+        parts.append(f"## Top words\n\n![Bar chart of the top words]({bar_chart(facts.top_words, 'Over all files')})")
+    if any(outcome.started for outcome in facts.outcomes):
+        parts.append(f"## Batch tasks\n\n![Timeline]({timeline(facts.outcomes, facts.ended)})\n\n{_durations(facts)}")
+    parts += [_steps(facts), _cost(facts)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def result_line(facts: RunFacts) -> str:
+    """Such as "3 files: 2 succeeded, 1 failed (1 allowed)"."""
+    outcomes = facts.outcomes
+    succeeded = sum(outcome.succeeded for outcome in outcomes)
+    failed = sum(outcome.completed and not outcome.succeeded for outcome in outcomes)
+    unfinished = len(outcomes) - succeeded - failed
+    earlier = sum(outcome.succeeded and outcome.started is None for outcome in outcomes)
+    line = f"{_count(len(outcomes), 'file')}: {succeeded:,} succeeded"
+    line += f" ({earlier:,} of them in an earlier try)" if earlier else ""
+    line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
+    return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
+
+
+def _overview(facts: RunFacts) -> str:
+    owner = "made for this run" if facts.own_pool else "an existing pool, neither changed nor deleted"
+    requeues = sum(outcome.requeues for outcome in facts.outcomes)
+    rows = [
+        ("pool", f"{facts.pool_id}, {owner}"),
+        ("nodes", _nodes(facts)),
+        ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
+        ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
+        ("took", _span((facts.ended - facts.started).total_seconds())),
+        ("requeues", f"{requeues:,}: Batch tasks begun again after the loss of their node, such as a preemption"),
+        ("results", facts.results),
+        ("deleted", ", ".join(facts.deleted) or "nothing"),
+        ("kept", ", ".join(facts.kept) or "nothing"),
+        ("flow run", facts.flow_run_id),
+    ]
+    shown = [(name, value) for name, value in rows if name != "requeues" or requeues]
+    return "\n".join(["| run | |", "|:--|:--|", *(f"| {name} | {_plain(value)} |" for name, value in shown)])
+
+
+def _nodes(facts: RunFacts) -> str:
+    spot = f" and {facts.spot_nodes:,} spot" if facts.spot_nodes else ""
+    return f"{facts.dedicated_nodes:,} dedicated{spot}, of {facts.vm_size}"
+
+
+def _failures(facts: RunFacts) -> str:
+    """The failed ones in full, then the names of all files without output."""
+    without = missing(facts.outcomes)
+    if not without:
+        return ""
+    told = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES]
+    parts = [f"## {_count(len(without), 'file')} without output", *(_failure(outcome) for outcome in told)]
+    if len(without) > len(told):
+        parts.append(f"The first {len(told)} of {len(without):,} are told in full. {_names(without)}")
+    return "\n\n".join(parts)
+
+
+def _failure(outcome: TaskOutcome) -> str:
+    facts: list[tuple[str, object]] = [
+        ("Batch task", outcome.id),
+        ("cause", outcome.cause.value if outcome.cause else outcome.state),
+        ("service's words", outcome.failure),
+        ("exit code", outcome.exit_code),
+        ("node", short_node(outcome.node)),
+        ("retries", outcome.retries or None),
+        ("requeues", outcome.requeues or None),
+    ]
+    lines = [f"- {name}: {_plain(str(value))}" for name, value in facts if value is not None]
+    told = "\n".join([f"### {_plain(outcome.file)}", "", *lines])
+    return f"{told}\n\n{_block(outcome.stderr)}" if outcome.stderr.strip() else told
+
+
+def _block(stderr: str) -> str:
+    """The last lines of a task's stderr as a code block that they cannot end: its fence is longer than any in them."""
+    text = _CONTROL.sub("\ufffd", without_secrets(stderr).replace("\r\n", "\n").replace("\r", "\n")).strip("\n")
+    lines = text[-STDERR_CHARACTERS:].split("\n")[-STDERR_LINES:]
+    shown = "\n".join(lines)
+    fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", shown)), default=0))
+    cut_off = "the end of " if len(shown) < len(text) else ""
+    return f"{cut_off}stderr:\n\n{fence}text\n{shown}\n{fence}"
+
+
+def _names(outcomes: Sequence[TaskOutcome]) -> str:
+    names = ", ".join(_plain(outcome.file, 80) for outcome in outcomes[:MOST_NAMES])
+    more = f" and {len(outcomes) - MOST_NAMES:,} more" if len(outcomes) > MOST_NAMES else ""
+    return f"All without output: {names}{more}"
+
+
+def _durations(facts: RunFacts) -> str:
+    seconds = [outcome.seconds for outcome in facts.outcomes if outcome.seconds is not None]
+    if not seconds:
+        return ""
+    shortest, longest = _span(min(seconds)), _span(max(seconds))
+    median = _span(statistics.median(seconds))
+    return f"{_count(len(seconds), 'Batch task')} ran: shortest {shortest}, median {median}, longest {longest}."
+
+
+def _steps(facts: RunFacts) -> str:
+    if not facts.steps:
+        return ""
+    rows = [f"| {_plain(name)} | {seconds:,.1f} |" for name, seconds in facts.steps[:MOST_STEPS]]
+    more = len(facts.steps) - len(rows)
+    rows += [f"| and {more:,} more | {sum(seconds for _, seconds in facts.steps[MOST_STEPS:]):,.1f} |"] if more else []
+    return "\n".join(["## Time by step", "", "| step | seconds |", "|:--|--:|", *rows])
+
+
+def _cost(facts: RunFacts) -> str:
+    return "\n\n".join(["## Cost", *_cost_lines(facts)])
+
+
+def _cost_lines(facts: RunFacts) -> Iterable[str]:
+    if _is_loopback(facts.batch_endpoint):
+        yield "The embedded local Azure costs nothing."
+        return
+    if not facts.own_pool:
+        yield "The pool was there before this run and is billed whether or not it runs."
+        return
+    alive = f" in a pool that lived {_span(facts.pool_seconds)}" if facts.pool_seconds is not None else ""
+    spot = f" and {facts.spot_node_seconds:,.0f} of spot nodes" if facts.spot_node_seconds else ""
+    price = price_of(facts.vm_size, region_of(facts.batch_endpoint), price_per_hour=facts.price_per_hour)
+    if facts.node_seconds is None:
+        yield f"How long the nodes lived is not known{alive and ';' + alive.removeprefix(' in')}."
+    else:
+        yield f"{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}{alive}."
+        yield _estimate(facts, price, facts.node_seconds)
+    if facts.pool_kept:
+        hourly = (
+            f", about {_usd(price.per_hour * facts.dedicated_nodes)} an hour for the dedicated ones" if price else ""
+        )
+        yield f"**The pool was kept: its nodes go on billing until it is deleted{hourly}.**"
+
+
+def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
+    if price is None:
+        return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
+    dollars = price.of(node_seconds)
+    told = f"at {_usd(price.per_hour)} for a node and hour ({price.source})"
+    if facts.spot_node_seconds and facts.spot_price_per_hour is not None:
+        dollars += facts.spot_price_per_hour * facts.spot_node_seconds / 3600
+        told += f" and {_usd(facts.spot_price_per_hour)} for a spot node and hour (the price given)"
+    elif facts.spot_node_seconds:
+        most = _usd(price.of(facts.spot_node_seconds))
+        told += f", plus at most {most} for the spot nodes, whose price is not known"
+    return f"Estimated cost: **{_usd(dollars)}** {told}. Compute alone, without {LEFT_OUT}."
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _plain(text: str, columns: int = 400) -> str:
+    return escape(cut(without_secrets(text), columns))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _span(seconds: float) -> str:
+    """Such as "0.3 s", "4 min 12 s" or "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _usd(dollars: float) -> str:
+    return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import base64
+import html
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tasks.outcomes import Cause, Failure, TaskOutcome
+from tasks.prices import PRICES_OF, price_of, region_of
+from tasks.report import RunFacts, report, result_line
+
+START = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+ENDPOINT = "https://mybatch.westeurope.batch.azure.com"
+SAS = "https://account.blob.core.windows.net/in/a.txt?sv=2026-04-06&sig=c2VjcmV0%3D&se=2026-11-22"
+EXITED = Failure(category="UserError", code="FailureExitCode", message="The task exited")
+
+
+def outcome(file: str, **changes: Any) -> TaskOutcome:
+    """Of a Batch task that ran for four seconds and succeeded, unless changed."""
+    done = TaskOutcome(
+        id=f"id-of-{file}",
+        file=file,
+        output_name="",
+        state="completed",
+        exit_code=0,
+        node="tvmps_1",
+        started=START,
+        ended=START + timedelta(seconds=4),
+        succeeded=True,
+    )
+    return replace(done, **changes)
+
+
+def failed(file: str, **changes: Any) -> TaskOutcome:
+    return outcome(file, **{"succeeded": False, "exit_code": 3, "failure": EXITED, "cause": Cause.EXIT_CODE, **changes})
+
+
+def facts(*outcomes: TaskOutcome, **changes: Any) -> RunFacts:
+    run = RunFacts(
+        run_name="top-words 3 files 2026-11-22 09:30",
+        flow_run_id="01920000-0000-7000-8000-0123456789ab",
+        where="Batch account mybatch, storage account mystorage",
+        batch_endpoint=ENDPOINT,
+        pool_id="top-words-0123456789ab",
+        own_pool=True,
+        vm_size="Standard_D2s_v3",
+        dedicated_nodes=2,
+        started=START - timedelta(seconds=40),
+        ended=START + timedelta(seconds=212),
+        outcomes=outcomes,
+        results="results/top-words-0123456789ab",
+    )
+    return replace(run, **changes)
+
+
+def section(page: str, heading: str) -> str:
+    """What is below a heading of the page, without the pictures' data."""
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "base64,...", page)
+    found = re.search(rf"^## {re.escape(heading)}\n\n(.*?)(?=\n\n## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found, f"no section {heading} in {text}"
+    return found[1].strip()
+
+
+def test_the_report_begins_with_the_result_and_where_it_ran() -> None:
+    page = report(
+        facts(
+            outcome("a.txt"),
+            failed("b.txt", requeues=2),
+            spot_nodes=1,
+            deleted=("job", "pool"),
+            kept=("containers",),
+        )
+    )
+    assert page.split("\n\n## ")[0].splitlines() == [
+        "# top-words 3 files 2026-11-22 09:30",
+        "",
+        "**2 files: 1 succeeded, 1 failed**",
+        "",
+        "Batch account mybatch, storage account mystorage",
+        "",
+        "| run | |",
+        "|:--|:--|",
+        "| pool | top-words-0123456789ab, made for this run |",
+        "| nodes | 2 dedicated and 1 spot, of Standard_D2s_v3 |",
+        "| started | 2026-11-22 09:29:20 UTC |",
+        "| ended | 2026-11-22 09:33:32 UTC |",
+        "| took | 4 min 12 s |",
+        "| requeues | 2: Batch tasks begun again after the loss of their node, such as a preemption |",
+        "| results | results/top-words-0123456789ab |",
+        "| deleted | job, pool |",
+        "| kept | containers |",
+        "| flow run | 01920000-0000-7000-8000-0123456789ab |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "allowed", "line"),
+    [
+        ((), 0, "0 files: 0 succeeded, 0 failed"),
+        ((outcome("a"),), 0, "1 file: 1 succeeded, 0 failed"),
+        ((outcome("a"), outcome("b"), failed("c")), 1, "3 files: 2 succeeded, 1 failed (1 allowed)"),
+        (
+            (outcome("a", node=None, started=None, ended=None, exit_code=None), outcome("b")),
+            0,
+            "2 files: 2 succeeded (1 of them in an earlier try), 0 failed",
+        ),
+        (
+            (outcome("a", state="running", succeeded=False, ended=None), failed("b")),
+            0,
+            "2 files: 0 succeeded, 1 failed, 1 did not finish",
+        ),
+    ],
+)
+def test_the_result_line_counts_every_file_once(outcomes: tuple[TaskOutcome, ...], allowed: int, line: str) -> None:
+    assert result_line(facts(*outcomes, allowed_failures=allowed)) == line
+
+
+def test_a_failure_is_told_with_its_cause_and_the_last_lines_of_its_stderr() -> None:
+    stderr = "".join(f"line {number}\n" for number in range(1, 31))
+    page = report(facts(failed("b.txt", stderr=stderr, retries=1, requeues=2)))
+    assert section(page, "1 file without output").splitlines() == [
+        "### b.txt",
+        "",
+        "- Batch task: id-of-b.txt",
+        "- cause: exited non-zero",
+        "- service's words: FailureExitCode (UserError): The task exited",
+        "- exit code: 3",
+        "- node: tvmps_1",
+        "- retries: 1",
+        "- requeues: 2",
+        "",
+        "the end of stderr:",
+        "",
+        "```text",
+        *(f"line {number}" for number in range(11, 31)),
+        "```",
+    ]
+
+
+def test_a_file_whose_batch_task_never_ended_is_told_after_the_failed_ones() -> None:
+    waiting = TaskOutcome(id="t0", file="waiting.txt", output_name="", state="active")
+    told = section(report(facts(waiting, failed("b.txt"))), "2 files without output")
+    assert told.index("### b.txt") < told.index("### waiting.txt")
+    assert told.endswith("### waiting.txt\n\n- Batch task: t0\n- cause: active")
+
+
+@pytest.mark.parametrize("stderr", ["```\n# escaped\n", "~~~\n`````\n# escaped", "a ``` b ```` c", "`" * 500])
+def test_stderr_cannot_end_its_code_block(stderr: str) -> None:
+    told = section(report(facts(failed("b.txt", stderr=stderr))), "1 file without output")
+    opening, _, rest = told.partition("stderr:\n\n")[2].partition("text\n")
+    assert set(opening) == {"`"}
+    body, _, after = rest.rpartition(f"\n{opening}")
+    assert after == ""
+    assert opening not in body
+    assert body == stderr.strip("\n")
+
+
+def test_stderr_loses_its_colours_and_control_characters() -> None:
+    told = section(report(facts(failed("b", stderr="\x1b[31mred\x1b[0m\x00\r\ndone\ud800"))), "1 file without output")
+    assert "```text\n�red��\ndone�\n```" in told
+
+
+def test_no_signature_reaches_the_report() -> None:
+    failure = Failure(category="UserError", code="BlobDownloadMiscError", message=f"cannot fetch {SAS}")
+    page = report(
+        facts(
+            failed("b.txt", stderr=f"GET {SAS}", failure=failure),
+            where=f"Endpoint=x;AccountKey=c2VjcmV0;{SAS}",
+            steps=[(SAS, 1.0)],
+            kept=[SAS],
+        )
+    )
+    assert "c2VjcmV0" not in page
+    assert html.unescape(page).count("sig=***") == 5
+
+
+def test_awkward_names_stay_text() -> None:
+    name = "a|b](javascript:x) <img src=x>\n# `c` **d** \u202etxt"
+    page = report(facts(failed(name), run_name=name, pool_id=name, kept=[name], vm_size=name))
+    plain = "a&#124;b&#93;(javascript:x) &#60;img src=x&#62;⏎# &#96;c&#96; &#42;&#42;d&#42;&#42; �txt"
+    assert f"\n### {plain}\n" in page
+    assert f"| pool | {plain}, made for this run |" in page
+    assert page.startswith(f"# {plain}\n")
+    assert "<img" not in page
+
+
+def test_the_pictures_are_data_uris() -> None:
+    page = report(facts(outcome("a.txt"), top_words=[("the", 3)]))
+    pictures = re.findall(r"!\[[^\]]+\]\((.*?)\)", page)
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert picture.startswith("data:image/svg+xml;base64,")
+        ElementTree.fromstring(base64.b64decode(picture.partition(",")[2]))
+
+
+def test_the_durations_of_the_batch_tasks_are_their_least_median_and_most() -> None:
+    lengths = [0.25, 4, 90, 3_600 + 300]
+    outcomes = [outcome(f"{length}", ended=START + timedelta(seconds=length)) for length in lengths]
+    told = section(report(facts(*outcomes)), "Batch tasks")
+    assert told.endswith("4 Batch tasks ran: shortest 0.2 s, median 47.0 s, longest 1 h 5 min.")
+
+
+def test_the_steps_are_a_table_of_seconds() -> None:
+    page = report(facts(steps=[("0 check input", 0.04), ("6 monitor tasks", 1_222.66)]))
+    assert section(page, "Time by step").splitlines() == [
+        "| step | seconds |",
+        "|:--|--:|",
+        "| 0 check input | 0.0 |",
+        "| 6 monitor tasks | 1,222.7 |",
+    ]
+
+
+def test_the_cost_is_estimated_with_the_price_its_date_and_what_it_leaves_out() -> None:
+    page = report(facts(node_seconds=3_600, pool_seconds=1_800))
+    assert section(page, "Cost") == (
+        "3,600 node-seconds of dedicated nodes in a pool that lived 30 min 0 s.\n\n"
+        "Estimated cost: **$0.1200** at $0.1200 for a node and hour (Azure's list price for Linux, pay-as-you-go, "
+        "in westeurope, of 2025-03-02). Compute alone, without disks, network, storage, and any discount of yours."
+    )
+
+
+def test_spot_nodes_without_a_price_cost_at_most_the_dedicated_price() -> None:
+    told = section(report(facts(node_seconds=3_600, spot_node_seconds=1_800)), "Cost")
+    assert "3,600 node-seconds of dedicated nodes and 1,800 of spot nodes." in told
+    assert "**$0.1200**" in told
+    assert "plus at most $0.0600 for the spot nodes, whose price is not known" in told
+
+
+def test_prices_given_take_the_place_of_the_known_ones() -> None:
+    run = facts(node_seconds=3_600, spot_node_seconds=1_800, price_per_hour=20.0, spot_price_per_hour=1.0)
+    told = section(report(run), "Cost")
+    assert "**$20.50** at $20.00 for a node and hour (the price given)" in told
+    assert "and $1.0000 for a spot node and hour (the price given)" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_endpoint": "http://127.0.0.1:4711"}, "The embedded local Azure costs nothing."),
+        ({"batch_endpoint": "http://localhost:4711/"}, "The embedded local Azure costs nothing."),
+        ({"batch_endpoint": "http://[::1]:4711"}, "The embedded local Azure costs nothing."),
+        ({"own_pool": False}, "The pool was there before this run and is billed whether or not it runs."),
+        ({"vm_size": "Standard_X9"}, "No price is known for Standard_X9, so there is no estimate."),
+        ({"node_seconds": None}, "How long the nodes lived is not known."),
+        (
+            {"pool_kept": True},
+            "**The pool was kept: its nodes go on billing until it is deleted, "
+            "about $0.2400 an hour for the dedicated ones.**",
+        ),
+    ],
+)
+def test_what_is_not_billed_or_not_known_is_said(changes: dict[str, Any], told: str) -> None:
+    assert section(report(facts(**{"node_seconds": 60.0, **changes})), "Cost").endswith(told)
+
+
+def test_an_empty_run_has_a_report() -> None:
+    page = report(facts())
+    assert "**0 files: 0 succeeded, 0 failed**" in page
+    assert "| deleted | nothing |" in page
+    assert re.findall("^## .*", page, re.MULTILINE) == ["## Cost"]
+    assert "![" not in page
+
+
+def test_the_report_of_thousands_of_failures_stays_small() -> None:
+    outcomes = [failed(f"{number:04}" + "界" * 250, stderr="`x`" * 20_000) for number in range(5_000)]
+    page = report(facts(*outcomes, steps=[("s" * 1_000, 1.0)] * 500, top_words=[("x" * 9_999, 1)] * 500))
+    assert len(page.encode()) < 500_000
+    assert page.count("\n### ") == 50
+    assert "The first 50 of 5,000 are told in full." in page
+    assert "and 4,800 more" in page
+    assert "| and 400 more | 400.0 |" in page
+
+
+@pytest.mark.parametrize(
+    ("vm_size", "region", "per_hour"),
+    [
+        ("Standard_D2s_v3", "eastus", 0.096),
+        ("STANDARD_d2S_V3", "westeurope", 0.12),
+        ("Standard_F2s_v2", "northeurope", 0.096),
+        ("Standard_A1_v2", "westus2", 0.036),
+    ],
+)
+def test_a_price_is_that_of_the_size_in_the_region(vm_size: str, region: str, per_hour: float) -> None:
+    price = price_of(vm_size, region)
+    assert price is not None
+    assert price.per_hour == per_hour
+    assert price.source == f"Azure's list price for Linux, pay-as-you-go, in {region}, of {PRICES_OF:%Y-%m-%d}"
+    assert price.of(1_800) == per_hour / 2
+
+
+def test_in_a_region_without_prices_the_price_says_which_it_is() -> None:
+    price = price_of("Standard_D2s_v3", "japaneast")
+    assert price is not None
+    assert price.per_hour == 0.096
+    assert "in eastus, which may differ from that in japaneast, of 2025-03-02" in price.source
+
+
+def test_a_size_that_is_not_listed_has_no_price_unless_one_is_given() -> None:
+    assert price_of("Standard_D2s_v99", "eastus") is None
+    given = price_of("Standard_D2s_v99", "eastus", price_per_hour=0.5)
+    assert given is not None
+    assert given.per_hour == 0.5
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "region"),
+    [
+        (ENDPOINT, "westeurope"),
+        ("mybatch.eastus2.batch.azure.com", "eastus2"),
+        ("https://MyBatch.EastUS.batch.azure.com/", "eastus"),
+        ("http://127.0.0.1:4711", None),
+        ("https://mybatch.westeurope.batch.azure.com.evil.example", None),
+        ("", None),
+    ],
+)
+def test_the_region_is_read_from_the_batch_endpoint(endpoint: str, region: str | None) -> None:
+    assert region_of(endpoint) == region
