@@ -11,7 +11,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,9 +31,10 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobLeaseClient, BlobServiceClient
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import AwaitingRetry, Cancelled, Crashed, Running
+from prefect.settings import get_current_settings
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed, Running
 from typer.testing import CliRunner
 
 import flows.hooks
@@ -44,7 +47,7 @@ from tasks.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each,
 from tasks.settings import CleanUp, Disposal, Role, Run, TimeLimits
 from tests.conftest import DATA
 
-LIMIT = 30.0  # seconds
+LIMIT = 60.0  # seconds
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 LOG = logging.getLogger("tests.sweep")
 
@@ -630,3 +633,75 @@ def test_the_command_sweeps_when_told_to(accounts: Azure) -> None:
     result = CliRunner().invoke(app, ["--flow-run", "x"])
     assert result.exit_code == 1
     assert "Error: flow_run_id is 'x', which is no id of a flow run" in result.output
+
+
+# A flow whose process really ends: the hook runs in the process that had started it.
+
+ENDLESS = """
+import os
+import signal
+import time
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.hooks import clean_up_dead_run
+from tasks.azure import Azure
+from tasks.settings import Role, Run, TimeLimits
+
+
+@flow(on_crashed=[clean_up_dead_run], on_cancellation=[clean_up_dead_run])
+def endless(clean_up: dict[str, str], killed: bool) -> None:
+    run = Run.begun_now(flow_run.id, TimeLimits())
+    azure = Azure.from_environment(os.environ)
+    with azure.blobs() as blobs:
+        for role in Role:
+            blobs.create_container(run.container(role), metadata=run.tags)
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@pytest_server
+def test_the_process_that_started_a_flow_cleans_up_when_it_is_killed_or_cancelled(
+    accounts: Azure, tmp_path: Path
+) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    other = run_of()
+    make_container(accounts, other.container(Role.INPUT), other.tags)
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("endless")
+        here = client.create_deployment(flow_id, "here", path=str(tmp_path), entrypoint="endless.py:endless")
+        killed, cancelled = (
+            client.create_flow_run_from_deployment(here, parameters={"clean_up": {"job": "keep"}, "killed": kill}).id
+            for kill in (True, False)
+        )
+        with executing(killed), executing(cancelled):
+            wait_until(lambda: containers_of(cancelled) <= there(accounts))
+            client.set_flow_run_state(cancelled, Cancelling(), force=True)
+        assert [client.read_flow_run(each).state_name for each in (killed, cancelled)] == ["Crashed", "Cancelled"]
+        told = {f"The {name}: deleted" for name in containers_of(killed) | containers_of(cancelled)}
+        of_these = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[killed, cancelled]))
+        wait_until(lambda: told <= {each.message for each in client.read_logs(of_these)})
+    assert there(accounts) == {f"container {other.container(Role.INPUT)}"}
+
+
+def containers_of(flow_run_id: uuid.UUID) -> set[str]:
+    return {f"container {run_of(flow_run_id).container(role)}" for role in Role}
+
+
+@contextmanager
+def executing(flow_run_id: uuid.UUID) -> Iterator[None]:
+    """The flow run in a process of its own, started by one that, like a worker, watches over it, until both end."""
+    url = get_current_settings().api.url
+    environment = {**os.environ, "PREFECT_API_URL": str(url), "PYTHONPATH": str(DATA.parent)}
+    command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(flow_run_id)]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        yield
+        process.wait(LIMIT)
+    finally:
+        process.kill()
+        process.wait()
