@@ -14,8 +14,10 @@ from prefect.runtime import flow_run
 from pydantic import BeforeValidator, Field
 
 from flows.hooks import clean_up_dead_run
+from tasks.approval import ask
 from tasks.azure import azure_for_run
 from tasks.check import check_accounts, check_input
+from tasks.chronicle import Chronicle
 from tasks.containers import create_containers, delete_containers
 from tasks.errors import InputError, log_errors_without_traceback
 from tasks.files import download_output, upload_files
@@ -26,6 +28,7 @@ from tasks.outcomes import in_order
 from tasks.pool import create_pool, delete_pool
 from tasks.results import Results
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
+from tasks.steps import timed_steps
 from tasks.summary import Summary, complete, summarise
 
 log_errors_without_traceback()
@@ -82,33 +85,38 @@ def top_words(
     results = Results.of(output_folder, run.name)
     work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits, slots=pool.slots_per_task)
 
-    with where as azure:
+    with where as azure, timed_steps() as times:
         check_accounts(azure, pool, results)
         outcomes, to_count = results.sort(files)
         monitored = None
+        chronicle = Chronicle(
+            azure=azure, run=run, name=flow_run.name, results=results, allow_failures=allow_failures, steps=times
+        )
         try:
             if to_count:  # all of them, unless an earlier try of this run has counted some
                 create_containers(azure, run, clean_up.containers)
                 uploads = upload_files(azure, run, to_count)
-                used_pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
+                used_pool = chronicle.pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
                 create_job(azure, run, used_pool, uploads, clean_up.job)
                 batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
                 patience = Patience(limits=limits, pool=pool)
                 monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
-                outcomes = in_order(files, outcomes, outcomes_of(monitored))
+                outcomes = chronicle.outcomes = in_order(files, outcomes, outcomes_of(monitored))
                 download_output(azure, run, uploads, outcomes, results)
-            summary = summarise(outcomes, results, top_n)
+            summary = chronicle.summary = summarise(outcomes, results, top_n)
+            clean_up = ask(clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting())
         finally:
             # All sent at once, none waiting for another: of a cancelled run only 30 seconds are left here.
-            deletes = [
-                delete_pool.submit(azure, run, pool, clean_up.pool),
-                delete_job.submit(azure, run, clean_up.job),
-                delete_containers.submit(azure, run, clean_up.containers),
-            ]
-            wait(deletes)
+            deletes = {
+                "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
+                "job": delete_job.submit(azure, run, clean_up.job),
+                "containers": delete_containers.submit(azure, run, clean_up.containers),
+            }
+            wait(list(deletes.values()))
+            chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
 
-    for deleted in deletes:
-        deleted.result()
+    for delete in deletes.values():
+        delete.result()
     return complete(summary, outcomes, allow_failures, given_up(monitored))
 
 

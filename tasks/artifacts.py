@@ -48,6 +48,7 @@ class Key(str, Enum):
     TASK_PROGRESS = "batch-task-progress"
     SUMMARY = "top-words-by-file"
     TOTALS = "top-words-overall"
+    REPORT = "run-report"
 
 
 def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
@@ -95,6 +96,12 @@ def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Seque
     )
 
 
+@best_effort
+def publish_report(write: Callable[[], str]) -> None:
+    """The page about the whole run, where it can be written."""
+    create_markdown_artifact(write(), key=Key.REPORT.value, description="What ran, what failed, how long, what it cost")
+
+
 class TaskBoard:
     """The states of the Batch tasks as a table and a progress artifact, both updated in place."""
 
@@ -103,9 +110,9 @@ class TaskBoard:
         self._progress: UUID | None = None
         self.show = best_effort(self._show)
 
-    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int) -> None:
+    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, said: str) -> None:
         percent = 100.0 * completed / total if total else 100.0
-        description = f"{completed} of {total} Batch tasks completed"
+        description = without_secrets(said) or f"{completed} of {total} Batch tasks completed"
         if self._progress is None:
             key = Key.TASK_PROGRESS.value
             self._progress = create_progress_artifact(percent, key=key, description=description)  # type: ignore[assignment]

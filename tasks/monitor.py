@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import islice
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchTaskCounts
@@ -15,6 +16,8 @@ from prefect.logging import get_run_logger
 from tasks.artifacts import MOST_ROWS, TaskBoard
 from tasks.azure import Azure
 from tasks.errors import RunTimeout, Stalled, TasksFailed, TopWordsError
+from tasks.events import BatchTaskFailed, PoolReady, Preempted, RunEvents
+from tasks.events import Stalled as StalledEvent
 from tasks.logs import as_lines, with_stderr
 from tasks.outcomes import OUTCOME_FIELDS, AddedTask, Cause, TaskOutcome
 from tasks.pace import Pace
@@ -51,13 +54,14 @@ def monitor_tasks(
     reaches its time limit first, and Stalled when none has run or ended for too long.
     """
     with azure.batch() as batch:
-        watch = _Watch(batch, run, pool, tasks, patience, pace)
+        events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
+        watch = _Watch(batch, run, pool, tasks, patience, pace, events)
         problem = watch.until_all_have_completed()
         outcomes = with_stderr(azure, batch, run, watch.outcomes())
     if problem is not None:
         outcomes = [_given_up(outcome, problem) for outcome in outcomes]
     watch.show(outcomes)
-    _report_failures([outcome for outcome in outcomes if outcome.failed])
+    _report_failures([outcome for outcome in outcomes if outcome.failed], run, events)
     if problem is not None:
         problem.outcomes = outcomes
         raise problem
@@ -89,6 +93,7 @@ class _Watch:
         tasks: Sequence[AddedTask],
         patience: Patience,
         pace: Pace,
+        events: RunEvents,
     ) -> None:
         self._batch = batch
         self._run = run
@@ -96,6 +101,7 @@ class _Watch:
         self._tasks = tasks
         self._patience = patience
         self._pace = pace
+        self._events = events
         self._in_job = sum(not task.earlier for task in tasks)
         self._board = TaskBoard()
         self._logger = get_run_logger()
@@ -103,6 +109,7 @@ class _Watch:
         self._alive = pace.now()  # when a task was last seen to run or to have ended
         self._completed = 0
         self._requeues = 0
+        self._ready = False
         self._helped = False
 
     def until_all_have_completed(self) -> TopWordsError | None:
@@ -123,7 +130,8 @@ class _Watch:
         return [TaskOutcome.of(added, known.get(added.id)) for added in self._tasks]
 
     def show(self, outcomes: Sequence[TaskOutcome]) -> None:
-        self._board.show(outcomes, sum(outcome.completed for outcome in outcomes), len(self._tasks))
+        completed = sum(outcome.completed for outcome in outcomes)
+        self._board.show(outcomes, completed, len(self._tasks), self._said[0])
 
     def _look(self) -> bool:
         """Look once, tell what changed, and return whether all tasks have completed."""
@@ -144,7 +152,21 @@ class _Watch:
     def _notice(self, counts: BatchTaskCounts) -> None:
         if counts.running or counts.completed > self._completed:
             self._alive = self._pace.now()
+            self._tell_ready()
         self._completed = counts.completed
+
+    def _tell_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            pool = self._pool
+            self._events.emit(
+                PoolReady(
+                    pool_id=pool.id,
+                    vm_size=pool.vm_size,
+                    dedicated_nodes=pool.dedicated_nodes,
+                    spot_nodes=pool.spot_nodes,
+                )
+            )
 
     def _tell(self, counts: BatchTaskCounts, waiting_for: str) -> None:
         earlier = len(self._tasks) - self._in_job
@@ -162,18 +184,35 @@ class _Watch:
             return
         self._said = (said, self._pace.now())
         self._logger.info(said)
-        if len(self._tasks) <= MOST_ROWS:  # more would cost a page of tasks per thousand, at every look
-            outcomes = self.outcomes()
-            self.show(outcomes)
-            self._tell_requeues(sum(outcome.requeues for outcome in outcomes))
+        outcomes = self._worth_showing(counts)
+        self._board.show(outcomes, earlier + (counts.completed or 0), len(self._tasks), said)
+        self._tell_requeues(sum(outcome.requeues for outcome in outcomes))
+
+    def _worth_showing(self, counts: BatchTaskCounts) -> list[TaskOutcome]:
+        """All tasks; of many only the running and the failed, for all would cost a request per thousand."""
+        if len(self._tasks) <= MOST_ROWS:
+            return self.outcomes()
+        filters = ["state eq 'running'"] if counts.running else []
+        filters += ["executionInfo/result eq 'failure'"] if counts.failed else []
+        found = {
+            task.id: task
+            for each in filters
+            for task in islice(self._batch.list_tasks(self._run.job_id, filter=each, select=OUTCOME_FIELDS), MOST_ROWS)
+        }
+        return [TaskOutcome.of(added, found[added.id]) for added in self._tasks if added.id in found]
 
     def _tell_requeues(self, requeues: int) -> None:
-        if requeues > self._requeues:
-            self._logger.warning(
-                "%d Batch tasks lost their node, as by a preemption, and are queued again; that uses up no retry",
-                requeues - self._requeues,
-            )
-            self._requeues = requeues
+        if requeues <= self._requeues:
+            return
+        preempted = list(self._batch.list_nodes(self._pool.id, filter="state eq 'preempted'", select=["id"]))
+        self._logger.warning(
+            "%d Batch tasks lost their node%s and are queued again; that uses up no retry",
+            requeues - self._requeues,
+            f" ({len(preempted)} spot nodes are preempted)" if preempted else "",
+        )
+        self._requeues = requeues
+        if preempted:
+            self._events.emit(Preempted(pool_id=self._pool.id, nodes=len(preempted)))
 
     def _check_limits(self, left: int) -> None:
         ended = why_ended(self._batch, self._run.job_id, left)
@@ -185,10 +224,14 @@ class _Watch:
         idle = now - self._alive
         self._help_spot(idle)
         if idle >= timedelta(minutes=self._patience.limits.stall_minutes):
-            raise Stalled(
+            reason = (
                 f"no Batch task has run or ended since {self._alive:%Y-%m-%d %H:%M:%S %Z} "
                 f"(stall_minutes is {self._patience.limits.stall_minutes}); {self._said[0]}"
             )
+            self._events.emit(
+                StalledEvent(job_id=self._run.job_id, pool_id=self._pool.id, since=self._alive, reason=reason)
+            )
+            raise Stalled(reason)
 
     def _help_spot(self, idle: timedelta) -> None:
         """Ask for dedicated nodes once spot nodes have brought nothing for as long as the caller would wait."""
@@ -210,9 +253,27 @@ def _given_up(outcome: TaskOutcome, problem: TopWordsError) -> TaskOutcome:
     return outcome if outcome.completed else replace(outcome, cause=Cause.NOT_RUN, stderr="")
 
 
-def _report_failures(failed: Sequence[TaskOutcome]) -> None:
+def _report_failures(failed: Sequence[TaskOutcome], run: Run, events: RunEvents) -> None:
     logger = get_run_logger()
     for outcome in failed[:_MOST_FAILURES_LOGGED]:
         logger.error("Batch task %s (%s) %s%s", outcome.id, outcome.file, outcome.why(), as_lines(outcome.stderr))
     if len(failed) > _MOST_FAILURES_LOGGED:
         logger.error("and %d more Batch tasks failed", len(failed) - _MOST_FAILURES_LOGGED)
+    for outcome in failed:
+        events.emit(_failed_event(run, outcome))
+
+
+def _failed_event(run: Run, outcome: TaskOutcome) -> BatchTaskFailed:
+    failure = outcome.failure
+    return BatchTaskFailed(
+        job_id=run.job_id,
+        task_id=outcome.id,
+        file=outcome.file,
+        category=failure.category if failure else "",
+        code=failure.code if failure else "",
+        message=failure.message if failure else "",
+        exit_code=outcome.exit_code,
+        node=outcome.node,
+        retries=outcome.retries,
+        requeues=outcome.requeues,
+    )

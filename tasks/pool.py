@@ -43,6 +43,9 @@ class UsedPool:
     id: str
     slots_per_node: int
     own: bool  # created by this run: its start task has put the node script on the nodes
+    vm_size: str = ""
+    dedicated_nodes: int = 0
+    spot_nodes: int = 0
 
 
 class Pool(Resource):
@@ -149,7 +152,14 @@ def create_pool(
         if settings.existing_pool_id:
             pool = existing_pool(batch, settings)
             logger.info("Pool %s used as it is: %s nodes of %s", pool.id, _nodes_of(pool), pool.vm_size)
-            return UsedPool(id=pool.id, slots_per_node=pool.task_slots_per_node or 1, own=False)
+            return UsedPool(
+                id=pool.id,
+                slots_per_node=pool.task_slots_per_node or 1,
+                own=False,
+                vm_size=pool.vm_size,
+                dedicated_nodes=pool.current_dedicated_nodes or 0,
+                spot_nodes=pool.current_low_priority_nodes or 0,
+            )
         created = make(run, Pool(batch, run, settings, node_script, disposal))
     logger.info(
         "Pool %s %s: %s of %s with %d task slots each, until %s at the latest; the start task copies %s to every node",
@@ -161,7 +171,14 @@ def create_pool(
         run.until,
         node_script.blob_name,
     )
-    return UsedPool(id=run.pool_id, slots_per_node=settings.slots_per_node, own=True)
+    return UsedPool(
+        id=run.pool_id,
+        slots_per_node=settings.slots_per_node,
+        own=True,
+        vm_size=settings.vm_size,
+        dedicated_nodes=settings.dedicated_nodes,
+        spot_nodes=settings.spot_nodes,
+    )
 
 
 @step("9 delete pool")

@@ -54,6 +54,7 @@ class RunFacts:
     deleted: Sequence[str] = ()
     kept: Sequence[str] = ()
     pool_kept: bool = False
+    nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
     top_words: Sequence[tuple[str, int]] = ()
     price_per_hour: float | None = None
     spot_price_per_hour: float | None = None
@@ -179,7 +180,7 @@ def _cost(facts: RunFacts) -> str:
 
 
 def _cost_lines(facts: RunFacts) -> Iterable[str]:
-    if _is_loopback(facts.batch_endpoint):
+    if is_loopback(facts.batch_endpoint):
         yield "The embedded local Azure costs nothing."
         return
     if not facts.own_pool:
@@ -197,7 +198,8 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
         hourly = (
             f", about {_usd(price.per_hour * facts.dedicated_nodes)} an hour for the dedicated ones" if price else ""
         )
-        yield f"**The pool was kept: its nodes go on billing until it is deleted{hourly}.**"
+        until = f"{facts.nodes_until} at the latest, or" if facts.nodes_until else ""
+        yield f"**The pool was kept: its nodes go on billing until {until} it is deleted{hourly}.**".replace("  ", " ")
 
 
 def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
@@ -214,7 +216,8 @@ def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
     return f"Estimated cost: **{_usd(dollars)}** {told}. Compute alone, without {LEFT_OUT}."
 
 
-def _is_loopback(endpoint: str) -> bool:
+def is_loopback(endpoint: str) -> bool:
+    """Whether the endpoint is on this machine, as that of an embedded local Azure."""
     host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

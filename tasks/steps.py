@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, ParamSpec, TypeVar
 
 from azure.core.exceptions import AzureError
@@ -45,17 +50,46 @@ def step(name: str, *, retries: int = RETRIES) -> Callable[[Callable[P, R]], Tas
             cache_policy=NO_CACHE,
             persist_result=False,
         )
-        return make_task(_with_readable_errors(function))
+        return make_task(_observed(name, function))
 
     return decorate
 
 
-def _with_readable_errors(function: Callable[P, R]) -> Callable[P, R]:
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """When a step, or one try of it, began, and the seconds that it took."""
+
+    name: str
+    began: datetime
+    seconds: float
+
+
+_step_times: ContextVar[list[StepTime] | None] = ContextVar("step_times", default=None)
+
+
+@contextmanager
+def timed_steps() -> Iterator[list[StepTime]]:
+    """The times of the steps that run meanwhile, also in threads of theirs, in the order in which they end."""
+    times: list[StepTime] = []
+    token = _step_times.set(times)
+    try:
+        yield times
+    finally:
+        _step_times.reset(token)
+
+
+def _observed(name: str, function: Callable[P, R]) -> Callable[P, R]:
+    """The function with its errors readable and its time taken."""
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        began, start = datetime.now(timezone.utc), time.monotonic()
         try:
             return function(*args, **kwargs)
         except AzureError as error:
             raise ServiceError.of(error) from None
+        finally:
+            if (times := _step_times.get()) is not None:
+                times.append(StepTime(name=name, began=began, seconds=time.monotonic() - start))
 
     return call

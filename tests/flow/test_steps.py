@@ -403,7 +403,8 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
     def tries() -> list[list[AddedTask]]:
         uploads = upload(azure, run)
         pool, again = (create_pool(azure, run, ONE_NODE, uploads.node_script) for _ in range(2))
-        assert pool == again == UsedPool(id=run.name, slots_per_node=1, own=True)
+        assert pool == again
+        assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
         added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
         outcomes = monitor_tasks(azure, run, pool, added[0], pace=pace())
