@@ -1,0 +1,257 @@
+"""Clean-up "ask": a person says what is deleted, in the Prefect UI or in the terminal, and silence means delete."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import cast
+from uuid import UUID, uuid4
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import PrefectException
+from prefect.input import RunInput, keyset_from_paused_state
+from prefect.input.run_input import Keyset
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment, flow_run
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_CLIENT_MAX_RETRIES,
+    get_current_settings,
+    temporary_settings,
+)
+from prefect.states import Paused
+from prefect.utilities.urls import url_for
+from pydantic import Field, ValidationError, create_model
+
+from tasks.errors import without_secrets
+from tasks.settings import CleanUp, Disposal
+
+_THINGS = ("containers", "job", "pool")  # the fields of CleanUp that may say "ask"
+_POLL = 2.0  # seconds between two looks at the flow run
+_REQUEST = 10.0  # seconds for one of those requests
+# After its time limit Prefect fails a paused run. Ours carries on by itself before; this is for one whose process died.
+_GRACE = timedelta(minutes=5)
+_API_TROUBLE = (httpx.HTTPError, PrefectException)
+
+Answers = dict[str, bool]  # a thing, and whether to delete it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked, what a person should know to answer it, and how long the answer may take."""
+
+    things: tuple[str, ...]
+    summary: str
+    pool_cost: str | None
+    limit: timedelta
+    ends: datetime
+
+    @property
+    def silence(self) -> Answers:
+        return dict.fromkeys(self.things, True)
+
+    def says(self) -> list[str]:
+        """The sentences above the questions."""
+        minutes = self.limit.total_seconds() / 60
+        verb = "is" if self.things in (("job",), ("pool",)) else "are"
+        silence = f"Without an answer by {self.ends:%H:%M} UTC (after {minutes:g} minutes) the {_listed(self.things)} "
+        return [line for line in (self.summary, self.pool_cost, f"{silence}{verb} deleted.") if line]
+
+
+def ask(
+    clean_up: CleanUp,
+    *,
+    summary: str,
+    pool_cost: str | None = None,
+    limit: timedelta | None = None,
+    poll_seconds: float = _POLL,
+) -> CleanUp:
+    """The clean-up with every "ask" decided, after at most `limit` (default: its ask_minutes).
+
+    A flow run of a deployment pauses, and the Prefect UI shows the questions as a form; one that was started in a
+    terminal asks there. Silence deletes, and so does everything that keeps an answer from coming. Call it in the flow,
+    not in a task, and have it in a `try` whose `finally` deletes: a run that is cancelled while it waits leaves here
+    with an exception.
+
+    Args:
+        summary: One line that says what the run found.
+        pool_cost: A sentence with what the pool costs per hour while it waits.
+    """
+    things = tuple(thing for thing in _THINGS if getattr(clean_up, thing) is Disposal.ASK)
+    if not things:
+        return clean_up
+    limit = limit or timedelta(minutes=clean_up.ask_minutes)
+    ends = datetime.now(timezone.utc) + limit
+    question = Question(things=things, summary=summary, pool_cost=pool_cost, limit=limit, ends=ends)
+    answers = _answers(question, poll_seconds)
+    get_run_logger().info(
+        "Clean-up: %s", ", ".join(f"{'delete' if delete else 'keep'} {thing}" for thing, delete in answers.items())
+    )
+    decided = {thing: Disposal.DELETE if delete else Disposal.KEEP for thing, delete in answers.items()}
+    return clean_up.model_copy(update=decided)
+
+
+def _answers(question: Question, poll_seconds: float) -> Answers:
+    if deployment.id is None and _at_a_terminal():
+        return ask_in_the_terminal(question)
+    if get_current_settings().api.url:
+        return ask_in_the_ui(question, poll_seconds)
+    get_run_logger().warning(
+        "There is nobody to ask what to delete: no terminal, and a temporary Prefect server that ends with this run. "
+        "Deleting the %s",
+        _listed(question.things),
+    )
+    return question.silence
+
+
+def ask_in_the_terminal(question: Question) -> Answers:
+    """Ask on standard error and read standard input, as `Delete pool? [Y/n]`; ends at the limit."""
+    deadline = time.monotonic() + question.limit.total_seconds()
+    print("", *question.says(), sep="\n", file=sys.stderr)
+    answers = question.silence
+    for thing in question.things:
+        answer = _yes_or_no(f"Delete {thing}? [Y/n] ", deadline)
+        if answer is None:
+            print("\nNo answer: deleting", file=sys.stderr)
+            break
+        answers[thing] = answer
+    return answers
+
+
+def _yes_or_no(prompt: str, deadline: float) -> bool | None:
+    """The answer; None where there is none by the deadline, or no more input."""
+    while True:
+        print(prompt, end="", file=sys.stderr, flush=True)
+        if not select.select([sys.stdin], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return None
+        line = os.read(sys.stdin.fileno(), 1024)  # a terminal hands over a line at a time
+        answer = line.decode(errors="replace").strip().lower()
+        if not line:
+            return None
+        if answer in ("", "y", "yes", "n", "no"):
+            return not answer.startswith("n")
+        print("Please answer y or n", file=sys.stderr)
+
+
+def _at_a_terminal() -> bool:
+    """Whether a person sees standard error and can answer; a job in the background would be stopped by reading."""
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def ask_in_the_ui(question: Question, poll_seconds: float = _POLL) -> Answers:
+    """Pause the flow run with a form, until somebody resumes it or the limit is reached.
+
+    Not `pause_flow_run`, whose own time limit can end the run as Failed although the flow goes on, which does not see
+    that a run was ended while it waited, and which gives up when the server is away.
+    """
+    deadline = time.monotonic() + question.limit.total_seconds()
+    pause = _Pause(question)
+    try:
+        pause.begin()
+        get_run_logger().info(
+            "Asking what to delete: Resume this run in the Prefect UI (%s) to answer. %s",
+            url_for("flow-run", obj_id=pause.flow_run_id),
+            question.says()[-1],
+        )
+        return pause.wait(deadline, poll_seconds)
+    except (*_API_TROUBLE, ValidationError, _Ended) as error:
+        # What is to be deleted bills, whether the Prefect server answers or not.
+        reason = without_secrets(str(error) or type(error).__name__)
+        get_run_logger().warning("No answer can come (%s): deleting the %s", reason, _listed(question.things))
+    return question.silence
+
+
+class _Ended(Exception):
+    """The flow run cannot pause, or was given another state while it was paused."""
+
+
+class _Pause:
+    """One pause of the current flow run."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._form = form_of(question)
+        limit = question.limit + _GRACE
+        self._state: State[None] = Paused(timeout_seconds=int(limit.total_seconds()), pause_key=str(uuid4()))
+        self._keys: Keyset = keyset_from_paused_state(self._state)
+        self._state.state_details.run_input_keyset = {str(use): key for use, key in self._keys.items()}
+        self.flow_run_id = UUID(str(flow_run.id))
+
+    def begin(self) -> None:
+        self._form.save(self._keys)  # before the pause: without it nobody could resume
+        with get_client(sync_client=True) as client:
+            answer = client.set_flow_run_state(self.flow_run_id, self._state)
+        if answer.status is not SetStateStatus.ACCEPT:
+            raise _Ended(getattr(answer.details, "reason", None) or "the run cannot pause")
+
+    def wait(self, deadline: float, poll_seconds: float) -> Answers:
+        # A server that is away is asked again at the next look, not by the client's own retries beyond the deadline.
+        quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST}
+        with temporary_settings(quick), get_client(sync_client=True) as client:
+            while self._is_paused(client):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    if self._resumed_by_us(client):
+                        return self._question.silence
+                    break
+                time.sleep(min(poll_seconds, left))
+        return self._given()
+
+    def _is_paused(self, client: SyncPrefectClient) -> bool:
+        try:
+            state = client.read_flow_run(self.flow_run_id).state
+        except _API_TROUBLE:
+            return True  # as far as can be known
+        return state is None or state.is_paused()
+
+    def _resumed_by_us(self, client: SyncPrefectClient) -> bool:
+        """Answer in the place of the person who did not; False if that person did, just now."""
+        run_input = {_field(thing): delete for thing, delete in self._question.silence.items()}
+        answer = client.resume_flow_run(self.flow_run_id, run_input=run_input)
+        accepted = answer.status is SetStateStatus.ACCEPT
+        if accepted:
+            get_run_logger().info("No answer: deleting the %s", _listed(self._question.things))
+        return accepted
+
+    def _given(self) -> Answers:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(self.flow_run_id).state
+        if state is None or not state.is_running():
+            raise _Ended(f"the run was set to {state.name if state else 'no state'} while it waited")
+        given = cast(RunInput, self._form.load(self._keys)).model_dump()
+        return {thing: given[_field(thing)] for thing in self._question.things}
+
+
+def form_of(question: Question) -> type[RunInput]:
+    """The form: one switch for each thing, on to begin with; above them what a person should know, in markdown."""
+    switches = {
+        _field(thing): (bool, Field(default=True, title=f"Delete {thing}?", description=_MEANS[thing]))
+        for thing in question.things
+    }
+    form = create_model("CleanUpAnswers", __base__=RunInput, **switches)  # type: ignore[call-overload]
+    summary, *others = question.says()
+    return form.with_initial_data(description="\n\n".join([f"**{summary}**", *others]))  # type: ignore[no-any-return]
+
+
+_MEANS: Mapping[str, str] = {thing: str(CleanUp.model_fields[thing].description) for thing in _THINGS}
+
+
+def _field(thing: str) -> str:
+    return f"delete_{thing}"
+
+
+def _listed(things: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
