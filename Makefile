@@ -6,13 +6,29 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 INPUTS ?= 'data/*.txt'
 
-.PHONY: run ui test lint bench lock clean
+.PHONY: run ui deploy worker test lint bench lock clean
 
 run: .venv/installed ## count the top words of data/ (or INPUTS='my/*.txt ARGUMENTS') on the embedded local Azure
 	@$(BIN)/python -m flows.top_words $(INPUTS)
 
 ui: .venv/installed ## the Prefect UI with all runs, on http://127.0.0.1:4200
 	@$(BIN)/prefect server start --host 127.0.0.1 --port 4200
+
+deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:4200/api)
+
+deploy: .venv/installed ## the deployments of prefect.yaml, on the server of `make ui` (or PREFECT_API_URL)
+	@$(SERVER_ANSWERS)
+	@$(BIN)/prefect --no-prompt work-pool inspect local-process >/dev/null 2>&1 \
+		|| $(BIN)/prefect --no-prompt work-pool create local-process --type process
+	@$(BIN)/prefect --no-prompt deploy --all
+
+worker: .venv/installed ## runs what is deployed. Ctrl-C when nothing runs: it takes its runs along, and the sweep has to clean up
+	@$(SERVER_ANSWERS)
+	@exec $(BIN)/prefect worker start --pool local-process --type process
+
+SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration import get_client; \
+	error = get_client(sync_client=True, httpx_settings={"timeout": 10}).api_healthcheck(); \
+	error and sys.exit(f"No Prefect server answers at $(PREFECT_API_URL): {error}\nStart one with `make ui` in another terminal, or set PREFECT_API_URL to yours")'
 
 test: .venv/installed-dev ## all tests
 	@$(BIN)/python -m pytest -q
