@@ -44,12 +44,13 @@ ENDED_STATES = (BatchJobState.TERMINATING, BatchJobState.COMPLETED)
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What each Batch task is to do with its file."""
+    """What each Batch task is to do with its file; a node script is not given the options that are None."""
 
-    top_n: int
-    delay_seconds: float
+    top_n: int | None = None
+    delay_seconds: float | None = None
     limits: TimeLimits
     slots: int = 1  # that one task takes
+    arguments: Sequence[str] = ()  # further ones, for a node script with options of its own
 
 
 class Job(Resource):
@@ -211,9 +212,9 @@ def _kept(azure: Azure, run: Run, token: str, task_id: str, stream: str) -> Outp
 def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: str) -> str:
     """The same for every task: the file's name comes in through the environment, so no name needs quoting."""
     at_a_time = max(1, pool.slots_per_node // work.slots)  # tasks of one node, which share its cores
-    arguments = (
-        f"--numwords {work.top_n} --storageaccount {azure.storage_account.endpoint}"
-        f" --storagecontainer {run.container(Role.OUTPUT)} --slots {at_a_time} --delay {work.delay_seconds:g}"
-    )
-    command = f'exec python3 {script} --filepath="$INPUT_FILE" {arguments}'
+    arguments = [] if work.top_n is None else ["--numwords", f"{work.top_n}"]
+    arguments += ["--storageaccount", azure.storage_account.endpoint]
+    arguments += ["--storagecontainer", run.container(Role.OUTPUT), "--slots", f"{at_a_time}"]
+    arguments += [] if work.delay_seconds is None else ["--delay", f"{work.delay_seconds:g}"]
+    command = f'exec python3 {script} --filepath="$INPUT_FILE" {shlex.join([*arguments, *work.arguments])}'
     return f"/bin/sh -c {shlex.quote(command)}"
