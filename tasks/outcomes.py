@@ -10,6 +10,7 @@ from enum import Enum
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 
 from node_scripts.top_words import UPLOAD_FAILED
+from tasks.errors import without_secrets
 from tasks.inputs import InputFile
 
 LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
@@ -157,7 +158,9 @@ def _failure(task: BatchTask) -> Failure | None:
         return None
     details = "; ".join(f"{detail.name}: {detail.value}" for detail in info.details or ())
     message = f"{info.message or 'no message'} ({details})" if details else info.message or "no message"
-    return Failure(category=str(getattr(info.category, "value", info.category)), code=info.code or "", message=message)
+    category = str(getattr(info.category, "value", info.category))
+    # The service quotes the URLs that it was given, and their SAS with them.
+    return Failure(category=category, code=info.code or "", message=without_secrets(message))
 
 
 def _cause(task: BatchTask, failure: Failure) -> Cause:
