@@ -1,0 +1,381 @@
+"""Each Batch task without success is reported as what it is, and costs no other file its result."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.batch import BatchClient
+from azure.batch.models import (
+    BatchTask,
+    BatchTaskConstraints,
+    BatchTaskCreateOptions,
+    BatchTaskExecutionInfo,
+    BatchTaskFailureInfo,
+    EnvironmentSetting,
+    NameValuePair,
+)
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import State
+
+import tasks.job
+from flows.top_words import top_words
+from tasks.azure import Azure
+from tasks.bulk import add_all
+from tasks.earlier import INPUT_FILE
+from tasks.errors import TasksFailed
+from tasks.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.summary import Summary
+from tests.flow.conftest import accounts_of, logged, monitor_at
+from tests.flow.test_steps import pace, remove, wait_until
+from tests.flow.test_top_words import artifact
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+Change = Callable[[BatchTaskCreateOptions], None]
+
+
+def shell(script: str) -> Change:
+    def change(task: BatchTaskCreateOptions) -> None:
+        task.command_line = f"/bin/sh -c '{script}'"
+
+    return change
+
+
+def _no_such_command(task: BatchTaskCreateOptions) -> None:
+    task.command_line = "no-such-command"
+
+
+def _a_second(task: BatchTaskCreateOptions) -> None:
+    shell("echo just a moment >&2; sleep 600")(task)
+    task.constraints = BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=1), max_task_retry_count=2)
+
+
+def _wrong_signature(task: BatchTaskCreateOptions) -> None:
+    (file,) = task.resource_files or []
+    file.http_url = re.sub("sig=.{8}", "sig=AAAAAAAA", file.http_url or "")
+
+
+def _token_revoked(task: BatchTaskCreateOptions) -> None:
+    settings = {setting.name: setting.value or "" for setting in task.environment_settings or []}
+    settings["OUTPUT_SAS_TOKEN"] = re.sub("sig=.{8}", "sig=AAAAAAAA", settings["OUTPUT_SAS_TOKEN"])
+    task.environment_settings = [EnvironmentSetting(name=name, value=value) for name, value in settings.items()]
+
+
+def _logs_not_taken(task: BatchTaskCreateOptions) -> None:
+    for file in task.output_files or []:
+        assert file.destination.container
+        url = file.destination.container.container_url
+        file.destination.container.container_url = url.replace("-output?", "-nowhere?")
+
+
+def _as_it_is(task: BatchTaskCreateOptions) -> None:
+    pass
+
+
+FATES: Mapping[str, Change] = {
+    "barred": _wrong_signature,
+    "good": _as_it_is,
+    "late": _a_second,
+    "missing": _as_it_is,  # its blob is deleted once it is uploaded
+    "nostart": _no_such_command,
+    "silenced": _logs_not_taken,
+    "stopped": shell("echo so far so good >&2; sleep 600"),
+    "unsent": _token_revoked,
+    "wellbehaved": _as_it_is,
+    "wrong": shell("echo first >&2; echo the kitchen is closed >&2; exit 3"),
+}
+GOOD = ["good", "wellbehaved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What is said of a Batch task without success."""
+
+    cause: Cause
+    code: str
+    exit_code: int | None = None
+    retries: int = 0
+    stderr: str = ""
+    ran: bool = True  # so that there is something to keep of its stdout and stderr
+
+    @property
+    def category(self) -> str:
+        return "usererror"
+
+
+DENIED = "HTTP 403 AuthorizationFailure. The SAS token has expired, or does not permit create and write in this"
+TOLD = {
+    "barred": Told(cause=Cause.FETCH, code="BlobAccessDenied", ran=False),
+    "late": Told(cause=Cause.TIME_LIMIT, code="TaskEnded", exit_code=143, stderr="just a moment"),
+    "missing": Told(cause=Cause.FETCH, code="BlobNotFound", ran=False),
+    "nostart": Told(cause=Cause.START, code="CommandProgramNotFound", ran=False),
+    "silenced": Told(cause=Cause.UPLOAD, code="FileUploadAccessDenied", exit_code=0),
+    "stopped": Told(cause=Cause.TERMINATED, code="TaskEnded", exit_code=143, stderr="so far so good"),
+    "unsent": Told(cause=Cause.UPLOAD, code="FailureExitCode", exit_code=74, retries=1, stderr=DENIED),
+    "wrong": Told(
+        cause=Cause.EXIT_CODE, code="FailureExitCode", exit_code=3, retries=1, stderr="first\nthe kitchen is closed"
+    ),
+}
+EACH_FATE = pytest.mark.parametrize("fate", sorted(TOLD))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fates:
+    """A run in which each file's Batch task met the fate that its file is named after."""
+
+    name: str
+    state: State[Any]
+    error: TasksFailed
+    outcomes: Mapping[str, TaskOutcome]
+    log: Sequence[logging.LogRecord]
+    table: Mapping[str, Mapping[str, Any]]
+    blobs: Sequence[str]
+    results: Path
+
+
+def fates_of(environment: pytest.MonkeyPatch, changes: Mapping[str, Change]) -> None:
+    """Change each Batch task before it is added to the job, as its file asks."""
+
+    def add_changed(batch: BatchClient, job_id: str, added: Sequence[BatchTaskCreateOptions]) -> None:
+        for task in added:
+            settings = {setting.name: setting.value or "" for setting in task.environment_settings or ()}
+            changes.get(Path(settings[INPUT_FILE]).stem, _as_it_is)(task)
+        add_all(batch, job_id, added)
+
+    environment.setattr(tasks.job, "add_all", add_changed)
+
+
+def write_texts(folder: Path, names: Sequence[str]) -> list[str]:
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.txt").write_text(f"{name} {name} once")
+    return [str(folder)]
+
+
+def stop_once_it_has_spoken(batch: BatchClient, task: str) -> None:
+    job = only_job(batch)
+    if not job or batch.get_task(job, task).state != "running":
+        return
+    with suppress(HttpResponseError):  # the file may not be there yet
+        if b"".join(batch.download_task_file(job, task, "stderr.txt")):
+            batch.terminate_task(job, task)
+
+
+def descriptions(state: State[Any]) -> str:
+    assert state.state_details.flow_run_id
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return "\n".join(str(each.description) for each in client.read_artifacts(artifact_filter=only))
+
+
+def only_job(batch: BatchClient) -> str | None:
+    return next((job.id for job in batch.list_jobs() if job.state == "active"), None)
+
+
+@pytest.fixture(scope="module")
+def fates(
+    troubled_settings: dict[str, str], prefect_server: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fates]:
+    folder = tmp_path_factory.mktemp("fates")
+    stopped = f"topNtask{sorted(FATES).index('stopped')}"
+    with pytest.MonkeyPatch.context() as environment, logged() as log:
+        azure = accounts_of(troubled_settings, environment)
+
+        def lose_the_blob(task: BatchTaskCreateOptions) -> None:
+            with azure.blobs() as blobs:
+                blobs.get_blob_client(f"{only_job(batch)}-input", "missing.txt").delete_blob()
+
+        fates_of(environment, {**FATES, "missing": lose_the_blob})
+        with azure.batch() as batch:
+            monitor_at(environment, pace(lambda: stop_once_it_has_spoken(batch, stopped)))
+            state = top_words(
+                inputs=write_texts(folder / "texts", sorted(FATES)),
+                top_n=1,
+                pool=PoolSettings(dedicated_nodes=1, vm_size="standard_d4s_v3", slots_per_node=len(FATES)),
+                output_folder=str(folder / "results"),
+                clean_up=CleanUp(containers=Disposal.KEEP),
+                return_state=True,
+            )
+        error = state.result(raise_on_failure=False)
+        assert isinstance(error, TasksFailed), error
+        (results,) = (folder / "results").iterdir()
+        with azure.blobs() as blobs:
+            container = blobs.get_container_client(f"{results.name}-output")
+            yield Fates(
+                name=results.name,
+                state=state,
+                error=error,
+                outcomes={Path(outcome.file).stem: outcome for outcome in error.outcomes},
+                log=log,
+                table={Path(row["file"]).stem: row for row in artifact(state, "batch-task-states")},
+                blobs=[blob.name for blob in container.list_blobs()],
+                results=results,
+            )
+        remove(azure, results.name)
+
+
+@EACH_FATE
+def test_what_became_of_a_batch_task_is_told_as_what_it_is(fates: Fates, fate: str) -> None:
+    outcome, told = fates.outcomes[fate], TOLD[fate]
+    assert outcome.failure
+    assert (outcome.cause, outcome.failure.category, outcome.failure.code) == (told.cause, told.category, told.code)
+    assert (outcome.exit_code, outcome.retries, outcome.requeues) == (told.exit_code, told.retries, 0)
+    assert (outcome.completed, outcome.succeeded) == (True, False)
+    assert re.fullmatch(r"tvmps_[0-9a-f]{64}_d", outcome.node or "")
+    assert told.stderr in outcome.stderr
+    assert bool(told.stderr) == bool(outcome.stderr)
+
+
+def line_of(fate: str, outcome: TaskOutcome) -> str:
+    """What a person reads of it first."""
+    told = TOLD[fate]
+    exit_code = "" if told.exit_code is None else f", exit code {told.exit_code}"
+    retries = f", {told.retries} retry" if told.retries else ""
+    return f"{told.cause.value}{exit_code}, node {outcome.node}{retries}: {told.code} ({told.category}): "
+
+
+@EACH_FATE
+def test_the_log_tells_it_with_the_end_of_stderr(fates: Fates, fate: str) -> None:
+    outcome = fates.outcomes[fate]
+    (said,) = [
+        record.getMessage()
+        for record in fates.log
+        if record.levelno == logging.ERROR and record.getMessage().startswith(f"Batch task {outcome.id} ")
+    ]
+    assert said.startswith(f"Batch task {outcome.id} ({fate}.txt) {line_of(fate, outcome)}")
+    lines = TOLD[fate].stderr.split("\n") if TOLD[fate].stderr else []
+    assert said.count("\n  stderr: ") == len(lines)
+    assert all(line in said.partition("\n  stderr: ")[2] for line in lines)
+
+
+@EACH_FATE
+def test_the_table_of_batch_tasks_tells_it(fates: Fates, fate: str) -> None:
+    row, told = fates.table[fate], TOLD[fate]
+    assert row["state"] == f"failed: {told.cause.value}"
+    assert (row["exit code"], row["retries"], row["requeues"]) == (told.exit_code, told.retries, 0)
+    assert row["failure"].startswith(f"{told.code} ({told.category}): ")
+    assert told.stderr in (row["stderr"] or "")
+    assert row["node"].startswith("tvmps_")
+
+
+@EACH_FATE
+def test_the_exception_tells_it(fates: Fates, fate: str) -> None:
+    outcome = fates.outcomes[fate]
+    assert f"\n{fate}.txt: Batch task {outcome.id} {line_of(fate, outcome)}" in str(fates.error)
+    assert TOLD[fate].stderr.replace("\n", "\n  stderr: ") in str(fates.error)
+
+
+def test_good_files_are_summarised_and_the_others_named(fates: Fates) -> None:
+    names = ", ".join(f"{fate}.txt" for fate in sorted(TOLD))
+    summary = fates.error.summary
+    assert summary
+    assert str(fates.error).startswith(
+        f"8 of 10 Batch tasks failed; the summary in {fates.results} lacks {names}\nbarred.txt: "
+    )
+    assert summary.missing == tuple(f"{fate}.txt" for fate in sorted(TOLD))
+    assert summary.by_file[["file", "word", "count"]].values.tolist() == [[f"{n}.txt", n, 2] for n in GOOD]
+    assert sorted(path.name for path in fates.results.glob("*_OUTPUT.txt")) == [f"{n}_OUTPUT.txt" for n in GOOD]
+    assert (fates.results / "summary.csv").read_text().count("\n") == 1 + len(GOOD)
+    assert f"Top words of each file, without {names}" in descriptions(fates.state)
+    assert [fates.table[name]["state"] for name in GOOD] == ["completed"] * 2
+
+
+def test_what_a_batch_task_wrote_is_kept_whatever_became_of_it(fates: Fates) -> None:
+    kept = {name for name in fates.blobs if name.startswith("logs/")}
+    # That of `silenced` was refused by its container, and a task that somebody terminates is not waited for.
+    ended = [name for name, outcome in fates.outcomes.items() if name in GOOD or TOLD[name].ran]
+    ids = [fates.outcomes[name].id for name in ended if name not in ("silenced", "stopped")]
+    assert {f"logs/{id}/{stream}.txt" for id in ids for stream in ("stdout", "stderr")} <= kept
+
+
+def test_what_failed_batch_tasks_wrote_is_downloaded(fates: Fates) -> None:
+    written = {path.parent.name: path.read_text() for path in fates.results.glob("logs/*/stderr.txt")}
+    of = {name: fates.outcomes[name].id for name in fates.outcomes}
+    assert written[of["wrong"]] == "first\nthe kitchen is closed\n"
+    assert written[of["late"]] == "just a moment\n"
+    assert DENIED in written[of["unsent"]]
+    assert not set(written) & {of[name] for name in GOOD}
+    assert (fates.results / "logs" / of["wrong"] / "stdout.txt").read_text() == ""
+
+
+# With fewer files, and other ends.
+
+
+WRONG = {"wrong": FATES["wrong"], "worse": shell("echo cold soup >&2; exit 4")}
+
+
+def run_with_failures(folder: Path, *names: str, allow_failures: int = 0) -> State[Any]:
+    return top_words(
+        inputs=write_texts(folder / "texts", names),
+        top_n=1,
+        pool=PoolSettings(dedicated_nodes=1, slots_per_node=4),
+        limits=TimeLimits(task_retries=0),
+        output_folder=str(folder / "results"),
+        allow_failures=allow_failures,
+        return_state=True,
+    )
+
+
+def test_a_run_completes_with_as_many_failures_as_are_allowed_and_says_so(
+    troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fates_of(monkeypatch, WRONG)
+    monitor_at(monkeypatch, pace())
+    state = run_with_failures(tmp_path, "good", "wrong", allow_failures=1)
+    summary = state.result()
+    assert state.is_completed()
+    assert isinstance(summary, Summary)
+    assert (summary.missing, list(summary.by_file["file"])) == (("wrong.txt",), ["good.txt"])
+    said = f"the summary in {summary.folder} lacks wrong.txt; allow_failures is 1"
+    assert [record.levelname for record in caplog.records if record.getMessage() == said] == ["WARNING"]
+    assert str(summary).endswith("\nWithout output: wrong.txt")
+    assert (summary.folder / "logs" / "topNtask1" / "stderr.txt").read_text().endswith("the kitchen is closed\n")
+
+
+def test_a_run_with_more_failures_than_are_allowed_fails_though_its_nodes_are_gone_and_tells_their_stderr(
+    troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_the_pool_once_all_has_run() -> None:
+        job = next(iter(batch.list_jobs()), None)
+        if job and all(task.state == "completed" for task in batch.list_tasks(job.id)):
+            with suppress(ResourceNotFoundError):
+                batch.begin_delete_pool(job.id, polling_interval=0.05).wait()  # type: ignore[arg-type]
+
+    fates_of(monkeypatch, WRONG)
+    with troubled.batch() as batch:
+        monitor_at(monkeypatch, pace(remove_the_pool_once_all_has_run))
+        error = run_with_failures(tmp_path, "good", "worse", "wrong", allow_failures=1).result(raise_on_failure=False)
+        wait_until(lambda: not list(batch.list_jobs()))
+    assert isinstance(error, TasksFailed)
+    assert str(error).startswith("2 of 3 Batch tasks failed; the summary in ")
+    assert [outcome.stderr for outcome in error.outcomes] == ["", "cold soup", "first\nthe kitchen is closed"]
+    (results,) = (tmp_path / "results").iterdir()
+    assert (results / "logs" / "topNtask1" / "stderr.txt").read_text() == "cold soup\n"
+    assert error.summary
+    assert list(error.summary.by_file["word"]) == ["good"]
+
+
+def test_a_signature_in_the_service_s_words_is_blanked() -> None:
+    url = "https://a.blob.example/in/a.txt?sp=r&sig=c2VjcmV0&se=2026"
+    failure = BatchTaskFailureInfo(
+        category="usererror",
+        code="BlobAccessDenied",
+        message=f"Access to {url} is denied",
+        details=[NameValuePair(name="BlobSource", value=url)],
+    )
+    task = BatchTask({"id": "t", "state": "completed"})
+    task.execution_info = BatchTaskExecutionInfo(retry_count=0, requeue_count=0, failure_info=failure)
+    outcome = TaskOutcome.of(AddedTask(id="t", file="a.txt", output_name="a_OUTPUT.txt"), task)
+    assert "c2VjcmV0" not in f"{outcome.why()} {outcome!r}"
+    assert outcome.why().count("sig=***&se=2026") == 2
