@@ -30,7 +30,8 @@ class RunFacts:
 
     `where` says in words which accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
     deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
-    as they are for an existing pool. The prices, in US dollars for a node and hour, take the place of the known ones.
+    as they are for an existing pool; `pool_id` is empty where none was needed. The prices, in US dollars for a node and
+    hour, take the place of the known ones.
     """
 
     run_name: str
@@ -94,8 +95,8 @@ def _overview(facts: RunFacts) -> str:
     owner = "made for this run" if facts.own_pool else "an existing pool, neither changed nor deleted"
     requeues = sum(outcome.requeues for outcome in facts.outcomes)
     rows = [
-        ("pool", f"{facts.pool_id}, {owner}"),
-        ("nodes", _nodes(facts)),
+        ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was needed"),
+        ("nodes", _nodes(facts) if facts.pool_id else "none"),
         ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("took", _span((facts.ended - facts.started).total_seconds())),
@@ -183,23 +184,25 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
     if is_loopback(facts.batch_endpoint):
         yield "The embedded local Azure costs nothing."
         return
+    if not facts.pool_id:
+        yield "No pool was needed, so no node was billed."
+        return
     if not facts.own_pool:
         yield "The pool was there before this run and is billed whether or not it runs."
         return
-    alive = f" in a pool that lived {_span(facts.pool_seconds)}" if facts.pool_seconds is not None else ""
+    lived = f" The pool lived {_span(facts.pool_seconds)}." if facts.pool_seconds is not None else ""
     spot = f" and {facts.spot_node_seconds:,.0f} of spot nodes" if facts.spot_node_seconds else ""
     price = price_of(facts.vm_size, region_of(facts.batch_endpoint), price_per_hour=facts.price_per_hour)
     if facts.node_seconds is None:
-        yield f"How long the nodes lived is not known{alive and ';' + alive.removeprefix(' in')}."
+        yield f"How long the nodes lived is not known.{lived}"
     else:
-        yield f"{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}{alive}."
+        yield f"{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}.{lived}"
         yield _estimate(facts, price, facts.node_seconds)
     if facts.pool_kept:
-        hourly = (
-            f", about {_usd(price.per_hour * facts.dedicated_nodes)} an hour for the dedicated ones" if price else ""
-        )
-        until = f"{facts.nodes_until} at the latest, or" if facts.nodes_until else ""
-        yield f"**The pool was kept: its nodes go on billing until {until} it is deleted{hourly}.**".replace("  ", " ")
+        until = f"{facts.nodes_until} at the latest, or " if facts.nodes_until else ""
+        hourly = price.per_hour * facts.dedicated_nodes if price else 0
+        about = f", about {_usd(hourly)} an hour for the dedicated ones" if hourly else ""
+        yield f"**The pool was kept: its nodes go on billing until {until}it is deleted{about}.**"
 
 
 def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:

@@ -218,7 +218,7 @@ def test_the_steps_are_a_table_of_seconds() -> None:
 def test_the_cost_is_estimated_with_the_price_its_date_and_what_it_leaves_out() -> None:
     page = report(facts(node_seconds=3_600, pool_seconds=1_800))
     assert section(page, "Cost") == (
-        "3,600 node-seconds of dedicated nodes in a pool that lived 30 min 0 s.\n\n"
+        "3,600 node-seconds of dedicated nodes. The pool lived 30 min 0 s.\n\n"
         "Estimated cost: **$0.1200** at $0.1200 for a node and hour (Azure's list price for Linux, pay-as-you-go, "
         "in westeurope, of 2025-03-02). Compute alone, without disks, network, storage, and any discount of yours."
     )
@@ -247,6 +247,12 @@ def test_prices_given_take_the_place_of_the_known_ones() -> None:
         ({"own_pool": False}, "The pool was there before this run and is billed whether or not it runs."),
         ({"vm_size": "Standard_X9"}, "No price is known for Standard_X9, so there is no estimate."),
         ({"node_seconds": None}, "How long the nodes lived is not known."),
+        ({"node_seconds": None, "pool_seconds": 0.3}, "How long the nodes lived is not known. The pool lived 0.3 s."),
+        ({"pool_id": "", "own_pool": False}, "No pool was needed, so no node was billed."),
+        (
+            {"pool_kept": True, "dedicated_nodes": 0, "spot_nodes": 2},
+            "**The pool was kept: its nodes go on billing until it is deleted.**",
+        ),
         (
             {"pool_kept": True},
             "**The pool was kept: its nodes go on billing until it is deleted, "
@@ -264,6 +270,11 @@ def test_an_empty_run_has_a_report() -> None:
     assert "| deleted | nothing |" in page
     assert re.findall("^## .*", page, re.MULTILINE) == ["## Cost"]
     assert "![" not in page
+
+
+def test_a_run_that_needed_no_pool_says_so() -> None:
+    page = report(facts(pool_id="", own_pool=False))
+    assert "| pool | none was needed |\n| nodes | none |" in page
 
 
 def test_the_report_of_thousands_of_failures_stays_small() -> None:
