@@ -30,7 +30,7 @@ class RunFacts:
 
     `where` says in words which accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
     deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
-    as they are for an existing pool; `pool_id` is empty where none was needed. The prices, in US dollars for a node and
+    as they are for an existing pool; `pool_id` is empty where none was used. The prices, in US dollars for a node and
     hour, take the place of the known ones.
     """
 
@@ -95,7 +95,7 @@ def _overview(facts: RunFacts) -> str:
     owner = "made for this run" if facts.own_pool else "an existing pool, neither changed nor deleted"
     requeues = sum(outcome.requeues for outcome in facts.outcomes)
     rows = [
-        ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was needed"),
+        ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was used"),
         ("nodes", _nodes(facts) if facts.pool_id else "none"),
         ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
@@ -185,7 +185,7 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
         yield "The embedded local Azure costs nothing."
         return
     if not facts.pool_id:
-        yield "No pool was needed, so no node was billed."
+        yield "No pool was used, so no node was billed."
         return
     if not facts.own_pool:
         yield "The pool was there before this run and is billed whether or not it runs."

@@ -248,7 +248,7 @@ def test_prices_given_take_the_place_of_the_known_ones() -> None:
         ({"vm_size": "Standard_X9"}, "No price is known for Standard_X9, so there is no estimate."),
         ({"node_seconds": None}, "How long the nodes lived is not known."),
         ({"node_seconds": None, "pool_seconds": 0.3}, "How long the nodes lived is not known. The pool lived 0.3 s."),
-        ({"pool_id": "", "own_pool": False}, "No pool was needed, so no node was billed."),
+        ({"pool_id": "", "own_pool": False}, "No pool was used, so no node was billed."),
         (
             {"pool_kept": True, "dedicated_nodes": 0, "spot_nodes": 2},
             "**The pool was kept: its nodes go on billing until it is deleted.**",
@@ -272,9 +272,9 @@ def test_an_empty_run_has_a_report() -> None:
     assert "![" not in page
 
 
-def test_a_run_that_needed_no_pool_says_so() -> None:
+def test_a_run_that_used_no_pool_says_so() -> None:
     page = report(facts(pool_id="", own_pool=False))
-    assert "| pool | none was needed |\n| nodes | none |" in page
+    assert "| pool | none was used |\n| nodes | none |" in page
 
 
 def test_the_report_of_thousands_of_failures_stays_small() -> None:
