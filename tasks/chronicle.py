@@ -19,6 +19,7 @@ from tasks.steps import StepTime
 from tasks.summary import Summary
 
 _THINGS = ("containers", "job", "pool")
+_NO_POOL = UsedPool(id="", slots_per_node=1, own=False)
 _MOST_WORDS = 30  # in the chart
 
 
@@ -76,7 +77,7 @@ class Chronicle:
         return getattr(clean_up, thing) is not Disposal.KEEP
 
     def _facts(self, deleted: Sequence[str], kept: Sequence[str]) -> RunFacts:
-        pool = self.pool or UsedPool(id=self.run.pool_id, slots_per_node=1, own=True)
+        pool = self.pool or _NO_POOL
         alive = self._pool_seconds() if pool.own else None
         return RunFacts(
             run_name=self.name,
@@ -99,7 +100,7 @@ class Chronicle:
             results=str(self.results.folder),
             deleted=deleted,
             kept=kept,
-            pool_kept="pool" in kept and pool.own and self.pool is not None,
+            pool_kept="pool" in kept and pool.own,
             nodes_until=self.run.until,
             top_words=self._top_words(),
         )

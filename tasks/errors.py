@@ -35,7 +35,7 @@ _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _SIGN_IN = (
     "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
 )
-_SIGNATURE = re.compile(r"(\bsig=|AccountKey=|SharedKey [^:\s]+:)[^&;\s'\"]+", re.IGNORECASE)
+_SIGNATURE = re.compile(r"((?:\b|%26|%3F)sig(?:=|%3D)|AccountKey=|SharedKey [^:\s]+:)[^&;\s'\"]+", re.IGNORECASE)
 
 
 class TopWordsError(Exception):

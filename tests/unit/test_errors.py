@@ -96,6 +96,20 @@ def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | 
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://x?sp=cw&sig=ab%2Bc%3D&sv=1", "http://x?sp=cw&sig=***&sv=1"),
+        ("?u=http%3A%2F%2Fx%3Fsp%3Dcw%26sig%3Dab%252B", "?u=http%3A%2F%2Fx%3Fsp%3Dcw%26sig%3D***"),
+        ("x%3Fsig%3Dab", "x%3Fsig%3D***"),
+        ("AccountKey=a2V5==;Blob", "AccountKey=***;Blob"),
+        ("design=blue", "design=blue"),
+    ],
+)
+def test_secrets_are_blanked_also_in_a_url_within_a_url(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
 def test_the_task_table_tells_completed_from_succeeded() -> None:
     failure = Failure(category="usererror", code="FailureExitCode", message="m")
     failed = replace(outcome(1, "completed", False, failure), cause=Cause.EXIT_CODE)
