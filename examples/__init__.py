@@ -1,0 +1,1 @@
+"""Other workloads on the same steps."""

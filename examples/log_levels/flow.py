@@ -1,0 +1,183 @@
+"""The lines of log files by level, one Batch task per file: the steps of tasks/, unchanged, for another workload.
+
+python -m examples.log_levels.flow                    # the sample logs, on the embedded local Azure
+python -m examples.log_levels.flow '/var/log/app/*.log'
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.futures import wait
+from prefect.runtime import flow_run
+from pydantic import BeforeValidator
+
+from flows.hooks import clean_up_dead_run
+from tasks.approval import ask
+from tasks.artifacts import MOST_ROWS, best_effort
+from tasks.azure import azure_for_run
+from tasks.check import check_accounts, check_input
+from tasks.chronicle import Chronicle
+from tasks.containers import create_containers, delete_containers
+from tasks.errors import InputError, TasksFailed, TopWordsError, log_errors_without_traceback
+from tasks.files import download_output, upload_files
+from tasks.inputs import as_list
+from tasks.job import Work, add_tasks, create_job, delete_job
+from tasks.monitor import Patience, given_up, monitor_tasks, outcomes_of
+from tasks.outcomes import TaskOutcome, in_order, missing
+from tasks.pool import create_pool, delete_pool
+from tasks.results import Results
+from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
+from tasks.steps import step, timed_steps
+
+HERE = Path(__file__).resolve().parent
+NODE_SCRIPT = HERE / "count_levels.py"
+LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG")
+CSV = "log_levels.csv"
+
+log_errors_without_traceback()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogLevels:
+    """A row per file, those with most lines of the first level first: the file, and a count for each level."""
+
+    by_file: pd.DataFrame
+    folder: Path
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        without = f"\n\nWithout output: {', '.join(self.missing)}" if self.missing else ""
+        return f"{self.by_file.to_string(index=False)}{without}\n\nResults: {self.folder}"
+
+
+@flow(
+    name="log-levels",
+    flow_run_name=lambda: f"log-levels {flow_run.id[-12:]}",
+    persist_result=False,
+    on_crashed=[clean_up_dead_run],
+    on_cancellation=[clean_up_dead_run],
+)
+def log_levels(
+    inputs: Annotated[list[str], BeforeValidator(as_list)],
+    levels: tuple[str, ...] = LEVELS,
+    pool: PoolSettings = PoolSettings(),
+    limits: TimeLimits = TimeLimits(),
+    output_folder: str = "results",
+    clean_up: CleanUp = CleanUp(),
+    allow_failures: int = 0,
+    accounts: str | None = None,
+) -> LogLevels:
+    """Count the lines of log files by level on Azure Batch, one Batch task per file.
+
+    Args:
+        inputs: Files, folders and globs on the machine where the flow runs.
+        levels: The words to look for; a line counts for the first that it holds.
+        pool: The pool of compute nodes.
+        limits: How long things may take.
+        output_folder: Where to put the results: a folder of the run's own is made in it.
+        clean_up: What to delete when the run ends, well or badly.
+        allow_failures: So many files may be without output in a run that completes.
+        accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
+    """
+    where = azure_for_run(accounts)
+    refuse_bad_levels(levels)
+    files = check_input(inputs, top_n=1, delay_seconds=0, limits=limits, allow_failures=allow_failures)
+    run = Run.begun_now(str(flow_run.id), limits)
+    results = Results.of(output_folder, run.name)
+    work = Work(limits=limits, slots=pool.slots_per_task, arguments=levels)
+
+    with where as azure, timed_steps() as times:
+        check_accounts(azure, pool, results)
+        outcomes, to_count = results.sort(files)
+        monitored = None
+        chronicle = Chronicle(
+            azure=azure, run=run, name=flow_run.name, results=results, allow_failures=allow_failures, steps=times
+        )
+        try:
+            if to_count:
+                create_containers(azure, run, clean_up.containers)
+                uploads = upload_files(azure, run, to_count, NODE_SCRIPT)
+                used_pool = chronicle.pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
+                create_job(azure, run, used_pool, uploads, clean_up.job)
+                batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
+                patience = Patience(limits=limits, pool=pool)
+                monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
+                outcomes = chronicle.outcomes = in_order(files, outcomes, outcomes_of(monitored))
+                download_output(azure, run, uploads, outcomes, results)
+            summary = summarise(outcomes, results, levels)
+            clean_up = ask(clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting())
+        finally:
+            deletes = {
+                "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
+                "job": delete_job.submit(azure, run, clean_up.job),
+                "containers": delete_containers.submit(azure, run, clean_up.containers),
+            }
+            wait(list(deletes.values()))
+            chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
+
+    for delete in deletes.values():
+        delete.result()
+    return complete(summary, allow_failures, given_up(monitored))
+
+
+def refuse_bad_levels(levels: Sequence[str]) -> None:
+    """Raises InputError where no line could ever hold one of them, or none is given."""
+    if not levels:
+        raise InputError("levels is empty; name at least one word to look for, such as ERROR")
+    for level in levels:
+        if not re.fullmatch(r"\w+", level, re.ASCII):
+            raise InputError(f"levels holds {level!r}; a level is one word of letters, digits and _")
+
+
+@step("10 summarise")
+def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequence[str]) -> LogLevels:
+    """Join the downloaded counts into one table, and leave it in the folder as a CSV file."""
+    counted = [(each.file, counts_in(results.path(each.output_name))) for each in outcomes if each.succeeded]
+    columns = ["file", *dict.fromkeys(levels), "other"]
+    by_file = pd.DataFrame([{"file": file, **counts} for file, counts in counted], columns=columns)
+    by_file = by_file.sort_values([levels[0], "file"], ascending=[False, True])
+    by_file.to_csv(results.path(CSV), index=False)
+    summary = LogLevels(by_file=by_file, folder=results.folder, missing=tuple(each.file for each in missing(outcomes)))
+    publish(summary)
+    return summary
+
+
+def counts_in(path: Path) -> dict[str, int]:
+    """What the node script counted. Raises TopWordsError where the file is not an output of it."""
+    try:
+        counts: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["levels"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TopWordsError(f"{path} is not an output of {NODE_SCRIPT.name}: {error}") from None
+    return counts
+
+
+@best_effort
+def publish(summary: LogLevels) -> None:
+    rows = summary.by_file.head(MOST_ROWS).to_dict(orient="records")
+    create_table_artifact([{str(name): value for name, value in row.items()} for row in rows], key="log-levels")
+
+
+def complete(summary: LogLevels, allow_failures: int, problem: TopWordsError | None) -> LogLevels:
+    """The summary, if it lacks no more files than were allowed; else the reason, naming them."""
+    lacks = f"the table in {summary.folder} lacks {', '.join(summary.missing)}"
+    if problem is not None:
+        raise type(problem)(f"{problem}\nTherefore {lacks}")
+    if len(summary.missing) > allow_failures:
+        raise TasksFailed(f"{lacks}: their Batch tasks failed, see {summary.folder / 'logs'}")
+    return summary
+
+
+if __name__ == "__main__":
+    state = log_levels(sys.argv[1:] or [str(HERE / "logs")], return_state=True)
+    result = state.result(raise_on_failure=False)
+    sys.exit(f"Error: {result}") if isinstance(result, BaseException) else print(result)
