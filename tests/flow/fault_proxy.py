@@ -75,8 +75,10 @@ class _Message:
 class Passage:
     """One run's way to the services: what it called, and what became of that."""
 
-    def __init__(self, decide: Decide, *, hold_nodes: bool) -> None:
+    def __init__(self, decide: Decide, *, hold_nodes: bool, rewrite: tuple[bytes, bytes] | None) -> None:
+        assert rewrite is None or len(rewrite[0]) == len(rewrite[1]), "the answers' lengths are announced"
         self._decide = decide
+        self.rewrite = rewrite or (b"", b"")
         self._seen: Counter[tuple[Service, str, str, str]] = Counter()
         self._open_to_nodes = asyncio.Event()
         self._hold_nodes = hold_nodes
@@ -130,10 +132,19 @@ class FaultProxies:
 
     @contextmanager
     def passage(
-        self, settings: Mapping[str, str], decide: Decide = lambda call: None, *, hold_nodes: bool = False
+        self,
+        settings: Mapping[str, str],
+        decide: Decide = lambda call: None,
+        *,
+        hold_nodes: bool = False,
+        rewrite: tuple[bytes, bytes] | None = None,
     ) -> Iterator[Passage]:
-        """A way to the services that the settings name; its own `settings` lead there through two proxies."""
-        passage, servers = self._wait(self._open(settings, decide, hold_nodes))
+        """A way to the services that the settings name; its own `settings` lead there through two proxies.
+
+        `hold_nodes` keeps the nodes' requests waiting until they are let through. `rewrite` is a text and another of
+        the same length that takes its place in every answer to the run.
+        """
+        passage, servers = self._wait(self._open(settings, decide, hold_nodes, rewrite))
         try:
             yield passage
         finally:
@@ -141,9 +152,9 @@ class FaultProxies:
                 self._wait(server.close())
 
     async def _open(
-        self, settings: Mapping[str, str], decide: Decide, hold_nodes: bool
+        self, settings: Mapping[str, str], decide: Decide, hold_nodes: bool, rewrite: tuple[bytes, bytes] | None
     ) -> tuple[Passage, list[_Proxy]]:
-        passage = Passage(decide, hold_nodes=hold_nodes)
+        passage = Passage(decide, hold_nodes=hold_nodes, rewrite=rewrite)
         batch = settings["AZURE_BATCH_ENDPOINT"]
         found = re.search(r"BlobEndpoint=([^;]+)", settings["AZURE_STORAGE_CONNECTION_STRING"])
         assert found, "the connection string names no BlobEndpoint"
@@ -210,7 +221,9 @@ class _Proxy:
             await writer.drain()
             return True
         assert answer
-        writer.write(answer.raw)  # head and body at once: two packets would cost a delayed acknowledgement
+        writer.write(
+            answer.raw.replace(*self._passage.rewrite) if self._passage.rewrite[0] else answer.raw
+        )  # head and body at once: two packets would cost a delayed acknowledgement
         await writer.drain()
         if answer.last:
             writer.close()
