@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
@@ -17,7 +18,7 @@ from tasks.settings import Role, Run
 # Environment variables of a Batch task: its input, and when its SAS URLs end. The latter also tells the tries apart.
 INPUT_FILE = "INPUT_FILE"
 SAS_EXPIRES = "SAS_EXPIRES"
-_FIELDS = ["id", "state", "executionInfo", "environmentSettings"]
+_FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Earlier:
     def has_counted(self, file: UploadedFile) -> bool:
         """Whether the file's output is there, from the file's present content."""
         written = self.outputs.get(file.output_name)
-        if written is None or written < file.modified:
+        if written is None or written < file.modified or self._is_outdated(file):
             return False
         task = self._task_of(file)
         return task is None or _succeeded(task)
@@ -58,7 +59,20 @@ class Earlier:
 
     def _task_of(self, file: UploadedFile) -> BatchTask | None:
         task = self.tasks.get(file.task_id)
-        return task if task and _environment(task).get(INPUT_FILE) == input_path(file) else None
+        if task is None or _environment(task).get(INPUT_FILE) != input_path(file):
+            return None
+        return None if _precedes(task, file) else task
+
+    def _is_outdated(self, file: UploadedFile) -> bool:
+        """Whether there is a task that may have read an earlier content of the file, and wrote its output whenever."""
+        return any(_precedes(task, file) for task in self._by_input.get(input_path(file), ()))
+
+    @cached_property
+    def _by_input(self) -> Mapping[str, Sequence[BatchTask]]:
+        found: dict[str, list[BatchTask]] = {}
+        for task in self.tasks.values():
+            found.setdefault(_environment(task).get(INPUT_FILE, ""), []).append(task)
+        return found
 
 
 def look_for_earlier(azure: Azure, batch: BatchClient, run: Run) -> Earlier:
@@ -80,6 +94,11 @@ def input_path(file: UploadedFile) -> str:
 
 def _environment(task: BatchTask) -> dict[str, str]:
     return {setting.name: setting.value or "" for setting in task.environment_settings or ()}
+
+
+def _precedes(task: BatchTask, file: UploadedFile) -> bool:
+    """Whether the task was made before the file had its present content."""
+    return task.creation_time is not None and task.creation_time < file.modified
 
 
 def _succeeded(task: BatchTask) -> bool:
