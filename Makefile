@@ -18,8 +18,8 @@ deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.
 
 deploy: .venv/installed ## the deployments of prefect.yaml, on the server of `make ui` (or PREFECT_API_URL)
 	@$(SERVER_ANSWERS)
-	@$(BIN)/prefect --no-prompt work-pool inspect local-process >/dev/null 2>&1 \
-		|| $(BIN)/prefect --no-prompt work-pool create local-process --type process
+	@$(BIN)/prefect --no-prompt work-pool create local-process --type process >/dev/null 2>&1 \
+		|| $(BIN)/prefect --no-prompt work-pool inspect local-process >/dev/null # it exists
 	@$(BIN)/prefect --no-prompt deploy --all
 
 worker: .venv/installed ## runs what is deployed. Ctrl-C when nothing runs: it takes its runs along, and the sweep has to clean up

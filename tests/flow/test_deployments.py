@@ -121,7 +121,9 @@ def runs(deployed: Deployed) -> dict[str, UUID]:
     """A run of each kind, all at once: on demand, one whose process is to be killed, and by a schedule."""
     started = {"on demand": deployed.start("top-words"), "killed": deployed.start("top-words", delay_seconds=600)}
     nightly = deployed.client.read_deployment_by_name(NAMES["top-words-nightly"])
-    often = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=10)), active=True)
+    often = DeploymentScheduleCreate(
+        schedule=IntervalSchedule(interval=timedelta(seconds=10)), active=True, parameters={"delay_seconds": 3}
+    )
     schedule = deployed.client.create_deployment_schedules(nightly.id, [often])[0]
 
     def begun() -> list[FlowRun]:
@@ -129,7 +131,16 @@ def runs(deployed: Deployed) -> dict[str, UUID]:
 
     started["scheduled"] = eventually("a scheduled run", begun)[0].id
     deployed.client.delete_deployment_schedule(nightly.id, schedule.id)  # and with it the runs that it planned
+    started["too early"] = deployed.start("top-words-nightly")
     return started
+
+
+def test_deploying_again_changes_nothing_and_keeps_the_work_pool(deployed: Deployed, runs: dict[str, UUID]) -> None:
+    before = [each.id for each in deployed.client.read_deployments()]
+    pool = deployed.client.read_work_pool("local-process")
+    deployed.deploy()
+    assert sorted(each.id for each in deployed.client.read_deployments()) == sorted(before)
+    assert deployed.client.read_work_pool("local-process").id == pool.id
 
 
 def test_a_run_on_demand_completes(deployed: Deployed, runs: dict[str, UUID]) -> None:
@@ -142,6 +153,14 @@ def test_a_run_by_its_schedule_completes(deployed: Deployed, runs: dict[str, UUI
     run = deployed.run(runs["scheduled"])
     assert run.auto_scheduled
     assert run.parameters["inputs"] == ["data/*.txt"]
+
+
+def test_a_night_that_begins_during_another_is_cancelled(deployed: Deployed, runs: dict[str, UUID]) -> None:
+    state = deployed.wait(runs["too early"], "Cancelled")
+    assert state.message
+    assert "concurrency limit" in state.message
+    swept = eventually("a sweep", lambda: [run for run in deployed.runs("sweep") if of(run) == runs["too early"]])
+    assert swept[0].parameters["delete"] is True
 
 
 def test_a_run_whose_process_was_killed_is_swept_at_once(
@@ -165,18 +184,6 @@ def test_runs_that_ended_well_trigger_no_sweep(deployed: Deployed, runs: dict[st
     for kind in ("on demand", "scheduled"):
         deployed.wait(runs[kind], "Completed")
         assert [run for run in deployed.runs("sweep") if of(run) == runs[kind]] == []
-
-
-def test_deploying_again_changes_nothing_and_keeps_the_work_pool(deployed: Deployed) -> None:
-    before = [each.id for each in deployed.client.read_deployments()]
-    pool = deployed.client.read_work_pool("local-process")
-    deployed.deploy()
-    assert sorted(each.id for each in deployed.client.read_deployments()) == sorted(before)
-    assert deployed.client.read_work_pool("local-process").id == pool.id
-
-
-def test_a_sweep_on_demand_completes(deployed: Deployed) -> None:
-    deployed.wait(deployed.start("sweep", delete=False), "Completed")
 
 
 def test_a_schedule_that_is_switched_on_plans_the_next_night(deployed: Deployed, runs: dict[str, UUID]) -> None:
