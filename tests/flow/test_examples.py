@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -31,8 +32,9 @@ TABLE = [
 
 def left_over(azure: Azure) -> list[str]:
     with azure.batch() as batch, azure.blobs() as blobs:
-        things = [str(each.id) for each in (*batch.list_pools(), *batch.list_jobs()) if each.state != "deleting"]
-        return things + [str(container.name) for container in blobs.list_containers()]
+        pools = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
+        jobs = [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
+        return pools + jobs + [f"container {container.name}" for container in blobs.list_containers()]
 
 
 def artifact_keys(flow_run_id: object) -> set[str]:
@@ -65,7 +67,7 @@ def test_a_file_that_fails_is_named_and_may_be_allowed_and_nothing_is_left(
     picky = tmp_path / "picky.py"
     picky.write_text(f'import os\nif "api" in os.environ["INPUT_FILE"]: raise SystemExit("I refuse")\n{script()}')
     monkeypatch.setattr(example, "NODE_SCRIPT", picky)
-    where = {"inputs": [str(LOGS)], "output_folder": str(tmp_path)}
+    where: dict[str, Any] = {"inputs": [str(LOGS)], "output_folder": str(tmp_path)}
 
     state = example.log_levels(**where, allow_failures=1, return_state=True)
     summary = state.result()
