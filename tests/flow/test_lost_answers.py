@@ -293,10 +293,6 @@ def test_one_call_in_ten_may_lose_its_answer(runs: Runs, clean: Outcome) -> None
 # What the SDK would do by itself, and must not.
 
 
-def _always(mode: Mode, method: str, end: str) -> Callable[[Call], Mode | None]:
-    return lambda call: mode if call.method == method and call.path.endswith(end) else None
-
-
 def _adding_always(mode: Mode) -> Decide:
     return lambda call: mode if call.path.endswith("/addtaskcollection") else None
 
