@@ -42,13 +42,13 @@ from flows.hooks import clean_up_dead_run, within
 from flows.sweep import app, sweep
 from local_azure import faults
 from tasks.azure import Azure
+from tasks.credentials import AzureBatchAccounts
 from tasks.errors import InputError
 from tasks.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each, list_leftovers
 from tasks.settings import CleanUp, Disposal, Role, Run, TimeLimits
 from tests.conftest import DATA
 
-LIMIT = 60.0  # seconds
-NOW = datetime.now(timezone.utc).replace(microsecond=0)
+LIMIT = 120.0  # seconds
 LOG = logging.getLogger("tests.sweep")
 
 
@@ -115,8 +115,11 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 def tags(flow_run: str, expires_in: timedelta, **more: str) -> dict[str, str]:
     """The tags of a run, which began an hour before it expires."""
-    expires = NOW + expires_in
-    times = {"created": (expires - timedelta(hours=1)).isoformat(), "expires": expires.isoformat()}
+    expires = datetime.now(timezone.utc) + expires_in
+    times = {
+        "created": (expires - timedelta(hours=1)).isoformat(timespec="seconds"),
+        "expires": expires.isoformat(timespec="seconds"),
+    }
     return {"project": "top-words", "flow_run": flow_run, **times, **more}
 
 
@@ -219,7 +222,8 @@ def endings(azure: Azure, leftovers: Iterable[Leftover]) -> dict[str, Ending]:
 
 
 def test_what_runs_have_left_is_told_by_its_tags_and_by_nothing_else(accounts: Azure) -> None:
-    ours = make_three(accounts, "no-name-of-ours", tags("a run", PAST))
+    ours_tags = tags("a run", PAST)
+    ours = make_three(accounts, "no-name-of-ours", ours_tags)
     strangers: dict[str, dict[str, str] | None] = {
         "top-words-stranger": None,
         "top-words-0123456789ab": {"project": "top-words"},
@@ -233,8 +237,8 @@ def test_what_runs_have_left_is_told_by_its_tags_and_by_nothing_else(accounts: A
     expected: dict[str, Any] = {
         "id": "no-name-of-ours",
         "flow_run": "a run",
-        "created": NOW - timedelta(hours=3),
-        "expires": NOW - timedelta(hours=2),
+        "created": datetime.fromisoformat(ours_tags["created"]),
+        "expires": datetime.fromisoformat(ours_tags["expires"]),
         "kept": False,
     }
     assert found == [
@@ -292,17 +296,19 @@ def test_a_delete_whose_answer_is_lost_is_no_error(accounts: Azure) -> None:
 
 
 @pytest.mark.parametrize(
-    "now_tagged",
+    "change",
     [
-        tags("a run", FUTURE),  # a retry has adopted it
-        tags("a run", PAST, kept="yes"),
-        tags("another run", PAST),
+        {"expires": "2999-01-01T00:00:00+00:00"},  # a retry has adopted it
+        {"kept": "yes"},
+        {"flow_run": "another run"},
         {"project": "another"},
     ],
 )
-def test_what_is_tagged_otherwise_since_it_was_listed_is_left(accounts: Azure, now_tagged: dict[str, str]) -> None:
-    make_job(accounts, "left", tags("a run", PAST))
-    make_container(accounts, "left", tags("a run", PAST))
+def test_what_is_tagged_otherwise_since_it_was_listed_is_left(accounts: Azure, change: dict[str, str]) -> None:
+    before = tags("a run", PAST)
+    now_tagged = {**before, **change}
+    make_job(accounts, "left", before)
+    make_container(accounts, "left", before)
     found = list_leftovers(accounts)
     with accounts.batch() as batch, accounts.blobs() as blobs:
         batch.update_job("left", BatchJobUpdateOptions(metadata=items(now_tagged)))
@@ -465,20 +471,23 @@ def rows(state: State[Any]) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in table[1:]}
 
 
-def a_bit_of_everything(azure: Azure) -> None:
-    make_pool(azure, "nodes", tags("run 1", PAST), nodes=2)
-    make_three(azure, "expired", tags("run 1", PAST))
+def a_bit_of_everything(azure: Azure) -> dict[str, str]:
+    """Expired and current things, kept and broken ones, and strangers'; the tags of the expired."""
+    expired = tags("run 1", PAST)
+    make_pool(azure, "nodes", expired, nodes=2)
+    make_three(azure, "expired", expired)
     make_three(azure, "current", tags("run 2", FUTURE))
     make_three(azure, "grace", tags("run 2", timedelta(minutes=-2)))
     make_three(azure, "kept", tags("run 3", PAST, kept="yes"))
     make_three(azure, "broken", {**tags("run 4", PAST), "expires": "next week"})
     make_three(azure, "top-words-stranger", None)
     make_three(azure, "top-words-0123456789ab", {**tags("run 5", PAST), "project": "another"})
+    return expired
 
 
 @pytest_server
 def test_a_dry_run_says_what_there_is_and_deletes_nothing(accounts: Azure, caplog: pytest.LogCaptureFixture) -> None:
-    a_bit_of_everything(accounts)
+    expired = a_bit_of_everything(accounts)
     before = there(accounts)
     with caplog.at_level(logging.INFO, "prefect"):
         state = swept()
@@ -487,14 +496,14 @@ def test_a_dry_run_says_what_there_is_and_deletes_nothing(accounts: Azure, caplo
     assert (state.name, state.message) == ("Completed", f"{count}; a dry run deletes nothing")
     table = rows(state)
     assert set(table) == {"pool nodes", *three("expired", "current", "grace", "kept", "broken")}
-    time = "%Y-%m-%d %H:%M UTC"
-    created, expires = (f"{NOW + PAST + hours:{time}}" for hours in (timedelta(hours=-1), timedelta()))
-    assert table["pool nodes"] == ["run 1", "active", "2", created, expires, "expired 2 h 0 min ago"]
+    created, expires = (f"{datetime.fromisoformat(expired[tag]):%Y-%m-%d %H:%M UTC}" for tag in ("created", "expires"))
+    assert table["pool nodes"][:-1] == ["run 1", "active", "2", created, expires]
+    assert re.fullmatch(r"expired 2 h \d min ago", table["pool nodes"][-1])
     assert table["job kept"][-1] == "kept on purpose"
     assert table["container broken"][-2:] == ["?", "no readable &#96;expires&#96;"]
     assert table["job grace"][-1] == "expires within minutes"
     assert re.fullmatch(r"expires in 1 h 5\d min", table["job current"][-1])
-    assert "The pool nodes of flow run run 1: expired 2 h 0 min ago; 2 nodes, which bill" in caplog.messages
+    assert re.search(r"The pool nodes of flow run run 1: expired 2 h \d min ago; 2 nodes, which bill\n", caplog.text)
     assert "The job broken of flow run run 4: no readable `expires`" in caplog.messages
 
 
@@ -506,7 +515,7 @@ def test_a_sweep_deletes_what_is_ours_and_has_expired(accounts: Azure) -> None:
     assert before - there(accounts) == {"pool nodes", *three("expired")}
     assert state.message is not None
     assert state.message.endswith("; 4 deleted")
-    assert {name for name, cells in rows(state).items() if cells[-1] == "expired 2 h 0 min ago; deleted"} == {
+    assert {name for name, cells in rows(state).items() if cells[-1].endswith(" min ago; deleted")} == {
         "pool nodes",
         *three("expired"),
     }
@@ -603,6 +612,24 @@ def test_what_an_ended_run_was_to_keep_is_kept_unless_asked_for(accounts: Azure)
     assert there(accounts) == {f"job {run.job_id}"}
     swept(delete=True, flow_run_id=run.flow_run_id, include_kept=True)
     assert there(accounts) == set()
+
+
+@pytest_server
+def test_accounts_come_from_the_block_that_the_flow_run_or_the_sweep_names(
+    accounts: Azure, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AzureBatchAccounts.from_environment(settings).save("accounts-of-a-dead-run")
+    run = flow_run_in(Crashed(), accounts="accounts-of-a-dead-run")
+    make_container(accounts, run.container(Role.INPUT), run.tags)
+    make_three(accounts, "expired", tags("another run", PAST))
+    with monkeypatch.context() as elsewhere:
+        for name in settings:
+            elsewhere.delenv(name)
+        swept(delete=True, flow_run_id=run.flow_run_id)
+        assert there(accounts) == three("expired")
+        swept(delete=True, accounts="accounts-of-a-dead-run")
+        assert there(accounts) == set()
+        assert error_of(swept(accounts="no-such-block")).startswith("there is no block 'no-such-block'")
 
 
 @pytest_server
