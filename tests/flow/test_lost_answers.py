@@ -297,7 +297,7 @@ def _adding_always(mode: Mode) -> Decide:
     return lambda call: mode if call.path.endswith("/addtaskcollection") else None
 
 
-MOST_REQUESTS = (1 + RETRIES) * (1 + RetryPolicy().total_retries)
+MOST_REQUESTS = (1 + RETRIES) * (1 + RetryPolicy().status_retries)
 
 
 def test_a_service_that_never_takes_the_tasks_is_not_asked_for_ever(runs: Runs) -> None:
