@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchJob, BatchJobUpdateOptions, BatchMetadataItem, BatchPool, BatchPoolUpdateOptions
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerProperties
 
 from tasks.azure import Azure
@@ -221,7 +221,10 @@ def _clean_up(shelf: _Shelf, kind: Kind, name: str, flow_run_id: str, disposal: 
         logger.debug("The %s %s is gone, or not this run's", kind.value, name)
     elif found.kept or disposal is Disposal.KEEP:
         if not found.kept:
-            shelf.mark_kept(found)
+            try:
+                shelf.mark_kept(found)
+            except ResourceExistsError:  # such as a job that has ended, whose tags stay as they are
+                logger.warning("The %s cannot be marked as kept: a sweep deletes it once it has expired", found.name)
         logger.info("The %s is kept%s", found.name, f", and {found.nodes} nodes go on billing" if found.nodes else "")
     else:
         logger.info("The %s: %s", found.name, shelf.delete(found).value)
