@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import termios
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ def _answers(question: Question, poll_seconds: float) -> Answers:
 def ask_in_the_terminal(question: Question) -> Answers:
     """Ask on standard error and read standard input, as `Delete pool? [Y/n]`; ends at the limit."""
     deadline = time.monotonic() + question.limit.total_seconds()
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question is no answer to it
     print("", *question.says(), sep="\n", file=sys.stderr)
     answers = question.silence
     for thing in question.things:

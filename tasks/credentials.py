@@ -14,7 +14,7 @@ import httpx
 import typer
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -118,6 +118,10 @@ def _missing(name: str) -> str:
 def _saved() -> list[str]:
     slug = AzureBatchAccounts.get_block_type_slug()
     with get_client(sync_client=True) as client:
+        try:
+            client.read_block_type_by_slug(slug)
+        except ObjectNotFound:  # nobody has saved a block of this type yet
+            return []
         return sorted(str(each.name) for each in client.read_block_documents_by_type(slug))
 
 

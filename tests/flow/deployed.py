@@ -30,6 +30,7 @@ from prefect.utilities.callables import parameter_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 180.0  # seconds, for machines that are busy with other things
+_NOT_INHERITED = ("AZURE_", "PREFECT_", "TOP_WORDS_")
 FINAL = ("Completed", "Failed", "Crashed", "Cancelled")
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Deployed:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE_", "PREFECT_"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
         api_url = f"http://127.0.0.1:{port}/api"
         ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port, "PREFECT_API_URL": api_url}
         every = {**inherited, **FAST, **ours, **environment}

@@ -222,6 +222,7 @@ def test_in_the_terminal_the_same_is_asked_as_the_tutorial_did(prefect_server: N
     )
     os.close(theirs)
     screen = Screen(ours)
+    screen.type("n\n")  # before there is a question
     try:
         screen.shows("Delete containers? [Y/n] ")
         assert COST in screen.text

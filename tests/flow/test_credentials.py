@@ -159,6 +159,14 @@ def test_a_block_that_does_not_exist_is_named_with_those_that_do_and_the_command
     assert "`python -m tasks.credentials productoin`" in str(caught.value)
 
 
+def test_on_a_server_that_has_never_seen_such_a_block_the_error_is_as_clear(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AzureBatchAccounts, "_block_type_slug", "never-saved")
+    with pytest.raises(InputError, match=r"there is no block 'production' of the type .*; there is none at all"):
+        accounts("production")
+
+
 def test_a_name_that_prefect_refuses_is_an_error_that_says_so(saved: Saved) -> None:
     refused = save("My Accounts", settings=SETTINGS)
     assert refused.exit_code == 1

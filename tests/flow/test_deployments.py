@@ -87,7 +87,9 @@ def on_server(deployed: Deployed) -> dict[str, DeploymentResponse]:
     return {name: deployed.client.read_deployment_by_name(full) for name, full in NAMES.items()}
 
 
-def test_every_deployment_is_on_the_server_as_the_file_says(on_server: dict[str, DeploymentResponse]) -> None:
+def test_every_deployment_is_on_the_server_as_the_file_says(
+    no_block_named: None, on_server: dict[str, DeploymentResponse]
+) -> None:
     for name, found in on_server.items():
         written = DEPLOYMENTS[name]
         assert found.description == written["description"]
