@@ -79,6 +79,7 @@ class Deployed:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
         api_url = f"http://127.0.0.1:{port}/api"
         ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port, "PREFECT_API_URL": api_url}
+        ours["TMPDIR"] = str(home)  # a worker that is killed leaves folders behind
         every = {**inherited, **FAST, **ours, **environment}
         server = _start("server", home, every, "server", "start", "--host", "127.0.0.1")
         return cls(api_url=api_url, home=home, environment=every, server=server)
