@@ -33,7 +33,6 @@ STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", 
 
 # Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
-_STORAGE_RETRY: dict[str, Any] = {"retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3)}
 _DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
 
 
@@ -85,9 +84,9 @@ class Azure:
     def blobs(self) -> BlobServiceClient:
         account = self.storage_account
         if account.key is None:
-            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS, **_STORAGE_RETRY)
+            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS, **_storage_retry())
         key = {"account_name": account.name, "account_key": account.key.get_secret_value()}
-        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS, **_STORAGE_RETRY)
+        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS, **_storage_retry())
 
     def signer(self, expires: datetime) -> Signer:
         """What signs SAS URLs that end at `expires`."""
@@ -183,6 +182,12 @@ def _embedded() -> Iterator[Azure]:
         embedded = Azure.from_environment(settings)
         assert embedded is not None
         yield embedded
+
+
+def _storage_retry() -> dict[str, Any]:
+    """A policy of the client's own: it is a link of one client's pipeline, and two clients would share all after it."""
+    policy = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3, random_jitter_range=1)
+    return {"retry_policy": policy}
 
 
 def _batch_account(given: Mapping[str, str]) -> BatchAccount:
