@@ -6,14 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 
 from azure.batch import BatchClient
-from azure.batch.models import AllocationState, BatchJobState, BatchNode, BatchNodeState, BatchPool, BatchPoolState
+from azure.batch.models import (
+    AllocationState,
+    BatchJobState,
+    BatchNode,
+    BatchNodeState,
+    BatchPool,
+    BatchPoolState,
+    BatchTaskState,
+)
 from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.errors import RunTimeout, TasksFailed, TopWordsError
 from tasks.logs import tail
 from tasks.pool import UsedPool
 
-_NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount"]
+_NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount", "recentTasks"]
 _LOST = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
 # Allocations that Azure may still grant, at one of the formula's next evaluations. Others, such as a quota that is
 # used up or an image that is gone, stay as they are.
@@ -22,8 +30,7 @@ _PASSING = {"AllocationFailed", "AllocationTimedOut", "AllocationTimedout", "Res
 
 def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str) -> str:
     """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where it cannot come."""
-    present = _pool(batch, pool.id)
-    nodes = list(batch.list_nodes(pool.id, select=_NODE_FIELDS))
+    present, nodes = _pool(batch, pool.id)
     lost = [node for node in nodes if node.state in _LOST]
     if lost and len(lost) == len(nodes):
         raise TasksFailed(_why_lost(batch, pool.id, lost))
@@ -32,18 +39,20 @@ def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str) -> str:
         f"nodes: {_states(nodes)}" if nodes else f"pool {pool.id} is {_value(present.allocation_state)}, no node yet"
     ]
     parts += [f"Azure could not allocate: {reasons}"] if reasons else []
-    parts += [why for why in (_paused(batch, job_id), _busy(nodes)) if why]
+    parts += [why for why in (_paused(batch, job_id), _busy(job_id, nodes)) if why]
     return "; ".join(parts)
 
 
-def _pool(batch: BatchClient, pool_id: str) -> BatchPool:
+def _pool(batch: BatchClient, pool_id: str) -> tuple[BatchPool, list[BatchNode]]:
+    """The pool and its nodes. Raises TasksFailed where it is gone or going, also between the two questions."""
     try:
         pool = batch.get_pool(pool_id)
+        nodes = list(batch.list_nodes(pool_id, select=_NODE_FIELDS))
     except ResourceNotFoundError:
         raise TasksFailed(f"pool {pool_id} is gone: somebody deleted it while the tasks waited") from None
     if pool.state == BatchPoolState.DELETING:
         raise TasksFailed(f"pool {pool_id} is being deleted, and not by this run")
-    return pool
+    return pool, nodes
 
 
 def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool) -> str:
@@ -66,16 +75,25 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool) -> str:
 
 def _paused(batch: BatchClient, job_id: str) -> str:
     """Why a job that is there starts no task."""
-    state = batch.get_job(job_id).state
+    try:
+        state = batch.get_job(job_id).state
+    except ResourceNotFoundError:  # deleted just now, as the next look will find
+        return ""
     if state in (BatchJobState.DISABLED, BatchJobState.DISABLING):
         return f"job {job_id} is disabled; `az batch job enable --job-id {job_id}` lets it go on"
     return ""
 
 
-def _busy(nodes: Sequence[BatchNode]) -> str:
+def _busy(job_id: str, nodes: Sequence[BatchNode]) -> str:
     ready = [node for node in nodes if node.state in (BatchNodeState.IDLE, BatchNodeState.RUNNING)]
-    running = sum(node.running_tasks_count or 0 for node in ready)
-    return f"they run {running} Batch tasks of other jobs first" if running else ""
+    running = sum((node.running_tasks_count or 0) - _running_of(job_id, node) for node in ready)
+    return f"they run {running} Batch tasks of other jobs first" if running > 0 else ""
+
+
+def _running_of(job_id: str, node: BatchNode) -> int:
+    """How many of the job's own tasks have begun on the node since they were counted as queued."""
+    recent = [task for task in node.recent_tasks or () if task.job_id == job_id]
+    return sum(task.task_state == BatchTaskState.RUNNING for task in recent)
 
 
 def _why_lost(batch: BatchClient, pool_id: str, lost: Sequence[BatchNode]) -> str:
