@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from flows import top_words as flow_module
 from local_azure import faults
@@ -20,7 +21,7 @@ from tasks.monitor import monitor_tasks
 from tasks.pace import Pace
 from tasks.settings import Run
 from tests.conftest import DATA
-from tests.flow.test_steps import new_run, remove
+from tests.flow.test_steps import job_and_pool_ids, new_run, wait_until
 
 
 @contextmanager
@@ -69,7 +70,18 @@ def troubled_run(troubled: Azure) -> Iterator[Run]:
     """A run of the test's own, of which nothing is left after it."""
     run = new_run()
     yield run
-    remove(troubled, run.name)
+    clear(troubled, run.name)
+
+
+def clear(azure: Azure, name: str) -> None:
+    """Delete what there is of that name, and wait until it is gone, also where it is being deleted already."""
+    with azure.batch() as batch, azure.blobs() as blobs:
+        for delete in (batch.begin_delete_job, batch.begin_delete_pool):
+            with suppress(ResourceNotFoundError, ResourceExistsError):
+                delete(name)
+        for container in blobs.list_containers(name_starts_with=name):
+            blobs.delete_container(container.name)
+        wait_until(lambda: name not in job_and_pool_ids(batch))
 
 
 def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:

@@ -36,8 +36,8 @@ from tasks.errors import TasksFailed
 from tasks.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
-from tests.flow.conftest import accounts_of, logged, monitor_at
-from tests.flow.test_steps import pace, remove, wait_until
+from tests.flow.conftest import accounts_of, clear, logged, monitor_at
+from tests.flow.test_steps import pace, wait_until
 from tests.flow.test_top_words import artifact
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -222,7 +222,7 @@ def fates(
                 blobs=[blob.name for blob in container.list_blobs()],
                 results=results,
             )
-        remove(azure, results.name)
+        clear(azure, results.name)
 
 
 @EACH_FATE

@@ -1,0 +1,461 @@
+"""While a run waits it says for what; what cannot come ends it within seconds, what may come has a limit."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.batch import BatchClient
+from azure.batch.models import (
+    BatchJobCreateOptions,
+    BatchJobDisableOptions,
+    BatchPoolEnableAutoScaleOptions,
+    BatchPoolInfo,
+    BatchPoolResizeOptions,
+    BatchStartTask,
+    BatchTaskCreateOptions,
+)
+from azure.batch.models._models import BatchJobTerminateOptions  # 15.1 leaves it out of its public names
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import ValidationError
+
+import tasks.pool
+from flows.top_words import top_words
+from local_azure import faults
+from tasks.azure import Azure
+from tasks.errors import InputError, RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError
+from tasks.monitor import Patience, monitor_tasks
+from tasks.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.pace import Pace
+from tasks.pool import Pool, UsedPool
+from tasks.settings import PoolSettings, Run, TimeLimits
+from tests.flow.conftest import clear, monitor_at
+from tests.flow.test_steps import SCRIPT, in_flow, is_running, make_job, make_pool, new_run, pace, wait_until
+from tests.flow.test_truth import fates_of, only_job, shell, write_texts
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+ONE_NODE = PoolSettings(dedicated_nodes=1)
+AT_ONCE = 20.0  # seconds, on a busy machine
+
+Beat = Callable[[], None]
+
+
+class Time:
+    """The time that monitoring sees, which a test can let pass."""
+
+    def __init__(self) -> None:
+        self._passed = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc) + self._passed
+
+    def passes(self, minutes: float) -> None:
+        self._passed += timedelta(minutes=minutes)
+
+    def pace(self, beat: Beat = lambda: None) -> Pace:
+        return Pace(sleep=pace(beat).sleep, now=self.now)
+
+
+def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedPool:
+    """The run's own pool, with its autoscale formula; where no test asks for one, without a start task."""
+    with azure.batch() as batch:
+        Pool(batch, run, settings, SCRIPT).create()
+    return UsedPool(id=run.pool_id, slots_per_node=1, own=True)
+
+
+@pytest.fixture(autouse=True)
+def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "troubled_run" in request.fixturenames:
+        monkeypatch.setattr(tasks.pool, "_start_task", lambda script: None)
+
+
+def watch(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, **how: Any) -> list[TaskOutcome]:
+    return in_flow(lambda: monitor_tasks(azure, run, pool, added, Patience(**how), looks))
+
+
+def said(log: pytest.LogCaptureFixture, part: str) -> bool:
+    return any(part in message for message in log.messages)
+
+
+def shown() -> list[str]:
+    """What the artifacts of the present flow run say of themselves."""
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+    with get_client(sync_client=True) as client:
+        return [str(each.description) for each in client.read_artifacts(artifact_filter=only)]
+
+
+def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
+    """Something that is done at the first beat at which the other is true."""
+    done: list[bool] = []
+
+    def beat() -> None:
+        if not done and happens():
+            done.append(True)
+            act()
+
+    return beat
+
+
+# What is waited for is said.
+
+
+def test_while_nodes_come_it_is_said_how_far_they_are(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = BatchStartTask(command_line="sleep 0.5", wait_for_success=True)
+    monkeypatch.setattr(tasks.pool, "_start_task", lambda script: slow)
+    faults.ask("timings", {"allocation": 0.5, "boot": 0.5})
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "true")
+    seen: list[str] = []
+    watch(
+        troubled,
+        troubled_run,
+        pool,
+        added,
+        pace(once(lambda: said(caplog, "1 starting"), lambda: seen.extend(shown()))),
+    )
+    queued = "0 of 1 Batch tasks completed (0 succeeded, 0 failed), 0 running, 1 queued; nodes: 1 "
+    log = [message.removeprefix(queued) for message in caplog.messages if message.startswith(queued)]
+    states = ["creating", "starting", "waitingforstarttask"]
+    assert log[-2:] == states[-2:] or log[-3:-1] == states[-2:], log  # perhaps `creating` before, `running` after
+    assert set(log) <= {*states, "running"}
+    assert seen
+    assert all("nodes: 1 starting" in description for description in seen), seen
+
+
+def test_behind_the_batch_tasks_of_other_jobs_the_run_says_that_it_waits_for_them(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = new_run()
+    team = make_pool(troubled, troubled_run, nodes=1)
+    with troubled.batch() as batch:
+        batch.create_job(BatchJobCreateOptions(id=other.job_id, pool_info=BatchPoolInfo(pool_id=team.id)))
+        batch.create_task(other.job_id, BatchTaskCreateOptions(id="theirs", command_line="sleep 600"))
+        wait_until(lambda: is_running(batch, other))
+        added = make_job(troubled, troubled_run, "true")
+        behind = "nodes: 1 running; they run 1 Batch tasks of other jobs first"
+        leave = once(lambda: said(caplog, behind), lambda: batch.begin_delete_job(other.job_id))
+        (outcome,) = watch(troubled, troubled_run, team, added, pace(leave))
+    assert outcome.succeeded
+    clear(troubled, other.name)
+
+
+def test_a_disabled_job_is_named_with_what_lets_it_go_on(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(troubled, troubled_run, nodes=0)
+    added = make_job(troubled, troubled_run, "true")
+    job = troubled_run.job_id
+    with troubled.batch() as batch:
+        options = BatchJobDisableOptions(disable_tasks="requeue")
+        batch.begin_disable_job(job, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
+        batch.begin_resize_pool(pool.id, BatchPoolResizeOptions(target_dedicated_nodes=1), polling_interval=0.02).wait()  # type: ignore[arg-type]
+        told = f"job {job} is disabled; `az batch job enable --job-id {job}` lets it go on"
+        enable = once(lambda: said(caplog, told), lambda: batch.begin_enable_job(job))
+        (outcome,) = watch(troubled, troubled_run, pool, added, pace(enable))
+    assert outcome.succeeded
+
+
+def test_an_allocation_that_azure_may_still_grant_is_waited_for_and_said(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.ask("timings", {"allocation": 0.3})
+    faults.ask("resizeerror", {"code": "AllocationFailed", "message": "No more of these today."})
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "true")
+    told = "no node yet; Azure could not allocate: AllocationFailed: No more of these today."
+    with troubled.batch() as batch:
+
+        def grant() -> None:
+            batch.disable_pool_auto_scale(pool.id)
+            batch.begin_resize_pool(pool.id, BatchPoolResizeOptions(target_dedicated_nodes=1))
+
+        (outcome,) = watch(troubled, troubled_run, pool, added, pace(once(lambda: said(caplog, told), grant)))
+    assert outcome.succeeded
+    assert said(caplog, f"pool {pool.id} is resizing, no node yet")
+
+
+def test_what_has_not_changed_for_five_minutes_is_said_again(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.ask("timings", {"boot": 600})
+    pool = make_pool(troubled, troubled_run, nodes=1)
+    added = make_job(troubled, troubled_run, "true")
+    time = Time()
+    began = time.now()
+    limits = TimeLimits(stall_minutes=12)
+    with pytest.raises(Stalled):
+        watch(troubled, troubled_run, pool, added, time.pace(lambda: time.passes(0.5)), limits=limits)
+    line = "0 of 1 Batch tasks completed (0 succeeded, 0 failed), 0 running, 1 queued; nodes: 1 starting"
+    again = [message for message in caplog.messages if message.startswith("still ")]
+    assert len(again) == 2
+    assert all(message.startswith(f"still {line}, since {began:%H:}") for message in again)
+    assert caplog.messages.count(line) == 1
+
+
+# What cannot come ends the run within seconds.
+
+
+def ended(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], beat: Beat = lambda: None) -> TasksFailed:
+    """How monitoring ended, which it did at once and not at a limit."""
+    began = time.monotonic()
+    with pytest.raises(TasksFailed) as error:
+        watch(azure, run, pool, added, pace(beat))
+    assert time.monotonic() - began < AT_ONCE
+    assert error.value.outcomes[-1].cause is Cause.NOT_RUN
+    return error.value
+
+
+def test_a_start_task_that_fails_on_every_node_is_told_with_its_stderr(
+    troubled: Azure, troubled_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = BatchStartTask(command_line="/bin/sh -c 'echo no such disk >&2; exit 5'", wait_for_success=True)
+    monkeypatch.setattr(tasks.pool, "_start_task", lambda script: failing)
+    pool = own_pool(troubled, troubled_run, PoolSettings(dedicated_nodes=2))
+    error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
+    message, stderr = str(error).split("\n")
+    assert message.startswith(
+        f"no node of pool {pool.id} can run tasks: all 2 are starttaskfailed; the start task ended with exit code 5: "
+    )
+    assert stderr == "  stderr: no such disk"
+
+
+def test_nodes_that_are_all_unusable_are_named(troubled: Azure, troubled_run: Run) -> None:
+    pool = make_pool(troubled, troubled_run, nodes=2)
+    with troubled.batch() as batch:
+        wait_until(lambda: [node.state for node in batch.list_nodes(pool.id)] == ["idle"] * 2)
+    faults.ask("unusable", {"poolId": pool.id})
+    error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
+    assert str(error) == (
+        f"no node of pool {pool.id} can run tasks: all 2 are unusable; NodeUnusable: The node has been made unusable."
+    )
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("quota", {"nodes": 0}, "AccountCoreQuotaReached: The specified account has reached core quota"),
+        ("resizeerror", {"code": "ImageNotFound", "message": "It is gone."}, "ImageNotFound: It is gone."),
+    ],
+    ids=["quota", "image"],
+)
+def test_a_pool_that_can_get_no_nodes_is_named_with_azure_s_reason(
+    fault: tuple[str, dict[str, Any], str], troubled: Azure, troubled_run: Run
+) -> None:
+    operation, properties, reason = fault
+    faults.ask(operation, properties)
+    pool = own_pool(troubled, troubled_run)
+    error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
+    assert str(error) == f"pool {pool.id} got no nodes: {reason}"
+
+
+def has_a_node(batch: BatchClient, pool: UsedPool, state: str) -> bool:
+    return any(node.state == state for node in batch.list_nodes(pool.id))
+
+
+POOL_GONE = r"pool \S+ is (gone: somebody deleted it while the tasks waited|being deleted, and not by this run)"
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_a_pool_that_somebody_deletes_is_named(state: str, troubled: Azure, troubled_run: Run) -> None:
+    faults.ask("timings", {"boot": 1 if state == "queued" else 0.03})
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "sleep 600")
+    with troubled.batch() as batch:
+        happens = (lambda: has_a_node(batch, pool, "starting")) if state == "queued" else (
+            lambda: is_running(batch, troubled_run)
+        )  # fmt: skip
+        error = ended(troubled, troubled_run, pool, added, once(happens, lambda: batch.begin_delete_pool(pool.id)))
+    assert re.fullmatch(POOL_GONE, str(error))
+
+
+@pytest.mark.parametrize("removal", [0.03, 1.0], ids=["at once", "slowly"])
+def test_a_job_that_somebody_deletes_is_named(removal: float, troubled: Azure, troubled_run: Run) -> None:
+    faults.ask("timings", {"removal": removal})
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "sleep 600", "sleep 600")
+    job = troubled_run.job_id
+    with troubled.batch() as batch:
+        delete = once(lambda: is_running(batch, troubled_run), lambda: batch.begin_delete_job(job))
+        error = ended(troubled, troubled_run, pool, added, delete)
+    gone, going = "is gone: somebody deleted it", "is being deleted, and not by this run,"
+    assert re.fullmatch(rf"job {job} ({gone}|{going}) with [12] Batch tasks not completed", str(error))
+
+
+def test_a_pool_that_somebody_resizes_to_no_node_is_named(troubled: Azure, troubled_run: Run) -> None:
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "sleep 600")
+    with troubled.batch() as batch:
+
+        def resize() -> None:
+            batch.disable_pool_auto_scale(pool.id)
+            batch.begin_resize_pool(pool.id, BatchPoolResizeOptions(target_dedicated_nodes=0))
+
+        error = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), resize))
+    assert str(error) == f"pool {pool.id} has no nodes and is not to get any; resize it, or use another"
+
+
+def test_a_formula_that_asks_for_no_node_any_more_is_named(troubled: Azure, troubled_run: Run) -> None:
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "sleep 600")
+    with troubled.batch() as batch:
+
+        def change() -> None:
+            formula = BatchPoolEnableAutoScaleOptions(auto_scale_formula="$TargetDedicatedNodes = 0;")
+            batch.enable_pool_auto_scale(pool.id, formula)
+
+        error = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), change))
+    assert str(error) == f"pool {pool.id} has no nodes, and its autoscale formula asks for none any more"
+    assert [(outcome.requeues, outcome.retries) for outcome in error.outcomes] == [(1, 0)]
+
+
+def test_a_node_that_somebody_removes_costs_its_batch_task_no_retry_and_is_said(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(troubled, troubled_run, nodes=1)
+    added = make_job(troubled, troubled_run, "sleep 0.5")
+    with troubled.batch() as batch:
+
+        def replace_nodes() -> None:
+            for nodes in (0, 1):
+                size = BatchPoolResizeOptions(target_dedicated_nodes=nodes)
+                batch.begin_resize_pool(pool.id, size, polling_interval=0.02).wait()  # type: ignore[arg-type]
+
+        once_it_runs = once(lambda: is_running(batch, troubled_run), replace_nodes)
+        (outcome,) = watch(troubled, troubled_run, pool, added, pace(once_it_runs))
+    assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
+    assert said(caplog, "1 Batch tasks lost their node and are queued again; that uses up no retry")
+
+
+# Refused before anything exists.
+
+
+def test_a_task_that_needs_more_slots_than_a_new_node_has_is_refused(troubled: Azure, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValidationError, match=r"slots_per_task is 3, but a node has 2 \(slots_per_node\); no node could"
+    ):
+        PoolSettings(slots_per_node=2, slots_per_task=3)
+
+
+def test_a_task_that_needs_more_slots_than_a_node_of_an_existing_pool_has_is_refused(
+    troubled: Azure, troubled_run: Run, tmp_path: Path
+) -> None:
+    make_pool(troubled, troubled_run, nodes=0)
+    pool = PoolSettings(existing_pool_id=troubled_run.pool_id, slots_per_task=2)
+    texts = write_texts(tmp_path / "texts", ["a"])
+    state = top_words(inputs=texts, pool=pool, output_folder=str(tmp_path / "results"), return_state=True)
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, InputError), error
+    assert "slots_per_task is 2" in str(error)
+    assert troubled_run.pool_id in str(error)
+    assert left_of_runs(troubled) == [f"pool {troubled_run.pool_id}"]
+
+
+def left_of_runs(azure: Azure) -> list[str]:
+    with azure.batch() as batch, azure.blobs() as blobs:
+        found = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
+        found += [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
+        return found + [f"container {container.name}" for container in blobs.list_containers()]
+
+
+def test_a_pool_that_azure_refuses_ends_the_run_with_azure_s_answer_and_leaves_nothing(
+    troubled: Azure, tmp_path: Path
+) -> None:
+    faults.ask("requests", {"operation": "create_pool", "status": 400})
+    texts = write_texts(tmp_path / "texts", ["a"])
+    state = top_words(inputs=texts, output_folder=str(tmp_path / "results"), return_state=True)
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, ServiceError)
+    assert str(error).startswith("Azure Batch answered 400 ")
+    assert left_of_runs(troubled) == []
+
+
+# Whole runs that are given up: the file that was counted is there, and nothing else is left.
+
+
+def stall(batch: BatchClient, job: str, time: Time) -> None:
+    options = BatchJobDisableOptions(disable_tasks="requeue")
+    batch.begin_disable_job(job, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
+
+
+TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[TopWordsError], str]] = {
+    "stalled": (
+        stall,
+        Stalled,
+        r"no Batch task has run or ended since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\); "
+        r"1 of 3 Batch tasks completed \(1 succeeded, 0 failed\), 0 running, 2 queued; "
+        r"nodes: 1 idle; job \S+ is disabled.*",
+    ),
+    "run limit": (
+        lambda batch, job, time: time.passes(61),
+        RunTimeout,
+        "the run reached its limit of 1:00:00 with 2 Batch tasks not completed",
+    ),
+    "pool deleted": (lambda batch, job, time: batch.begin_delete_pool(job), TasksFailed, POOL_GONE),
+    "job terminated": (
+        lambda batch, job, time: batch.begin_terminate_job(job, BatchJobTerminateOptions(termination_reason="Enough")),
+        TasksFailed,
+        r"job \S+ ended \(Enough\) with [12] Batch tasks not completed",
+    ),
+    "job deleted": (lambda batch, job, time: batch.begin_delete_job(job), TasksFailed, r"job \S+ is .*"),
+}
+
+
+LOSES_WHAT_IT_KNEW = pytest.mark.xfail(reason="with the job goes what monitoring knew of its tasks", strict=True)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [pytest.param(each, marks=LOSES_WHAT_IT_KNEW) if each == "job deleted" else each for each in sorted(TROUBLES)],
+)
+def test_a_run_that_is_given_up_has_what_was_counted_and_leaves_nothing(
+    trouble: str, troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trouble, kind, message = TROUBLES[trouble]
+    time = Time()
+    fates_of(monkeypatch, {name: shell("sleep 600") for name in ("slow", "tail")})
+    with troubled.batch() as batch:
+
+        def one_is_counted() -> bool:
+            job = only_job(batch)
+            found = {task.id: task.state for task in batch.list_tasks(job)} if job else {}
+            return found == {"topNtask0": "completed", "topNtask1": "running", "topNtask2": "active"}
+
+        happened: list[bool] = []
+
+        def beat() -> None:
+            if not happened and one_is_counted():
+                happened.append(True)
+                make_trouble(batch, str(only_job(batch)), time)
+            elif happened:
+                time.passes(1)
+
+        monitor_at(monkeypatch, time.pace(beat))
+        state: State[Any] = top_words(
+            inputs=write_texts(tmp_path / "texts", ["good", "slow", "tail"]),
+            top_n=1,
+            pool=ONE_NODE,
+            limits=TimeLimits(run_minutes=60, stall_minutes=9),
+            output_folder=str(tmp_path / "results"),
+            return_state=True,
+        )
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, kind), error
+    first, *others = str(error).split("\n")
+    assert re.fullmatch(message, first)
+    (results,) = (tmp_path / "results").iterdir()
+    assert others[0] == f"Therefore the summary in {results} lacks slow.txt, tail.txt"
+    assert error.summary
+    assert error.summary.by_file[["file", "word", "count"]].values.tolist() == [["good.txt", "good", 2]]
+    assert (results / "good_OUTPUT.txt").exists()
+    wait_until(lambda: left_of_runs(troubled) == [])
