@@ -78,8 +78,10 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
         monkeypatch.setattr(tasks.pool, "_start_task", lambda script: None)
 
 
-def watch(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, **how: Any) -> list[TaskOutcome]:
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, Patience(**how), looks))
+def watch(
+    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, patience: Patience = Patience()
+) -> list[TaskOutcome]:
+    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks))
 
 
 def said(log: pytest.LogCaptureFixture, part: str) -> bool:
@@ -193,9 +195,9 @@ def test_what_has_not_changed_for_five_minutes_is_said_again(
     added = make_job(troubled, troubled_run, "true")
     time = Time()
     began = time.now()
-    limits = TimeLimits(stall_minutes=12)
+    patience = Patience(limits=TimeLimits(stall_minutes=12))
     with pytest.raises(Stalled):
-        watch(troubled, troubled_run, pool, added, time.pace(lambda: time.passes(0.5)), limits=limits)
+        watch(troubled, troubled_run, pool, added, time.pace(lambda: time.passes(0.5)), patience)
     line = "0 of 1 Batch tasks completed (0 succeeded, 0 failed), 0 running, 1 queued; nodes: 1 starting"
     again = [message for message in caplog.messages if message.startswith("still ")]
     assert len(again) == 2
