@@ -31,7 +31,7 @@ SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration
 	error and sys.exit(f"No Prefect server answers at $(PREFECT_API_URL): {error}\nStart one with `make ui` in another terminal, or set PREFECT_API_URL to yours")'
 
 test: .venv/installed-dev ## all tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/installed-dev ## ruff and mypy
 	@$(BIN)/ruff check .

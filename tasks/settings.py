@@ -145,6 +145,10 @@ class CleanUp(_Settings):
         default=30, ge=1, le=24 * 60, description="Where to ask: after so long without an answer, delete."
     )
 
+    def of_pool(self, pool: PoolSettings) -> CleanUp:
+        """The same, but an existing pool stays, so that nobody is asked about it."""
+        return self.model_copy(update={"pool": Disposal.KEEP}) if pool.existing_pool_id else self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
