@@ -139,7 +139,7 @@ def refuse_bad_levels(levels: Sequence[str]) -> None:
             raise InputError(f"levels holds {level!r}; a level is one word of letters, digits and _")
 
 
-@step("10 summarise")
+@step("summarise")
 def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequence[str]) -> LogLevels:
     """Join the downloaded counts into one table, and leave it in the folder as a CSV file."""
     counted = [(each.file, counts_in(results.path(each.output_name))) for each in outcomes if each.succeeded]
