@@ -48,6 +48,7 @@ def make(run: Run, resource: Resource, pace: Pace = UNTIL_GONE) -> bool:
     Waits for one of the same name that is still being deleted. Raises ConflictError, naming it, where it is
     somebody else's.
     """
+    told = False
     for waited in pace.beats():
         try:
             resource.create()
@@ -58,8 +59,9 @@ def make(run: Run, resource: Resource, pace: Pace = UNTIL_GONE) -> bool:
                 raise
         if code == resource.exists and _adopted(run, resource):
             return False
-        if waited == 0:
+        if not told:
             get_run_logger().info("Waiting for the earlier %s to be gone", resource.name)
+            told = True
     raise AssertionError("beats do not end")
 
 
