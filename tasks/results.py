@@ -43,7 +43,8 @@ class Results:
         if counted:
             get_run_logger().info("%d of %d files have been counted by an earlier try", len(counted), len(files))
         done = [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in counted]
-        return done, [file for file in files if file not in counted]
+        names = {file.blob_name for file in counted}
+        return done, [file for file in files if file.blob_name not in names]
 
     def remember(self, md5s: dict[str, str]) -> None:
         """Note that the outputs of these files are there: the MD5 of each file by its name."""
