@@ -264,8 +264,16 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
 
 
 @pytest.fixture
-def for_machines_only() -> Iterator[None]:
+def for_people() -> None:
+    """The Prefect server gets the artifacts, too."""
+
+
+@pytest.fixture(autouse=True)
+def for_machines_only(request: pytest.FixtureRequest) -> Iterator[None]:
     """What only people see of a run is left out: it would take most of the time."""
+    if "for_people" in request.fixturenames:
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
         for name in vars(tasks.artifacts):
             if name.startswith(("create_", "update_")) and name.endswith("_artifact"):
@@ -454,7 +462,7 @@ class Undisturbed:
 
 
 @pytest.fixture
-def undisturbed(start: Start, for_machines_only: None) -> Undisturbed:
+def undisturbed(start: Start) -> Undisturbed:
     resumed = start(texts=TWO)
     state = resumed.first()
     assert state
@@ -571,7 +579,7 @@ def completed(resumed: Resumed, task: str) -> bool:
 
 @pytest.mark.parametrize("clean_up", [{}, KEEP], ids=["after all was deleted", "after all was kept"])
 def test_a_file_that_failed_is_counted_alone_once_it_can_be(
-    start: Start, nodes: Nodes, clean_up: dict[str, str], caplog: pytest.LogCaptureFixture
+    start: Start, nodes: Nodes, for_people: None, clean_up: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     resumed = start(clean_up=clean_up)
     broken = nodes.tell("fail", resumed.run, "b.txt")
@@ -595,6 +603,19 @@ def test_a_file_that_failed_is_counted_alone_once_it_can_be(
     assert json.loads(str(tables[-1].data)) == json.loads(summary.by_file.to_json(orient="records"))
     if not clean_up:
         assert resumed.left_over() == []
+
+
+def test_a_file_that_failed_is_counted_again_beside_batch_tasks_that_still_run(start: Start, nodes: Nodes) -> None:
+    resumed = start()
+    broken, hold = nodes.tell("fail", resumed.run, "b.txt"), nodes.tell("hold", resumed.run, "c.txt")
+    resumed.first(MONITOR, Kind.KILLED, on_the_way={MONITOR: begun(resumed, "a.txt", "b.txt", "c.txt")})
+    wait_until(lambda: completed(resumed, "topNtask0") and completed(resumed, "topNtask1"))
+    broken.unlink()
+    summary = resumed.again(on_the_way={MONITOR: hold.unlink})
+    assert Said.by(summary) == EXPECTED
+    assert nodes_of(summary) == last_nodes(resumed)
+    assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
+    assert resumed.left_over() == []
 
 
 def test_a_file_that_changed_after_it_was_counted_is_counted_again(start: Start) -> None:
@@ -720,7 +741,7 @@ def test_what_is_adopted_gets_the_new_deadline(start: Start, nodes: Nodes) -> No
 
 
 @pytest.mark.parametrize(
-    ("clean_up", "awaited"), [({}, "pool"), ({"pool": "keep"}, "job")], ids=["the pool", "the job alone"]
+    ("clean_up", "awaited"), [({}, "pool"), ({**KEEP, "job": "delete"}, "job")], ids=["the pool", "the job alone"]
 )
 def test_what_is_still_being_deleted_is_waited_for(
     start: Start, clean_up: dict[str, str], awaited: str, caplog: pytest.LogCaptureFixture
@@ -748,6 +769,24 @@ def test_what_is_still_being_deleted_is_waited_for(
     assert Said.by(summary) == EXPECTED
     assert said in caplog.messages
     assert resumed.executions() == [("a.txt", 2), ("b.txt", 2), ("c.txt", 2)]
+
+
+def test_nodes_of_a_kept_pool_that_could_not_fetch_the_script_do_not_keep_the_run_from_finishing(start: Start) -> None:
+    resumed = start(clean_up={"pool": "keep"})
+
+    def states() -> list[str]:
+        with resumed.azure.batch() as batch:
+            return [str(getattr(node.state, "value", "")) for node in batch.list_nodes(resumed.run.pool_id)]
+
+    faults.ask("timings", {"boot": 60})
+    try:
+        resumed.first(after("3 create pool"))  # whose containers are deleted
+        wait_until(lambda: states() == ["starting"])
+    finally:
+        faults.ask("timings", {"boot": 0.03})
+    faults.ask("clock", {"advance": "PT1M"})
+    wait_until(lambda: states() == ["starttaskfailed"])
+    assert Said.by(resumed.again()) == EXPECTED
 
 
 def test_results_that_prefect_is_told_to_persist_skip_no_step_and_hold_no_sas(start: Start, tmp_path: Path) -> None:
