@@ -23,8 +23,12 @@ _FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """The job's tasks by id, and the output blobs with the times when they were written."""
+    """The job's tasks by id, and the output blobs with the times when they were written.
 
+    this_try: what SAS_EXPIRES is in tasks of the present try, whose files cannot have changed since.
+    """
+
+    this_try: str
     tasks: Mapping[str, BatchTask]
     outputs: Mapping[str, datetime]
 
@@ -46,7 +50,7 @@ class Earlier:
         if task is None:
             return False
         expires = _environment(task).get(SAS_EXPIRES, "")
-        if expires == run.tags["expires"]:
+        if expires == self.this_try:
             return True
         if task.state == BatchTaskState.ACTIVE:  # waiting; the longest that it may then run is not known here
             return bool(expires) and datetime.fromisoformat(expires) >= run.started + run.lifetime / 2
@@ -61,11 +65,17 @@ class Earlier:
         task = self.tasks.get(file.task_id)
         if task is None or _environment(task).get(INPUT_FILE) != input_path(file):
             return None
-        return None if _precedes(task, file) else task
+        return None if self._precedes(task, file) else task
 
     def _is_outdated(self, file: UploadedFile) -> bool:
         """Whether there is a task that may have read an earlier content of the file, and wrote its output whenever."""
-        return any(_precedes(task, file) for task in self._by_input.get(input_path(file), ()))
+        return any(self._precedes(task, file) for task in self._by_input.get(input_path(file), ()))
+
+    def _precedes(self, task: BatchTask, file: UploadedFile) -> bool:
+        """Whether the task was made before the file had its present content, by the clocks of two services."""
+        if _environment(task).get(SAS_EXPIRES) == self.this_try:
+            return False
+        return task.creation_time is not None and task.creation_time < file.modified
 
     @cached_property
     def _by_input(self) -> Mapping[str, Sequence[BatchTask]]:
@@ -84,7 +94,7 @@ def look_for_earlier(azure: Azure, batch: BatchClient, run: Run) -> Earlier:
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         outputs = {blob.name: blob.last_modified for blob in container.list_blobs()}
-    return Earlier(tasks=tasks, outputs=outputs)
+    return Earlier(this_try=run.tags["expires"], tasks=tasks, outputs=outputs)
 
 
 def input_path(file: UploadedFile) -> str:
@@ -94,11 +104,6 @@ def input_path(file: UploadedFile) -> str:
 
 def _environment(task: BatchTask) -> dict[str, str]:
     return {setting.name: setting.value or "" for setting in task.environment_settings or ()}
-
-
-def _precedes(task: BatchTask, file: UploadedFile) -> bool:
-    """Whether the task was made before the file had its present content."""
-    return task.creation_time is not None and task.creation_time < file.modified
 
 
 def _succeeded(task: BatchTask) -> bool:

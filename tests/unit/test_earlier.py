@@ -50,6 +50,7 @@ def task(
 def earlier(*tasks: BatchTask, written: datetime | None = UPLOADED + timedelta(seconds=10)) -> Earlier:
     """The tasks under the ids topNtask0, topNtask1, ..., and an output of a.txt."""
     return Earlier(
+        this_try=RUN.tags["expires"],
         tasks={f"topNtask{index}": each for index, each in enumerate(tasks)},
         outputs={"a_OUTPUT.txt": written} if written else {},
     )
@@ -149,3 +150,10 @@ def test_tasks_of_files_that_are_gone_or_have_another_id_are_strangers() -> None
     found = earlier(task("0.txt"), task("a.txt"), task("b.txt"))
     assert found.strangers([file("a.txt", 0), file("b.txt", 2)]) == ["topNtask0", "topNtask1"]
     assert found.strangers([file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)]) == []
+
+
+def test_a_task_of_this_try_is_left_alone_also_where_the_services_clocks_disagree() -> None:
+    before = task(state="active", result=None, expires=RUN.expires, created=UPLOADED - timedelta(seconds=3))
+    found = earlier(before, written=None)
+    assert found.will_count(file(), RUN)
+    assert found.strangers([file()]) == []
