@@ -14,6 +14,7 @@ run: .venv/installed ## count the top words of data/ (or INPUTS='my/*.txt ARGUME
 ui: .venv/installed ## the Prefect UI with all runs, on http://127.0.0.1:4200
 	@$(BIN)/prefect server start --host 127.0.0.1 --port 4200
 
+deploy: export TOP_WORDS_ACCOUNTS ?=
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:4200/api)
 
 deploy: .venv/installed ## the deployments of prefect.yaml, on the server of `make ui` (or PREFECT_API_URL)

@@ -210,7 +210,8 @@ def _sum(findings: Sequence[Finding]) -> str:
     doomed = [finding.leftover for finding in findings if finding.doomed]
     nodes = sum(leftover.nodes for leftover in doomed)
     with_nodes = f" (with {nodes} nodes, which bill)" if nodes else ""
-    return f"{len(findings)} pools, jobs and containers of ours, {len(doomed)} of them to be deleted{with_nodes}"
+    things = "pool, job or container" if len(findings) == 1 else "pools, jobs and containers"
+    return f"{len(findings)} {things} of ours, {len(doomed)} of them to be deleted{with_nodes}"
 
 
 def _row(finding: Finding, deletion: Deletion | None) -> str:

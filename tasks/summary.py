@@ -47,7 +47,7 @@ class Summary:
 
     def __str__(self) -> str:
         by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
-        parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)]
+        parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
         if self.missing:
             parts += ["", f"Without output: {', '.join(self.missing)}"]
         return "\n".join(parts)
