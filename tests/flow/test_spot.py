@@ -31,7 +31,7 @@ from tasks.settings import Disposal, PoolSettings, Run, TimeLimits
 from tests.conftest import DATA
 from tests.flow.conftest import accounts_of, azure_with_faults
 from tests.flow.test_steps import in_flow, is_running, make_job, new_run, pace, wait_until
-from tests.flow.test_waiting import Time, once, own_pool, said, watch
+from tests.flow.test_waiting import Time, long_the_first_time, once, own_pool, said, watch
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -62,10 +62,6 @@ def job_without_retries(azure: Azure, run: Run, *scripts: str) -> list[AddedTask
             once_only = BatchTaskConstraints(max_task_retry_count=0)
             batch.create_task(run.job_id, BatchTaskCreateOptions(id=task.id, command_line=line, constraints=once_only))
     return added
-
-
-def long_the_first_time(marker: Path) -> str:
-    return f"test -e {marker} || {{ touch {marker}; sleep 600; }}"
 
 
 def test_a_preempted_batch_task_runs_again_without_a_retry_and_the_log_says_why_it_waits(

@@ -321,11 +321,16 @@ def test_a_formula_that_asks_for_no_node_any_more_is_named(troubled: Azure, trou
     assert [(outcome.requeues, outcome.retries) for outcome in error.outcomes] == [(1, 0)]
 
 
+def long_the_first_time(marker: Path) -> str:
+    return f"test -e {marker} || {{ touch {marker}; sleep 600; }}"
+
+
 def test_a_node_that_somebody_removes_costs_its_batch_task_no_retry_and_is_said(
-    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+    troubled: Azure, troubled_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(troubled, troubled_run, nodes=1)
-    added = make_job(troubled, troubled_run, "sleep 0.5")
+    marker = tmp_path / "began"
+    added = make_job(troubled, troubled_run, long_the_first_time(marker))
     with troubled.batch() as batch:
 
         def replace_nodes() -> None:
@@ -333,7 +338,7 @@ def test_a_node_that_somebody_removes_costs_its_batch_task_no_retry_and_is_said(
                 size = BatchPoolResizeOptions(target_dedicated_nodes=nodes)
                 batch.begin_resize_pool(pool.id, size, polling_interval=0.02).wait()  # type: ignore[arg-type]
 
-        once_it_runs = once(lambda: is_running(batch, troubled_run), replace_nodes)
+        once_it_runs = once(marker.exists, replace_nodes)
         (outcome,) = watch(troubled, troubled_run, pool, added, pace(once_it_runs))
     assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
     assert said(caplog, "1 Batch tasks lost their node and are queued again; that uses up no retry")
