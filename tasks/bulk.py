@@ -18,7 +18,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from tasks.errors import ServiceError, error_code
 
 _MOST_PER_REQUEST = 100  # tasks; the service's limit
-_ENDED = {"JobBeingTerminated", "JobCompleted", "JobNotActive"}
+ENDED_CODES = {"JobBeingTerminated", "JobCompleted", "JobNotActive"}
 
 
 def add_all(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOptions]) -> None:
@@ -30,7 +30,7 @@ def add_all(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOpti
         batch.update_job(job_id, BatchJobUpdateOptions(all_tasks_complete_mode=BatchAllTasksCompleteMode.TERMINATE_JOB))
     except ResourceExistsError as error:
         # The answer to an earlier request was lost; the job may have ended since, because its tasks have.
-        if error_code(error) not in _ENDED or not _holds(batch, job_id, tasks):
+        if error_code(error) not in ENDED_CODES or not _holds(batch, job_id, tasks):
             raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -91,10 +92,26 @@ def look_for_earlier(azure: Azure, batch: BatchClient, run: Run) -> Earlier:
         tasks = {str(task.id): task for task in batch.list_tasks(run.job_id, select=_FIELDS)}
     except ResourceNotFoundError:
         tasks = {}
+    return Earlier(this_try=run.expires.isoformat(), tasks=tasks, outputs=outputs_there(azure, run))
+
+
+def outputs_there(azure: Azure, run: Run) -> Mapping[str, datetime]:
+    """The output blobs with the times when they were written; none where the container is gone."""
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
-        outputs = {blob.name: blob.last_modified for blob in container.list_blobs()}
-    return Earlier(this_try=run.tags["expires"], tasks=tasks, outputs=outputs)
+        try:
+            return {blob.name: blob.last_modified for blob in container.list_blobs()}
+        except ResourceNotFoundError:
+            return {}
+
+
+def discard_outputs(azure: Azure, run: Run, earlier: Earlier, files: Sequence[UploadedFile]) -> None:
+    """Delete the outputs of files that are to be counted again, so that nobody takes them for new ones."""
+    with azure.blobs() as blobs:
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+        for name in {file.output_name for file in files} & set(earlier.outputs):
+            with suppress(ResourceNotFoundError):
+                container.delete_blob(name)
 
 
 def input_path(file: UploadedFile) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 from prefect.logging import get_run_logger
 
@@ -17,7 +16,8 @@ from tasks.artifacts import publish_sas_links
 from tasks.azure import Azure
 from tasks.errors import InputError
 from tasks.inputs import InputFile, md5_of
-from tasks.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
+from tasks.logs import download_logs
+from tasks.outcomes import LOGS, TaskOutcome
 from tasks.parallel import in_parallel
 from tasks.results import Results
 from tasks.settings import Role, Run
@@ -71,16 +71,17 @@ def download_output(
     Returns the paths of the outputs, in task order. Those of an earlier try of the run are there already.
     """
     results.folder.mkdir(parents=True, exist_ok=True)
-    names = {outcome.file: outcome.output_name for outcome in outcomes if outcome.succeeded}
-    failed = [outcome.id for outcome in outcomes if outcome.completed and not outcome.succeeded]
+    done = {outcome.file for outcome in outcomes if outcome.succeeded}
+    counted = [file for file in uploads.inputs if file.blob_name in done]
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
-        paths = in_parallel(lambda name: _download(container, name, results.path(name)), names.values())
-        results.remember({file.blob_name: file.md5 for file in uploads.inputs if file.blob_name in names})
-        logs = sum(in_parallel(lambda task: _download_logs(container, task, results.folder), failed))
+        paths = in_parallel(
+            lambda file: _download(container, file.output_name, results.path(file.output_name)), counted
+        )
+    results.remember({file.blob_name: file.md5 for file in counted})
     logger = get_run_logger()
-    logger.info("%d of %d output files downloaded to %s", len(paths), len(outcomes), results.folder)
-    if logs:
+    logger.info("%d of %d output files downloaded to %s", len(paths), len(uploads.inputs), results.folder)
+    if logs := download_logs(azure, run, outcomes, results):
         logger.info("%d logs of failed Batch tasks downloaded to %s", logs, results.path(LOGS))
     return paths
 
@@ -154,18 +155,3 @@ def _download(container: ContainerClient, name: str, target: Path) -> Path:
     except BaseException:
         os.unlink(partial)
         raise
-
-
-def _download_logs(container: ContainerClient, task: str, folder: Path) -> int:
-    """Download the stdout and stderr that Batch has stored for a task; returns how many there were."""
-    found = 0
-    for stream in STREAMS:
-        name = log_blob(task, stream)
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _download(container, name, target)
-            found += 1
-        except ResourceNotFoundError:  # a task that could not start has written none
-            continue
-    return found

@@ -26,12 +26,13 @@ from azure.batch.models import (
     OutputFileUploadConfiguration,
     ResourceFile,
 )
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.bulk import add_all
-from tasks.earlier import INPUT_FILE, SAS_EXPIRES, Earlier, input_path, look_for_earlier
+from tasks.bulk import ENDED_CODES, add_all
+from tasks.earlier import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
+from tasks.errors import error_code
 from tasks.files import UploadedFile, Uploads
 from tasks.outcomes import STREAMS, AddedTask, log_blob
 from tasks.ownership import Resource, keep, make, remove
@@ -92,7 +93,11 @@ class Job(Resource):
             all_tasks_complete_mode=BatchAllTasksCompleteMode.NO_ACTION,
             metadata=metadata(self._tags),
         )
-        self._batch.update_job(self._run.job_id, changes)
+        try:
+            self._batch.update_job(self._run.job_id, changes)
+        except ResourceExistsError as error:
+            if error_code(error) not in ENDED_CODES:  # it may have ended just now
+                raise
 
     def mark(self, tags: Mapping[str, str]) -> None:
         self._batch.update_job(self._run.job_id, BatchJobUpdateOptions(metadata=metadata(tags)))
@@ -116,8 +121,10 @@ def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposa
         created = make(run, job)
         if not created and job.has_ended():
             earlier = look_for_earlier(azure, batch, run)
-            if not all(earlier.has_counted(file) for file in uploads.inputs):
+            if left := [file for file in uploads.inputs if not earlier.has_counted(file)]:
                 logger.info("Job %s of an earlier try has ended with files not counted: it is replaced", run.job_id)
+                # First the outputs: that they are of another content, only the job's tasks can tell.
+                discard_outputs(azure, run, earlier, left)
                 remove(run, job)
                 created = make(run, job)
     how = "created" if created else "is there already"
@@ -132,6 +139,7 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
         earlier = look_for_earlier(azure, batch, run)
         new = [file for file in uploads.inputs if not (earlier.has_counted(file) or earlier.will_count(file, run))]
         _discard(batch, run, earlier, new, uploads)
+        discard_outputs(azure, run, earlier, new)
         added = [_added(file, earlier) for file in uploads.inputs]
         add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file) for file in new])
     others = len(added) - len(new)
@@ -187,7 +195,7 @@ def _batch_task(
         environment_settings=[
             EnvironmentSetting(name=INPUT_FILE, value=input_path(file)),
             EnvironmentSetting(name="OUTPUT_SAS_TOKEN", value=token),
-            EnvironmentSetting(name=SAS_EXPIRES, value=run.tags["expires"]),
+            EnvironmentSetting(name=SAS_EXPIRES, value=run.expires.isoformat()),
         ],
         required_slots=work.slots,
         constraints=BatchTaskConstraints(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -11,12 +12,14 @@ from azure.storage.blob import ContainerClient
 
 from tasks.azure import Azure
 from tasks.errors import without_secrets
-from tasks.outcomes import TaskOutcome, log_blob
+from tasks.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.parallel import in_parallel
+from tasks.results import Results
 from tasks.settings import Role, Run
 
 _TAIL = 2000  # characters that are shown
 _MOST_READ = 100_000  # bytes of them that are looked at
+_LONGEST = 10 << 20  # bytes of a log that are downloaded: its end
 _MOST_TASKS = 100  # whose stderr is read at once
 
 
@@ -27,6 +30,32 @@ def with_stderr(azure: Azure, batch: BatchClient, run: Run, outcomes: Sequence[T
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         found = dict(zip(failed, in_parallel(lambda id: _stderr(batch, container, run, id), failed), strict=True))
     return [replace(outcome, stderr=found.get(outcome.id, "")) for outcome in outcomes]
+
+
+def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> int:
+    """Put what the failed tasks wrote to stdout and stderr into the results' folder; returns how many files that were.
+
+    Signatures are blanked on the way. What an earlier try of the run has put there goes.
+    """
+    shutil.rmtree(results.path(LOGS), ignore_errors=True)
+    failed = [outcome.id for outcome in outcomes if outcome.failed]
+    if not failed:
+        return 0
+    with azure.blobs() as blobs, azure.batch() as batch:
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+
+        def download(log: tuple[str, str]) -> bool:
+            id, stream = log
+            stored = _text(lambda: container.download_blob(log_blob(id, stream)).chunks())
+            text = _text(lambda: batch.download_task_file(run.job_id, id, stream)) if stored is None else stored
+            if text is None:  # a task that could not start has written none
+                return False
+            target = results.path(log_blob(id, stream))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(without_secrets(text), encoding="utf-8", errors="surrogateescape")
+            return True
+
+        return sum(in_parallel(download, [(id, stream) for id in failed for stream in STREAMS]))
 
 
 def tail(download: Callable[[], Iterable[bytes]]) -> str:
@@ -47,8 +76,17 @@ def _stderr(batch: BatchClient, container: ContainerClient, run: Run, id: str) -
 
 
 def _end(download: Callable[[], Iterable[bytes]]) -> str:
+    text = _text(download, most=_MOST_READ) or ""
+    shown = without_secrets(text.encode(errors="surrogateescape").decode(errors="replace").strip())
+    return shown[-_TAIL:]  # first blanked, then cut
+
+
+def _text(download: Callable[[], Iterable[bytes]], most: int = _LONGEST) -> str | None:
+    """The end of a file that is downloaded, as text; None where it cannot be had."""
+    kept = b""
     try:
-        written = b"".join(download())[-_MOST_READ:]
+        for chunk in download():
+            kept = (kept + chunk)[-most:]
     except AzureError:
-        return ""
-    return without_secrets(written.decode(errors="replace").strip())[-_TAIL:]  # first blanked, then cut
+        return None
+    return kept.decode(errors="surrogateescape")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
@@ -14,7 +14,9 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from tasks.artifacts import MOST_ROWS, TaskBoard
+from tasks.attempts import Attempts
 from tasks.azure import Azure
+from tasks.earlier import outputs_there
 from tasks.errors import RunTimeout, Stalled, TasksFailed, TopWordsError
 from tasks.events import BatchTaskFailed, PoolReady, Preempted, RunEvents
 from tasks.events import Stalled as StalledEvent
@@ -27,6 +29,7 @@ from tasks.steps import step
 from tasks.waiting import what_is_waited_for, why_ended
 
 _MOST_FAILURES_LOGGED = 10
+_PREEMPTED = "state eq 'preempted'"
 _REPEAT = timedelta(minutes=5)  # after which the log says again that nothing has changed
 
 
@@ -55,7 +58,7 @@ def monitor_tasks(
     """
     with azure.batch() as batch:
         events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
-        watch = _Watch(batch, run, pool, tasks, patience, pace, events)
+        watch = _Watch(batch, run, pool, tasks, patience, pace, events, lambda: outputs_there(azure, run))
         problem = watch.until_all_have_completed()
         outcomes = with_stderr(azure, batch, run, watch.outcomes())
     if problem is not None:
@@ -94,6 +97,7 @@ class _Watch:
         patience: Patience,
         pace: Pace,
         events: RunEvents,
+        outputs: Callable[[], Collection[str]],
     ) -> None:
         self._batch = batch
         self._run = run
@@ -102,12 +106,16 @@ class _Watch:
         self._patience = patience
         self._pace = pace
         self._events = events
+        self._outputs = outputs
         self._in_job = sum(not task.earlier for task in tasks)
         self._board = TaskBoard()
         self._logger = get_run_logger()
         self._said = ("", pace.now())
         self._alive = pace.now()  # when a task was last seen to run or to have ended
         self._completed = 0
+        self._last: dict[str, TaskOutcome] = {}
+        self._attempts = Attempts()
+        self._preempted: set[str] = set()
         self._requeues = 0
         self._ready = False
         self._helped = False
@@ -123,11 +131,20 @@ class _Watch:
         raise AssertionError("beats do not end")
 
     def outcomes(self) -> list[TaskOutcome]:
+        """What became of each task; of a job that is gone, what was known last and what its outputs tell."""
         try:
             known = {task.id: task for task in self._batch.list_tasks(self._run.job_id, select=OUTCOME_FIELDS)}
         except ResourceNotFoundError:
-            known = {}
-        return [TaskOutcome.of(added, known.get(added.id)) for added in self._tasks]
+            return [self._last_known(added) for added in self._tasks]
+        outcomes = [self._attempts.seen(TaskOutcome.of(added, known.get(added.id))) for added in self._tasks]
+        self._last = {outcome.id: outcome for outcome in outcomes}
+        return outcomes
+
+    def _last_known(self, added: AddedTask) -> TaskOutcome:
+        last = self._last.get(added.id) or TaskOutcome.of(added, None)
+        if not last.completed and added.output_name in self._outputs():
+            return TaskOutcome.counted_before(added.id, added.file, added.output_name)
+        return last
 
     def show(self, outcomes: Sequence[TaskOutcome]) -> None:
         completed = sum(outcome.completed for outcome in outcomes)
@@ -141,13 +158,24 @@ class _Watch:
             counts = self._batch.get_job_task_counts(self._run.job_id).task_counts
         except ResourceNotFoundError:
             raise why_ended(self._batch, self._run.job_id, self._in_job) or TasksFailed("the job is gone") from None
-        waiting = not counts.running and counts.completed < self._in_job
         self._notice(counts)
-        self._tell(counts, what_is_waited_for(self._batch, self._pool, self._run.job_id) if waiting else "")
+        self._tell_preemptions()
+        if counts.running or counts.completed >= self._in_job:
+            self._tell(counts, "")
+        else:
+            self._tell(counts, self._obstacle(counts))
         if counts.completed >= self._in_job and all(outcome.completed for outcome in self.outcomes()):
             return True  # the counts alone may be ahead of, or behind, the tasks
         self._check_limits(self._in_job - counts.completed)
         return False
+
+    def _obstacle(self, counts: BatchTaskCounts) -> str:
+        may_help = self._pool.own and self._patience.pool.dedicated_after_minutes is not None
+        try:
+            return what_is_waited_for(self._batch, self._pool, self._run.job_id, helped=may_help)
+        except TasksFailed:
+            self._tell(counts, "")  # what has happened until then
+            raise
 
     def _notice(self, counts: BatchTaskCounts) -> None:
         if counts.running or counts.completed > self._completed:
@@ -199,20 +227,29 @@ class _Watch:
             for each in filters
             for task in islice(self._batch.list_tasks(self._run.job_id, filter=each, select=OUTCOME_FIELDS), MOST_ROWS)
         }
-        return [TaskOutcome.of(added, found[added.id]) for added in self._tasks if added.id in found]
+        return [
+            self._attempts.seen(TaskOutcome.of(added, found[added.id])) for added in self._tasks if added.id in found
+        ]
 
     def _tell_requeues(self, requeues: int) -> None:
-        if requeues <= self._requeues:
+        if requeues > self._requeues:
+            self._logger.warning(
+                "%d Batch tasks lost their node and are queued again; that uses up no retry", requeues - self._requeues
+            )
+            self._requeues = requeues
+
+    def _tell_preemptions(self) -> None:
+        """Say which spot nodes have been taken away since the last look."""
+        if not self._pool.spot_nodes:
             return
-        preempted = list(self._batch.list_nodes(self._pool.id, filter="state eq 'preempted'", select=["id"]))
-        self._logger.warning(
-            "%d Batch tasks lost their node%s and are queued again; that uses up no retry",
-            requeues - self._requeues,
-            f" ({len(preempted)} spot nodes are preempted)" if preempted else "",
-        )
-        self._requeues = requeues
-        if preempted:
-            self._events.emit(Preempted(pool_id=self._pool.id, nodes=len(preempted)))
+        try:
+            nodes = {node.id for node in self._batch.list_nodes(self._pool.id, filter=_PREEMPTED, select=["id"])}
+        except ResourceNotFoundError:  # the pool is gone, as the next look at it will tell
+            return
+        if new := nodes - self._preempted:
+            self._logger.warning("%d spot nodes were preempted; their Batch tasks are queued again", len(new))
+            self._events.emit(Preempted(pool_id=self._pool.id, nodes=len(new)))
+        self._preempted = nodes
 
     def _check_limits(self, left: int) -> None:
         ended = why_ended(self._batch, self._run.job_id, left)

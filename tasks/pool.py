@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -11,6 +12,7 @@ from azure.batch.models import (
     AutoUserScope,
     AutoUserSpecification,
     BatchMetadataItem,
+    BatchNodeState,
     BatchPool,
     BatchPoolCreateOptions,
     BatchPoolEnableAutoScaleOptions,
@@ -21,7 +23,8 @@ from azure.batch.models import (
     ResourceFile,
     UserIdentity,
 )
-from azure.core.exceptions import ResourceNotFoundError
+from azure.batch.models._models import BatchNodeRebootOptions  # 15.1 leaves it out of its public names
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
@@ -34,6 +37,7 @@ from tasks.steps import step
 
 RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
+LOST_NODES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +97,9 @@ class Pool(Resource):
     def renew(self) -> None:
         """The new deadline, and a start task whose SAS URL lives as long, for nodes that are still to come."""
         self._scale(self._formula())
-        changes = BatchPoolUpdateOptions(metadata=metadata(self._tags), start_task=self._start_task())
-        self._batch.update_pool(self._run.pool_id, changes)  # last: the tags say that all of it is done
+        self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(start_task=self._start_task()))
+        self._reboot_lost_nodes()
+        self.mark(self._tags)  # last: the tags say that all of it is done
 
     def mark(self, tags: Mapping[str, str]) -> None:
         self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(metadata=metadata(tags)))
@@ -114,6 +119,14 @@ class Pool(Resource):
                 auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
             )
             self._batch.enable_pool_auto_scale(self._run.pool_id, options)
+
+    def _reboot_lost_nodes(self) -> None:
+        """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""
+        for node in self._batch.list_nodes(self._run.pool_id, select=["id", "state"]):
+            if node.state in LOST_NODES:
+                options = BatchNodeRebootOptions(node_reboot_kind="requeue")
+                with suppress(ResourceNotFoundError, ResourceExistsError):  # gone, or rebooting already
+                    self._batch.begin_reboot_node(self._run.pool_id, node.id, options)
 
     def _formula(self) -> str:
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)

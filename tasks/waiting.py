@@ -19,22 +19,25 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.errors import RunTimeout, TasksFailed, TopWordsError
 from tasks.logs import tail
-from tasks.pool import UsedPool
+from tasks.pool import LOST_NODES, UsedPool
 
 _NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount", "recentTasks"]
-_LOST = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
 # Allocations that Azure may still grant, at one of the formula's next evaluations. Others, such as a quota that is
 # used up or an image that is gone, stay as they are.
 _PASSING = {"AllocationFailed", "AllocationTimedOut", "AllocationTimedout", "ResizeStopped", "ReservedCapacityFailed"}
+_SPOT_ONLY = {"AccountLowPriorityCoreQuotaReached", "AccountSpotCoreQuotaReached"}
 
 
-def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str) -> str:
-    """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where it cannot come."""
+def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str, *, helped: bool = False) -> str:
+    """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where it cannot come.
+
+    `helped` says that dedicated nodes are added where spot nodes cannot be had.
+    """
     present, nodes = _pool(batch, pool.id)
-    lost = [node for node in nodes if node.state in _LOST]
+    lost = [node for node in nodes if node.state in LOST_NODES]
     if lost and len(lost) == len(nodes):
         raise TasksFailed(_why_lost(batch, pool.id, lost))
-    reasons = _refused(present, nodes, pool.own)
+    reasons = _refused(present, nodes, pool.own, helped)
     parts = [
         f"nodes: {_states(nodes)}" if nodes else f"pool {pool.id} is {_value(present.allocation_state)}, no node yet"
     ]
@@ -55,12 +58,13 @@ def _pool(batch: BatchClient, pool_id: str) -> tuple[BatchPool, list[BatchNode]]
     return pool, nodes
 
 
-def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool) -> str:
+def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: bool) -> str:
     """Why the last allocation failed, or nothing. Raises TasksFailed where there are no nodes and will be none."""
     reasons = "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
     if nodes or pool.allocation_state != AllocationState.STEADY:
         return reasons
-    may_pass = pool.enable_auto_scale and all(error.code in _PASSING for error in pool.resize_errors or ())
+    passing = _PASSING | (_SPOT_ONLY if helped else set())
+    may_pass = pool.enable_auto_scale and all(error.code in passing for error in pool.resize_errors or ())
     if reasons and not may_pass:
         raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
     if not (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0):

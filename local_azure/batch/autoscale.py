@@ -105,6 +105,12 @@ def _variables(service: Service, pool: Row) -> dict[str, Any]:
     return {**variables, _OPTION: "requeue", "time": service.now()}
 
 
+def _is_off_target(service: Service, pool: Row) -> bool:
+    kinds = [node.document["isDedicated"] for node in service.store.nodes.where("pool = ?", pool.id)]
+    targets = (pool.document["targetDedicatedNodes"], pool.document["targetLowPriorityNodes"])
+    return (kinds.count(True), kinds.count(False)) != targets
+
+
 def step(service: Service, pool: Row) -> datetime | None:
     """Evaluate the pool's formula if that is due; when it will be. Saves the pool if it is changed."""
     document, now = pool.document, service.now()
@@ -119,7 +125,7 @@ def step(service: Service, pool: Row) -> datetime | None:
     pool.private["deallocation"] = wanted.pop("deallocation", "requeue")
     changed = any(document[name] != value for name, value in wanted.items())
     document.update(wanted)
-    if changed:
+    if changed or _is_off_target(service, pool):  # an allocation that failed is tried again
         document.pop("resizeErrors", None)
         ALLOCATION.enter(document, "resizing", now)
         service.agenda.wake("pool", pool.id)

@@ -98,7 +98,9 @@ def storage_errors(denied: str, missing: str, other: str, details: Mapping[str, 
     except HttpResponseError as error:
         code = {401: denied, 403: denied, 404: missing}.get(error.status_code or 0, other)
         more = {**details, "HttpStatusCode": str(error.status_code)}
-        reason = str(getattr(error, "error_code", None) or error.reason or f"HTTP status {error.status_code}")
+        storage_code = getattr(error, "error_code", None)
+        named = getattr(storage_code, "value", storage_code)
+        reason = str(named or error.reason or f"HTTP status {error.status_code}")
         raise TransferFailed(code, reason, more) from None
     except (AzureError, ValueError) as error:  # its text may hold the whole URL
         raise TransferFailed(other, type(error).__name__, details) from None

@@ -240,7 +240,6 @@ def test_no_file_that_the_run_left_holds_a_secret(searched: Searched) -> None:
     assert with_secrets(searched, logs=False) == {}
 
 
-@pytest.mark.xfail(reason="what a Batch task itself wrote is downloaded byte for byte", strict=True)
 def test_a_token_that_a_batch_task_printed_is_not_downloaded(searched: Searched) -> None:
     assert with_secrets(searched, logs=True) == {}
 

@@ -37,10 +37,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 ONE_SPOT = PoolSettings(dedicated_nodes=0, spot_nodes=1)
 HELPED = PoolSettings(dedicated_nodes=0, spot_nodes=1, dedicated_after_minutes=10)
-UNCOUNTED = pytest.mark.xfail(
-    reason="the service counts no requeue for a Batch task whose node was preempted, and monitoring no node",
-    strict=True,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +73,6 @@ def test_a_preempted_batch_task_runs_again_without_a_retry_and_the_log_says_why_
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@UNCOUNTED
 def test_a_preemption_is_shown_as_a_requeue(troubled: Azure, troubled_run: Run, tmp_path: Path) -> None:
     faults.ask("timings", {"preemption": 0.1})
     pool = own_pool(troubled, troubled_run, ONE_SPOT)
@@ -88,7 +83,6 @@ def test_a_preemption_is_shown_as_a_requeue(troubled: Azure, troubled_run: Run, 
     assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
 
 
-@UNCOUNTED
 def test_a_preemption_is_said_also_while_other_nodes_work(
     troubled: Azure, troubled_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,7 +153,6 @@ def test_spot_nodes_that_bring_nothing_get_dedicated_ones_beside_them_once_and_i
     assert targets(troubled, pool) == (1, 1)
 
 
-@pytest.mark.xfail(reason="a spot quota that is used up ends the run before dedicated nodes are asked for", strict=True)
 def test_a_spot_quota_that_is_used_up_is_helped_with_dedicated_nodes(troubled: Azure, troubled_run: Run) -> None:
     faults.ask("resizeerror", {"code": "AccountLowPriorityCoreQuotaReached", "message": "No more spot cores."})
     pool = own_pool(troubled, troubled_run, HELPED)

@@ -69,7 +69,7 @@ def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedP
     """The run's own pool, with its autoscale formula; where no test asks for one, without a start task."""
     with azure.batch() as batch:
         Pool(batch, run, settings, SCRIPT).create()
-    return UsedPool(id=run.pool_id, slots_per_node=1, own=True)
+    return UsedPool(id=run.pool_id, slots_per_node=1, own=True, spot_nodes=settings.spot_nodes)
 
 
 @pytest.fixture(autouse=True)
@@ -418,12 +418,9 @@ TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[TopWo
 }
 
 
-LOSES_WHAT_IT_KNEW = pytest.mark.xfail(reason="with the job goes what monitoring knew of its tasks", strict=True)
-
-
 @pytest.mark.parametrize(
     "trouble",
-    [pytest.param(each, marks=LOSES_WHAT_IT_KNEW) if each == "job deleted" else each for each in sorted(TROUBLES)],
+    [pytest.param(each) if each == "job deleted" else each for each in sorted(TROUBLES)],
 )
 def test_a_run_that_is_given_up_has_what_was_counted_and_leaves_nothing(
     trouble: str, troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -50,7 +50,7 @@ def task(
 def earlier(*tasks: BatchTask, written: datetime | None = UPLOADED + timedelta(seconds=10)) -> Earlier:
     """The tasks under the ids topNtask0, topNtask1, ..., and an output of a.txt."""
     return Earlier(
-        this_try=RUN.tags["expires"],
+        this_try=RUN.expires.isoformat(),
         tasks={f"topNtask{index}": each for index, each in enumerate(tasks)},
         outputs={"a_OUTPUT.txt": written} if written else {},
     )

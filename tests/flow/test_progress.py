@@ -1,0 +1,107 @@
+"""What the artifacts show while Batch tasks run, and that nothing of the Batch work depends on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.runtime import flow_run
+
+import tasks.artifacts
+import tasks.monitor
+from tasks.azure import Azure
+from tasks.monitor import monitor_tasks
+from tasks.settings import Run
+from tests.conftest import DATA
+from tests.flow.deployed import Deployed, eventually
+from tests.flow.test_steps import in_flow, make_job, make_pool, pace, run
+
+__all__ = ["run"]
+
+
+def published(key: str) -> Any:
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+    with get_client(sync_client=True) as client:
+        (found,) = [each for each in client.read_artifacts(artifact_filter=only) if each.key == key]
+    return found
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_totals_by_state(
+    azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tasks.artifacts, tasks.monitor):
+        monkeypatch.setattr(module, "MOST_ROWS", 4)
+    gate = tmp_path / "gate"
+    pool = make_pool(azure, run, nodes=1)
+    held = f"until test -e {gate}; do sleep 0.05; done"
+    added = make_job(azure, run, "true", "exit 3", "true", "true", held, "true", "true")
+    shown: list[tuple[list[tuple[str, str]], str]] = []
+
+    def look() -> None:
+        found = published("batch-task-states")
+        rows = [(row["task"], row["state"]) for row in json.loads(found.data)]
+        shown.append((rows, found.description))
+        if ("topNtask4", "running") in rows:
+            gate.touch()
+
+    in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace(look)))
+    said = "4 of 7 Batch tasks completed (3 succeeded, 1 failed), 1 running, 2 queued"
+    assert ([("topNtask1", "failed: exited non-zero"), ("topNtask4", "running")], said) in shown
+    assert max(len(rows) for rows, _ in shown) <= 4
+
+
+@pytest.fixture
+def own_server() -> Iterator[Deployed]:
+    """A Prefect server that the test may stop; it gets nothing deployed and no worker."""
+    server = Deployed.starting()
+    eventually("the server", server.healthy)
+    yield server
+    server.server.send_signal(signal.SIGCONT)
+    server.stop()
+
+
+def test_a_prefect_server_that_does_not_answer_for_a_while_fails_nothing(
+    azure: Azure, azure_settings: dict[str, str], own_server: Deployed, tmp_path: Path
+) -> None:
+    """Stopped when the tasks are queued, and let go on when Batch has completed all of them."""
+    command = [sys.executable, "-m", "flows.top_words", str(DATA), "--top-n", "1", "--delay", "1"]
+    environment = {**own_server.environment, **azure_settings}
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path)],
+        cwd=DATA.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Batch tasks added to job" in line:
+                os.kill(own_server.server.pid, signal.SIGSTOP)
+                eventually("all Batch tasks to have completed", lambda: all_completed(azure))
+                os.kill(own_server.server.pid, signal.SIGCONT)
+    assert process.returncode == 0, "".join(lines)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.glob("*_OUTPUT.txt")) == [
+        f"{name}_OUTPUT.txt" for name in ("clouds", "harbour", "kitchen")
+    ]
+    (ended,) = own_server.runs()
+    assert ended.state_name == "Completed"
+
+
+def all_completed(azure: Azure) -> bool:
+    with azure.batch() as batch:
+        counts = [batch.get_job_task_counts(job.id).task_counts.completed for job in batch.list_jobs()]
+    return counts == [3]
