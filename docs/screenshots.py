@@ -1,88 +1,104 @@
-"""Make the pictures of the docs: run the flow under a Prefect server of its own, and take them in headless Chromium.
+"""Make the pictures of the docs: runs of the deployments on a real Prefect server, in headless Chromium.
 
-python docs/screenshots.py        # needs Debian's chromium package
+python -m docs.screenshots        # needs Debian's chromium package; takes about a minute
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
-import httpx
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect
 
-ROOT = Path(__file__).resolve().parents[1]
-IMAGES = ROOT / "docs" / "images"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-START_LIMIT = 60.0  # seconds
-DRAWN = 4000  # milliseconds that a page of the UI needs to draw its graph
+from local_azure.embedded import embedded_azure
+from tests.flow.deployed import Deployed
+from tests.ui.pages import PrefectUI, browser_page, chromium
+
+IMAGES = Path(__file__).resolve().parent / "images"
+WIDTH, HEIGHT = 1280, 800  #
+DRAWN = 4000  # milliseconds that the graph of a run needs to be drawn; nothing on the page says when it is
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[dict[str, str]]:
-    """A Prefect server on a free port; gives the environment in which runs report to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+def server_and_worker() -> Iterator[Deployed]:
+    """A Prefect server with our deployments, and a worker whose runs use a local Azure that ends with it."""
+    deployed = Deployed.starting()
     try:
-        url = f"http://127.0.0.1:{port}/api"
-        wait_for_health(url)
-        yield {**environment, "PREFECT_API_URL": url}
+        with embedded_azure() as settings:
+            deployed.deploy()
+            deployed.start_worker(settings)
+            yield deployed
     finally:
-        server.terminate()
-        server.wait()
+        deployed.stop()
 
 
-def wait_for_health(url: str) -> None:
-    deadline = time.monotonic() + START_LIMIT
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/health").raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise SystemExit(f"the Prefect server at {url} did not start")
+class Camera:
+    """Takes the pictures, each of a page as it is opened."""
+
+    def __init__(self, ui: PrefectUI) -> None:
+        self._ui = ui
+        self._page: Page = ui.page
+
+    def of_the_page(self, name: str, height: int = HEIGHT) -> None:
+        """The page from its top, so many pixels of it."""
+        self._page.set_viewport_size({"width": WIDTH, "height": height})
+        self._page.wait_for_load_state("networkidle")
+        self._page.screenshot(path=IMAGES / name)
+        self._page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+
+    def of_a_run(self, name: str, run_id: UUID, seen: str, height: int = HEIGHT) -> None:
+        """The page of a run, once its log has a line with that text."""
+        expect(self._ui.log(run_id, newest_first=True).filter(has_text=seen).first).to_be_visible()
+        self._page.wait_for_timeout(DRAWN)
+        self.of_the_page(name, height)
 
 
-def run(environment: dict[str, str], output: Path) -> str:
-    """Run the flow on the sample texts; returns the address of the run's page."""
-    command = [sys.executable, "-m", "flows.top_words", "data/*.txt", "--delay", "2", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    found = re.search(r"Prefect UI: (\S+)", done.stdout)
-    assert found, done.stdout
-    return found[1]
+def pictures(ui: PrefectUI) -> None:
+    """Three runs: one to be cancelled, one that asks before it cleans up, and one that just runs."""
+    camera, deployed = Camera(ui), ui.deployed
+    endless = deployed.start(delay_seconds=600)
+    asking = deployed.start(delay_seconds=4, clean_up={"job": "ask", "pool": "ask"})
+    ui.form()
+    camera.of_the_page("form.png", 1100)
+    of_one_that_asks(ui, camera, asking)
+
+    deployed.wait_for_log(endless, "2 running, 1 queued")
+    ui.cancel(endless)
+    deployed.wait(endless, "Cancelled")
+    camera.of_a_run("cancelled.png", endless, "is being deleted", 1000)
+
+    run = deployed.start(top_n=3, delay_seconds=2)
+    deployed.wait(run, "Completed")
+    camera.of_a_run("run.png", run, "Finished in state Completed()")
+    report = ui.artifact(run, "run-report")
+    expect(report.get_by_role("img", name="Timeline")).to_be_visible()
+    camera.of_the_page("report.png", 1300)
 
 
-def picture(page: Page, address: str, name: str) -> None:
-    page.goto(address)
-    page.wait_for_timeout(DRAWN)
-    page.screenshot(path=IMAGES / name)
+def of_one_that_asks(ui: PrefectUI, camera: Camera, run_id: UUID) -> None:
+    ui.deployed.wait_for_log(run_id, "2 of 3 Batch tasks completed")
+    states = ui.artifact(run_id, "batch-task-states")
+    expect(states.get_by_role("row").filter(has_text="running").first).to_be_visible()
+    camera.of_the_page("task-states.png", 520)
+    links = ui.artifact(run_id, "sas-links")
+    expect(links.get_by_role("link", name="clouds.txt")).to_be_visible()
+    camera.of_the_page("sas-links.png", 600)
+    ui.deployed.wait(run_id, "Paused")
+    form = ui.resume_form(run_id)
+    ui.page.wait_for_timeout(DRAWN)
+    camera.of_the_page("approval.png")
+    form.get_by_role("button", name="Resume").click()
+    ui.deployed.wait(run_id, "Completed")
 
 
 def main() -> None:
-    chromium = shutil.which("chromium") or sys.exit("chromium is needed: apt-get install chromium")
+    executable = chromium() or sys.exit("Chromium is needed: apt-get install chromium")
     IMAGES.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as home,
-        prefect_server(Path(home)) as environment,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=chromium, args=QUIET) as browser,
-    ):
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        picture(page, run(environment, Path(home) / "results"), "run.png")
+    with server_and_worker() as deployed, browser_page(executable) as page:
+        pictures(PrefectUI(page=page, deployed=deployed))
 
 
 if __name__ == "__main__":
