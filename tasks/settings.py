@@ -50,11 +50,12 @@ class PoolSettings(_Settings):
         ge=1,
         le=7 * 24 * 60,
         description="Add as many dedicated nodes as there should be spot nodes when no task has run or ended for so "
-        "many minutes. Empty: never.",
+        "many minutes. None: never.",
     )
     vm_size: str = Field(
         default="Standard_D2s_v3",
         min_length=1,
+        title="VM Size",
         description="VM size of a node, as `az vm list-sizes` names it.",
     )
     image: str = Field(
@@ -68,6 +69,7 @@ class PoolSettings(_Settings):
     )
     existing_pool_id: str | None = Field(
         default=None,
+        title="Existing Pool ID",
         description="Use this pool instead of a new one. It is neither changed nor deleted.",
         json_schema_extra={"pattern": _BATCH_ID},
     )
