@@ -23,6 +23,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.errors import without_secrets
 from tasks.outcomes import TaskOutcome
@@ -57,7 +58,9 @@ def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(publish)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            publish(*args, **kwargs)
+            # Prefect's client would try a server that is away for more than a minute, while the pool bills.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                publish(*args, **kwargs)
         except Exception as error:
             get_run_logger().warning("Artifact not written: %s", without_secrets(str(error)))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from tasks.settings import Run
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, eventually
 from tests.flow.test_steps import in_flow, make_job, make_pool, pace, run
+from tests.flow.test_top_words import left_over
 
 __all__ = ["run"]
 
@@ -60,45 +64,72 @@ def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_total
     assert max(len(rows) for rows, _ in shown) <= 4
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_server() -> Iterator[Deployed]:
-    """A Prefect server that the test may stop; it gets nothing deployed and no worker."""
+    """A Prefect server that a test may stop, and the last one kill; it gets nothing deployed and no worker."""
     server = Deployed.starting()
     eventually("the server", server.healthy)
     yield server
-    server.server.send_signal(signal.SIGCONT)
-    server.stop()
+    if server.server.poll() is None:
+        server.server.send_signal(signal.SIGCONT)
+        server.stop()
+    shutil.rmtree(server.home, ignore_errors=True)
 
 
-def test_a_prefect_server_that_does_not_answer_for_a_while_fails_nothing(
-    azure: Azure, azure_settings: dict[str, str], own_server: Deployed, tmp_path: Path
-) -> None:
-    """Stopped when the tasks are queued, and let go on when Batch has completed all of them."""
+@contextmanager
+def running(server: Deployed, azure_settings: dict[str, str], output: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, as far as its having added its Batch tasks."""
     command = [sys.executable, "-m", "flows.top_words", str(DATA), "--top-n", "1", "--delay", "1"]
-    environment = {**own_server.environment, **azure_settings}
     with subprocess.Popen(
-        [*command, "--output", str(tmp_path)],
+        [*command, "--output", str(output)],
         cwd=DATA.parent,
-        env=environment,
+        env={**server.environment, **azure_settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
         assert process.stdout
-        lines = []
         for line in process.stdout:
-            lines.append(line)
             if "Batch tasks added to job" in line:
-                os.kill(own_server.server.pid, signal.SIGSTOP)
-                eventually("all Batch tasks to have completed", lambda: all_completed(azure))
-                os.kill(own_server.server.pid, signal.SIGCONT)
-    assert process.returncode == 0, "".join(lines)
-    (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.glob("*_OUTPUT.txt")) == [
-        f"{name}_OUTPUT.txt" for name in ("clouds", "harbour", "kitchen")
-    ]
+                break
+        yield process
+        process.kill()
+
+
+def outputs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*/*_OUTPUT.txt"))
+
+
+ALL = [f"{name}_OUTPUT.txt" for name in ("clouds", "harbour", "kitchen")]
+
+
+def test_a_prefect_server_that_does_not_answer_for_a_while_fails_nothing(
+    azure: Azure, azure_settings: dict[str, str], own_server: Deployed, tmp_path: Path
+) -> None:
+    with running(own_server, azure_settings, tmp_path) as process:
+        os.kill(own_server.server.pid, signal.SIGSTOP)
+        eventually("all Batch tasks to have completed", lambda: all_completed(azure))
+        os.kill(own_server.server.pid, signal.SIGCONT)
+        rest, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, rest
+    assert outputs(tmp_path) == ALL
     (ended,) = own_server.runs()
     assert ended.state_name == "Completed"
+
+
+def test_without_its_prefect_server_a_run_still_counts_downloads_and_cleans_up(
+    azure: Azure, azure_settings: dict[str, str], own_server: Deployed, tmp_path: Path
+) -> None:
+    """Prefect itself then tries for minutes to tell its server, by which time nothing is left that could bill."""
+    with running(own_server, azure_settings, tmp_path) as process:
+        assert process.stdout
+        os.killpg(own_server.server.pid, signal.SIGKILL)
+        for line in process.stdout:
+            if re.search(r"Pool \S+ is being deleted", line):
+                break
+        eventually("the accounts to be empty", lambda: not left_over(azure))
+    assert outputs(tmp_path) == ALL
+    assert list(tmp_path.glob("*/summary.csv"))
 
 
 def all_completed(azure: Azure) -> bool:
