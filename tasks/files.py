@@ -50,9 +50,10 @@ class Uploads:
 
 
 @step("2 upload files")
-def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_script: Path = NODE_SCRIPT) -> Uploads:
+def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_script: Path | None = None) -> Uploads:
     """Upload the node script and the input files; a blob that is there with the same content is not sent again."""
-    script = InputFile(path=node_script, blob_name=node_script.name, size=node_script.stat().st_size)
+    path = node_script or NODE_SCRIPT
+    script = InputFile(path=path, blob_name=path.name, size=path.stat().st_size)
     with azure.blobs() as blobs:
         uploads = Uploads(
             node_script=_upload(azure, blobs, run, Role.APPLICATION, [script])[0],

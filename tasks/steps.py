@@ -89,7 +89,12 @@ def _observed(name: str, function: Callable[P, R]) -> Callable[P, R]:
         except AzureError as error:
             raise ServiceError.of(error) from None
         finally:
-            if (times := _step_times.get()) is not None:
-                times.append(StepTime(name=name, began=began, seconds=time.monotonic() - start))
+            _note(StepTime(name=name, began=began, seconds=time.monotonic() - start))
 
     return call
+
+
+def _note(step_time: StepTime) -> None:
+    # A function of its own: Prefect pickles flows to serve them, with the globals of each wrapper in them.
+    if (times := _step_times.get()) is not None:
+        times.append(step_time)

@@ -114,7 +114,7 @@ class Deployed:
         try:
             if self.worker:
                 self.kill_worker()
-            for run in self.runs():
+            for run in self.runs() if self.answers() else ():
                 if run.state_name not in FINAL and run.infrastructure_pid:
                     with suppress(ProcessLookupError):
                         self.kill(run.id)
@@ -125,6 +125,9 @@ class Deployed:
 
     def healthy(self) -> bool:
         assert self.server.poll() is None, self.output("server")
+        return self.answers()
+
+    def answers(self) -> bool:
         with suppress(httpx.TransportError):
             return httpx.get(f"{self.api_url}/health").status_code == 200
         return False
