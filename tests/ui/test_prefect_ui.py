@@ -171,6 +171,18 @@ def test_what_the_form_cannot_see_the_flow_refuses_in_words_before_anything_exis
     assert left_over(accounts, runs.refused) == []
 
 
+@pytest.fixture(scope="module")
+def cancelled(ui: PrefectUI, deployed: Deployed, runs: Runs) -> UUID:
+    """A run in whose midst somebody has clicked Cancel."""
+    deployed.wait_for_log(runs.endless, "2 running, 1 queued")
+    ui.cancel(runs.endless)
+    return runs.endless
+
+
+def test_a_run_can_be_cancelled_while_its_tasks_run(deployed: Deployed, cancelled: UUID) -> None:
+    deployed.wait(cancelled, "Cancelling", "Cancelled")  # what it leaves is looked at below, when it has ended
+
+
 # A run, from its form to its report
 
 
@@ -197,7 +209,7 @@ def test_the_form_starts_a_run_with_its_values(from_the_form: UUID, deployed: De
     assert given["pool"]["dedicated_nodes"] == 2
 
 
-def test_while_it_runs_progress_states_and_log_move(ui: PrefectUI, deployed: Deployed, from_the_form: UUID) -> None:
+def test_while_it_runs_progress_states_and_log_show_it(ui: PrefectUI, deployed: Deployed, from_the_form: UUID) -> None:
     deployed.wait_for_log(from_the_form, "2 running, 1 queued")
     progress = ui.artifact(from_the_form, "batch-task-progress")
     expect(progress.get_by_text("Progress: 0%")).to_be_visible()
@@ -210,6 +222,81 @@ def test_while_it_runs_progress_states_and_log_move(ui: PrefectUI, deployed: Dep
     ]
     log = ui.log(from_the_form, newest_first=True)
     expect(log.filter(has_text="2 running, 1 queued")).to_be_visible()
+
+
+# Meanwhile: runs that end otherwise
+
+
+def test_a_run_that_was_cancelled_leaves_nothing_and_says_so(
+    ui: PrefectUI, deployed: Deployed, accounts: Azure, cancelled: UUID
+) -> None:
+    deployed.wait(cancelled, "Cancelled")
+    expect(ui.run(cancelled).get_by_text("Cancelled", exact=True)).to_be_visible()
+    log = ui.log(cancelled, newest_first=True)
+    expect(log.filter(has_text=f"Pool {named(cancelled).pool_id} is being deleted")).to_be_visible()
+    assert left_over(accounts, cancelled) == []
+    report = ui.artifact(cancelled, "run-report")
+    expect(report.get_by_role("row", name="deleted containers, job, pool")).to_be_visible()
+
+
+def spoil_two_files(azure: Azure, run: Run) -> None:
+    """Take one input away, and let somebody else hold the blob to which the output of another goes."""
+    with azure.blobs() as blobs:
+        blobs.get_blob_client(run.container(Role.INPUT), "kitchen.txt").delete_blob()
+        output = blobs.get_blob_client(run.container(Role.OUTPUT), "harbour_OUTPUT.txt")
+        output.upload_blob(b"")
+        output.acquire_lease(lease_duration=60)
+
+
+def test_why_files_failed_is_in_the_log_and_in_the_report(
+    ui: PrefectUI, deployed: Deployed, accounts: Azure, runs: Runs
+) -> None:
+    deployed.wait_for_log(runs.troubled, "3 Batch tasks added")
+    spoil_two_files(accounts, named(runs.troubled))
+    runs.gate.touch()
+    deployed.wait(runs.troubled, "Failed")
+    stderr = "harbour_OUTPUT.txt failed: HTTP 412 LeaseIdMissing"
+    log = ui.log(runs.troubled, errors_only=True)
+    expect(
+        log.filter(has_text="Batch task topNtask1 (harbour.txt) could not upload, exit code 74").first
+    ).to_be_visible()
+    expect(log.filter(has_text=stderr).first).to_be_visible()
+    expect(log.filter(has_text="Batch task topNtask2 (kitchen.txt) could not fetch its file").first).to_be_visible()
+
+    report = ui.artifact(runs.troubled, "run-report")
+    expect(report.get_by_text("3 files: 1 succeeded, 2 failed").first).to_be_visible()
+    expect(report.get_by_role("heading", name="2 files without output")).to_be_visible()
+    for file, cause in [("harbour.txt", "could not upload"), ("kitchen.txt", "could not fetch its file")]:
+        expect(report.get_by_role("heading", name=file)).to_be_visible()
+        expect(report.get_by_role("listitem").filter(has_text=f"cause: {cause}")).to_be_visible()
+    expect(report.locator("pre").filter(has_text=stderr)).to_be_visible()
+
+    states = cells(ui.artifact(runs.troubled, "batch-task-states").get_by_role("table"))
+    assert [row[2] for row in states] == ["completed", "failed: could not upload", "failed: could not fetch its file"]
+    by_file = ui.artifact(runs.troubled, "top-words-by-file")
+    expect(by_file.get_by_text("without harbour.txt, kitchen.txt")).to_be_visible()
+
+
+def test_why_no_node_starts_is_in_the_log_and_on_the_page_of_the_report(
+    ui: PrefectUI, deployed: Deployed, runs: Runs
+) -> None:
+    deployed.wait(runs.unstartable, "Failed")
+    log = ui.log(runs.unstartable, errors_only=True)
+    for said in ("the start task ended with exit code 7", "stderr: the disk is full"):
+        expect(log.filter(has_text=said).first).to_be_visible()
+    page = ui.artifact(runs.unstartable, "run-report")
+    expect(page.get_by_text("3 files: 0 succeeded, 0 failed, 3 did not finish").first).to_be_visible()
+    assert page.get_by_role("listitem").filter(has_text="cause: did not get to its end").count() == 3
+    state_message = page.get_by_role("complementary")  # beside the report
+    expect(state_message.get_by_text("the disk is full")).to_be_visible()
+
+
+# And on with the run
+
+
+def test_when_its_tasks_have_completed_progress_states_and_log_have_moved(
+    ui: PrefectUI, deployed: Deployed, from_the_form: UUID
+) -> None:
     deployed.wait(from_the_form, "Paused")
     log = ui.log(from_the_form, newest_first=True)
     expect(log.filter(has_text="3 of 3 Batch tasks completed (3 succeeded, 0 failed)")).to_be_visible()
@@ -266,68 +353,3 @@ def test_the_summary_is_two_tables(ui: PrefectUI, deployed: Deployed, from_the_f
     assert len(by_file) == 9
     overall = cells(ui.artifact(from_the_form, "top-words-overall").get_by_role("table"))
     assert overall[0] == ["1", "the", "64", "64", "3"]
-
-
-# Runs that end otherwise
-
-
-def test_a_run_that_is_cancelled_in_the_ui_leaves_nothing(
-    ui: PrefectUI, deployed: Deployed, accounts: Azure, runs: Runs
-) -> None:
-    deployed.wait_for_log(runs.endless, "2 running, 1 queued")
-    ui.cancel(runs.endless)
-    deployed.wait(runs.endless, "Cancelled")
-    expect(ui.run(runs.endless).get_by_text("Cancelled", exact=True)).to_be_visible()
-    log = ui.log(runs.endless, newest_first=True)
-    expect(log.filter(has_text=f"Pool {named(runs.endless).pool_id} is being deleted")).to_be_visible()
-    assert left_over(accounts, runs.endless) == []
-    report = ui.artifact(runs.endless, "run-report")
-    expect(report.get_by_role("row", name="deleted containers, job, pool")).to_be_visible()
-
-
-def spoil_two_files(azure: Azure, run: Run) -> None:
-    """Take one input away, and let somebody else hold the blob to which the output of another goes."""
-    with azure.blobs() as blobs:
-        blobs.get_blob_client(run.container(Role.INPUT), "kitchen.txt").delete_blob()
-        output = blobs.get_blob_client(run.container(Role.OUTPUT), "harbour_OUTPUT.txt")
-        output.upload_blob(b"")
-        output.acquire_lease(lease_duration=60)
-
-
-def test_why_files_failed_is_in_the_log_and_in_the_report(
-    ui: PrefectUI, deployed: Deployed, accounts: Azure, runs: Runs
-) -> None:
-    deployed.wait_for_log(runs.troubled, "3 Batch tasks added")
-    spoil_two_files(accounts, named(runs.troubled))
-    runs.gate.touch()
-    deployed.wait(runs.troubled, "Failed")
-    stderr = "harbour_OUTPUT.txt failed: HTTP 412 LeaseIdMissing"
-    log = ui.log(runs.troubled, errors_only=True)
-    expect(
-        log.filter(has_text="Batch task topNtask1 (harbour.txt) could not upload, exit code 74").first
-    ).to_be_visible()
-    expect(log.filter(has_text=stderr).first).to_be_visible()
-    expect(log.filter(has_text="Batch task topNtask2 (kitchen.txt) could not fetch its file").first).to_be_visible()
-
-    report = ui.artifact(runs.troubled, "run-report")
-    expect(report.get_by_text("3 files: 1 succeeded, 2 failed").first).to_be_visible()
-    expect(report.get_by_role("heading", name="2 files without output")).to_be_visible()
-    for file, cause in [("harbour.txt", "could not upload"), ("kitchen.txt", "could not fetch its file")]:
-        expect(report.get_by_role("heading", name=file)).to_be_visible()
-        expect(report.get_by_role("listitem").filter(has_text=f"cause: {cause}")).to_be_visible()
-    expect(report.locator("pre").filter(has_text=stderr)).to_be_visible()
-
-    states = cells(ui.artifact(runs.troubled, "batch-task-states").get_by_role("table"))
-    assert [row[2] for row in states] == ["completed", "failed: could not upload", "failed: could not fetch its file"]
-    by_file = ui.artifact(runs.troubled, "top-words-by-file")
-    expect(by_file.get_by_text("without harbour.txt, kitchen.txt")).to_be_visible()
-
-
-def test_why_no_node_starts_is_in_the_log_and_in_the_report(ui: PrefectUI, deployed: Deployed, runs: Runs) -> None:
-    deployed.wait(runs.unstartable, "Failed")
-    log = ui.log(runs.unstartable, errors_only=True)
-    for said in ("the start task ended with exit code 7", "stderr: the disk is full"):
-        expect(log.filter(has_text=said).first).to_be_visible()
-    report = ui.artifact(runs.unstartable, "run-report")
-    expect(report.get_by_text("3 files: 0 succeeded, 0 failed, 3 did not finish").first).to_be_visible()
-    expect(report.get_by_text("the disk is full").first).to_be_visible()
