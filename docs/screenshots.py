@@ -1,6 +1,6 @@
 """Make the pictures of the docs: runs of the deployments on a real Prefect server, in headless Chromium.
 
-python -m docs.screenshots        # needs Debian's chromium package; takes about a minute
+python -m docs.screenshots        # needs Debian's chromium package; takes about two minutes
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def pictures(ui: PrefectUI) -> None:
     camera.of_a_run("run.png", run, "Finished in state Completed()")
     report = ui.artifact(run, "run-report")
     expect(report.get_by_role("img", name="Timeline")).to_be_visible()
-    camera.of_the_page("report.png", 1300)
+    camera.of_the_page("report.png", 1440)
 
 
 def of_one_that_asks(ui: PrefectUI, camera: Camera, run_id: UUID) -> None:
