@@ -4,7 +4,7 @@ python -m flows.sweep            # a dry run: says what there is, and deletes no
 python -m flows.sweep --delete
 """
 
-from __future__ import annotations
+# No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
 
 import sys
 from collections.abc import Sequence

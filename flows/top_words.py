@@ -3,7 +3,7 @@
 python -m flows.top_words 'texts/*.txt' --top-n 10
 """
 
-from __future__ import annotations
+# No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
 
 from datetime import datetime
 from typing import Annotated
@@ -88,10 +88,10 @@ def top_words(
     with where as azure, timed_steps() as times:
         check_accounts(azure, pool, results)
         outcomes, to_count = results.sort(files)
-        monitored = None
         chronicle = Chronicle(
             azure=azure, run=run, name=flow_run.name, results=results, allow_failures=allow_failures, steps=times
         )
+        chronicle.outcomes = outcomes
         try:
             if to_count:  # all of them, unless an earlier try of this run has counted some
                 create_containers(azure, run, clean_up.containers)
@@ -101,6 +101,7 @@ def top_words(
                 batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
                 patience = Patience(limits=limits, pool=pool)
                 monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
+                chronicle.problem = given_up(monitored)
                 outcomes = chronicle.outcomes = in_order(files, outcomes, outcomes_of(monitored))
                 download_output(azure, run, uploads, outcomes, results)
             summary = chronicle.summary = summarise(outcomes, results, top_n)
@@ -119,7 +120,7 @@ def top_words(
 
     for delete in deletes.values():
         delete.result()
-    return complete(summary, outcomes, allow_failures, given_up(monitored))
+    return complete(summary, outcomes, allow_failures, chronicle.problem)
 
 
 if __name__ == "__main__":

@@ -144,12 +144,12 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
             "file": outcome.file,
             "state": _state(outcome),
             "exit code": outcome.exit_code,
-            "node": short_node(outcome.node),
             "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
+            "stderr": outcome.stderr[-_LONGEST_CELL:] or None,
+            "failure": without_secrets(str(outcome.failure)) if outcome.failure else None,
+            "node": short_node(outcome.node),
             "retries": outcome.retries,
             "requeues": outcome.requeues,
-            "failure": without_secrets(str(outcome.failure)) if outcome.failure else None,
-            "stderr": outcome.stderr[-_LONGEST_CELL:] or None,
         }
         for outcome in shown
     ]

@@ -94,7 +94,7 @@ class Azure:
 
     def describe(self) -> str:
         batch, storage = self.batch_account, self.storage_account
-        return f"Batch account {batch.name} at {batch.endpoint}, storage account {storage.name} at {storage.endpoint}"
+        return f"Batch account {batch.name} ({batch.endpoint}) and storage account {storage.name} ({storage.endpoint})"
 
 
 class Signer:

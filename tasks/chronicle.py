@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 from tasks.artifacts import publish_report
 from tasks.azure import Azure
+from tasks.errors import TopWordsError
 from tasks.events import CleanedUp, RunEvents
 from tasks.outcomes import TaskOutcome
 from tasks.pool import UsedPool
@@ -36,6 +37,7 @@ class Chronicle:
     pool: UsedPool | None = None
     outcomes: Sequence[TaskOutcome] = ()
     summary: Summary | None = None
+    problem: TopWordsError | None = None  # why waiting was given up
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def close(self, clean_up: CleanUp, done: Sequence[str]) -> None:
@@ -89,7 +91,7 @@ class Chronicle:
             vm_size=pool.vm_size,
             dedicated_nodes=pool.dedicated_nodes,
             spot_nodes=pool.spot_nodes,
-            steps=[(step.name, step.seconds) for step in self.steps],
+            steps=[(step.name, step.seconds) for step in sorted(self.steps, key=lambda step: step.began)],
             pool_seconds=alive,
             node_seconds=None if alive is None else alive * pool.dedicated_nodes,
             spot_node_seconds=(alive or 0) * pool.spot_nodes,
@@ -102,6 +104,7 @@ class Chronicle:
             kept=kept,
             pool_kept="pool" in kept and pool.own,
             nodes_until=self.run.until,
+            problem=str(self.problem or ""),
             top_words=self._top_words(),
         )
 

@@ -79,9 +79,9 @@ def outcomes_of(monitored: State[list[TaskOutcome]]) -> list[TaskOutcome]:
     return monitored.result()
 
 
-def given_up(monitored: State[list[TaskOutcome]] | None) -> TopWordsError | None:
+def given_up(monitored: State[list[TaskOutcome]]) -> TopWordsError | None:
     """Why waiting ended before all tasks had completed, or None where it did not."""
-    result = monitored.result(raise_on_failure=False) if monitored else None
+    result = monitored.result(raise_on_failure=False)
     return result if isinstance(result, TopWordsError) else None
 
 

@@ -55,6 +55,7 @@ class RunFacts:
     deleted: Sequence[str] = ()
     kept: Sequence[str] = ()
     pool_kept: bool = False
+    problem: str = ""  # why waiting for the Batch tasks was given up
     nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
     top_words: Sequence[tuple[str, int]] = ()
     price_per_hour: float | None = None
@@ -66,6 +67,7 @@ def report(facts: RunFacts) -> str:
     parts = [
         f"# {_plain(facts.run_name)}",
         f"**{result_line(facts)}**",
+        _problem(facts.problem),
         _plain(facts.where),
         _overview(facts),
         _failures(facts),
@@ -76,6 +78,12 @@ def report(facts: RunFacts) -> str:
         parts.append(f"## Batch tasks\n\n![Timeline]({timeline(facts.outcomes, facts.ended)})\n\n{_durations(facts)}")
     parts += [_steps(facts), _cost(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _problem(text: str) -> str:
+    """As a block of its own, for it may end with lines of stderr."""
+    lines = without_secrets(text)[:STDERR_CHARACTERS].splitlines()
+    return "\n".join(f"> {_plain(line)}  " for line in lines)
 
 
 def result_line(facts: RunFacts) -> str:

@@ -99,10 +99,10 @@ def log_levels(
     with where as azure, timed_steps() as times:
         check_accounts(azure, pool, results)
         outcomes, to_count = results.sort(files)
-        monitored = None
         chronicle = Chronicle(
             azure=azure, run=run, name=flow_run.name, results=results, allow_failures=allow_failures, steps=times
         )
+        chronicle.outcomes = outcomes
         try:
             if to_count:
                 create_containers(azure, run, clean_up.containers)
@@ -112,10 +112,13 @@ def log_levels(
                 batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
                 patience = Patience(limits=limits, pool=pool)
                 monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
+                chronicle.problem = given_up(monitored)
                 outcomes = chronicle.outcomes = in_order(files, outcomes, outcomes_of(monitored))
                 download_output(azure, run, uploads, outcomes, results)
             summary = summarise(outcomes, results, levels)
-            clean_up = ask(clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting())
+            clean_up = ask(
+                clean_up.of_pool(pool), summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+            )
         finally:
             deletes = {
                 "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
@@ -127,7 +130,7 @@ def log_levels(
 
     for delete in deletes.values():
         delete.result()
-    return complete(summary, allow_failures, given_up(monitored))
+    return complete(summary, allow_failures, chronicle.problem)
 
 
 def refuse_bad_levels(levels: Sequence[str]) -> None:

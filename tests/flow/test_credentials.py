@@ -90,8 +90,8 @@ def saved(prefect_server: None) -> Saved:
 def test_one_command_saves_the_accounts_of_the_environment(saved: Saved) -> None:
     assert (saved.code, saved.errors) == (0, "")
     assert saved.output == (
-        "Saved the block 'production': Batch account mybatch at https://mybatch.westeurope.batch.azure.com, "
-        "storage account mystorage at https://mystorage.blob.core.windows.net\n"
+        "Saved the block 'production': Batch account mybatch (https://mybatch.westeurope.batch.azure.com) "
+        "and storage account mystorage (https://mystorage.blob.core.windows.net)\n"
         'Name it in the parameters of a run or of a deployment: accounts: "production"\n'
     )
 

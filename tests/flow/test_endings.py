@@ -70,7 +70,12 @@ if "bad.txt" in os.environ["INPUT_FILE"]:
 os.execv(sys.executable, [sys.executable, {script!r}, *sys.argv[1:]])
 """
 # From a source: what the runs are started from is then the flow's file, as with a worker.
-_SERVE = "from flows.top_words import top_words; top_words.serve(name='served', pause_on_shutdown=False)"
+_SERVE = """
+from pathlib import Path
+from flows.top_words import top_words
+flow = top_words.from_source(source=Path.cwd(), entrypoint="flows/top_words.py:top_words")
+flow.serve(name="served", pause_on_shutdown=False)
+"""
 
 
 # The flow on this machine alone, in a forked process.
