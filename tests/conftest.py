@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from local_azure.embedded import embedded_azure
 from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure
+
+# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

@@ -21,6 +21,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
@@ -53,7 +54,7 @@ class Asked:
     def __init__(self, clean_up: CleanUp, seconds: float = 60, through: str | None = None) -> None:
         self.client: SyncPrefectClient = get_client(sync_client=True)
         self.state: State[CleanUp] | None = None
-        known = {run.id for run in self.client.read_flow_runs()}
+        known = {run.id for run in self._latest()}
         url = through or get_current_settings().api.url
 
         def body() -> None:
@@ -64,8 +65,11 @@ class Asked:
         self.thread.start()
         self.run = eventually(
             "a paused run",
-            lambda: [run for run in self.client.read_flow_runs() if run.id not in known and run.state_name == "Paused"],
+            lambda: [run for run in self._latest() if run.id not in known and run.state_name == "Paused"],
         )[0]
+
+    def _latest(self) -> list[FlowRun]:
+        return self.client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=50)
 
     def keys(self) -> dict[str, str]:
         assert self.run.state

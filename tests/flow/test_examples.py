@@ -34,7 +34,11 @@ def left_over(azure: Azure) -> list[str]:
     with azure.batch() as batch, azure.blobs() as blobs:
         pools = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
         jobs = [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
-        return pools + jobs + [f"container {container.name}" for container in blobs.list_containers()]
+        return (
+            pools
+            + jobs
+            + [f"container {container.name}" for container in blobs.list_containers(name_starts_with="top-words")]
+        )
 
 
 def artifact_keys(flow_run_id: object) -> set[str]:

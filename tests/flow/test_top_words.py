@@ -28,7 +28,7 @@ import tasks.pool
 from flows.top_words import top_words
 from tasks.azure import Azure
 from tasks.errors import InputError, TasksFailed
-from tasks.settings import CleanUp, Disposal, PoolSettings
+from tasks.settings import PROJECT, CleanUp, Disposal, PoolSettings
 from tasks.summary import Summary
 from tests.conftest import DATA
 
@@ -52,11 +52,15 @@ def words(summary: Summary, file: str) -> list[tuple[str, int]]:
 
 
 def left_over(azure: Azure) -> list[str]:
-    """What is, or is becoming, of any run in the accounts; things that are being deleted do not count."""
+    """What is, or is becoming, of any run in the accounts; things that are being deleted do not count.
+
+    The accounts are shared with tests of the services, which leave containers of their own.
+    """
     with azure.batch() as batch, azure.blobs() as blobs:
         pools = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
         jobs = [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
-        return pools + jobs + [f"container {container.name}" for container in blobs.list_containers()]
+        containers = blobs.list_containers(name_starts_with=PROJECT)
+        return pools + jobs + [f"container {container.name}" for container in containers]
 
 
 @pytest.fixture(autouse=True)
