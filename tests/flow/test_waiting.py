@@ -171,7 +171,7 @@ def test_a_disabled_job_is_named_with_what_lets_it_go_on(
 def test_an_allocation_that_azure_may_still_grant_is_waited_for_and_said(
     troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faults.ask("timings", {"allocation": 0.3})
+    faults.ask("timings", {"allocation": 2})
     faults.ask("resizeerror", {"code": "AllocationFailed", "message": "No more of these today."})
     pool = own_pool(troubled, troubled_run)
     added = make_job(troubled, troubled_run, "true")
