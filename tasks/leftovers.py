@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from logging import Logger, LoggerAdapter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchJob, BatchJobUpdateOptions, BatchMetadataItem, BatchPool, BatchPoolUpdateOptions
@@ -22,7 +22,7 @@ from tasks.settings import PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 GRACE = timedelta(minutes=5)  # the machine that tagged a thing and the one that sweeps it may disagree about the time
 _GONE = {f"{kind}{how}" for kind in ("Pool", "Job", "Container") for how in ("NotFound", "BeingDeleted")}
 
-Log = Logger | LoggerAdapter[Any]
+Log: TypeAlias = "Logger | LoggerAdapter[Any]"  # as text: Python 3.10 knows no LoggerAdapter[]
 D = TypeVar("D")
 
 
