@@ -10,7 +10,6 @@ from datetime import timedelta
 
 from azure.batch import BatchClient
 from azure.batch.models import (
-    BatchAllTasksCompleteMode,
     BatchJobConstraints,
     BatchJobCreateOptions,
     BatchJobState,
@@ -83,14 +82,16 @@ class Job(Resource):
         return None if job.state == BatchJobState.DELETING else tags(job.metadata)
 
     def renew(self) -> None:
-        """The new time limit, and no end with the last task: there may be more to add. An ended job stays as it is."""
+        """The new time limit. An ended job stays as it is, and one that is to end with its last task goes on to do so.
+
+        Azure Batch refuses to turn the latter off again.
+        """
         job = self._batch.get_job(self._run.job_id)
         if job.state in ENDED_STATES or job.creation_time is None:
             return
         limit = self._run.expires - job.creation_time  # the service counts from the job's creation
         changes = BatchJobUpdateOptions(
             constraints=BatchJobConstraints(max_wall_clock_time=limit),
-            all_tasks_complete_mode=BatchAllTasksCompleteMode.NO_ACTION,
             metadata=metadata(self._tags),
         )
         try:
@@ -108,6 +109,16 @@ class Job(Resource):
     def has_ended(self) -> bool:
         return self._batch.get_job(self._run.job_id).state in ENDED_STATES
 
+    def has_ended_with_its_tasks(self) -> bool:
+        """Whether it ended because none was left to run, and not because somebody ended it."""
+        info = self._batch.get_job(self._run.job_id).execution_info
+        return info is not None and info.termination_reason == "AllTasksComplete"
+
+    def as_tagged(self) -> Job:
+        """The same, to be kept if the one that is there is."""
+        kept = (self.tags() or {}).get("kept") == "yes"
+        return Job(self._batch, self._run, self._pool_id, Disposal.KEEP if kept else Disposal.DELETE)
+
 
 @step("4 create job")
 def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposal: Disposal = Disposal.DELETE) -> str:
@@ -120,13 +131,7 @@ def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposa
         job = Job(batch, run, pool.id, disposal)
         created = make(run, job)
         if not created and job.has_ended():
-            earlier = look_for_earlier(azure, batch, run)
-            if left := [file for file in uploads.inputs if not earlier.has_counted(file)]:
-                logger.info("Job %s of an earlier try has ended with files not counted: it is replaced", run.job_id)
-                # First the outputs: that they are of another content, only the job's tasks can tell.
-                discard_outputs(azure, run, earlier, left)
-                remove(run, job)
-                created = make(run, job)
+            created = _replaced(azure, batch, run, job, uploads)
     how = "created" if created else "is there already"
     logger.info("Job %s %s on pool %s; it ends at %s at the latest", run.job_id, how, pool.id, run.until)
     return run.job_id
@@ -137,11 +142,19 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
     """Add a Batch task for each input file that has not been counted and is not about to be; returns all, in order."""
     with azure.batch() as batch:
         earlier = look_for_earlier(azure, batch, run)
-        new = [file for file in uploads.inputs if not (earlier.has_counted(file) or earlier.will_count(file, run))]
-        _discard(batch, run, earlier, new, uploads)
-        discard_outputs(azure, run, earlier, new)
-        added = [_added(file, earlier) for file in uploads.inputs]
-        add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file) for file in new])
+        new = _missing(earlier, run, uploads)
+        try:
+            _add(azure, batch, run, pool, uploads, work, earlier, new)
+        except ResourceExistsError as error:
+            # A job of an earlier try ends with the last of its tasks, which may have been just now.
+            job = Job(batch, run, pool.id)
+            if error_code(error) not in ENDED_CODES or not job.has_ended_with_its_tasks():
+                raise
+            _replaced(azure, batch, run, job.as_tagged(), uploads, new)
+            earlier = look_for_earlier(azure, batch, run)
+            new = _missing(earlier, run, uploads)
+            _add(azure, batch, run, pool, uploads, work, earlier, new)
+    added = [_added(file, earlier) for file in uploads.inputs]
     others = len(added) - len(new)
     get_run_logger().info(
         "%d Batch tasks added to job %s, one per input file%s",
@@ -150,6 +163,46 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
         f"; {others} of an earlier try are left as they are" if others else "",
     )
     return added
+
+
+def _replaced(
+    azure: Azure, batch: BatchClient, run: Run, job: Job, uploads: Uploads, outdated: Sequence[UploadedFile] = ()
+) -> bool:
+    """Replace a job that has ended, if some of the files are still to be counted; whether it did.
+
+    outdated: files whose output, if there is one, is not to be taken for theirs, although no task is left that says so.
+    """
+    earlier = look_for_earlier(azure, batch, run)
+    again = {file.task_id for file in outdated}
+    left = [file for file in uploads.inputs if file.task_id in again or not earlier.has_counted(file)]
+    if not left:
+        return False
+    get_run_logger().info("Job %s of an earlier try has ended with files not counted: it is replaced", run.job_id)
+    # First the outputs: that they are of another content, only the job's tasks can tell.
+    discard_outputs(azure, run, earlier, left)
+    remove(run, job)
+    return make(run, job)
+
+
+def _missing(earlier: Earlier, run: Run, uploads: Uploads) -> list[UploadedFile]:
+    """The files that have not been counted and are not about to be."""
+    return [file for file in uploads.inputs if not (earlier.has_counted(file) or earlier.will_count(file, run))]
+
+
+def _add(
+    azure: Azure,
+    batch: BatchClient,
+    run: Run,
+    pool: UsedPool,
+    uploads: Uploads,
+    work: Work,
+    earlier: Earlier,
+    new: Sequence[UploadedFile],
+) -> None:
+    _discard(batch, run, earlier, new, uploads)
+    discard_outputs(azure, run, earlier, new)
+    token = azure.signer(run.expires).write_token(run.container(Role.OUTPUT))  # one for all: Entra ID signs slowly
+    add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file, token) for file in new])
 
 
 @step("9 delete job")
@@ -178,14 +231,13 @@ def _discard(batch: BatchClient, run: Run, earlier: Earlier, new: Sequence[Uploa
 
 
 def _batch_task(
-    azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Work, file: UploadedFile
+    azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Work, file: UploadedFile, token: str
 ) -> BatchTaskCreateOptions:
     files = [ResourceFile(http_url=file.sas_url, file_path=input_path(file))]
     script = '"$AZ_BATCH_NODE_SHARED_DIR"/' + uploads.node_script.blob_name
     if not pool.own:  # no start task of ours ran there, so the task brings the script along
         script = f"application/{uploads.node_script.blob_name}"
         files.append(ResourceFile(http_url=uploads.node_script.sas_url, file_path=script, file_mode="0755"))
-    token = azure.signer(run.expires).write_token(run.container(Role.OUTPUT))
     return BatchTaskCreateOptions(
         id=file.task_id,
         command_line=_command_line(azure, run, pool, work, script),

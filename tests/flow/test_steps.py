@@ -430,6 +430,27 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
         ]
 
 
+def test_a_job_that_ends_when_its_outdated_tasks_are_discarded_is_replaced(azure: Azure, run: Run) -> None:
+    pool = UsedPool(id=run.pool_id, slots_per_node=1, own=True)  # and none is there, so that no task begins
+    first = replace(run, started=run.started - timedelta(minutes=40))  # of 60: its SAS URLs end soon
+
+    def tries() -> list[AddedTask]:
+        added: list[AddedTask] = []
+        for each in (first, run):
+            uploads = upload(azure, each)
+            create_job(azure, each, pool, uploads, Disposal.KEEP)
+            added = add_tasks(azure, each, pool, uploads, WORK)
+        return added
+
+    assert [task.earlier for task in in_flow(tries)] == [False] * 3
+    with azure.batch() as batch:
+        job, tasks = batch.get_job(run.job_id), list(batch.list_tasks(run.job_id))
+    assert (job.state, job.all_tasks_complete_mode) == ("active", "terminatejob")
+    assert {item.name: item.value for item in job.metadata} == run.tags_for(Disposal.KEEP)
+    expires = [{item.name: item.value for item in task.environment_settings}["SAS_EXPIRES"] for task in tasks]
+    assert expires == [run.expires.isoformat()] * 3
+
+
 def test_tasks_for_a_job_that_ended_without_them_are_not_taken_for_added(azure: Azure, run: Run) -> None:
     make_job(azure, run, "true")
     with azure.batch() as batch:
