@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from azure.batch import BatchClient
 from azure.batch.models import (
     AllocationState,
+    AutoScaleRun,
     BatchJobState,
     BatchNode,
     BatchNodeState,
@@ -68,13 +69,25 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: boo
     if reasons and not may_pass:
         raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
     if not (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0):
-        if pool.auto_scale_run and own:  # not just created: its formula has been evaluated
-            error = pool.auto_scale_run.error
+        if own and (run := _evaluation(pool)):
+            error = run.error
             why = f"could not be computed: {error.message}" if error else "asks for none any more"
             raise TasksFailed(f"pool {pool.id} has no nodes, and its autoscale formula {why}")
         if not pool.enable_auto_scale:
             raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
     return reasons
+
+
+def _evaluation(pool: BatchPool) -> AutoScaleRun | None:
+    """That of the pool's present formula; None before there is one: Azure evaluates every few minutes, not at once.
+
+    All times are the service's own. It may take until the pool is steady for what an evaluation changed to be written.
+    """
+    run = pool.auto_scale_run
+    if run is None:
+        return None
+    settled = max(run.timestamp, pool.allocation_state_transition_time or run.timestamp)
+    return run if pool.last_modified <= settled else None
 
 
 def _paused(batch: BatchClient, job_id: str) -> str:
