@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tasks.outcomes import TaskOutcome
     from tasks.summary import Summary
 
-# A resource of the same name is still going away; creating it works once it is gone.
-_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted"}
+# What has to be over first: a resource of the same name that is still going away, or a pool's change of size.
+_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized"}
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _SIGN_IN = (
     "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"

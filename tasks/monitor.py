@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchTaskCounts
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
@@ -17,7 +17,7 @@ from tasks.artifacts import MOST_ROWS, TaskBoard
 from tasks.attempts import Attempts
 from tasks.azure import Azure
 from tasks.earlier import outputs_there
-from tasks.errors import RunTimeout, Stalled, TasksFailed, TopWordsError
+from tasks.errors import RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError, error_code
 from tasks.events import BatchTaskFailed, PoolReady, Preempted, RunEvents
 from tasks.events import Stalled as StalledEvent
 from tasks.logs import as_lines, with_stderr
@@ -112,23 +112,40 @@ class _Watch:
         self._logger = get_run_logger()
         self._said = ("", pace.now())
         self._alive = pace.now()  # when a task was last seen to run or to have ended
+        self._answered = pace.now()  # when the service last said how the tasks are
         self._completed = 0
         self._last: dict[str, TaskOutcome] = {}
         self._attempts = Attempts()
         self._preempted: set[str] = set()
         self._requeues = 0
         self._ready = False
-        self._helped = False
+        self._helped: datetime | None = None  # when dedicated nodes were asked for
 
     def until_all_have_completed(self) -> TopWordsError | None:
         """Look until all tasks have completed; returns why not, where that is given up."""
         try:
             for _ in self._pace.beats():
-                if self._look():
-                    return None
+                try:
+                    if self._look():
+                        return None
+                    self._answered = self._pace.now()
+                except AzureError as error:
+                    self._bear(error)
         except (TasksFailed, RunTimeout, Stalled) as problem:
             return problem
         raise AssertionError("beats do not end")
+
+    def _bear(self, error: AzureError) -> None:
+        """Go on where the answer may still come: the Batch tasks need nobody to watch them. Else raise."""
+        failure = ServiceError.of(error)
+        minutes = self._patience.limits.stall_minutes
+        now = self._pace.now()
+        if not failure.transient or now >= self._run.expires:
+            raise error
+        if now - self._answered >= timedelta(minutes=minutes):
+            said = f"no answer since {self._answered:%Y-%m-%d %H:%M:%S %Z} (stall_minutes is {minutes}): {failure}"
+            raise ServiceError(said, code=failure.code, transient=False) from None
+        self._logger.warning("Asking again how the Batch tasks are: %s", failure)
 
     def outcomes(self) -> list[TaskOutcome]:
         """What became of each task; of a job that is gone, what was known last and what its outputs tell."""
@@ -260,7 +277,8 @@ class _Watch:
             raise RunTimeout(f"the run reached its limit of {self._run.lifetime} with {left} Batch tasks not completed")
         idle = now - self._alive
         self._help_spot(idle)
-        if idle >= timedelta(minutes=self._patience.limits.stall_minutes):
+        still = now - max(self._alive, self._helped or self._alive)  # the nodes that were added get their time too
+        if still >= timedelta(minutes=self._patience.limits.stall_minutes):
             reason = (
                 f"no Batch task has run or ended since {self._alive:%Y-%m-%d %H:%M:%S %Z} "
                 f"(stall_minutes is {self._patience.limits.stall_minutes}); {self._said[0]}"
@@ -276,8 +294,13 @@ class _Watch:
         minutes = settings.dedicated_after_minutes
         if minutes is None or self._helped or not self._pool.own or idle < timedelta(minutes=minutes):
             return
-        Pool(self._batch, self._run, settings).add_dedicated()
-        self._helped = True
+        try:
+            Pool(self._batch, self._run, settings).add_dedicated()
+        except ResourceExistsError as error:
+            if error_code(error) != "PoolBeingResized":
+                raise
+            return  # asked for again at the next look
+        self._helped = self._pace.now()
         self._logger.warning(
             "Spot nodes have run no Batch task for %d minutes: %d dedicated nodes are added to pool %s",
             minutes,
