@@ -19,7 +19,7 @@ from tasks.steps import step
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
 _RULE = "-" * 30
-_MOST_NAMED, _MOST_FAILURES = 20, 10  # files in an error's first line, and failures in full
+_MOST_NAMED, _MOST_FAILURES = 20, 10  # files named in a line, and failures in full
 _MOST_PRINTED, _WIDEST = 30, 32  # rows and characters of a column, on the terminal
 
 
@@ -49,7 +49,7 @@ class Summary:
         by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
         parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
         if self.missing:
-            parts += ["", f"Without output: {', '.join(self.missing)}"]
+            parts += ["", f"Without output: {_listed(self.missing)}"]
         return "\n".join(parts)
 
 
@@ -108,9 +108,12 @@ def complete(
 
 
 def _lacking(summary: Summary, lacking: Sequence[TaskOutcome]) -> str:
-    names = ", ".join(outcome.file for outcome in lacking[:_MOST_NAMED])
-    more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
-    return f"the summary in {summary.folder} lacks {names}{more}"
+    return f"the summary in {summary.folder} lacks {_listed([outcome.file for outcome in lacking])}"
+
+
+def _listed(files: Sequence[str]) -> str:
+    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+    return ", ".join(files[:_MOST_NAMED]) + more
 
 
 def _failure_lines(outcome: TaskOutcome) -> str:
