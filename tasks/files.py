@@ -76,10 +76,17 @@ def download_output(
     counted = [file for file in uploads.inputs if file.blob_name in done]
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
-        paths = in_parallel(
-            lambda file: _download(container, file.output_name, results.path(file.output_name)), counted
-        )
-    results.remember({file.blob_name: file.md5 for file in counted})
+        there: dict[str, str] = {}
+
+        def fetch(file: UploadedFile) -> Path:
+            path = _download(container, file.output_name, results.path(file.output_name))
+            there[file.blob_name] = file.md5
+            return path
+
+        try:
+            paths = in_parallel(fetch, counted)
+        finally:  # also of a download that fails half-way
+            results.remember(there)
     logger = get_run_logger()
     logger.info("%d of %d output files downloaded to %s", len(paths), len(uploads.inputs), results.folder)
     if logs := download_logs(azure, run, outcomes, results):

@@ -104,6 +104,9 @@ def replace_job(service: Service, call: Call) -> Answer:
 def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answer:
     check_numbers(changes)
     document = row.document
+    if (document["onAllTasksComplete"], changes.get("onAllTasksComplete")) == ("terminatejob", "noaction"):
+        reason = "the automatic end of a job cannot be turned off again"
+        raise invalid_property("onAllTasksComplete", "noaction", reason)
     if constraints := changes.pop("constraints", None):
         document["constraints"] = {**document["constraints"], **constraints}
     if "poolInfo" in changes and changes["poolInfo"] != document["poolInfo"]:

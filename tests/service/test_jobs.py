@@ -216,3 +216,14 @@ def test_jobs_are_listed_and_filtered(client):
     assert [job.id for job in client.list_jobs(filter="priority gt 1 and startswith(id, 'T')")] == ["three", "two"]
     assert [job.id for job in client.list_jobs(filter="state eq 'ACTIVE' and not (id eq 'one')")] == ["three", "two"]
     assert [job.id for job in client.list_jobs(filter="creationTime lt DateTime'2020-01-01'")] == []
+
+
+def test_automatic_end_of_a_job_cannot_be_turned_off_again(client):
+    create_job(client)
+    ends = m.BatchAllTasksCompleteMode
+    client.create_task("job", task("one", "/bin/sleep 60"))
+    client.update_job("job", m.BatchJobUpdateOptions(all_tasks_complete_mode=ends.TERMINATE_JOB))
+    with pytest.raises(HttpResponseError) as refusal:
+        client.update_job("job", m.BatchJobUpdateOptions(all_tasks_complete_mode=ends.NO_ACTION))
+    assert (refusal.value.status_code, refusal.value.error.code) == (400, "InvalidPropertyValue")
+    assert client.get_job("job").all_tasks_complete_mode == "terminatejob"
