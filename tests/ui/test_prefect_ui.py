@@ -125,7 +125,7 @@ def test_the_form_has_each_parameter_with_its_description_its_widget_and_its_def
     }  # fmt: skip
     for title, value in numbers.items():
         expect(form.get_by_role("spinbutton", name=f"{title} (Optional)", exact=True)).to_have_value(value)
-    assert form.get_by_role("spinbutton").count() == len(numbers)
+    expect(form.get_by_role("spinbutton")).to_have_count(len(numbers))
     expect(form.get_by_role("textbox", name="Image")).to_have_value("canonical:ubuntu-24_04-lts:server")
     expect(form.get_by_role("textbox", name="output_folder")).to_have_value("results")
     for thing in ("Containers", "Job", "Pool"):
@@ -146,7 +146,7 @@ def test_the_older_form_has_the_same_parameters(ui: PrefectUI) -> None:
     form = ui.form(older=True)
     numbers = [field.input_value() for field in form.get_by_role("spinbutton").all()]
     assert numbers == ["10", "2", "0", "1", "1", "120", "60", "1", "30", "30", "0", "0"]
-    assert form.get_by_role("button", name="delete", exact=True).count() == 3
+    expect(form.get_by_role("button", name="delete", exact=True)).to_have_count(3)
     expect(form.get_by_text("How many words to list for each file.")).to_be_visible()
     expect(form.get_by_role("button", name="Add item")).to_be_visible()
 
@@ -286,7 +286,8 @@ def test_why_no_node_starts_is_in_the_log_and_on_the_page_of_the_report(
         expect(log.filter(has_text=said).first).to_be_visible()
     page = ui.artifact(runs.unstartable, "run-report")
     expect(page.get_by_text("3 files: 0 succeeded, 0 failed, 3 did not finish").first).to_be_visible()
-    assert page.get_by_role("listitem").filter(has_text="cause: did not get to its end").count() == 3
+    expect(page.get_by_role("listitem").filter(has_text="cause: did not get to its end")).to_have_count(3)
+    expect(page.get_by_text("the disk is full").first).to_be_visible()
     state_message = page.get_by_role("complementary")  # beside the report
     expect(state_message.get_by_text("the disk is full")).to_be_visible()
 
