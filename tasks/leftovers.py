@@ -11,16 +11,18 @@ from logging import Logger, LoggerAdapter
 from typing import Any, TypeAlias, TypeVar
 
 from azure.batch import BatchClient
-from azure.batch.models import BatchJob, BatchJobUpdateOptions, BatchMetadataItem, BatchPool, BatchPoolUpdateOptions
+from azure.batch.models import BatchJob, BatchJobUpdateOptions, BatchPool, BatchPoolUpdateOptions
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerProperties
 
 from tasks.azure import Azure
 from tasks.errors import ServiceError, error_code
+from tasks.pool import metadata, tags
 from tasks.settings import PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 
 GRACE = timedelta(minutes=5)  # the machine that tagged a thing and the one that sweeps it may disagree about the time
 _GONE = {f"{kind}{how}" for kind in ("Pool", "Job", "Container") for how in ("NotFound", "BeingDeleted")}
+_KEPT = {"kept": "yes"}  # the tag of what no sweep deletes
 
 Log: TypeAlias = "Logger | LoggerAdapter[Any]"  # as text: Python 3.10 knows no LoggerAdapter[]
 D = TypeVar("D")
@@ -199,13 +201,12 @@ class _Shelf:
         """Add to its tags that it is kept, so that no sweep deletes it."""
         if leftover.kind is Kind.CONTAINER:
             container = self._blobs.get_container_client(leftover.id)
-            metadata = container.get_container_properties().metadata or {}
-            container.set_container_metadata({**metadata, "kept": "yes"})
+            container.set_container_metadata({**(container.get_container_properties().metadata or {}), **_KEPT})
         elif leftover.kind is Kind.JOB:
-            items = _kept(self._batch.get_job(leftover.id).metadata)
+            items = metadata({**tags(self._batch.get_job(leftover.id).metadata), **_KEPT})
             self._batch.update_job(leftover.id, BatchJobUpdateOptions(metadata=items))
         else:
-            items = _kept(self._batch.get_pool(leftover.id).metadata)
+            items = metadata({**tags(self._batch.get_pool(leftover.id).metadata), **_KEPT})
             self._batch.update_pool(leftover.id, BatchPoolUpdateOptions(metadata=items))
 
 
@@ -258,11 +259,11 @@ def _unless_gone(act: Callable[[], D], otherwise: D) -> D:
 
 def _pool(pool: BatchPool) -> Leftover | None:
     nodes = {"dedicated_nodes": pool.current_dedicated_nodes or 0, "spot_nodes": pool.current_low_priority_nodes or 0}
-    return _leftover(Kind.POOL, pool.id, _tags(pool.metadata), pool.state, **nodes)
+    return _leftover(Kind.POOL, pool.id, tags(pool.metadata), pool.state, **nodes)
 
 
 def _job(job: BatchJob) -> Leftover | None:
-    return _leftover(Kind.JOB, job.id, _tags(job.metadata), job.state)
+    return _leftover(Kind.JOB, job.id, tags(job.metadata), job.state)
 
 
 def _container(container: ContainerProperties) -> Leftover | None:
@@ -270,17 +271,17 @@ def _container(container: ContainerProperties) -> Leftover | None:
     return _leftover(Kind.CONTAINER, container.name, container.metadata or {}, lease)
 
 
-def _leftover(kind: Kind, name: str | None, tags: Mapping[str, str], state: object, **nodes: int) -> Leftover | None:
+def _leftover(kind: Kind, name: str | None, tagged: Mapping[str, str], state: object, **nodes: int) -> Leftover | None:
     """The thing, if its tags say that a run of this project created it."""
-    if not name or tags.get("project") != PROJECT or not tags.get("flow_run"):
+    if not name or tagged.get("project") != PROJECT or not tagged.get("flow_run"):
         return None
     return Leftover(
         kind=kind,
         id=name,
-        flow_run=tags["flow_run"],
-        created=_time(tags.get("created")),
-        expires=_time(tags.get("expires")),
-        kept=tags.get("kept") == "yes",
+        flow_run=tagged["flow_run"],
+        created=_time(tagged.get("created")),
+        expires=_time(tagged.get("expires")),
+        kept=tagged.get("kept") == "yes",
         state=str(getattr(state, "value", state) or ""),
         **nodes,
     )
@@ -293,11 +294,3 @@ def _time(text: str | None) -> datetime | None:
         return time.astimezone(timezone.utc) if time.tzinfo else None
     except (ValueError, OverflowError):
         return None
-
-
-def _tags(items: list[BatchMetadataItem] | None) -> dict[str, str]:
-    return {item.name: item.value for item in items or ()}
-
-
-def _kept(items: list[BatchMetadataItem] | None) -> list[BatchMetadataItem]:
-    return [BatchMetadataItem(name=name, value=value) for name, value in {**_tags(items), "kept": "yes"}.items()]
