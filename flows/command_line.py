@@ -7,8 +7,8 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, NoReturn
-from uuid import UUID
 
+import httpx
 import typer
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 from prefect.utilities.urls import url_for
@@ -99,16 +99,13 @@ def command(
     )
     started = time.monotonic()
     with _azure_starting_ahead(inputs, top_n, delay, limits, accounts), _heartbeats_where_they_are_heard():
-        state = top_words(
-            inputs, top_n, pool, limits, output, clean_up, allow_failures, accounts, delay, return_state=True
-        )
-    summary = state.result(raise_on_failure=False)
-    if isinstance(summary, TopWordsError) and summary.summary:
-        print(f"\n{summary.summary}")
-    if not isinstance(summary, Summary):
-        _fail(str(summary) if isinstance(summary, TopWordsError) else f"{type(summary).__name__}: {summary}")
+        try:
+            # Not the run's state: what a server gives whose first answer was lost has no result in it.
+            summary = top_words(inputs, top_n, pool, limits, output, clean_up, allow_failures, accounts, delay)
+        except Exception as error:
+            _end_with(error, output)
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
-    print(_where_to_see(state.state_details.flow_run_id))
+    print(_where_to_see(summary))
 
 
 def main() -> None:
@@ -134,6 +131,21 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _end_with(error: Exception, output: str) -> NoReturn:
+    """The end of the command, with all that is known of a run that failed."""
+    if isinstance(error, httpx.HTTPError):  # of Prefect's client; that of Azure's is a TopWordsError
+        where = get_current_settings().api.url or "a temporary address"
+        _fail(
+            f"the Prefect server at {where} does not answer ({type(error).__name__}: {error}). The Batch work does not "
+            f"need it: what was counted is in the run's folder in {output}, and the log says what was cleaned up"
+        )
+    if not isinstance(error, TopWordsError):
+        _fail(f"{type(error).__name__}: {error}")
+    if error.summary:
+        print(f"\n{error.summary}\n\n{_where_to_see(error.summary)}")
+    _fail(str(error))
+
+
 def _azure_starting_ahead(
     inputs: list[str], top_n: int, delay: float, limits: TimeLimits, accounts: str | None
 ) -> AbstractContextManager[None]:
@@ -153,8 +165,7 @@ def _heartbeats_where_they_are_heard() -> AbstractContextManager[object]:
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
-def _where_to_see(flow_run_id: UUID | None) -> str:
-    page = url_for("flow-run", obj_id=flow_run_id) if get_current_settings().api.url else None
-    return "See this run in the Prefect UI: " + (
-        page or f"make ui, then http://127.0.0.1:4200/runs/flow-run/{flow_run_id}"
-    )
+def _where_to_see(summary: Summary) -> str:
+    id = summary.flow_run_id
+    page = url_for("flow-run", obj_id=id) if get_current_settings().api.url else None
+    return "See this run in the Prefect UI: " + (page or f"make ui, then http://127.0.0.1:4200/runs/flow-run/{id}")

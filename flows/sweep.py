@@ -247,9 +247,8 @@ def command(
 ) -> None:
     """Find what runs of top-words have left in the accounts, and delete what has expired."""
     state = sweep(delete, flow_run, include_kept, accounts, return_state=True)
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, BaseException):
-        print(f"\nError: {error}", file=sys.stderr)
+    if not state.is_completed():
+        print(f"\nError: {state.result(raise_on_failure=False)}", file=sys.stderr)
         raise typer.Exit(1)
     print(f"\n{state.message}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from tasks.artifacts import publish_summary, short_node
 from tasks.errors import TasksFailed, TopWordsError
@@ -38,12 +39,15 @@ class Summary:
     missing: the files without output, because their Batch task failed; both bounds are without them.
 
     folder: where the output files and the tables as CSV are.
+
+    flow_run_id: of the flow run that made it.
     """
 
     by_file: pd.DataFrame
     overall: pd.DataFrame
     folder: Path
     missing: tuple[str, ...] = ()
+    flow_run_id: str = ""
 
     def __str__(self) -> str:
         by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
@@ -74,6 +78,7 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
         overall=words_overall(outputs, top_n),
         folder=results.folder,
         missing=tuple(outcome.file for outcome in missing(outcomes)),
+        flow_run_id=str(flow_run.id),
     )
     summary.by_file.to_csv(results.path(BY_FILE), index=False)
     summary.overall.to_csv(results.path(OVERALL), index=False)

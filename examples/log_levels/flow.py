@@ -181,6 +181,7 @@ def complete(summary: LogLevels, allow_failures: int, problem: TopWordsError | N
 
 
 if __name__ == "__main__":
-    state = log_levels(sys.argv[1:] or [str(HERE / "logs")], return_state=True)
-    result = state.result(raise_on_failure=False)
-    sys.exit(f"Error: {result}") if isinstance(result, BaseException) else print(result)
+    try:
+        print(log_levels(sys.argv[1:] or [str(HERE / "logs")]))
+    except TopWordsError as error:
+        sys.exit(f"Error: {error}")

@@ -33,6 +33,7 @@ import tasks.job
 from flows import top_words as flow_module
 from flows.top_words import top_words
 from tasks.azure import Azure
+from tasks.errors import TopWordsError
 from tasks.monitor import monitor_tasks
 from tasks.pace import Pace
 from tasks.settings import PoolSettings
@@ -150,21 +151,18 @@ class Runs:
         with self._proxies.passage(self._settings, decide, hold_nodes=True, rewrite=rewrite) as passage:
             here = _Run(self.accounts, passage)
             _here.set(here)
-            state = top_words(
-                inputs=[str(self._texts)],
-                top_n=2,
-                pool=PoolSettings(dedicated_nodes=1, slots_per_node=2),
-                output_folder=str(self._results),
-                return_state=True,
-            )
-            result = state.result(raise_on_failure=False)
-        return Outcome(
-            run=passage.run,
-            ended=_ended(result, here) if isinstance(result, Summary) and state.is_completed() else None,
-            error="" if isinstance(result, Summary) else f"{type(result).__name__}: {result}",
-            calls=passage.calls,
-            faulted=passage.faulted,
-        )
+            ended, error = None, ""
+            try:
+                summary = top_words(
+                    inputs=[str(self._texts)],
+                    top_n=2,
+                    pool=PoolSettings(dedicated_nodes=1, slots_per_node=2),
+                    output_folder=str(self._results),
+                )
+                ended = _ended(summary, here)
+            except TopWordsError as problem:
+                error = repr(problem)
+        return Outcome(run=passage.run, ended=ended, error=error, calls=passage.calls, faulted=passage.faulted)
 
     def run_each(self, decisions: Sequence[Decide]) -> list[Outcome]:
         with ThreadPoolExecutor(AT_A_TIME) as pool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from azure.batch.models import (
     BatchPoolCreateOptions,
@@ -19,12 +20,15 @@ from azure.batch.models import (
     BatchVmImageReference,
     VirtualMachineConfiguration,
 )
+from prefect.client.base import PrefectHttpxSyncClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
+from typer.testing import CliRunner
 
 import tasks.files
 import tasks.pool
+from flows.command_line import app
 from flows.top_words import top_words
 from tasks.azure import Azure
 from tasks.errors import InputError, TasksFailed
@@ -131,6 +135,22 @@ def test_totals_over_all_files_have_both_bounds(tmp_path: Path) -> None:
 def test_a_run_leaves_nothing_behind(azure: Azure, tmp_path: Path) -> None:
     top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
     assert left_over(azure) == []
+
+
+def test_a_lost_answer_of_prefect_to_the_run_s_end_does_not_lose_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = PrefectHttpxSyncClient.send
+
+    def send_twice(client: PrefectHttpxSyncClient, request: httpx.Request, *args: Any, **kwargs: Any) -> Any:
+        if request.url.path.endswith("/set_state"):
+            send(client, request, *args, **kwargs)  # as if its answer had never come: the client asks again
+        return send(client, request, *args, **kwargs)
+
+    monkeypatch.setattr(PrefectHttpxSyncClient, "send", send_twice)
+    result = CliRunner().invoke(app, [str(DATA / "clouds.txt"), "--top-n", "1", "--output", str(tmp_path)])
+    assert (result.exit_code, result.exception) == (0, None), result.output
+    assert re.search(r"^ *clouds\.txt +1 +the +16 +topNtask0", result.stdout, re.MULTILINE)
 
 
 def test_what_is_to_be_kept_is_kept(azure: Azure, tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
+import httpx
 import pandas as pd
 import pytest
 import typer
-from prefect.client.schemas.objects import State, StateDetails
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Failed
 from typer.testing import CliRunner, Result
 
 from flows import command_line
@@ -24,7 +22,7 @@ from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
 from tests.conftest import DATA
 
-RUN = UUID("0198c0de-0000-7000-8000-00000000c0de")
+RUN = "0198c0de-0000-7000-8000-00000000c0de"
 SUMMARY = Summary(
     by_file=pd.DataFrame(
         [("clouds.txt", 1, "the", 16, "topNtask0", "node-1")],
@@ -32,6 +30,7 @@ SUMMARY = Summary(
     ),
     overall=pd.DataFrame([(1, "the", 16, 16, 1)], columns=["rank", "word", "count", "at_most", "files"]),
     folder=Path("results/top-words-c0de"),
+    flow_run_id=RUN,
 )
 HARBOUR = str(DATA / "har*.txt")
 ACCOUNTS = {
@@ -47,16 +46,17 @@ class Recorder:
     """Stands where the flow is called; keeps the flow's parameters as the flow would see them."""
 
     def __init__(self) -> None:
-        self.ends: State[Any] = Completed(data=SUMMARY, state_details=StateDetails(flow_run_id=RUN))
+        self.ends: Summary | Exception = SUMMARY
         self.calls: list[dict[str, Any]] = []
         self.local_azure: list[str] = []
 
-    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> State[Any]:
-        assert return_state
+    def __call__(self, *args: Any, **kwargs: Any) -> Summary:
         bound = inspect.signature(top_words.fn).bind(*args, **kwargs)
         bound.apply_defaults()
         self.calls.append(bound.arguments)
         self.local_azure.append("flow")
+        if isinstance(self.ends, Exception):
+            raise self.ends
         return self.ends
 
     @contextmanager
@@ -200,14 +200,14 @@ def test_the_summary_the_time_the_folder_and_the_page_of_the_run_are_printed(
 
 
 def test_an_error_of_ours_is_its_message_on_stderr_and_exit_code_1(flow: Recorder) -> None:
-    flow.ends = Failed(data=ConflictError("pool top-words-c0de exists and was not created by this run"))
+    flow.ends = ConflictError("pool top-words-c0de exists and was not created by this run")
     result = run()
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "\nError: pool top-words-c0de exists and was not created by this run\n"
 
 
 def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None:
-    flow.ends = Failed(data=ZeroDivisionError("division by zero"))
+    flow.ends = ZeroDivisionError("division by zero")
     result = run()
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "\nError: ZeroDivisionError: division by zero\n"
@@ -216,10 +216,23 @@ def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None
 def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_printed(flow: Recorder) -> None:
     failure = TasksFailed("1 of 2 Batch tasks failed")
     failure.summary = SUMMARY
-    flow.ends = Failed(data=failure)
+    flow.ends = failure
     result = run()
-    assert (result.exit_code, result.stdout) == (1, f"\n{SUMMARY}\n")
+    assert (result.exit_code, result.stdout.split("\n\nSee this run in the Prefect UI: ")[0]) == (1, f"\n{SUMMARY}")
+    assert result.stdout.endswith(f"/runs/flow-run/{RUN}\n")
     assert result.stderr == "\nError: 1 of 2 Batch tasks failed\n"
+
+
+def test_a_prefect_server_that_is_gone_is_named_and_so_is_the_place_of_what_was_counted(flow: Recorder) -> None:
+    flow.ends = httpx.ConnectError("All connection attempts failed")
+    with temporary_settings({PREFECT_API_URL: "http://prefect.example:4200/api"}):
+        result = run("--output", "elsewhere")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(
+        "\nError: the Prefect server at http://prefect.example:4200/api does not answer "
+        "(ConnectError: All connection attempts failed). The Batch work does not need it"
+    )
+    assert "in the run's folder in elsewhere" in result.stderr
 
 
 @pytest.mark.parametrize(
