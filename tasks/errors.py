@@ -5,7 +5,8 @@ TopWordsError
  ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer
  ├ ConflictError   a resource with this run's name exists and is not this run's
  ├ RunTimeout      the run reached a time limit
- ├ Stalled         no Batch task ran or ended for too long
+ ├ Stalled         no Batch task got further for too long
+ ├ Cancelled       somebody cancelled the run while it waited for its Batch tasks
  └ TasksFailed     Batch tasks ended without success, or can never run
 """
 
@@ -14,18 +15,25 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
+    DecodeError,
     HttpResponseError,
+    IncompleteReadError,
     ServiceRequestError,
     ServiceResponseError,
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from tasks.monitor import Monitored
     from tasks.outcomes import TaskOutcome
     from tasks.summary import Summary
 
@@ -35,15 +43,33 @@ _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _SIGN_IN = (
     "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
 )
-_SIGNATURE = re.compile(r"((?:\b|%26|%3F)sig(?:=|%3D)|AccountKey=|SharedKey [^:\s]+:)[^&;\s'\"]+", re.IGNORECASE)
+# A SAS signature also where its URL was quoted: in another URL, once or more often, or as JSON.
+_EQUALS = r"(?:=|%(?:25)*3D|\\u003d|[\"']\s*:\s*[\"'])"
+_SIGNATURE = re.compile(
+    # After a letter it is part of a word, unless that letter ends an escape: of ?, or of a terminal's colour.
+    rf"((?:(?<![A-Za-z])|(?<=%3F)|(?<=\dm))sig{_EQUALS}|AccountKey{_EQUALS}|SharedKey [^:\s]+:)"
+    r"(?:(?!\\u0026|%(?:25)*26)[^&;\s'\"])+",
+    re.IGNORECASE,
+)
 
 
 class TopWordsError(Exception):
     """An error whose message says all that a person needs; its traceback would only hide it."""
 
-    # Where they are known: what became of each Batch task until then, and the summary of those that succeeded.
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
+
+    # Where they are known: how watching the Batch tasks ended, what became of each, and the summary of those that
+    # succeeded.
+    monitored: Monitored | None = None
     outcomes: Sequence[TaskOutcome] = ()
     summary: Summary | None = None
+
+    def saying(self, message: str) -> Self:
+        """The same error in other words."""
+        other = copy(self)
+        other.args = (without_secrets(message),)
+        return other
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self}"
@@ -65,6 +91,10 @@ class Stalled(TopWordsError):
     """No Batch task ran or ended for longer than the run was to wait."""
 
 
+class Cancelled(TopWordsError):
+    """Somebody cancelled the run in the Prefect UI."""
+
+
 class TasksFailed(TopWordsError):
     """Batch tasks ended without success, or can never run."""
 
@@ -77,17 +107,22 @@ class ServiceError(TopWordsError):
         self.code = code
         self.transient = transient
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Prefect keeps the exception of a failed run, for whoever asks for its result.
+        return partial(type(self), code=self.code, transient=self.transient), self.args, self.__dict__
+
     @classmethod
     def of(cls, error: AzureError) -> ServiceError:
         """The error of either SDK as one message: what it was, its code, and the service's own details."""
-        if isinstance(error, HttpResponseError) and error.response is not None:
+        lost = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError, DecodeError))
+        if isinstance(error, HttpResponseError) and error.response is not None and not lost:
             return cls._answered(error)
         if isinstance(error, ClientAuthenticationError):
-            reason = without_secrets(str(error.message).splitlines()[0])
-            return cls(f"Entra ID gave no token: {reason} {_SIGN_IN}", code="NoToken", transient=False)
-        lost = isinstance(error, (ServiceRequestError, ServiceResponseError))
-        message = without_secrets(f"no answer from the service: {error.message}")
-        return cls(message, code="NoAnswer", transient=lost)
+            # Whatever it is, it was no reason to refuse the run when it began: as likely a hiccup as a lost right.
+            reason = str(error.message).splitlines()[0]
+            return cls(f"Entra ID gave no token: {reason} {_SIGN_IN}", code="NoToken", transient=True)
+        whole = "whole " if isinstance(error, HttpResponseError) else ""
+        return cls(f"no {whole}answer from the service: {error.message}", code="NoAnswer", transient=lost)
 
     @classmethod
     def _answered(cls, error: HttpResponseError) -> ServiceError:
@@ -96,7 +131,7 @@ class ServiceError(TopWordsError):
         lines = [f"{_service_name(error)} answered {status} {code}: {_first_line(error)}"]
         lines += [f"  {name}: {value}" for name, value in _details(error)]
         transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500
-        return cls(without_secrets("\n".join(lines)), code=code, transient=transient)
+        return cls("\n".join(lines), code=code, transient=transient)
 
 
 def error_code(error: HttpResponseError) -> str:

@@ -42,6 +42,7 @@ class Mode(str, Enum):
     DROPPED = "connection dropped before it acted"
     UNHEARD = "acted, then connection dropped"
     DISOWNED = "acted, then 500"
+    CUT = "acted, then half an answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +216,12 @@ class _Proxy:
         mode = await self._passage.admit(self._service, request)
         answer = None if mode in (Mode.REFUSED, Mode.DROPPED) else await upstream.ask(request, method)
         if mode in (Mode.DROPPED, Mode.UNHEARD):
+            return False
+        if mode is Mode.CUT:
+            assert answer
+            head = answer.raw.index(b"\r\n\r\n") + 4
+            writer.write(answer.raw[: head + (len(answer.raw) - head) // 2] if len(answer.raw) > head else b"")
+            await writer.drain()
             return False
         if mode:
             writer.write(_error(self._service, 503 if mode is Mode.REFUSED else 500, method))

@@ -46,6 +46,8 @@ AT_A_TIME = 4  # runs
 TRIES = 4  # to hit a call; of those that poll there is one more or less, as the answers go
 LIMIT = 60.0  # seconds
 EACH_MODE = pytest.mark.parametrize("mode", Mode, ids=[mode.name.lower() for mode in Mode])
+WHOLE = [mode for mode in Mode if mode is not Mode.CUT]
+EACH_WHOLE_MODE = pytest.mark.parametrize("mode", WHOLE, ids=[mode.name.lower() for mode in WHOLE])
 
 _here: contextvars.ContextVar[_Run] = contextvars.ContextVar("_here")  # the run of the present thread
 
@@ -253,7 +255,7 @@ def test_a_run_without_faults_counts_each_file_once(runs: Runs, clean: Outcome) 
     assert runs.left_over(clean) == []
 
 
-@EACH_MODE
+@EACH_WHOLE_MODE
 def test_any_one_lost_answer_costs_nothing(runs: Runs, clean: Outcome, mode: Mode, subtests: pytest.Subtests) -> None:
     outcomes = runs.hit_each(clean.calls, mode)
     left = runs.left_over(*outcomes)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from dataclasses import replace
 
 import pytest
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    DecodeError,
+    HttpResponseError,
+    IncompleteReadError,
+    ServiceRequestError,
+)
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
 from tasks.artifacts import escape, short_node, task_table
-from tasks.errors import InputError, ServiceError, log_errors_without_traceback, without_secrets
+from tasks.errors import InputError, ServiceError, TasksFailed, log_errors_without_traceback, without_secrets
 from tasks.outcomes import Cause, Failure, TaskOutcome
 from tasks.steps import is_transient
 
@@ -46,7 +53,31 @@ def test_a_missing_sign_in_says_how_to_sign_in() -> None:
     assert str(error).startswith(
         "Entra ID gave no token: DefaultAzureCredential failed. Sign in with `az login`, or set"
     )
-    assert not error.transient
+
+
+def test_a_token_that_cannot_be_had_in_the_middle_of_a_run_is_asked_for_again() -> None:
+    assert ServiceError.of(ClientAuthenticationError("the metadata service timed out")).transient
+
+
+@pytest.mark.parametrize("error", [IncompleteReadError("cut off"), DecodeError("no JSON")])
+def test_half_an_answer_is_a_lost_one(error: HttpResponseError) -> None:
+    failure = ServiceError.of(error)
+    assert (failure.code, failure.transient) == ("NoAnswer", True)
+    assert str(failure).startswith("no whole answer from the service: ")
+
+
+def test_an_error_can_be_kept_and_read_again() -> None:
+    error = answered(503)
+    error.outcomes = [outcome(0, "completed", True)]
+    read = pickle.loads(pickle.dumps(error))
+    assert (type(read), str(read), read.code, read.transient) == (ServiceError, str(error), error.code, True)
+    assert read.outcomes == error.outcomes
+
+
+def test_an_error_in_other_words_is_still_what_it_was() -> None:
+    other = answered(503).saying("Sorry: sig=abc")
+    assert (str(other), other.code, other.transient) == ("Sorry: sig=***", "HTTP 503", True)
+    assert isinstance(TasksFailed("no").saying("yes"), TasksFailed)
 
 
 def test_only_transient_errors_of_a_service_make_prefect_retry() -> None:
@@ -104,10 +135,29 @@ def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | 
         ("x%3Fsig%3Dab", "x%3Fsig%3D***"),
         ("AccountKey=a2V5==;Blob", "AccountKey=***;Blob"),
         ("design=blue", "design=blue"),
+        ("%2526sig%253Dab%2526se%253D1", "%2526sig%253D***%2526se%253D1"),
+        ("AccountKey%3Da2V5%3D%3D", "AccountKey%3D***"),
     ],
 )
 def test_secrets_are_blanked_also_in_a_url_within_a_url(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"http://x?sv=1\u0026sig=ab%2B\u0026se=2", r"http://x?sv=1\u0026sig=***\u0026se=2"),
+        (r"sig\u003dab\u0026se", r"sig\u003d***\u0026se"),
+        ('{"sig": "ab", "se": 1}', '{"sig": "***", "se": 1}'),
+        ("\x1b[31msig=ab", "\x1b[31msig=***"),
+    ],
+)
+def test_secrets_are_blanked_also_in_json_and_in_colour(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+def test_no_error_of_ours_holds_a_secret() -> None:
+    assert str(TasksFailed("got no nodes: GET http://x?sig=ab&se=1")) == "got no nodes: GET http://x?sig=***&se=1"
 
 
 def test_the_task_table_tells_completed_from_succeeded() -> None:
