@@ -14,6 +14,7 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.azure import Azure
 from tasks.files import UploadedFile
+from tasks.parallel import in_parallel
 from tasks.settings import Role, Run
 
 # Environment variables of a Batch task: its input, and when its SAS URLs end. The latter also tells the tries apart.
@@ -109,9 +110,12 @@ def discard_outputs(azure: Azure, run: Run, earlier: Earlier, files: Sequence[Up
     """Delete the outputs of files that are to be counted again, so that nobody takes them for new ones."""
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
-        for name in {file.output_name for file in files} & set(earlier.outputs):
+
+        def delete(name: str) -> None:
             with suppress(ResourceNotFoundError):
                 container.delete_blob(name)
+
+        in_parallel(delete, {file.output_name for file in files} & set(earlier.outputs))
 
 
 def input_path(file: UploadedFile) -> str:

@@ -83,10 +83,11 @@ def download_output(
             there[file.blob_name] = file.md5
             return path
 
+        results.forget(file.blob_name for file in counted)
         try:
             paths = in_parallel(fetch, counted)
-        finally:  # also of a download that fails half-way
-            results.remember(there)
+        finally:  # also of a download that fails half-way, while others may still be under way
+            results.remember(dict(there))
     logger = get_run_logger()
     logger.info("%d of %d output files downloaded to %s", len(paths), len(uploads.inputs), results.folder)
     if logs := download_logs(azure, run, outcomes, results):

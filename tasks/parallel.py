@@ -1,4 +1,4 @@
-"""Work on many blobs inside one step."""
+"""Work on many things inside one step."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-_AT_A_TIME = 8  # blobs in flight; more gains nothing on one connection pool
+_AT_A_TIME = 8  # requests in flight; more gains nothing on one connection pool
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """The work done on each item, several at a time; the first error ends it."""
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+    """The work done on each item, several at a time; the first error ends it, and so does a signal.
+
+    Neither waits for what is under way: of a run that is cancelled only seconds are left, in which it has to delete.
+    """
+    pool = ThreadPoolExecutor(_AT_A_TIME)
+    try:
         futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after the last result there is nothing left to wait for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +46,19 @@ class Results:
         names = {file.blob_name for file in counted}
         return done, [file for file in files if file.blob_name not in names]
 
-    def remember(self, md5s: dict[str, str]) -> None:
+    def remember(self, md5s: Mapping[str, str]) -> None:
         """Note that the outputs of these files are there: the MD5 of each file by its name."""
-        text = json.dumps({**self._counted(), **md5s}, indent=0)
+        self._note({**self._counted(), **md5s})
+
+    def forget(self, names: Iterable[str]) -> None:
+        """The outputs of these files are about to be replaced."""
+        known, going = self._counted(), set(names)
+        if not going.isdisjoint(known):
+            self._note({name: md5 for name, md5 in known.items() if name not in going})
+
+    def _note(self, md5s: Mapping[str, str]) -> None:
         partial = self.path(_COUNTED + ".part")
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(json.dumps(md5s, indent=0), encoding="utf-8")
         partial.replace(self.path(_COUNTED))
 
     def _has(self, file: InputFile, md5: str) -> bool:
