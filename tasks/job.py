@@ -35,9 +35,10 @@ from tasks.errors import error_code
 from tasks.files import UploadedFile, Uploads
 from tasks.outcomes import STREAMS, AddedTask, log_blob
 from tasks.ownership import Resource, keep, make, remove
+from tasks.parallel import in_parallel
 from tasks.pool import UsedPool, metadata, tags
 from tasks.settings import Disposal, Role, Run, TimeLimits
-from tasks.steps import step
+from tasks.steps import RETRIES_OF_DELETES, step
 
 ENDED_STATES = (BatchJobState.TERMINATING, BatchJobState.COMPLETED)
 
@@ -205,7 +206,7 @@ def _add(
     add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file, token) for file in new])
 
 
-@step("9 delete job")
+@step("9 delete job", retries=RETRIES_OF_DELETES)
 def delete_job(azure: Azure, run: Run, disposal: Disposal) -> None:
     """Send the delete of the run's job with its tasks; it vanishes soon after."""
     with azure.batch() as batch:
@@ -225,9 +226,12 @@ def _added(file: UploadedFile, earlier: Earlier) -> AddedTask:
 def _discard(batch: BatchClient, run: Run, earlier: Earlier, new: Sequence[UploadedFile], uploads: Uploads) -> None:
     """Delete the tasks that the new ones replace, and those of files that are no longer counted."""
     replaced = [file.task_id for file in new if file.task_id in earlier.tasks]
-    for id in {*replaced, *earlier.strangers(uploads.inputs)}:
+
+    def delete(id: str) -> None:
         with suppress(ResourceNotFoundError):
             batch.delete_task(run.job_id, id)
+
+    in_parallel(delete, {*replaced, *earlier.strangers(uploads.inputs)})
 
 
 def _batch_task(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
@@ -111,6 +111,12 @@ class TaskOutcome:
             succeeded=True,
             earlier=True,
         )
+
+    @classmethod
+    def not_begun(cls, file: InputFile) -> TaskOutcome:
+        """Of a file of which nothing is known but that it is to be counted."""
+        added = AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
+        return replace(cls.of(added, None), cause=Cause.NOT_RUN)
 
     @property
     def completed(self) -> bool:

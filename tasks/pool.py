@@ -33,7 +33,7 @@ from tasks.files import UploadedFile
 from tasks.images import machine
 from tasks.ownership import Resource, keep, make, remove
 from tasks.settings import Disposal, PoolSettings, Run
-from tasks.steps import step
+from tasks.steps import RETRIES_OF_DELETES, step
 
 RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
@@ -50,6 +50,12 @@ class UsedPool:
     vm_size: str = ""
     dedicated_nodes: int = 0
     spot_nodes: int = 0
+    added_nodes: int = 0  # dedicated ones, asked for while the run waited for spot nodes
+    added_at: datetime | None = None
+
+    @property
+    def nodes(self) -> int:
+        return self.dedicated_nodes + self.spot_nodes + self.added_nodes
 
 
 class Pool(Resource):
@@ -178,7 +184,7 @@ def create_pool(
         "Pool %s %s: %s of %s with %d task slots each, until %s at the latest; the start task copies %s to every node",
         run.pool_id,
         "created" if created else "is there already",
-        _nodes(settings.dedicated_nodes, settings.spot_nodes),
+        node_count(settings.dedicated_nodes, settings.spot_nodes),
         settings.vm_size,
         settings.slots_per_node,
         run.until,
@@ -194,7 +200,7 @@ def create_pool(
     )
 
 
-@step("9 delete pool")
+@step("9 delete pool", retries=RETRIES_OF_DELETES)
 def delete_pool(azure: Azure, run: Run, settings: PoolSettings, disposal: Disposal) -> None:
     """Send the delete of the run's pool; it vanishes with its nodes soon after. Nobody else's pool is touched."""
     logger = get_run_logger()
@@ -250,10 +256,11 @@ def _start_task(node_script: UploadedFile) -> BatchStartTask:
 
 
 def _nodes_of(pool: BatchPool) -> str:
-    return _nodes(pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0)
+    return node_count(pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0)
 
 
-def _nodes(dedicated: int, spot: int) -> str:
+def node_count(dedicated: int, spot: int) -> str:
+    """Such as "2 dedicated and 1 spot nodes"."""
     kinds = [f"{count} {kind}" for count, kind in ((dedicated, "dedicated"), (spot, "spot")) if count]
     return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.errors import RunTimeout, TasksFailed, TopWordsError
-from tasks.logs import tail
+from tasks.logs import start_task_stderr
 from tasks.pool import LOST_NODES, UsedPool
 
 _NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount", "recentTasks"]
@@ -36,7 +37,8 @@ def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str, *, helpe
     """
     present, nodes = _pool(batch, pool.id)
     lost = [node for node in nodes if node.state in LOST_NODES]
-    if lost and len(lost) == len(nodes):
+    # While a pool still changes its size, others may come: all that are there need not be all there will be.
+    if lost and len(lost) == len(nodes) and present.allocation_state == AllocationState.STEADY:
         raise TasksFailed(_why_lost(batch, pool.id, lost))
     reasons = _refused(present, nodes, pool.own, helped)
     parts = [
@@ -64,17 +66,19 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: boo
     reasons = "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
     if nodes or pool.allocation_state != AllocationState.STEADY:
         return reasons
+    scales = own and pool.enable_auto_scale  # by the run's own formula, unless somebody has switched it off
+    run = _evaluation(pool) if scales else None
+    if scales and run is None:
+        return reasons  # what they tell of is over: the run's formula has not been evaluated since it was set
     passing = _PASSING | (_SPOT_ONLY if helped else set())
     may_pass = pool.enable_auto_scale and all(error.code in passing for error in pool.resize_errors or ())
     if reasons and not may_pass:
         raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
-    if not (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0):
-        if own and (run := _evaluation(pool)):
-            error = run.error
-            why = f"could not be computed: {error.message}" if error else "asks for none any more"
-            raise TasksFailed(f"pool {pool.id} has no nodes, and its autoscale formula {why}")
-        if not pool.enable_auto_scale:
-            raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
+    if run and (run.error or not _asks_for_nodes(pool, run)):
+        why = f"could not be computed: {run.error.message}" if run.error else "asks for none any more"
+        raise TasksFailed(f"pool {pool.id} has no nodes, and its autoscale formula {why}")
+    if not pool.enable_auto_scale and not (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0):
+        raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
     return reasons
 
 
@@ -88,6 +92,13 @@ def _evaluation(pool: BatchPool) -> AutoScaleRun | None:
         return None
     settled = max(run.timestamp, pool.allocation_state_transition_time or run.timestamp)
     return run if pool.last_modified <= settled else None
+
+
+def _asks_for_nodes(pool: BatchPool, run: AutoScaleRun) -> bool:
+    """Whether the formula's result has nodes in it, also where the pool's targets do not show them yet."""
+    asked = re.findall(r"\$Target(?:Dedicated|LowPriority)Nodes=(\d+)", run.results or "")
+    there = (pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0)
+    return any(map(int, asked)) or any(there)
 
 
 def _paused(batch: BatchClient, job_id: str) -> str:
@@ -119,7 +130,7 @@ def _why_lost(batch: BatchClient, pool_id: str, lost: Sequence[BatchNode]) -> st
     info = node.start_task_info
     if info and info.failure_info:
         why += f"; the start task ended with exit code {info.exit_code}: {info.failure_info.message}"
-        why += tail(lambda: batch.download_node_file(pool_id, node.id, "startup/stderr.txt"))
+        why += start_task_stderr(batch, pool_id, node.id)
     elif node.errors:
         why += f"; {node.errors[0].code}: {node.errors[0].message}"
     return why

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.runtime import flow_run
 
 import tasks.artifacts
-import tasks.monitor
+import tasks.watch
 from tasks.azure import Azure
 from tasks.monitor import monitor_tasks
 from tasks.settings import Run
@@ -43,7 +43,7 @@ def published(key: str) -> Any:
 def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_totals_by_state(
     azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tasks.artifacts, tasks.monitor):
+    for module in (tasks.artifacts, tasks.watch):
         monkeypatch.setattr(module, "MOST_ROWS", 4)
     gate = tmp_path / "gate"
     pool = make_pool(azure, run, nodes=1)

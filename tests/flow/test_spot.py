@@ -24,10 +24,11 @@ from tasks.errors import Stalled
 from tasks.files import upload_files
 from tasks.inputs import find_inputs
 from tasks.job import Work, add_tasks, create_job
-from tasks.monitor import Patience
+from tasks.monitor import monitor_tasks
 from tasks.outcomes import AddedTask
 from tasks.pool import UsedPool, create_pool, delete_pool, metadata
 from tasks.settings import Disposal, PoolSettings, Run, TimeLimits
+from tasks.watch import Patience
 from tests.conftest import DATA
 from tests.flow.conftest import accounts_of, azure_with_faults
 from tests.flow.test_steps import in_flow, is_running, make_job, new_run, pace, wait_until
@@ -113,7 +114,7 @@ def test_a_preemption_is_said_also_while_other_nodes_work(
 # Dedicated nodes in place of spot nodes that bring nothing.
 
 
-HELP = "Spot nodes have run no Batch task for 10 minutes: 1 dedicated nodes are added to pool "
+HELP = "Spot nodes have run no Batch task for 10 minutes: 1 dedicated node added to pool "
 
 
 def targets(azure: Azure, pool: UsedPool) -> tuple[int | None, int | None]:
@@ -146,11 +147,39 @@ def test_spot_nodes_that_bring_nothing_get_dedicated_ones_beside_them_once_and_i
     faults.ask("timings", {"boot": 0.6})  # so that the time for more help passes before the first has come
     added = make_job(troubled, troubled_run, "true")
     time = Time()
-    (outcome,) = watch(troubled, troubled_run, pool, added, time.pace(lambda: time.passes(1)), Patience(pool=HELPED))
+    looks = time.pace(lambda: time.passes(1))
+    monitored = in_flow(lambda: monitor_tasks(troubled, troubled_run, pool, added, Patience(pool=HELPED), looks))
+    (outcome,) = monitored.outcomes
     assert outcome.succeeded
     assert (outcome.node or "").endswith("_d")
+    assert (monitored.pool.added_nodes, monitored.pool.nodes) == (1, 1 + pool.nodes)
     assert [message for message in caplog.messages if message.startswith("Spot nodes")] == [HELP + pool.id]
     assert targets(troubled, pool) == (1, 1)
+
+
+def test_spot_nodes_that_are_taken_away_again_and_again_bring_nothing_though_tasks_run_on_them(
+    troubled: Azure, troubled_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.ask("timings", {"preemption": 0.1})
+    pool = own_pool(troubled, troubled_run, HELPED)
+    helped = tmp_path / "helped"
+    added = make_job(troubled, troubled_run, f"until test -e {helped}; do sleep 0.05; done")
+    time = Time()
+    runs: list[bool] = []
+    with troubled.batch() as batch:
+
+        def beat() -> None:
+            time.passes(1)
+            if said(caplog, "1 dedicated node added"):
+                helped.touch()
+            elif is_running(batch, troubled_run):
+                runs.append(True)
+                faults.ask("preempt", {"poolId": pool.id})
+
+        (outcome,) = watch(troubled, troubled_run, pool, added, time.pace(beat), Patience(pool=HELPED))
+    assert outcome.succeeded
+    assert len(runs) > 1
+    assert said(caplog, HELP + pool.id)
 
 
 def test_a_spot_quota_that_is_used_up_is_helped_with_dedicated_nodes(troubled: Azure, troubled_run: Run) -> None:
@@ -176,7 +205,7 @@ def test_no_dedicated_nodes_are_added(
             troubled, troubled_run, pool, added, time.pace(lambda: time.passes(5)),
             Patience(pool=ONE_SPOT if own else existing, limits=TimeLimits(stall_minutes=40)),
         )  # fmt: skip
-    assert not said(caplog, "dedicated nodes are added")
+    assert not said(caplog, "added to pool")
     assert targets(troubled, pool) == (0, 1)
 
 

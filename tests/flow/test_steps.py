@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -408,7 +408,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
         assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
         added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
-        outcomes = monitor_tasks(azure, run, pool, added[0], pace=pace())
+        outcomes = monitor_tasks(azure, run, pool, added[0], pace=pace()).outcomes
         assert [outcome.succeeded for outcome in outcomes] == [True] * 3
         wait_until(lambda: job_state(azure, run) == "completed")
         return [*added, add_tasks(azure, run, pool, uploads, WORK)]
@@ -563,10 +563,10 @@ def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure:
     assert str(error.value) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
 
 
-def monitored(azure: Azure, run: Run, *scripts: str) -> list[TaskOutcome]:
+def monitored(azure: Azure, run: Run, *scripts: str) -> Sequence[TaskOutcome]:
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, *scripts)
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace()))
+    return in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace())).outcomes
 
 
 def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
@@ -681,10 +681,11 @@ def test_a_step_that_is_refused_is_not_run_again(faulty: Azure, at_once: None) -
         assert run.name not in {job.id for job in batch.list_jobs()}
 
 
-def test_every_step_waits_longer_before_each_of_four_more_tries() -> None:
-    steps: list[Task[Any, Any]] = [create_containers, upload_files, create_pool, create_job, add_tasks]
-    steps += [monitor_tasks, delete_containers, delete_job, delete_pool]
-    assert [(each.retries, each.retry_delay_seconds) for each in steps] == [(4, [2, 4, 8, 16])] * 9
+def test_every_step_waits_longer_before_each_of_its_more_tries_and_what_deletes_has_most() -> None:
+    steps: list[Task[Any, Any]] = [create_containers, upload_files, create_pool, create_job, add_tasks, monitor_tasks]
+    deletes: list[Task[Any, Any]] = [delete_containers, delete_job, delete_pool]
+    assert [(each.retries, each.retry_delay_seconds) for each in steps] == [(4, [2, 4, 8, 16])] * 6
+    assert [(each.retries, each.retry_delay_seconds) for each in deletes] == [(7, [2, 4, 8, 16, 32, 64, 128])] * 3
 
 
 # Collections of tasks.

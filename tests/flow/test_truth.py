@@ -33,6 +33,7 @@ from tasks.azure import Azure
 from tasks.bulk import add_all
 from tasks.earlier import INPUT_FILE
 from tasks.errors import TasksFailed
+from tasks.events import BatchTaskFailed, CleanedUp, Payload, PoolReady, RunEvents
 from tasks.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
@@ -379,3 +380,41 @@ def test_a_signature_in_the_service_s_words_is_blanked() -> None:
     outcome = TaskOutcome.of(AddedTask(id="t", file="a.txt", output_name="a_OUTPUT.txt"), task)
     assert "c2VjcmV0" not in f"{outcome.why()} {outcome!r}"
     assert outcome.why().count("sig=***&se=2026") == 2
+
+
+# When it is told.
+
+
+def test_a_failure_is_told_while_other_tasks_still_run_and_a_run_sends_its_events(
+    troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[Payload] = []
+    monkeypatch.setattr(RunEvents, "emit", lambda self, payload: sent.append(payload))
+    gate = tmp_path / "gate"
+    held = shell(f"until test -e {gate}; do sleep 0.05; done")
+    fates_of(monkeypatch, {"bad": shell("echo no soup >&2; exit 3"), "slow": held})
+
+    def beat() -> None:
+        in_log = any("(bad.txt) exited non-zero" in message for message in caplog.messages)
+        if in_log and any(isinstance(payload, BatchTaskFailed) for payload in sent):
+            gate.touch()
+
+    monitor_at(monkeypatch, pace(beat))  # which gives up where nothing is told
+    state = top_words(
+        inputs=write_texts(tmp_path / "texts", ["bad", "slow"]),
+        pool=PoolSettings(dedicated_nodes=1, slots_per_node=2),
+        limits=TimeLimits(task_retries=0),
+        output_folder=str(tmp_path / "results"),
+        return_state=True,
+    )
+    (results,) = (tmp_path / "results").iterdir()
+    ready, failed, cleaned_up = sent
+    assert state.is_failed()
+    assert isinstance(failed, BatchTaskFailed)
+    assert (failed.job_id, failed.task_id, failed.file) == (results.name, "topNtask0", "bad.txt")
+    assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)
+    assert ready == PoolReady(pool_id=results.name, vm_size="Standard_D2s_v3", dedicated_nodes=1, spot_nodes=0)
+    assert cleaned_up == CleanedUp(job_id=results.name, deleted=("containers", "job", "pool"))
+    told = [message for message in caplog.messages if "(bad.txt) exited non-zero" in message]
+    assert len(told) == 1
+    assert told[0].endswith("\n  stderr: no soup")

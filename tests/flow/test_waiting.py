@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,29 @@ from azure.batch.models import (
     BatchTaskCreateOptions,
 )
 from azure.batch.models._models import BatchJobTerminateOptions  # 15.1 leaves it out of its public names
+from azure.core.pipeline.transport import HttpTransport
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Cancelling
 from pydantic import ValidationError
 
+import tasks.monitor
 import tasks.pool
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.azure import Azure
 from tasks.errors import InputError, RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError
-from tasks.monitor import Patience, monitor_tasks
+from tasks.monitor import monitor_tasks
 from tasks.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.pace import Pace
 from tasks.pool import Pool, UsedPool
 from tasks.settings import PoolSettings, Run, TimeLimits
+from tasks.watch import Patience
 from tests.flow.conftest import clear, monitor_at
 from tests.flow.test_steps import SCRIPT, in_flow, is_running, make_job, make_pool, new_run, pace, wait_until
+from tests.flow.test_top_words import artifact
 from tests.flow.test_truth import fates_of, only_job, shell, write_texts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -80,8 +85,8 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 
 def watch(
     azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, patience: Patience = Patience()
-) -> list[TaskOutcome]:
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks))
+) -> Sequence[TaskOutcome]:
+    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks)).outcomes
 
 
 def said(log: pytest.LogCaptureFixture, part: str) -> bool:
@@ -214,7 +219,8 @@ def ended(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], beat: 
     with pytest.raises(TasksFailed) as error:
         watch(azure, run, pool, added, pace(beat))
     assert time.monotonic() - began < AT_ONCE
-    assert error.value.outcomes[-1].cause is Cause.NOT_RUN
+    assert error.value.monitored is not None
+    assert error.value.monitored.outcomes[-1].cause is Cause.NOT_RUN
     return error.value
 
 
@@ -318,7 +324,8 @@ def test_a_formula_that_asks_for_no_node_any_more_is_named(troubled: Azure, trou
 
         error = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), change))
     assert str(error) == f"pool {pool.id} has no nodes, and its autoscale formula asks for none any more"
-    assert [(outcome.requeues, outcome.retries) for outcome in error.outcomes] == [(1, 0)]
+    assert error.monitored is not None
+    assert [(outcome.requeues, outcome.retries) for outcome in error.monitored.outcomes] == [(1, 0)]
 
 
 def long_the_first_time(marker: Path) -> str:
@@ -385,6 +392,96 @@ def test_a_pool_that_azure_refuses_ends_the_run_with_azure_s_answer_and_leaves_n
     assert isinstance(error, ServiceError)
     assert str(error).startswith("Azure Batch answered 400 ")
     assert left_of_runs(troubled) == []
+    report = artifact(state, "run-report")
+    assert "**1 file: 0 succeeded, 0 failed, 1 did not finish**" in report
+    assert "\n> Azure Batch answered 400 " in report
+    assert "| deleted | containers, job, pool |" in report
+
+
+def test_a_service_that_does_not_say_for_a_while_how_the_tasks_are_is_asked_again(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpTransport, "sleep", lambda self, duration: None)
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "true")
+    tries = 4  # of the SDK for one look
+    faults.ask("requests", {"operation": "get_job_task_counts", "status": 503, "times": 3 * tries})
+    (outcome,) = watch(troubled, troubled_run, pool, added, pace())
+    assert outcome.succeeded
+    asked_again = [message for message in caplog.messages if message.startswith("Asking again how the Batch tasks are")]
+    assert len(asked_again) == 3
+
+
+def test_of_a_job_that_is_gone_the_outputs_are_looked_at_once_however_many_tasks_it_had(
+    troubled: Azure, troubled_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def outputs(azure: Azure, run: Run) -> set[str]:
+        looks.append(run.name)
+        return {"0_OUTPUT.txt", "2_OUTPUT.txt"}
+
+    monkeypatch.setattr(tasks.monitor, "outputs_there", outputs)
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, *["sleep 600"] * 4)
+    with troubled.batch() as batch:
+        delete = once(
+            lambda: is_running(batch, troubled_run), lambda: batch.begin_delete_job(troubled_run.job_id).wait()
+        )
+        error = ended(troubled, troubled_run, pool, added, delete)
+    assert error.monitored is not None
+    assert [outcome.succeeded for outcome in error.monitored.outcomes] == [True, False, True, False]
+    assert looks == [troubled_run.name]
+
+
+def test_a_job_that_vanishes_once_all_is_counted_fails_nothing(
+    troubled: Azure, troubled_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.monitor, "outputs_there", lambda azure, run: {"0_OUTPUT.txt"})
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "sleep 600")
+    with troubled.batch() as batch:
+        delete = once(
+            lambda: is_running(batch, troubled_run), lambda: batch.begin_delete_job(troubled_run.job_id).wait()
+        )
+        (outcome,) = watch(troubled, troubled_run, pool, added, pace(delete))
+    assert (outcome.succeeded, outcome.earlier) == (True, True)
+
+
+# Cancelled in the UI, although no worker has started it.
+
+
+def test_a_run_in_a_terminal_that_is_cancelled_in_the_ui_ends_and_leaves_nothing(
+    troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fates_of(monkeypatch, {"slow": shell("sleep 600")})
+    time = Time()
+
+    def cancel() -> None:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelling())
+
+    with troubled.batch() as batch:
+        began = once(lambda: (job := only_job(batch)) and has_running(batch, job), cancel)
+
+        def beat() -> None:
+            began()
+            time.passes(1)
+
+        monitor_at(monkeypatch, time.pace(beat))
+        state: State[Any] = top_words(
+            inputs=write_texts(tmp_path / "texts", ["slow"]),
+            pool=ONE_NODE,
+            output_folder=str(tmp_path / "results"),
+            return_state=True,
+        )
+    assert state.is_cancelled()
+    assert (state.message or "").startswith("the flow run was cancelled in the Prefect UI\nTherefore the summary in ")
+    wait_until(lambda: left_of_runs(troubled) == [])
+
+
+def has_running(batch: BatchClient, job: str) -> bool:
+    return batch.get_job_task_counts(job).task_counts.running > 0
 
 
 # Whole runs that are given up: the file that was counted is there, and nothing else is left.
@@ -395,11 +492,16 @@ def stall(batch: BatchClient, job: str, time: Time) -> None:
     batch.begin_disable_job(job, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
 
 
+def silence(batch: BatchClient, job: str, time: Time) -> None:
+    faults.ask("requests", {"operation": "get_job_task_counts", "status": 503, "times": 1000})
+    time.passes(10)
+
+
 TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[TopWordsError], str]] = {
     "stalled": (
         stall,
         Stalled,
-        r"no Batch task has run or ended since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\); "
+        r"no Batch task has got further since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\); "
         r"1 of 3 Batch tasks completed \(1 succeeded, 0 failed\), 0 running, 2 queued; "
         r"nodes: 1 idle; job \S+ is disabled.*",
     ),
@@ -415,13 +517,21 @@ TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[TopWo
         r"job \S+ ended \(Enough\) with [12] Batch tasks not completed",
     ),
     "job deleted": (lambda batch, job, time: batch.begin_delete_job(job), TasksFailed, r"job \S+ is .*"),
+    "right taken away": (
+        lambda batch, job, time: faults.ask("requests", {"operation": "get_job_task_counts", "status": 403}),
+        ServiceError,
+        "Azure Batch answered 403 AuthenticationFailed: .*",
+    ),
+    "service silent": (
+        silence,
+        ServiceError,
+        r"no answer since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\): "
+        "Azure Batch answered 503 ServerBusy: .*",
+    ),
 }
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [pytest.param(each) if each == "job deleted" else each for each in sorted(TROUBLES)],
-)
+@pytest.mark.parametrize("trouble", sorted(TROUBLES))
 def test_a_run_that_is_given_up_has_what_was_counted_and_leaves_nothing(
     trouble: str, troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,7 +568,7 @@ def test_a_run_that_is_given_up_has_what_was_counted_and_leaves_nothing(
     first, *others = str(error).split("\n")
     assert re.fullmatch(message, first)
     (results,) = (tmp_path / "results").iterdir()
-    assert others[0] == f"Therefore the summary in {results} lacks slow.txt, tail.txt"
+    assert f"Therefore the summary in {results} lacks slow.txt, tail.txt" in others
     assert error.summary
     assert error.summary.by_file[["file", "word", "count"]].values.tolist() == [["good.txt", "good", 2]]
     assert (results / "good_OUTPUT.txt").exists()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import cast
 
 import pytest
-from azure.batch.models import AutoScaleRun, BatchPool
+from azure.batch import BatchClient
+from azure.batch.models import AutoScaleRun, BatchJob, BatchNode, BatchPool
 
 from tasks.errors import TasksFailed
-from tasks.waiting import _refused
+from tasks.pool import UsedPool
+from tasks.waiting import _refused, what_is_waited_for
 
 EVALUATED = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
 
 
-def empty_pool(*, settled_after: float, changed_after: float) -> BatchPool:
-    """An empty pool whose formula asked for no node; the seconds count from that evaluation."""
+def empty_pool(
+    *, settled_after: float, changed_after: float, asked: int = 0, refused: tuple[str, ...] = ()
+) -> BatchPool:
+    """An empty pool whose formula asked for so many nodes; the seconds count from that evaluation."""
 
     def at(seconds: float) -> str:
         return (EVALUATED + timedelta(seconds=seconds)).isoformat()
@@ -28,7 +33,11 @@ def empty_pool(*, settled_after: float, changed_after: float) -> BatchPool:
             "enableAutoScale": True,
             "targetDedicatedNodes": 0,
             "targetLowPriorityNodes": 0,
-            "autoScaleRun": {"timestamp": EVALUATED.isoformat(), "results": "$TargetDedicatedNodes=0"},
+            "autoScaleRun": {
+                "timestamp": EVALUATED.isoformat(),
+                "results": f"$TargetDedicatedNodes={asked};$TargetLowPriorityNodes=0",
+            },
+            "resizeErrors": [{"code": code, "message": "No."} for code in refused],
         }
     )
 
@@ -43,3 +52,48 @@ def test_an_empty_pool_whose_formula_asks_for_no_node_gets_none(changed_after: f
 
 def test_a_formula_that_is_newer_than_its_last_evaluation_is_given_the_time_to_be_evaluated() -> None:
     assert _refused(empty_pool(settled_after=20, changed_after=3600), [], own=True, helped=False) == ""
+
+
+def test_nodes_that_the_formula_asks_for_are_waited_for_before_the_pool_s_target_shows_them() -> None:
+    assert _refused(empty_pool(settled_after=20, changed_after=0, asked=2), [], own=True, helped=False) == ""
+
+
+QUOTA = ("AccountCoreQuotaReached",)
+
+
+def test_a_quota_that_is_used_up_is_final() -> None:
+    pool = empty_pool(settled_after=20, changed_after=0, asked=2, refused=QUOTA)
+    with pytest.raises(TasksFailed, match=r"^pool pool got no nodes: AccountCoreQuotaReached: No\.$"):
+        _refused(pool, [], own=True, helped=False)
+
+
+def test_what_was_refused_before_the_formula_was_set_anew_is_told_and_not_final() -> None:
+    pool = empty_pool(settled_after=20, changed_after=3600, asked=2, refused=QUOTA)
+    assert _refused(pool, [], own=True, helped=False) == "AccountCoreQuotaReached: No."
+
+
+class OnePool:
+    """Stands for the service, with one pool of which one node cannot run tasks."""
+
+    def __init__(self, allocation_state: str) -> None:
+        self._pool = BatchPool({"id": "pool", "state": "active", "allocationState": allocation_state})
+
+    def get_pool(self, pool_id: str) -> BatchPool:
+        return self._pool
+
+    def list_nodes(self, pool_id: str, **_: object) -> list[BatchNode]:
+        return [BatchNode({"id": "node", "state": "unusable"})]
+
+    def get_job(self, job_id: str) -> BatchJob:
+        return BatchJob({"id": job_id, "state": "active"})
+
+
+def looked_at(allocation_state: str) -> str:
+    service = cast(BatchClient, OnePool(allocation_state))
+    return what_is_waited_for(service, UsedPool(id="pool", slots_per_node=1, own=True), "job")
+
+
+def test_that_all_nodes_are_lost_is_final_once_no_more_are_to_come() -> None:
+    assert looked_at("resizing") == "nodes: 1 unusable"
+    with pytest.raises(TasksFailed, match=r"^no node of pool pool can run tasks: all 1 are unusable$"):
+        looked_at("steady")
