@@ -58,8 +58,13 @@ def _clean_up(flow_run: FlowRun, logger: Log) -> None:
     try:
         parameters = flow_run.parameters or {}
         azure = accounts_in_use(parameters.get("accounts"))
-        if azure is not None:  # else it ran on an embedded local Azure, which has ended with it
-            clean_up_after(azure, str(flow_run.id), clean_up_of(parameters), logger)
+        if azure is None:
+            logger.info(
+                "No account is configured here: a run on the embedded local Azure has taken all with it. "
+                "What another has left in its accounts, the sweep flow deletes there once it has expired"
+            )
+            return
+        clean_up_after(azure, str(flow_run.id), clean_up_of(parameters), logger)
     except Exception as error:
         reason = without_secrets(str(error))
         logger.warning("Flow run %s was not cleaned up after: %s: %s", flow_run.id, type(error).__name__, reason)

@@ -23,13 +23,14 @@ from tasks.errors import InputError, log_errors_without_traceback
 from tasks.files import download_output, upload_files
 from tasks.inputs import as_list, find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
-from tasks.monitor import Patience, given_up, monitor_tasks, outcomes_of
-from tasks.outcomes import in_order
+from tasks.monitor import how_it_ended, monitor_tasks
+from tasks.net import SafetyNet
 from tasks.pool import create_pool, delete_pool
 from tasks.results import Results
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
 from tasks.steps import timed_steps
 from tasks.summary import Summary, complete, summarise
+from tasks.watch import Patience
 
 log_errors_without_traceback()
 
@@ -80,19 +81,21 @@ def top_words(
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
     """
     where = azure_for_run(accounts)
-    files = check_input(inputs, top_n, delay_seconds, limits, allow_failures)
     run = Run.begun_now(str(flow_run.id), limits)
-    results = Results.of(output_folder, run.name)
+    clean_up = clean_up.of_pool(pool)
     work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits, slots=pool.slots_per_task)
 
-    with where as azure, timed_steps() as times:
+    with where as azure, timed_steps() as times, SafetyNet(azure, run, clean_up) as net:
+        files = check_input(inputs, top_n, delay_seconds, limits, allow_failures)
+        results = Results.of(output_folder, run.name)
         check_accounts(azure, pool, results)
-        outcomes, to_count = results.sort(files)
+        counted, to_count = results.sort(files)
         chronicle = Chronicle(
-            azure=azure, run=run, name=flow_run.name, results=results, allow_failures=allow_failures, steps=times
+            azure=azure, run=run, results=results, files=files, counted=counted, allowed=allow_failures, steps=times
         )
-        chronicle.outcomes = outcomes
+        net.spread()
         try:
+            outcomes = chronicle.outcomes
             if to_count:  # all of them, unless an earlier try of this run has counted some
                 create_containers(azure, run, clean_up.containers)
                 uploads = upload_files(azure, run, to_count)
@@ -101,13 +104,10 @@ def top_words(
                 batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
                 patience = Patience(limits=limits, pool=pool)
                 monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
-                chronicle.problem = given_up(monitored)
-                outcomes = chronicle.outcomes = in_order(files, outcomes, outcomes_of(monitored))
+                outcomes = chronicle.add(how_it_ended(monitored))
                 download_output(azure, run, uploads, outcomes, results)
             summary = chronicle.summary = summarise(outcomes, results, top_n)
-            clean_up = ask(
-                clean_up.of_pool(pool), summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
-            )
+            clean_up = ask(clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting())
         finally:
             # All sent at once, none waiting for another: of a cancelled run only 30 seconds are left here.
             deletes = {
@@ -116,6 +116,7 @@ def top_words(
                 "containers": delete_containers.submit(azure, run, clean_up.containers),
             }
             wait(list(deletes.values()))
+            net.fold()
             chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
 
     for delete in deletes.values():

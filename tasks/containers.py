@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from azure.core.exceptions import AzureError
 from azure.storage.blob import BlobServiceClient
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
+from tasks.errors import ServiceError
 from tasks.ownership import Resource, keep, make, remove
 from tasks.settings import Disposal, Role, Run
-from tasks.steps import step
+from tasks.steps import RETRIES_OF_DELETES, step
 
 
 class Container(Resource):
@@ -47,15 +49,24 @@ def create_containers(azure: Azure, run: Run, disposal: Disposal = Disposal.DELE
             get_run_logger().info("Container %s %s", run.container(role), "created" if created else "is there already")
 
 
-@step("8 delete containers")
+@step("8 delete containers", retries=RETRIES_OF_DELETES)
 def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
-    """Delete the run's containers with all their blobs; one that is gone, or not this run's, is left alone."""
+    """Delete the run's containers with all their blobs; one that is gone, or not this run's, is left alone.
+
+    One that cannot be deleted keeps no other from it.
+    """
     logger = get_run_logger()
+    problems: list[Exception] = []
     with azure.blobs() as blobs:
         for role in Role:
             container = Container(blobs, run, role, disposal)
-            if disposal is Disposal.KEEP:
-                done = "kept" if keep(run, container) else "is not there"
-            else:
-                done = "deleted" if remove(run, container) else "is not there, or not this run's"
-            logger.info("Container %s %s", run.container(role), done)
+            try:
+                if disposal is Disposal.KEEP:
+                    done = "kept" if keep(run, container) else "is not there"
+                else:
+                    done = "deleted" if remove(run, container) else "is not there, or not this run's"
+                logger.info("Container %s %s", run.container(role), done)
+            except (AzureError, ServiceError) as error:
+                problems.append(error)
+    if problems:
+        raise problems[0]

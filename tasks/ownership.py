@@ -55,8 +55,15 @@ def make(run: Run, resource: Resource, pace: Pace = UNTIL_GONE) -> bool:
             return True
         except ResourceExistsError as error:
             code = error_code(error)
-            if code not in (resource.exists, resource.going) or waited > GONE_WITHIN:
+            if code not in (resource.exists, resource.going):
                 raise
+            if waited > GONE_WITHIN:
+                raise ServiceError(
+                    f"the earlier {resource.name} has been being deleted for {waited:.0f} seconds, and is still there; "
+                    "retry the run when it is gone",
+                    code=code,
+                    transient=False,
+                ) from None
         if code == resource.exists and _adopted(run, resource):
             return False
         if not told:

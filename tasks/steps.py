@@ -23,7 +23,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRIES = 4
-FIRST_DELAY = 2  # seconds; then 4, 8, 16
+RETRIES_OF_DELETES = 7  # for what is not deleted goes on billing
+FIRST_DELAY = 2  # seconds; then 4, 8, 16, and of deletes 32, 64, 128
 
 
 def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:

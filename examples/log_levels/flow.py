@@ -32,12 +32,14 @@ from tasks.errors import InputError, TasksFailed, TopWordsError, log_errors_with
 from tasks.files import download_output, upload_files
 from tasks.inputs import as_list
 from tasks.job import Work, add_tasks, create_job, delete_job
-from tasks.monitor import Patience, given_up, monitor_tasks, outcomes_of
-from tasks.outcomes import TaskOutcome, in_order, missing
+from tasks.monitor import how_it_ended, monitor_tasks
+from tasks.net import SafetyNet
+from tasks.outcomes import TaskOutcome, missing
 from tasks.pool import create_pool, delete_pool
 from tasks.results import Results
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
 from tasks.steps import step, timed_steps
+from tasks.watch import Patience
 
 HERE = Path(__file__).resolve().parent
 NODE_SCRIPT = HERE / "count_levels.py"
@@ -90,20 +92,22 @@ def log_levels(
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
     """
     where = azure_for_run(accounts)
-    refuse_bad_levels(levels)
-    files = check_input(inputs, top_n=1, delay_seconds=0, limits=limits, allow_failures=allow_failures)
     run = Run.begun_now(str(flow_run.id), limits)
-    results = Results.of(output_folder, run.name)
+    clean_up = clean_up.of_pool(pool)
     work = Work(limits=limits, slots=pool.slots_per_task, arguments=levels)
 
-    with where as azure, timed_steps() as times:
+    with where as azure, timed_steps() as times, SafetyNet(azure, run, clean_up) as net:
+        refuse_bad_levels(levels)
+        files = check_input(inputs, top_n=1, delay_seconds=0, limits=limits, allow_failures=allow_failures)
+        results = Results.of(output_folder, run.name)
         check_accounts(azure, pool, results)
-        outcomes, to_count = results.sort(files)
+        counted, to_count = results.sort(files)
         chronicle = Chronicle(
-            azure=azure, run=run, name=flow_run.name, results=results, allow_failures=allow_failures, steps=times
+            azure=azure, run=run, results=results, files=files, counted=counted, allowed=allow_failures, steps=times
         )
-        chronicle.outcomes = outcomes
+        net.spread()
         try:
+            outcomes = chronicle.outcomes
             if to_count:
                 create_containers(azure, run, clean_up.containers)
                 uploads = upload_files(azure, run, to_count, NODE_SCRIPT)
@@ -112,13 +116,10 @@ def log_levels(
                 batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
                 patience = Patience(limits=limits, pool=pool)
                 monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
-                chronicle.problem = given_up(monitored)
-                outcomes = chronicle.outcomes = in_order(files, outcomes, outcomes_of(monitored))
+                outcomes = chronicle.add(how_it_ended(monitored))
                 download_output(azure, run, uploads, outcomes, results)
             summary = summarise(outcomes, results, levels)
-            clean_up = ask(
-                clean_up.of_pool(pool), summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
-            )
+            clean_up = ask(clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting())
         finally:
             deletes = {
                 "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
@@ -126,6 +127,7 @@ def log_levels(
                 "containers": delete_containers.submit(azure, run, clean_up.containers),
             }
             wait(list(deletes.values()))
+            net.fold()
             chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
 
     for delete in deletes.values():
@@ -174,7 +176,7 @@ def complete(summary: LogLevels, allow_failures: int, problem: TopWordsError | N
     """The summary, if it lacks no more files than were allowed; else the reason, naming them."""
     lacks = f"the table in {summary.folder} lacks {', '.join(summary.missing)}"
     if problem is not None:
-        raise type(problem)(f"{problem}\nTherefore {lacks}")
+        raise problem.saying(f"{problem}\nTherefore {lacks}")
     if len(summary.missing) > allow_failures:
         raise TasksFailed(f"{lacks}: their Batch tasks failed, see {summary.folder / 'logs'}")
     return summary

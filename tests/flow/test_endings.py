@@ -39,6 +39,7 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceNotFoundError
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Suspended
 
 import flows.sweep
 import tasks.files
@@ -540,6 +541,7 @@ DEPLOYED: Mapping[str, dict[str, Any]] = {
     "killed": {"pool": EXISTING, "clean_up": {"job": "keep", "pool": "delete"}},
     "killed while it asks": {"clean_up": {"containers": "ask", "job": "ask", "pool": "keep"}, "delay_seconds": 0},
     "killed with all others": {},
+    "suspended": {},
 }
 SERVED = ("served and cancelled", "served and killed")
 
@@ -559,6 +561,18 @@ def test_a_run_that_was_cancelled_leaves_what_it_was_to_keep(
     house.wait_for_tasks(deployed_runs[name])
     house.server.cancel(deployed_runs[name])
     house.ends_as(deployed_runs[name], "Cancelled", left)
+
+
+def test_a_run_that_is_suspended_leaves_nothing_although_prefect_starts_none_of_its_steps_any_more(
+    house: House, deployed_runs: Mapping[str, UUID]
+) -> None:
+    run = house.wait_for_tasks(deployed_runs["suspended"])
+    house.server.client.set_flow_run_state(deployed_runs["suspended"], Suspended(timeout_seconds=3600))
+    with house.accounts.azure.batch() as batch:  # so that the present step comes to its end
+        for task in batch.list_tasks(run.job_id):
+            batch.terminate_task(run.job_id, task.id)
+    eventually("nothing being left", lambda: house.accounts.there(run.name) == set(), SOON)
+    assert house.server.run(deployed_runs["suspended"]).state_name == "Suspended"
 
 
 @pytest.mark.parametrize(("name", "left"), [("killed", ["job"]), ("served and killed", [])])
@@ -667,7 +681,7 @@ class Later(datetime):
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-        return datetime.now(tz) + timedelta(hours=2, minutes=5)
+        return datetime.now(tz) + timedelta(hours=3, minutes=5)
 
 
 def test_a_sweep_on_a_fresh_server_removes_all_of_it_and_nothing_else(

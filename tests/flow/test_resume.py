@@ -48,6 +48,8 @@ from prefect.utilities.callables import get_call_parameters
 
 import tasks.artifacts
 import tasks.chronicle
+import tasks.leftovers
+import tasks.net
 from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure import faults
@@ -173,11 +175,11 @@ def _watched(name: str, function: Callable[..., Any], script: Path) -> Callable[
     return call
 
 
-def _close(close: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(close)
+def _of_the_living(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         _present.get().still_alive()
-        return close(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return call
 
@@ -257,7 +259,8 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
             patch.setattr(step, "fn", _watched(step.name, step.fn, nodes.script))
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
-        patch.setattr(tasks.chronicle.Chronicle, "close", _close(tasks.chronicle.Chronicle.close))
+        patch.setattr(tasks.chronicle.Chronicle, "close", _of_the_living(tasks.chronicle.Chronicle.close))
+        patch.setattr(tasks.net, "clean_up_after", _of_the_living(tasks.leftovers.clean_up_after))
         patch.setattr(Run, "begun_now", _begun_now)
         patch.setattr(Pace, "beats", _beats)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
@@ -313,12 +316,17 @@ class Resumed:
         began = more.pop("began", None) or datetime.now(timezone.utc) - BETWEEN_TRIES
         return self._try(Try(began=began, ends=ends, kind=kind, **more))
 
-    def again(self, **more: Any) -> Summary:
-        """Run it again, as `prefect flow-run retry` does, to its end."""
+    def retry(self, **more: Any) -> State[Any]:
+        """Run it again, as `prefect flow-run retry` does."""
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(self.id, Scheduled(message="Retried via CLI (local execution)"), force=True)
         state = self._try(Try(began=datetime.now(timezone.utc), **more))
         assert state
+        return state
+
+    def again(self, **more: Any) -> Summary:
+        """Run it again, to its good end."""
+        state = self.retry(**more)
         with get_client(sync_client=True) as client:
             flow_run = client.read_flow_run(self.id)
         assert (flow_run.run_count, flow_run.state_name) == (2, "Completed"), state.message
@@ -501,6 +509,21 @@ def resume(resumed: Resumed, ends: Boundary, kind: Kind) -> Outcome:
         uploaded_again=[name for name, etag in uploaded.items() if present.get(name, etag) != etag],
         left_over=resumed.left_over(),
     )
+
+
+@pytest.mark.parametrize("of", ["input", "accounts"])
+def test_a_retry_that_fails_before_it_begins_leaves_nothing_of_the_first_try(start: Start, of: str) -> None:
+    resumed = start(texts=TWO)
+    assert resumed.first(after("5 add tasks"), Kind.KILLED) is None
+    if of == "input":
+        for text in resumed.texts.iterdir():
+            text.unlink()
+        state = resumed.retry()
+        assert "the folder holds no files" in (state.message or "")
+    else:
+        state = resumed.retry(ends=before("0 check accounts"))
+    assert state.is_failed()
+    assert resumed.left_over() == []
 
 
 @pytest.mark.parametrize("kind", Kind, ids=[kind.value for kind in Kind])

@@ -1,0 +1,44 @@
+"""What deletes when a run's own steps for that do not get to do it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from tasks.azure import Azure
+from tasks.leftovers import clean_up_after
+from tasks.settings import CleanUp, Run
+
+
+class SafetyNet:
+    """A context that a run with anything to delete leaves with nothing to delete, or as its clean_up says.
+
+    For an exception that comes before the steps that delete, or that keeps them from running: Prefect starts no step of
+    a run that it suspends, a second signal interrupts the first one's clean-up, and a retry can fail before it begins
+    while what the first try has left still bills.
+    """
+
+    def __init__(self, azure: Azure, run: Run, clean_up: CleanUp) -> None:
+        self._azure = azure
+        self._run = run
+        self._clean_up = clean_up
+        self._spread = (flow_run.run_count or 0) > 1
+
+    def spread(self) -> None:
+        """From now on there may be something to delete."""
+        self._spread = True
+
+    def fold(self) -> None:
+        """The steps have deleted it."""
+        self._spread = False
+
+    def __enter__(self) -> SafetyNet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._spread:
+            clean_up_after(self._azure, self._run.flow_run_id, self._clean_up, get_run_logger())
