@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from azure.core.exceptions import AzureError
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
@@ -25,7 +26,7 @@ from prefect.states import Completed
 from flows.hooks import accounts_in_use
 from tasks.artifacts import MOST_ROWS, best_effort, escape
 from tasks.azure import Azure
-from tasks.errors import InputError, TopWordsError, log_errors_without_traceback
+from tasks.errors import InputError, ServiceError, TopWordsError, log_errors_without_traceback
 from tasks.leftovers import (
     Deletion,
     Ending,
@@ -35,7 +36,8 @@ from tasks.leftovers import (
     delete_each,
     judge,
     judge_after,
-    list_leftovers,
+    list_in_batch,
+    list_in_storage,
 )
 from tasks.settings import CleanUp
 from tasks.steps import step
@@ -68,7 +70,7 @@ class Finding:
         if self.verdict is Verdict.EXPIRED and expires:
             return f"expired {_span(self.at - expires)} ago"
         if self.verdict is Verdict.CURRENT and expires:
-            return f"expires in {_span(expires - self.at)}" if expires > self.at else "expires within minutes"
+            return f"expires in {_span(expires - self.at)}" if expires > self.at else "just expired: left a while"
         return self.verdict.value
 
 
@@ -84,27 +86,31 @@ def sweep(
         delete: Delete it. Otherwise this is a dry run that only says what there is.
         flow_run_id: Delete what this flow run created, expired or not, if the run has ended, and nothing else.
         include_kept: Delete also what was kept on purpose.
-        accounts: Name of a Prefect block with the accounts; without it the one that the flow run named, or else the
+        accounts: Name of a Prefect block with the accounts, unless the flow run itself named one; without either, the
             accounts of the environment.
     """
     only = flow_run_uuid(flow_run_id)
-    azure = accounts_in_use(accounts or (only and read_flow_run(only).parameters.get("accounts")) or None)
+    # A triggered sweep has the block of its deployment, which need not be the one that the run was given.
+    azure = accounts_in_use((only and read_flow_run(only).parameters.get("accounts")) or accounts or None)
     if azure is None:
         nothing = "No account is configured, and the embedded local Azure leaves nothing: it ends with its run"
         get_run_logger().info(nothing)
         return Completed(message=nothing)
 
-    findings = find_leftovers(azure, only, include_kept)
+    findings, unseen = find_leftovers(azure, only, include_kept)
     doomed = [finding.leftover for finding in findings if finding.doomed]
     deletions = delete_leftovers(azure, doomed) if delete and doomed else []
     publish(findings, deletions, only)
-    return _complete(findings, deletions, delete)
+    return _complete(findings, deletions, unseen, delete)
 
 
 @step("1 find leftovers")
-def find_leftovers(azure: Azure, only: UUID | None, include_kept: bool) -> list[Finding]:
-    """What there is of ours, and what is made of it; with a flow run's id, nothing but that run's is to be deleted."""
-    found = list_leftovers(azure)
+def find_leftovers(azure: Azure, only: UUID | None, include_kept: bool) -> tuple[list[Finding], list[str]]:
+    """What there is of ours, and what is made of it; with a flow run's id, nothing but that run's is to be deleted.
+
+    And why one of the two accounts could not be looked at, if so: what is found in the other one may bill.
+    """
+    found, unseen = _listed(azure)
     clean_up = ended_run_s_clean_up(only) if only else None
     now = datetime.now(timezone.utc)
     findings = []
@@ -116,7 +122,22 @@ def find_leftovers(azure: Azure, only: UUID | None, include_kept: bool) -> list[
             verdict = Verdict.OTHERS
         findings.append(Finding(leftover=leftover, verdict=verdict, at=now))
     _say(findings)
-    return findings
+    return findings, unseen
+
+
+def _listed(azure: Azure) -> tuple[list[Leftover], list[str]]:
+    found: list[Leftover] = []
+    unseen: list[str] = []
+    lists = {"pools and jobs": list_in_batch, "containers": list_in_storage}
+    for what, look in lists.items():
+        try:
+            found += look(azure)
+        except AzureError as error:
+            if len(unseen) == len(lists) - 1:
+                raise
+            unseen.append(f"the {what} could not be listed: {ServiceError.of(error)}")
+            get_run_logger().warning("Going on although %s", unseen[-1])
+    return found, unseen
 
 
 @step("2 delete leftovers")
@@ -195,9 +216,13 @@ def _say(findings: Sequence[Finding]) -> None:
         tell("The %s of flow run %s: %s%s", leftover.name, leftover.flow_run, finding, billing)
 
 
-def _complete(findings: Sequence[Finding], deletions: Sequence[Deletion], delete: bool) -> State[Any]:
-    """The final state. Raises SweepFailed, naming each, where something was not deleted."""
+def _complete(
+    findings: Sequence[Finding], deletions: Sequence[Deletion], unseen: Sequence[str], delete: bool
+) -> State[Any]:
+    """The final state. Raises SweepFailed where something was not deleted, naming each, or could not be looked at."""
     failed = [f"{each.leftover.name}: {each.reason}" for each in deletions if each.ending is Ending.FAILED]
+    if unseen:
+        raise SweepFailed("\n".join([*unseen, *failed]))
     if failed:
         raise SweepFailed(f"{len(failed)} of {len(deletions)} were not deleted:\n" + "\n".join(failed))
     said = f"{_sum(findings)}; " + (

@@ -21,6 +21,8 @@ from tasks.pool import metadata, tags
 from tasks.settings import PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 
 GRACE = timedelta(minutes=5)  # the machine that tagged a thing and the one that sweeps it may disagree about the time
+# For what does not bill by the second: a run that has reached its limit, or that asks, may still download from it.
+LONG_GRACE = timedelta(hours=1)
 _GONE = {f"{kind}{how}" for kind in ("Pool", "Job", "Container") for how in ("NotFound", "BeingDeleted")}
 _KEPT = {"kept": "yes"}  # the tag of what no sweep deletes
 
@@ -96,12 +98,19 @@ class Deletion:
 
 def list_leftovers(azure: Azure) -> list[Leftover]:
     """All pools, jobs and containers of both accounts that runs of this project have created. Raises AzureError."""
-    with azure.batch() as batch, azure.blobs() as blobs:
+    return list_in_batch(azure) + list_in_storage(azure)
+
+
+def list_in_batch(azure: Azure) -> list[Leftover]:
+    with azure.batch() as batch:
         pools = batch.list_pools(select=["id", "state", "metadata", "currentDedicatedNodes", "currentLowPriorityNodes"])
         jobs = batch.list_jobs(select=["id", "state", "metadata"])
-        containers = blobs.list_containers(include_metadata=True)
-        found = [*map(_pool, pools), *map(_job, jobs), *map(_container, containers)]
-    return [leftover for leftover in found if leftover]
+        return [leftover for leftover in [*map(_pool, pools), *map(_job, jobs)] if leftover]
+
+
+def list_in_storage(azure: Azure) -> list[Leftover]:
+    with azure.blobs() as blobs:
+        return [leftover for leftover in map(_container, blobs.list_containers(include_metadata=True)) if leftover]
 
 
 def judge(leftover: Leftover, *, now: datetime, include_kept: bool = False) -> Verdict:
@@ -112,7 +121,8 @@ def judge(leftover: Leftover, *, now: datetime, include_kept: bool = False) -> V
         return Verdict.UNREADABLE
     if leftover.kept and not include_kept:
         return Verdict.KEPT
-    return Verdict.EXPIRED if leftover.expires <= now - GRACE else Verdict.CURRENT
+    grace = GRACE if leftover.kind is Kind.POOL else LONG_GRACE
+    return Verdict.EXPIRED if leftover.expires <= now - grace else Verdict.CURRENT
 
 
 def judge_after(leftover: Leftover, clean_up: CleanUp, *, include_kept: bool = False) -> Verdict:

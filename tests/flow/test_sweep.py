@@ -28,6 +28,7 @@ from azure.batch.models import (
     VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.core.pipeline.transport import HttpTransport
 from azure.storage.blob import BlobLeaseClient, BlobServiceClient
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -414,9 +415,13 @@ def test_the_hook_deletes_as_the_run_s_parameters_say(accounts: Azure, caplog: p
     assert f"The job {run.job_id} is kept" in caplog.messages
 
 
-def test_without_an_account_the_hook_has_nothing_to_do(no_azure: None, caplog: pytest.LogCaptureFixture) -> None:
-    clean_up_dead_run(a_flow, dead_flow_run(), Cancelled())
-    assert caplog.messages == []
+def test_without_an_account_the_hook_says_that_there_is_nothing_that_it_could_do(
+    no_azure: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "prefect"):
+        clean_up_dead_run(a_flow, dead_flow_run(), Cancelled())
+    (said,) = caplog.messages
+    assert said.startswith("No account is configured here: a run on the embedded local Azure has taken all with it.")
 
 
 def test_the_hook_tells_what_is_wrong_and_raises_nothing(
@@ -501,7 +506,7 @@ def test_a_dry_run_says_what_there_is_and_deletes_nothing(accounts: Azure, caplo
     assert re.fullmatch(r"expired 2 h \d min ago", table["pool nodes"][-1])
     assert table["job kept"][-1] == "kept on purpose"
     assert table["container broken"][-2:] == ["?", "no readable &#96;expires&#96;"]
-    assert table["job grace"][-1] == "expires within minutes"
+    assert table["job grace"][-1] == "just expired: left a while"
     assert re.fullmatch(r"expires in 1 h 5\d min", table["job current"][-1])
     assert re.search(r"The pool nodes of flow run run 1: expired 2 h \d min ago; 2 nodes, which bill\n", caplog.text)
     assert "The job broken of flow run run 4: no readable `expires`" in caplog.messages
@@ -630,6 +635,35 @@ def test_accounts_come_from_the_block_that_the_flow_run_or_the_sweep_names(
         swept(delete=True, accounts="accounts-of-a-dead-run")
         assert there(accounts) == set()
         assert error_of(swept(accounts="no-such-block")).startswith("there is no block 'no-such-block'")
+
+
+@pytest_server
+def test_the_block_that_the_flow_run_named_wins_over_that_of_a_triggered_sweep(
+    accounts: Azure, settings: dict[str, str]
+) -> None:
+    AzureBatchAccounts.from_environment(settings).save("of-the-run")
+    nowhere = {**settings, "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:9"}
+    AzureBatchAccounts.from_environment(nowhere).save("of-the-sweep")
+    run = flow_run_in(Crashed(), accounts="of-the-run")
+    make_container(accounts, run.container(Role.INPUT), run.tags)
+    swept(delete=True, flow_run_id=run.flow_run_id, accounts="of-the-sweep")
+    assert there(accounts) == set()
+
+
+@pytest_server
+def test_where_storage_cannot_be_reached_what_bills_is_deleted_all_the_same(
+    accounts: Azure, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_three(accounts, "expired", tags("run 1", PAST))
+    storage = settings["AZURE_STORAGE_CONNECTION_STRING"]
+    monkeypatch.setattr(HttpTransport, "sleep", lambda self, duration: None)
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING", re.sub(r"(BlobEndpoint=http://127.0.0.1):\d+", r"\1:9", storage)
+    )
+    state = swept(delete=True)
+    assert there(accounts) == {"container expired"}
+    assert state.name == "Failed"
+    assert error_of(state).startswith("the containers could not be listed: no answer from the service: ")
 
 
 @pytest_server

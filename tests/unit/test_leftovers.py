@@ -69,6 +69,17 @@ def test_a_leftover_has_expired_some_minutes_after_its_time(expires: str, verdic
     assert judge(leftover(expires=expires), now=NOW) is verdict
 
 
+@pytest.mark.parametrize("kind", [Kind.JOB, Kind.CONTAINER])
+@pytest.mark.parametrize(
+    ("expires", "verdict"),
+    [("2026-11-22T11:00:00+00:00", Verdict.EXPIRED), ("2026-11-22T11:00:01+00:00", Verdict.CURRENT)],
+)
+def test_what_has_no_nodes_is_left_for_an_hour_to_a_run_that_may_still_download_from_it(
+    kind: Kind, expires: str, verdict: Verdict
+) -> None:
+    assert judge(replace(leftover(expires=expires), kind=kind), now=NOW) is verdict
+
+
 @pytest.mark.parametrize(
     "expires", ["", "soon", "2020-01-01", "2020-01-01T00:00:00", "0001-01-01T00:00:00+01:00", "1577836800"]
 )
@@ -142,7 +153,7 @@ def test_a_wrong_id_is_refused_by_name(given: str) -> None:
         ("2026-11-22T11:20:00+00:00", "expired 40 min ago"),
         ("2026-11-19T08:00:00+00:00", "expired 3 d 4 h ago"),
         ("2026-11-22T12:41:00+00:00", "expires in 41 min"),
-        ("2026-11-22T11:58:00+00:00", "expires within minutes"),
+        ("2026-11-22T11:58:00+00:00", "just expired: left a while"),
         ("soon", "no readable `expires`"),
     ],
 )
