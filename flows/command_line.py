@@ -54,7 +54,7 @@ def command(
     task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes,
     task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries,
     stall_minutes: Annotated[
-        int, typer.Option(help="Fail when no Batch task has run or ended for so long.")
+        int, typer.Option(help="Fail when no Batch task has got further for so long.")
     ] = _LIMITS.stall_minutes,
     allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = 0,
     output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = "results",

@@ -23,7 +23,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.errors import without_secrets
 from tasks.outcomes import TaskOutcome
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # An underscore within a word is plain text.
 _MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")
 _LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
+# Seconds for an answer of the Prefect server; less for what is soon written again.
+_PATIENCE, _LITTLE_PATIENCE = 30.0, 15.0
 MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 
 P = ParamSpec("P")
@@ -53,16 +55,22 @@ class Key(str, Enum):
 
 
 def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
-    """Make a function that only informs people unable to fail the Batch work."""
+    """Make a function that only informs people unable to fail the Batch work, or to hold it up for long."""
+    return _attempting(publish, patience=_PATIENCE)
+
+
+def _attempting(publish: Callable[P, None], *, patience: float, retries: int = 0) -> Callable[P, None]:
+    # By itself Prefect's client would wait a minute for each answer, and ask a server that is away for even longer.
+    quick = {PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: patience}
 
     @functools.wraps(publish)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            # Prefect's client would try a server that is away for more than a minute, while the pool bills.
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with temporary_settings(quick):
                 publish(*args, **kwargs)
         except Exception as error:
-            get_run_logger().warning("Artifact not written: %s", without_secrets(str(error)))
+            reason = without_secrets(str(error)) or type(error).__name__
+            get_run_logger().warning("Artifact not written: %s", reason)
 
     return attempt
 
@@ -100,10 +108,17 @@ def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Seque
     )
 
 
-@best_effort
 def publish_report(write: Callable[[], str]) -> None:
-    """The page about the whole run, where it can be written."""
-    create_markdown_artifact(write(), key=Key.REPORT.value, description="What ran, what failed, how long, what it cost")
+    """The page about the whole run, where it can be written.
+
+    Tried again where the server is busy: there is no later one in its place, and nothing bills any more.
+    """
+
+    def publish() -> None:
+        description = "What ran, what failed, how long, what it cost"
+        create_markdown_artifact(write(), key=Key.REPORT.value, description=description)
+
+    _attempting(publish, patience=_PATIENCE, retries=2)()
 
 
 class TaskBoard:
@@ -112,7 +127,7 @@ class TaskBoard:
     def __init__(self) -> None:
         self._table: UUID | None = None
         self._progress: UUID | None = None
-        self.show = best_effort(self._show)
+        self.show = _attempting(self._show, patience=_LITTLE_PATIENCE)
 
     def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, said: str) -> None:
         percent = 100.0 * completed / total if total else 100.0

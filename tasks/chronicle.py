@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from tasks.artifacts import publish_report
 from tasks.azure import Azure
 from tasks.errors import TopWordsError
 from tasks.events import CleanedUp, RunEvents
-from tasks.outcomes import TaskOutcome
+from tasks.inputs import InputFile
+from tasks.monitor import Monitored
+from tasks.outcomes import TaskOutcome, in_order
 from tasks.pool import UsedPool
 from tasks.prices import price_of, region_of
 from tasks.report import RunFacts, is_loopback, report
@@ -30,33 +37,54 @@ class Chronicle:
 
     azure: Azure
     run: Run
-    name: str
     results: Results
-    allow_failures: int
+    files: Sequence[InputFile]
+    counted: Sequence[TaskOutcome]  # by an earlier try of the run
+    allowed: int  # failures
     steps: list[StepTime]
     pool: UsedPool | None = None
-    outcomes: Sequence[TaskOutcome] = ()
     summary: Summary | None = None
     problem: TopWordsError | None = None  # why waiting was given up
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
+    def __post_init__(self) -> None:
+        to_count = [TaskOutcome.not_begun(file) for file in self.files]
+        self.outcomes = in_order(self.files, to_count, self.counted)
+
+    def add(self, monitored: Monitored) -> list[TaskOutcome]:
+        """What became of all files, now that the Batch tasks have been watched."""
+        self.pool, self.problem = monitored.pool, monitored.problem
+        self.outcomes = in_order(self.files, self.counted, monitored.outcomes)
+        return self.outcomes
+
     def close(self, clean_up: CleanUp, done: Sequence[str]) -> None:
         """Publish the report, and the event that the run has cleaned up after itself; neither ever raises.
 
-        `done` are those of containers, job and pool of which the clean-up has done what it was told.
+        To be called in the `finally` that cleans up: it tells what the run is ending with. `done` are those of
+        containers, job and pool of which the clean-up has done what it was told.
         """
-        sent = [thing for thing in _THINGS if thing in done and self._deletes(clean_up, thing)]
-        kept = [thing for thing in _THINGS if thing not in sent]
-        publish_report(lambda: report(self._facts(sent, kept)))
-        events = RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id)
-        events.emit(CleanedUp(job_id=self.run.job_id, deleted=tuple(sent), kept=tuple(kept)))
+        ending = sys.exc_info()[1] or self.problem
+        deletes = [thing for thing in _THINGS if self._deletes(clean_up, thing)]
+        cleaned_up = CleanedUp(
+            job_id=self.run.job_id,
+            deleted=tuple(thing for thing in deletes if thing in done),
+            kept=tuple(thing for thing in _THINGS if thing not in deletes),
+            not_deleted=tuple(thing for thing in deletes if thing not in done),
+        )
+        if cleaned_up.not_deleted:
+            what = " and ".join(cleaned_up.not_deleted)
+            get_run_logger().error(
+                "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.until
+            )
+        publish_report(lambda: report(self._facts(cleaned_up, _reason(ending) if ending else "")))
+        RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id).emit(cleaned_up)
 
     def cost_while_waiting(self) -> str | None:
         """What the pool costs while somebody is asked whether to delete it, for that person to read."""
         pool = self.pool
         if pool is None or not pool.own:
             return None
-        nodes = pool.dedicated_nodes + pool.spot_nodes
+        nodes = pool.nodes
         if is_loopback(self.azure.batch_account.endpoint):
             return f"The pool's {nodes} nodes are on the embedded local Azure and cost nothing."
         price = price_of(pool.vm_size, region_of(self.azure.batch_account.endpoint))
@@ -78,11 +106,13 @@ class Chronicle:
             return False
         return getattr(clean_up, thing) is not Disposal.KEEP
 
-    def _facts(self, deleted: Sequence[str], kept: Sequence[str]) -> RunFacts:
+    def _facts(self, cleaned_up: CleanedUp, problem: str) -> RunFacts:
         pool = self.pool or _NO_POOL
-        alive = self._pool_seconds() if pool.own else None
+        made, gone = self._pool_times()
+        alive = (gone - made).total_seconds() if pool.own and made else None
+        added = pool.added_nodes * (gone - pool.added_at).total_seconds() if pool.added_at else 0
         return RunFacts(
-            run_name=self.name,
+            run_name=str(flow_run.name),
             flow_run_id=self.run.flow_run_id,
             where=self.azure.describe(),
             batch_endpoint=self.azure.batch_account.endpoint,
@@ -91,31 +121,43 @@ class Chronicle:
             vm_size=pool.vm_size,
             dedicated_nodes=pool.dedicated_nodes,
             spot_nodes=pool.spot_nodes,
+            added_nodes=pool.added_nodes,
             steps=[(step.name, step.seconds) for step in sorted(self.steps, key=lambda step: step.began)],
             pool_seconds=alive,
-            node_seconds=None if alive is None else alive * pool.dedicated_nodes,
+            node_seconds=None if alive is None else alive * pool.dedicated_nodes + added,
             spot_node_seconds=(alive or 0) * pool.spot_nodes,
             started=self.began,
             ended=datetime.now(timezone.utc),
             outcomes=self.outcomes,
-            allowed_failures=self.allow_failures,
+            allowed_failures=self.allowed,
             results=str(self.results.folder),
-            deleted=deleted,
-            kept=kept,
-            pool_kept="pool" in kept and pool.own,
+            deleted=cleaned_up.deleted,
+            kept=cleaned_up.kept,
+            not_deleted=cleaned_up.not_deleted,
+            pool_stays=pool.own and "pool" not in cleaned_up.deleted,
             nodes_until=self.run.until,
-            problem=str(self.problem or ""),
+            problem=problem,
             top_words=self._top_words(),
         )
 
-    def _pool_seconds(self) -> float | None:
-        """From the request for the pool to that for its end; what Azure bills is a little less."""
+    def _pool_times(self) -> tuple[datetime | None, datetime]:
+        """When the pool was asked for, and when its end was, or now; what Azure bills is a little less."""
         made = [step.began for step in self.steps if step.name.startswith("3 ")]
         ended = [step.began for step in self.steps if step.name == "9 delete pool"]
-        return ((ended or [datetime.now(timezone.utc)])[-1] - made[0]).total_seconds() if made else None
+        return (made[0] if made else None), (ended or [datetime.now(timezone.utc)])[-1]
 
     def _top_words(self) -> list[tuple[str, int]]:
         if self.summary is None:
             return []
         overall = self.summary.overall.head(_MOST_WORDS)
         return [(str(word), int(count)) for word, count in zip(overall["word"], overall["count"], strict=True)]
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TopWordsError):
+        return str(error)
+    if isinstance(error, TerminationSignal):
+        return "The run was cancelled, or its process was told to end"
+    if isinstance(error, KeyboardInterrupt):
+        return "The run was interrupted from the keyboard"
+    return f"{type(error).__name__}: {error}"

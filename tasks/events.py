@@ -99,12 +99,13 @@ class Stalled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CleanedUp:
-    """The run is over: which of its resources were deleted, and which stay (and may bill)."""
+    """The run is over: which of its resources were deleted, which stay, and which should have been deleted."""
 
     event: ClassVar[Event] = Event.CLEANED_UP
     job_id: str
     deleted: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    not_deleted: tuple[str, ...] = ()
 
     @property
     def resource(self) -> tuple[str, ...]:

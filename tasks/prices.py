@@ -57,14 +57,11 @@ class Price:
         return self.per_hour * node_seconds / 3600
 
 
-def price_of(vm_size: str, region: str | None = None, *, price_per_hour: float | None = None) -> Price | None:
+def price_of(vm_size: str, region: str | None = None) -> Price | None:
     """The price of a dedicated Linux node, or None where none is known.
 
-    In a region without prices it is that of East US, and says so. `price_per_hour` in US dollars, such as one from a
-    contract of the caller's, takes the place of the list.
+    In a region without prices it is that of East US, and says so.
     """
-    if price_per_hour is not None:
-        return Price(per_hour=price_per_hour, source="the price given")
     prices = _USD_PER_HOUR.get(vm_size.lower())
     if prices is None:
         return None

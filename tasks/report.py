@@ -24,14 +24,20 @@ STDERR_CHARACTERS = 2_000
 _CONTROL = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
+_BOUNDS = (
+    "Each count adds up the files' lists, and so is a lower bound: a file in which the word is just below its list "
+    "adds nothing. The artifact `top-words-overall` has the upper bound beside it, as `at_most`."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """What there is to say of a run when it is over.
 
     `where` says in words which accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
     deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
-    as they are for an existing pool; `pool_id` is empty where none was used. The prices, in US dollars for a node and
-    hour, take the place of the known ones.
+    as they are for an existing pool; `pool_id` is empty where none was used. `kept` was to be kept, while `not_deleted`
+    was to be deleted and was not.
     """
 
     run_name: str
@@ -43,6 +49,7 @@ class RunFacts:
     vm_size: str
     dedicated_nodes: int
     spot_nodes: int = 0
+    added_nodes: int = 0  # dedicated ones, while the run waited for spot nodes
     steps: Sequence[tuple[str, float]] = ()
     pool_seconds: float | None = None
     node_seconds: float | None = None  # of dedicated nodes
@@ -54,12 +61,11 @@ class RunFacts:
     results: str
     deleted: Sequence[str] = ()
     kept: Sequence[str] = ()
-    pool_kept: bool = False
-    problem: str = ""  # why waiting for the Batch tasks was given up
+    not_deleted: Sequence[str] = ()
+    pool_stays: bool = False
+    problem: str = ""  # why the run ended early
     nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
     top_words: Sequence[tuple[str, int]] = ()
-    price_per_hour: float | None = None
-    spot_price_per_hour: float | None = None
 
 
 def report(facts: RunFacts) -> str:
@@ -69,11 +75,13 @@ def report(facts: RunFacts) -> str:
         f"**{result_line(facts)}**",
         _problem(facts.problem),
         _plain(facts.where),
+        _links(facts.flow_run_id),
         _overview(facts),
         _failures(facts),
     ]
     if facts.top_words:
-        parts.append(f"## Top words\n\n![Bar chart of the top words]({bar_chart(facts.top_words, 'Over all files')})")
+        chart = bar_chart(facts.top_words, "Over all files, at least")
+        parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{_BOUNDS}")
     if any(outcome.started for outcome in facts.outcomes):
         parts.append(f"## Batch tasks\n\n![Timeline]({timeline(facts.outcomes, facts.ended)})\n\n{_durations(facts)}")
     parts += [_steps(facts), _cost(facts)]
@@ -99,6 +107,12 @@ def result_line(facts: RunFacts) -> str:
     return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
 
 
+def _links(flow_run_id: str) -> str:
+    """Seen from the artifact's page, wherever that is: a run does not know under which address people see it."""
+    page = f"../../runs/flow-run/{flow_run_id}"
+    return f"[The run]({page}) · [its log]({page}?tab=Logs) · [its artifacts]({page}?tab=Artifacts)"
+
+
 def _overview(facts: RunFacts) -> str:
     owner = "made for this run" if facts.own_pool else "an existing pool, neither changed nor deleted"
     requeues = sum(outcome.requeues for outcome in facts.outcomes)
@@ -112,15 +126,18 @@ def _overview(facts: RunFacts) -> str:
         ("results", facts.results),
         ("deleted", ", ".join(facts.deleted) or "nothing"),
         ("kept", ", ".join(facts.kept) or "nothing"),
+        ("NOT deleted", f"{', '.join(facts.not_deleted)}: see the log; the sweep deletes it once it has expired"),
         ("flow run", facts.flow_run_id),
     ]
-    shown = [(name, value) for name, value in rows if name != "requeues" or requeues]
+    absent = {"requeues": not requeues, "NOT deleted": not facts.not_deleted}
+    shown = [(name, value) for name, value in rows if not absent.get(name)]
     return "\n".join(["| run | |", "|:--|:--|", *(f"| {name} | {_plain(value)} |" for name, value in shown)])
 
 
 def _nodes(facts: RunFacts) -> str:
     spot = f" and {facts.spot_nodes:,} spot" if facts.spot_nodes else ""
-    return f"{facts.dedicated_nodes:,} dedicated{spot}, of {facts.vm_size}"
+    added = f"; {facts.added_nodes:,} dedicated were added while it waited for spot nodes" if facts.added_nodes else ""
+    return f"{facts.dedicated_nodes:,} dedicated{spot}, of {facts.vm_size}{added}"
 
 
 def _failures(facts: RunFacts) -> str:
@@ -200,31 +217,29 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
         return
     lived = f" The pool lived {_span(facts.pool_seconds)}." if facts.pool_seconds is not None else ""
     spot = f" and {facts.spot_node_seconds:,.0f} of spot nodes" if facts.spot_node_seconds else ""
-    price = price_of(facts.vm_size, region_of(facts.batch_endpoint), price_per_hour=facts.price_per_hour)
+    price = price_of(facts.vm_size, region_of(facts.batch_endpoint))
     if facts.node_seconds is None:
         yield f"How long the nodes lived is not known.{lived}"
     else:
         yield f"{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}.{lived}"
         yield _estimate(facts, price, facts.node_seconds)
-    if facts.pool_kept:
+    if facts.pool_stays:
         until = f"{facts.nodes_until} at the latest, or " if facts.nodes_until else ""
-        hourly = price.per_hour * facts.dedicated_nodes if price else 0
+        hourly = price.per_hour * (facts.dedicated_nodes + facts.added_nodes) if price else 0
         about = f", about {_usd(hourly)} an hour for the dedicated ones" if hourly else ""
-        yield f"**The pool was kept: its nodes go on billing until {until}it is deleted{about}.**"
+        yield f"**The pool is still there: its nodes go on billing until {until}it is deleted{about}.**"
 
 
 def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
     if price is None:
         return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
-    dollars = price.of(node_seconds)
-    told = f"at {_usd(price.per_hour)} for a node and hour ({price.source})"
-    if facts.spot_node_seconds and facts.spot_price_per_hour is not None:
-        dollars += facts.spot_price_per_hour * facts.spot_node_seconds / 3600
-        told += f" and {_usd(facts.spot_price_per_hour)} for a spot node and hour (the price given)"
-    elif facts.spot_node_seconds:
-        most = _usd(price.of(facts.spot_node_seconds))
-        told += f", plus at most {most} for the spot nodes, whose price is not known"
-    return f"Estimated cost: **{_usd(dollars)}** {told}. Compute alone, without {LEFT_OUT}."
+    least, most = price.of(node_seconds), price.of(node_seconds + facts.spot_node_seconds)
+    cost = f"**{_usd(least)}**"
+    if facts.spot_node_seconds:
+        cost = f"between {cost} and **{_usd(most)}**" if node_seconds else f"at most **{_usd(most)}**"
+    told = f"at {_usd(price.per_hour)} for a dedicated node and hour ({price.source})"
+    spot = "; a spot node never costs more, and often far less" if facts.spot_node_seconds else ""
+    return f"Estimated cost: {cost} {told}{spot}. Compute alone, without {LEFT_OUT}."
 
 
 def is_loopback(endpoint: str) -> bool:

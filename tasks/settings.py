@@ -56,7 +56,7 @@ class PoolSettings(_Settings):
         default="Standard_D2s_v3",
         min_length=1,
         title="VM Size",
-        description="VM size of a node, as `az vm list-sizes` names it.",
+        description="VM size of a node; `az batch location list-skus --location <region>` has them.",
     )
     image: str = Field(
         default="canonical:ubuntu-24_04-lts:server",
@@ -125,7 +125,7 @@ class TimeLimits(_Settings):
         default=30,
         ge=1,
         le=7 * 24 * 60,
-        description="The run fails as stalled when no Batch task has run or ended for so long.",
+        description="The run fails as stalled when no Batch task has got further for so long.",
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
+from prefect import states
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.artifacts import publish_summary, short_node
-from tasks.errors import TasksFailed, TopWordsError
+from tasks.errors import Cancelled, TasksFailed, TopWordsError
 from tasks.logs import as_lines
 from tasks.outcomes import TaskOutcome, missing
 from tasks.results import Results
@@ -95,7 +97,7 @@ def complete(
     """The summary, if it lacks no more files than were allowed.
 
     Raises what waiting ended with, if it was given up, else TasksFailed; either with the summary, and naming the files
-    that it lacks and what became of their Batch tasks.
+    that it lacks and what became of their Batch tasks. For a run that somebody cancelled, a state that says so.
     """
     lacking = missing(outcomes)
     if given_up is None and len(lacking) <= allow_failures:
@@ -103,11 +105,14 @@ def complete(
             get_run_logger().warning(_lacking(summary, lacking) + f"; allow_failures is {allow_failures}")
         return summary
     details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
-    if given_up is not None:
-        error = type(given_up)(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
-    else:
+    error: TopWordsError
+    if given_up is None:
         said = f"{len(lacking)} of {len(outcomes)} Batch tasks failed; {_lacking(summary, lacking)}{details}"
         error = TasksFailed(said)
+    else:
+        error = given_up.saying(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
+    if isinstance(error, Cancelled):
+        return cast(Summary, states.Cancelled(message=str(error)))  # which Prefect makes the state of the run
     error.summary, error.outcomes = summary, outcomes
     raise error
 

@@ -133,6 +133,10 @@ class PrefectUI:
         found = eventually(f"artifact {key} of run {run_id}", written)[0]
         return self.open(f"artifacts/artifact/{found.id}", older=older)
 
+    def markdown(self, run_id: UUID, key: str) -> Locator:
+        """The text of a markdown artifact as it is shown; the page has its source, too."""
+        return self.artifact(run_id, key).get_by_test_id("markdown-display")
+
 
 def cells(table: Locator) -> list[list[str]]:
     """The texts of the rows of a table, without its heading."""

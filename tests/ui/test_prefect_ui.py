@@ -10,9 +10,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-
-pytest.importorskip("playwright")
-
 from azure.batch.models import (
     BatchPoolCreateOptions,
     BatchStartTask,
@@ -235,8 +232,10 @@ def test_a_run_that_was_cancelled_leaves_nothing_and_says_so(
     log = ui.log(cancelled, newest_first=True)
     expect(log.filter(has_text=f"Pool {named(cancelled).pool_id} is being deleted")).to_be_visible()
     assert left_over(accounts, cancelled) == []
-    report = ui.artifact(cancelled, "run-report")
+    report = ui.markdown(cancelled, "run-report")
     expect(report.get_by_role("row", name="deleted containers, job, pool")).to_be_visible()
+    expect(report.get_by_text("3 files: 0 succeeded, 0 failed, 3 did not finish")).to_be_visible()
+    expect(report.get_by_text("The run was cancelled, or its process was told to end")).to_be_visible()
 
 
 def spoil_two_files(azure: Azure, run: Run) -> None:
@@ -345,6 +344,18 @@ def test_the_report_of_a_run_shows_its_pictures_and_what_was_kept(
             assert drawn_width(report.get_by_role("img", name=picture)) == 720
         for fact in ("nodes 2 dedicated, of Standard_D2s_v3", "deleted containers, pool", "kept job"):
             expect(report.get_by_role("row", name=fact)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"), [("its log", "Finished in state Completed()"), ("its artifacts", "sas-links")]
+)
+def test_the_report_s_links_lead_to_the_run_s_log_and_artifacts(
+    ui: PrefectUI, deployed: Deployed, from_the_form: UUID, link: str, shown: str
+) -> None:
+    deployed.wait(from_the_form, "Completed")
+    ui.markdown(from_the_form, "run-report").get_by_role("link", name=link).click()
+    ui.page.wait_for_url(f"**/v2/runs/flow-run/{from_the_form}*")
+    expect(ui.page.get_by_text(shown).first).to_be_visible()
 
 
 def test_the_summary_is_two_tables(ui: PrefectUI, deployed: Deployed, from_the_form: UUID) -> None:

@@ -109,10 +109,10 @@ def kept(queue: Any) -> list[Any]:
             {"job_id": NAME, "pool_id": NAME, "since": "2026-11-22T09:00:00Z", "reason": "no nodes"},
         ),
         (
-            CleanedUp(job_id=NAME, deleted=("job", "containers"), kept=("pool",)),
+            CleanedUp(job_id=NAME, deleted=("job",), kept=("containers",), not_deleted=("pool",)),
             "azure-batch.job.cleaned-up",
             f"azure-batch.job.mybatch.{NAME}",
-            {"job_id": NAME, "deleted": ["job", "containers"], "kept": ["pool"]},
+            {"job_id": NAME, "deleted": ["job"], "kept": ["containers"], "not_deleted": ["pool"]},
         ),
     ],
 )

@@ -76,12 +76,13 @@ def test_the_report_begins_with_the_result_and_where_it_ran() -> None:
             kept=("containers",),
         )
     )
-    assert page.split("\n\n## ")[0].splitlines() == [
+    assert [line for line in page.split("\n\n## ")[0].splitlines() if "](" not in line] == [
         "# top-words 3 files 2026-11-22 09:30",
         "",
         "**2 files: 1 succeeded, 1 failed**",
         "",
         "Batch account mybatch, storage account mystorage",
+        "",
         "",
         "| run | |",
         "|:--|:--|",
@@ -219,23 +220,41 @@ def test_the_cost_is_estimated_with_the_price_its_date_and_what_it_leaves_out() 
     page = report(facts(node_seconds=3_600, pool_seconds=1_800))
     assert section(page, "Cost") == (
         "3,600 node-seconds of dedicated nodes. The pool lived 30 min 0 s.\n\n"
-        "Estimated cost: **$0.1200** at $0.1200 for a node and hour (Azure's list price for Linux, pay-as-you-go, "
-        "in westeurope, of 2025-03-02). Compute alone, without disks, network, storage, and any discount of yours."
+        "Estimated cost: **$0.1200** at $0.1200 for a dedicated node and hour (Azure's list price for Linux, "
+        "pay-as-you-go, in westeurope, of 2025-03-02). Compute alone, without disks, network, storage, and any "
+        "discount of yours."
     )
 
 
-def test_spot_nodes_without_a_price_cost_at_most_the_dedicated_price() -> None:
-    told = section(report(facts(node_seconds=3_600, spot_node_seconds=1_800)), "Cost")
-    assert "3,600 node-seconds of dedicated nodes and 1,800 of spot nodes." in told
-    assert "**$0.1200**" in told
-    assert "plus at most $0.0600 for the spot nodes, whose price is not known" in told
+@pytest.mark.parametrize(
+    ("dedicated", "cost"),
+    [(3_600, "between **$0.1200** and **$0.1800**"), (0, "at most **$0.0600**")],
+    ids=["beside dedicated ones", "alone"],
+)
+def test_spot_nodes_cost_at_most_what_dedicated_ones_do(dedicated: float, cost: str) -> None:
+    told = section(report(facts(node_seconds=dedicated, spot_node_seconds=1_800)), "Cost")
+    assert f"{dedicated:,} node-seconds of dedicated nodes and 1,800 of spot nodes." in told
+    assert f"Estimated cost: {cost} at $0.1200 for a dedicated node and hour (Azure's list price" in told
+    assert "; a spot node never costs more, and often far less. Compute alone" in told
 
 
-def test_prices_given_take_the_place_of_the_known_ones() -> None:
-    run = facts(node_seconds=3_600, spot_node_seconds=1_800, price_per_hour=20.0, spot_price_per_hour=1.0)
-    told = section(report(run), "Cost")
-    assert "**$20.50** at $20.00 for a node and hour (the price given)" in told
-    assert "and $1.0000 for a spot node and hour (the price given)" in told
+def test_nodes_that_were_added_for_want_of_spot_nodes_are_told() -> None:
+    page = report(facts(dedicated_nodes=0, spot_nodes=4, added_nodes=4, node_seconds=0.0, pool_stays=True))
+    assert (
+        "| nodes | 0 dedicated and 4 spot, of Standard_D2s_v3; 4 dedicated were added while it waited for spot nodes |"
+    ) in page
+    assert "about $0.4800 an hour for the dedicated ones" in page
+
+
+def test_what_should_have_been_deleted_and_was_not_is_told_apart_from_what_is_kept() -> None:
+    page = report(facts(deleted=("job",), kept=("containers",), not_deleted=("pool",)))
+    assert "| kept | containers |\n| NOT deleted | pool: see the log; the sweep deletes it once" in page
+
+
+def test_the_run_its_log_and_its_artifacts_are_links_from_the_artifact_s_page() -> None:
+    page = "../../runs/flow-run/01920000-0000-7000-8000-0123456789ab"
+    links = f"[The run]({page}) · [its log]({page}?tab=Logs) · [its artifacts]({page}?tab=Artifacts)"
+    assert links in report(facts()).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -250,12 +269,12 @@ def test_prices_given_take_the_place_of_the_known_ones() -> None:
         ({"node_seconds": None, "pool_seconds": 0.3}, "How long the nodes lived is not known. The pool lived 0.3 s."),
         ({"pool_id": "", "own_pool": False}, "No pool was used, so no node was billed."),
         (
-            {"pool_kept": True, "dedicated_nodes": 0, "spot_nodes": 2},
-            "**The pool was kept: its nodes go on billing until it is deleted.**",
+            {"pool_stays": True, "dedicated_nodes": 0, "spot_nodes": 2},
+            "**The pool is still there: its nodes go on billing until it is deleted.**",
         ),
         (
-            {"pool_kept": True},
-            "**The pool was kept: its nodes go on billing until it is deleted, "
+            {"pool_stays": True},
+            "**The pool is still there: its nodes go on billing until it is deleted, "
             "about $0.2400 an hour for the dedicated ones.**",
         ),
     ],
@@ -311,11 +330,8 @@ def test_in_a_region_without_prices_the_price_says_which_it_is() -> None:
     assert "in eastus, which may differ from that in japaneast, of 2025-03-02" in price.source
 
 
-def test_a_size_that_is_not_listed_has_no_price_unless_one_is_given() -> None:
+def test_a_size_that_is_not_listed_has_no_price() -> None:
     assert price_of("Standard_D2s_v99", "eastus") is None
-    given = price_of("Standard_D2s_v99", "eastus", price_per_hour=0.5)
-    assert given is not None
-    assert given.per_hour == 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""What the report is told of a run, from what was remembered of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from prefect.exceptions import TerminationSignal
+
+import tasks.chronicle
+from tasks.azure import Azure
+from tasks.chronicle import Chronicle
+from tasks.errors import TasksFailed
+from tasks.inputs import InputFile
+from tasks.monitor import Monitored
+from tasks.outcomes import Cause, TaskOutcome
+from tasks.pool import UsedPool
+from tasks.report import RunFacts
+from tasks.results import Results
+from tasks.settings import CleanUp, Disposal, Run
+from tasks.steps import StepTime
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
+LOGGER = logging.getLogger("tests.chronicle")
+POOL = UsedPool(id="top-words-1", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", spot_nodes=4)
+HELPED = replace(POOL, added_nodes=4, added_at=NOON + timedelta(minutes=20))
+FILES = [InputFile(path=Path(name), blob_name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
+
+
+def chronicle(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> Chronicle:
+    """Of a run whose pool lived for an hour, and of which an earlier try has counted these files."""
+    azure = Azure.from_environment(
+        {
+            "AZURE_BATCH_ACCOUNT": "mybatch",
+            "AZURE_BATCH_ENDPOINT": "https://mybatch.westeurope.batch.azure.com",
+            "AZURE_STORAGE_ACCOUNT": "mystorage",
+        }
+    )
+    assert azure
+    told = Chronicle(
+        azure=azure,
+        run=Run(flow_run_id="0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11", started=NOON, lifetime=timedelta(hours=2)),
+        results=Results(folder=Path("results")),
+        files=FILES,
+        counted=[
+            TaskOutcome.counted_before(file.task_id, file.blob_name, "") for file in FILES if file.blob_name in counted
+        ],
+        allowed=0,
+        steps=[
+            StepTime(name="3 create pool", began=NOON, seconds=1),
+            StepTime(name="9 delete pool", began=NOON + timedelta(hours=1), seconds=1),
+        ],
+    )
+    told.pool = pool
+    return told
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
+    facts: list[RunFacts] = []
+    monkeypatch.setattr(tasks.chronicle, "publish_report", lambda write: write())
+    monkeypatch.setattr(tasks.chronicle, "report", facts.append)
+    monkeypatch.setattr(tasks.chronicle, "get_run_logger", lambda: LOGGER)
+    return facts
+
+
+ALL = ("containers", "job", "pool")
+
+
+def test_node_seconds_are_those_of_each_node_from_when_it_was_asked_for(published: list[RunFacts]) -> None:
+    chronicle(HELPED).close(CleanUp(), ALL)
+    (facts,) = published
+    assert (facts.pool_seconds, facts.spot_node_seconds, facts.node_seconds) == (3600, 4 * 3600, 4 * 2400)
+    assert (facts.dedicated_nodes, facts.added_nodes, facts.spot_nodes) == (0, 4, 4)
+
+
+def test_what_waiting_for_an_answer_costs_counts_the_nodes_that_were_added() -> None:
+    source = "(Azure's list price for Linux, pay-as-you-go, in westeurope, of 2025-03-02)"
+    assert chronicle().cost_while_waiting() == (
+        f"The pool's 4 nodes of Standard_D2s_v3 cost at most $0.48 an hour while you decide {source}."
+    )
+    assert chronicle(HELPED).cost_while_waiting() == (
+        f"The pool's 8 nodes of Standard_D2s_v3 cost at most $0.96 an hour while you decide {source}."
+    )
+    assert chronicle(replace(POOL, own=False)).cost_while_waiting() is None
+
+
+def test_of_a_run_that_ends_early_each_file_is_told_and_the_reason(published: list[RunFacts]) -> None:
+    told = chronicle(None, counted=("b",))
+    try:
+        raise TasksFailed("pool x got no nodes")
+    except TasksFailed:
+        told.close(CleanUp(), ALL)
+    (facts,) = published
+    assert [(outcome.file, outcome.succeeded, outcome.cause) for outcome in facts.outcomes] == [
+        ("a", False, Cause.NOT_RUN),
+        ("b", True, None),
+        ("c", False, Cause.NOT_RUN),
+    ]
+    assert facts.problem == "pool x got no nodes"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TerminationSignal(signal=15), "The run was cancelled, or its process was told to end"),
+        (KeyboardInterrupt(), "The run was interrupted from the keyboard"),
+        (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug"),
+    ],
+)
+def test_the_reason_is_said_in_words(error: BaseException, reason: str, published: list[RunFacts]) -> None:
+    try:
+        raise error
+    except BaseException:
+        chronicle().close(CleanUp(), ALL)
+    assert published[0].problem == reason
+
+
+def test_of_a_run_that_was_given_up_the_reason_is_why(published: list[RunFacts]) -> None:
+    told = chronicle()
+    outcomes = [TaskOutcome.not_begun(file) for file in FILES]
+    told.add(Monitored(outcomes=outcomes, pool=HELPED, problem=TasksFailed("job x is gone")))
+    told.close(CleanUp(), ALL)
+    assert (published[0].problem, published[0].added_nodes) == ("job x is gone", 4)
+
+
+def test_what_could_not_be_deleted_is_told_apart_from_what_was_kept(
+    published: list[RunFacts], caplog: pytest.LogCaptureFixture
+) -> None:
+    chronicle().close(CleanUp(containers=Disposal.KEEP), ("containers", "job"))
+    (facts,) = published
+    assert (facts.deleted, facts.kept, facts.not_deleted) == (("job",), ("containers",), ("pool",))
+    assert facts.pool_stays
+    assert caplog.messages == ["NOT deleted: pool; the sweep deletes it once it has expired (2026-11-22 14:00 UTC)"]
+
+
+def test_an_existing_pool_stays_whatever_is_to_be_deleted(published: list[RunFacts]) -> None:
+    chronicle(replace(POOL, own=False)).close(CleanUp(), ALL)
+    (facts,) = published
+    assert (facts.deleted, facts.kept, facts.pool_stays) == (("containers", "job"), ("pool",), False)
