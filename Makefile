@@ -14,7 +14,7 @@ run: .venv/installed ## count the top words of data/ (or INPUTS='my/*.txt ARGUME
 ui: .venv/installed ## the Prefect UI with all runs, on http://127.0.0.1:4200
 	@$(BIN)/prefect server start --host 127.0.0.1 --port 4200
 
-deploy: export TOP_WORDS_ACCOUNTS ?=
+deploy: export TOP_WORDS_ACCOUNTS ?= # empty: Prefect would warn of a placeholder without a value
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:4200/api)
 
 deploy: .venv/installed ## the deployments of prefect.yaml, on the server of `make ui` (or PREFECT_API_URL)
@@ -22,6 +22,7 @@ deploy: .venv/installed ## the deployments of prefect.yaml, on the server of `ma
 	@$(BIN)/prefect --no-prompt work-pool create local-process --type process >/dev/null 2>&1 \
 		|| $(BIN)/prefect --no-prompt work-pool inspect local-process >/dev/null # it exists
 	@$(BIN)/prefect --no-prompt deploy --all
+	@echo "Accounts: $(if $(TOP_WORDS_ACCOUNTS),the block '$(TOP_WORDS_ACCOUNTS)',those in the worker's environment (TOP_WORDS_ACCOUNTS=<block> make deploy names a block))"
 
 worker: .venv/installed ## runs what is deployed. Ctrl-C when nothing runs: it takes its runs along, and the sweep has to clean up
 	@$(SERVER_ANSWERS)

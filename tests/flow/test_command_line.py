@@ -28,6 +28,7 @@ def environment(no_azure: None, tmp_path: Path) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "TMPDIR": str(tmp_path / "tmp"),
         "PYTHONPATH": str(ROOT),
         "COLUMNS": "100",

@@ -18,9 +18,10 @@ from prefect.settings import get_current_settings
 from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner, Result
 
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure
+from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure, azure_for_run
 from tasks.credentials import AzureBatchAccounts, accounts, app
 from tasks.errors import InputError
+from tests.flow.test_steps import in_flow
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_SETTINGS = (*BATCH_SETTINGS, *STORAGE_SETTINGS)
@@ -101,6 +102,15 @@ def test_the_block_is_the_accounts_that_the_environment_would_be(saved: Saved) -
     assert loaded == Azure.from_environment(SETTINGS)
     assert loaded.batch_account.key
     assert loaded.batch_account.key.get_secret_value() == BATCH_KEY
+
+
+def test_a_block_that_is_named_wins_over_the_environment(azure: Azure, saved: Saved) -> None:
+    def used(block: str | None) -> Azure:
+        with azure_for_run(block) as found:
+            return found
+
+    assert in_flow(lambda: used("production")).batch_account.name == "mybatch"
+    assert in_flow(lambda: used(None)) == azure
 
 
 def test_the_keys_are_nowhere_but_in_the_block(saved: Saved) -> None:
