@@ -18,7 +18,7 @@ from tests.flow.deployed import Deployed
 from tests.ui.pages import PrefectUI, browser_page, chromium
 
 IMAGES = Path(__file__).resolve().parent / "images"
-WIDTH, HEIGHT = 1280, 800  #
+WIDTH, HEIGHT = 1280, 800  # pixels
 DRAWN = 4000  # milliseconds that the graph of a run needs to be drawn; nothing on the page says when it is
 
 
@@ -68,14 +68,15 @@ def pictures(ui: PrefectUI) -> None:
     deployed.wait_for_log(endless, "2 running, 1 queued")
     ui.cancel(endless)
     deployed.wait(endless, "Cancelled")
-    camera.of_a_run("cancelled.png", endless, "is being deleted", 1000)
+    expect(ui.markdown(endless, "run-report").get_by_text("The run was cancelled")).to_be_visible()
+    camera.of_the_page("cancelled.png", 900)
 
     run = deployed.start(top_n=3, delay_seconds=2)
     deployed.wait(run, "Completed")
     camera.of_a_run("run.png", run, "Finished in state Completed()")
     report = ui.artifact(run, "run-report")
     expect(report.get_by_role("img", name="Timeline")).to_be_visible()
-    camera.of_the_page("report.png", 1440)
+    camera.of_the_page("report.png", 2420)
 
 
 def of_one_that_asks(ui: PrefectUI, camera: Camera, run_id: UUID) -> None:
