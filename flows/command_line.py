@@ -136,8 +136,9 @@ def _end_with(error: Exception, output: str) -> NoReturn:
     if isinstance(error, httpx.HTTPError):  # of Prefect's client; that of Azure's is a TopWordsError
         where = get_current_settings().api.url or "a temporary address"
         _fail(
-            f"the Prefect server at {where} does not answer ({type(error).__name__}: {error}). The Batch work does not "
-            f"need it: what was counted is in the run's folder in {output}, and the log says what was cleaned up"
+            f"the Prefect server at {where} does not do its part ({type(error).__name__}: {error}). The Batch work "
+            f"does not need it: what was counted, if anything, is in the run's folder in {output}, and the log says "
+            "what was cleaned up"
         )
     if not isinstance(error, TopWordsError):
         _fail(f"{type(error).__name__}: {error}")

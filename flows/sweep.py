@@ -21,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 from prefect.states import Completed
 
 from flows.hooks import accounts_in_use
@@ -40,7 +41,7 @@ from tasks.leftovers import (
     list_in_storage,
 )
 from tasks.settings import CleanUp
-from tasks.steps import step
+from tasks.steps import RETRIES, step
 
 KEY = "leftovers"  # of the artifact; stable, so that the UI shows its history over the sweeps
 _RESOURCE = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
@@ -133,9 +134,11 @@ def _listed(azure: Azure) -> tuple[list[Leftover], list[str]]:
         try:
             found += look(azure)
         except AzureError as error:
-            if len(unseen) == len(lists) - 1:
+            failure = ServiceError.of(error)
+            tries_left = failure.transient and (task_run.run_count or 0) <= RETRIES
+            if tries_left or len(unseen) == len(lists) - 1:
                 raise
-            unseen.append(f"the {what} could not be listed: {ServiceError.of(error)}")
+            unseen.append(f"the {what} could not be listed: {failure}")
             get_run_logger().warning("Going on although %s", unseen[-1])
     return found, unseen
 

@@ -56,7 +56,7 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
     One that cannot be deleted keeps no other from it.
     """
     logger = get_run_logger()
-    problems: list[Exception] = []
+    problems: list[ServiceError] = []
     with azure.blobs() as blobs:
         for role in Role:
             container = Container(blobs, run, role, disposal)
@@ -66,7 +66,9 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
                 else:
                     done = "deleted" if remove(run, container) else "is not there, or not this run's"
                 logger.info("Container %s %s", run.container(role), done)
-            except (AzureError, ServiceError) as error:
+            except AzureError as error:
+                problems.append(ServiceError.of(error))
+            except ServiceError as error:
                 problems.append(error)
-    if problems:
-        raise problems[0]
+    for problem in sorted(problems, key=lambda problem: not problem.transient):  # one that is worth another try first
+        raise problem

@@ -115,9 +115,10 @@ class ServiceError(TopWordsError):
     def of(cls, error: AzureError) -> ServiceError:
         """The error of either SDK as one message: what it was, its code, and the service's own details."""
         lost = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError, DecodeError))
-        if isinstance(error, HttpResponseError) and error.response is not None and not lost:
+        no_token = isinstance(error, ClientAuthenticationError) and not _of_a_service(error)
+        if isinstance(error, HttpResponseError) and error.response is not None and not lost and not no_token:
             return cls._answered(error)
-        if isinstance(error, ClientAuthenticationError):
+        if no_token:
             # Whatever it is, it was no reason to refuse the run when it began: as likely a hiccup as a lost right.
             reason = str(error.message).splitlines()[0]
             return cls(f"Entra ID gave no token: {reason} {_SIGN_IN}", code="NoToken", transient=True)
@@ -144,6 +145,11 @@ def error_code(error: HttpResponseError) -> str:
 def without_secrets(text: str) -> str:
     """The text with SAS signatures, account keys and authorization headers blanked."""
     return _SIGNATURE.sub(r"\1***", text)
+
+
+def _of_a_service(error: HttpResponseError) -> bool:
+    """Whether it is an answer of Batch or Storage, and not of what gives the tokens for them."""
+    return bool(getattr(error, "model", None) or getattr(error, "error_code", None))
 
 
 def _service_name(error: HttpResponseError) -> str:

@@ -47,7 +47,7 @@ def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], resul
         return 0
     with azure.blobs() as blobs, azure.batch() as batch:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
-        stored = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=f"{LOGS}/")}
+        stored = _stored(container)
         unstored = [id for id in failed if not any(log_blob(id, stream) in stored for stream in STREAMS)]
         asked = set(unstored[:_MOST_ASKED])
 
@@ -66,6 +66,14 @@ def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], resul
             return True
 
         return sum(in_parallel(download, [(id, stream) for id in failed for stream in STREAMS]))
+
+
+def _stored(container: ContainerClient) -> dict[str, int]:
+    """The stored logs and their sizes; none where they cannot be listed, as when somebody has deleted the container."""
+    try:
+        return {blob.name: blob.size for blob in container.list_blobs(name_starts_with=f"{LOGS}/")}
+    except AzureError:
+        return {}
 
 
 def start_task_stderr(batch: BatchClient, pool_id: str, node_id: str) -> str:

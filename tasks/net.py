@@ -23,7 +23,7 @@ class SafetyNet:
     def __init__(self, azure: Azure, run: Run, clean_up: CleanUp) -> None:
         self._azure = azure
         self._run = run
-        self._clean_up = clean_up
+        self.clean_up = clean_up
         self._spread = (flow_run.run_count or 0) > 1
 
     def spread(self) -> None:
@@ -41,4 +41,4 @@ class SafetyNet:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None and self._spread:
-            clean_up_after(self._azure, self._run.flow_run_id, self._clean_up, get_run_logger())
+            clean_up_after(self._azure, self._run.flow_run_id, self.clean_up, get_run_logger())

@@ -13,13 +13,17 @@ R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """The work done on each item, several at a time; the first error ends it, and so does a signal.
+    """The work done on each item, several at a time; the first error ends it, once what is under way has ended.
 
-    Neither waits for what is under way: of a run that is cancelled only seconds are left, in which it has to delete.
+    A signal waits for nothing: of a run that is cancelled only seconds are left, in which it has to delete.
     """
     pool = ThreadPoolExecutor(_AT_A_TIME)
+    wait = False
     try:
         futures = [pool.submit(work, item) for item in items]
         return [future.result() for future in futures]
+    except Exception:
+        wait = True
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after the last result there is nothing left to wait for
+        pool.shutdown(wait=wait, cancel_futures=True)  # after the last result there is nothing left to wait for

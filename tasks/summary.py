@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import cast
 
 import pandas as pd
-from prefect import states
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.artifacts import publish_summary, short_node
-from tasks.errors import Cancelled, TasksFailed, TopWordsError
+from tasks.cancellation import end_with
+from tasks.errors import TasksFailed, TopWordsError
 from tasks.logs import as_lines
 from tasks.outcomes import TaskOutcome, missing
 from tasks.results import Results
@@ -111,10 +111,8 @@ def complete(
         error = TasksFailed(said)
     else:
         error = given_up.saying(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
-    if isinstance(error, Cancelled):
-        return cast(Summary, states.Cancelled(message=str(error)))  # which Prefect makes the state of the run
     error.summary, error.outcomes = summary, outcomes
-    raise error
+    return cast(Summary, end_with(error))
 
 
 def _lacking(summary: Summary, lacking: Sequence[TaskOutcome]) -> str:

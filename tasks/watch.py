@@ -69,7 +69,8 @@ class Watch:
         self._answered = pace.now()  # when the service last said how the tasks are
         self._completed = 0
         self._last: dict[str, TaskOutcome] = {}
-        self._attempts = Attempts(soon=timedelta(minutes=patience.limits.stall_minutes))
+        # Such a loss, and the wait for another node, fit several times into the time after which a run has stalled.
+        self._attempts = Attempts(soon=timedelta(minutes=patience.limits.stall_minutes) / 3)
         self._cancellation = Cancellation()
         self._preempted: set[str] = set()
         self._requeues = 0
@@ -79,6 +80,7 @@ class Watch:
         """Look until all tasks have completed; returns why not, where that is given up."""
         try:
             for _ in self._pace.beats():
+                self._cancellation.check(self._pace.now())
                 try:
                     if self._look():
                         return None
@@ -97,7 +99,7 @@ class Watch:
                 outcomes = self.outcomes()
                 break
             except AzureError as error:
-                if isinstance(problem, ServiceError):
+                if problem is not None:  # enough has been waited
                     break
                 try:
                     self._bear(error)
@@ -158,15 +160,17 @@ class Watch:
             counts = self._batch.get_job_task_counts(self._run.job_id).task_counts
         except ResourceNotFoundError:
             raise why_ended(self._batch, self._run.job_id, self._in_job) or TasksFailed("the job is gone") from None
-        self._cancellation.check(self._pace.now())
         self._notice(counts)
         self._tell_preemptions()
         if counts.running or counts.completed >= self._in_job:
             self._tell(counts, "")
         else:
             self._tell(counts, self._obstacle(counts))
+        # The counts alone may be ahead of, or behind, the tasks.
         if counts.completed >= self._in_job and all(outcome.completed for outcome in self.outcomes()):
-            return True  # the counts alone may be ahead of, or behind, the tasks
+            return True
+        if self._job_ended_with_all_completed(counts):
+            return True
         self._check_limits(self._in_job - counts.completed)
         return False
 
@@ -260,21 +264,23 @@ class Watch:
             self._events.emit(Preempted(pool_id=self.pool.id, nodes=len(new)))
         self._preempted = nodes
 
+    def _job_ended_with_all_completed(self, counts: BatchTaskCounts) -> bool:
+        """False where it goes on. Raises why it ended where it did with tasks not completed."""
+        ended = why_ended(self._batch, self._run.job_id, self._in_job - counts.completed)
+        if ended is None:
+            return False
+        if left := sum(not outcome.completed for outcome in self.outcomes()):
+            raise why_ended(self._batch, self._run.job_id, left) or ended
+        return True
+
     def _check_limits(self, left: int) -> None:
-        if ended := why_ended(self._batch, self._run.job_id, left):
-            left = sum(not outcome.completed for outcome in self.outcomes())  # the counts may be behind
-            if left:
-                raise why_ended(self._batch, self._run.job_id, left) or ended
-            return
         now = self._pace.now()
         if now >= self._run.expires:
             raise RunTimeout(f"the run reached its limit of {self._run.lifetime} with {left} Batch tasks not completed")
         idle = now - self._alive
         self._help_spot(idle)
-        still = now - max(
-            self._alive, self.pool.added_at or self._alive
-        )  # the nodes that were added get their time too
-        if still >= timedelta(minutes=self._patience.limits.stall_minutes):
+        since = max(self._alive, self.pool.added_at or self._alive)  # nodes that were added get their time, too
+        if now - since >= timedelta(minutes=self._patience.limits.stall_minutes):
             reason = (
                 f"no Batch task has got further since {self._alive:%Y-%m-%d %H:%M:%S %Z} "
                 f"(stall_minutes is {self._patience.limits.stall_minutes}); {self._said[0]}"
@@ -298,7 +304,7 @@ class Watch:
             return  # asked for again at the next look
         self.pool = replace(self.pool, added_nodes=settings.spot_nodes, added_at=self._pace.now())
         self._logger.warning(
-            "Spot nodes have run no Batch task for %d minutes: %s added to pool %s",
+            "Spot nodes have brought no Batch task further for %d minutes: %s added to pool %s",
             minutes,
             node_count(settings.spot_nodes, 0),
             self.pool.id,

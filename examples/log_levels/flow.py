@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import pandas as pd
 from prefect import flow
@@ -25,6 +25,7 @@ from flows.hooks import clean_up_dead_run
 from tasks.approval import ask
 from tasks.artifacts import MOST_ROWS, best_effort
 from tasks.azure import azure_for_run
+from tasks.cancellation import end_with
 from tasks.check import check_accounts, check_input
 from tasks.chronicle import Chronicle
 from tasks.containers import create_containers, delete_containers
@@ -119,7 +120,9 @@ def log_levels(
                 outcomes = chronicle.add(how_it_ended(monitored))
                 download_output(azure, run, uploads, outcomes, results)
             summary = summarise(outcomes, results, levels)
-            clean_up = ask(clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting())
+            clean_up = net.clean_up = ask(
+                clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+            )
         finally:
             deletes = {
                 "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
@@ -176,7 +179,7 @@ def complete(summary: LogLevels, allow_failures: int, problem: TopWordsError | N
     """The summary, if it lacks no more files than were allowed; else the reason, naming them."""
     lacks = f"the table in {summary.folder} lacks {', '.join(summary.missing)}"
     if problem is not None:
-        raise problem.saying(f"{problem}\nTherefore {lacks}")
+        return cast(LogLevels, end_with(problem.saying(f"{problem}\nTherefore {lacks}")))
     if len(summary.missing) > allow_failures:
         raise TasksFailed(f"{lacks}: their Batch tasks failed, see {summary.folder / 'logs'}")
     return summary

@@ -114,7 +114,7 @@ def test_a_preemption_is_said_also_while_other_nodes_work(
 # Dedicated nodes in place of spot nodes that bring nothing.
 
 
-HELP = "Spot nodes have run no Batch task for 10 minutes: 1 dedicated node added to pool "
+HELP = "Spot nodes have brought no Batch task further for 10 minutes: 1 dedicated node added to pool "
 
 
 def targets(azure: Azure, pool: UsedPool) -> tuple[int | None, int | None]:

@@ -40,7 +40,7 @@ from typer.testing import CliRunner
 
 import flows.hooks
 from flows.hooks import clean_up_dead_run, within
-from flows.sweep import app, sweep
+from flows.sweep import app, find_leftovers, sweep
 from local_azure import faults
 from tasks.azure import Azure
 from tasks.credentials import AzureBatchAccounts
@@ -660,6 +660,8 @@ def test_where_storage_cannot_be_reached_what_bills_is_deleted_all_the_same(
     monkeypatch.setenv(
         "AZURE_STORAGE_CONNECTION_STRING", re.sub(r"(BlobEndpoint=http://127.0.0.1):\d+", r"\1:9", storage)
     )
+    monkeypatch.setattr(find_leftovers, "retry_delay_seconds", 0)
+    monkeypatch.setattr(find_leftovers, "retry_jitter_factor", None)
     state = swept(delete=True)
     assert there(accounts) == {"container expired"}
     assert state.name == "Failed"

@@ -448,6 +448,20 @@ def test_a_job_that_vanishes_once_all_is_counted_fails_nothing(
     assert (outcome.succeeded, outcome.earlier) == (True, True)
 
 
+def test_counts_that_stay_behind_do_not_keep_a_run_waiting_whose_job_has_ended(
+    troubled: Azure, troubled_run: Run
+) -> None:
+    pool = own_pool(troubled, troubled_run)
+    added = make_job(troubled, troubled_run, "true")
+    with troubled.batch() as batch:
+        wait_until(lambda: batch.get_task(troubled_run.job_id, added[0].id).state == "completed")
+        options = BatchJobTerminateOptions(termination_reason="AllTasksComplete")
+        batch.begin_terminate_job(troubled_run.job_id, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
+    faults.ask("taskcounts", {"stale": 100_000})
+    (outcome,) = watch(troubled, troubled_run, pool, added, pace())
+    assert outcome.succeeded
+
+
 # Cancelled in the UI, although no worker has started it.
 
 

@@ -59,6 +59,14 @@ def test_a_token_that_cannot_be_had_in_the_middle_of_a_run_is_asked_for_again() 
     assert ServiceError.of(ClientAuthenticationError("the metadata service timed out")).transient
 
 
+def test_what_gives_the_tokens_is_not_taken_for_a_service() -> None:
+    error = ClientAuthenticationError("invalid_grant", response=Response(400))  # type: ignore[arg-type]
+    assert (ServiceError.of(error).code, ServiceError.of(error).transient) == ("NoToken", True)
+    refused = ClientAuthenticationError("no right", response=Response(401))  # type: ignore[arg-type]
+    refused.error_code = "AuthenticationFailed"  # type: ignore[attr-defined]
+    assert (ServiceError.of(refused).code, ServiceError.of(refused).transient) == ("AuthenticationFailed", False)
+
+
 @pytest.mark.parametrize("error", [IncompleteReadError("cut off"), DecodeError("no JSON")])
 def test_half_an_answer_is_a_lost_one(error: HttpResponseError) -> None:
     failure = ServiceError.of(error)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
-import pytest
-
 from tasks.parallel import in_parallel
 
 
@@ -14,28 +12,46 @@ def test_results_come_in_the_order_of_the_items() -> None:
     assert in_parallel(lambda number: number * number, range(100)) == [number * number for number in range(100)]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_or_a_signal_waits_neither_for_what_is_under_way_nor_for_what_is_queued(
-    error: type[BaseException],
-) -> None:
-    free = threading.Event()
-    done: list[int] = []
+class Works:
+    """Work on a thousand things, the first of which ends with an error, and the others when they are let go."""
 
-    def work(number: int) -> None:
+    def __init__(self, error: type[BaseException]) -> None:
+        self.begun, self.free = threading.Event(), threading.Event()
+        self.under_way: set[int] = set()
+        self.done: list[int] = []
+        self._error = error
+        self._ended: Future[None] = Future()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _work(self, number: int) -> None:
         if number == 0:
-            raise error("enough")
-        free.wait(60)
-        done.append(number)
+            raise self._error("enough")
+        self.under_way.add(number)
+        self.begun.set()
+        self.free.wait(60)
+        self.done.append(number)
+        self.under_way.remove(number)
 
-    ended: Future[None] = Future()
-
-    def run() -> None:
+    def _run(self) -> None:
         try:
-            in_parallel(work, range(1000))
+            in_parallel(self._work, range(1000))
         except BaseException as raised:
-            ended.set_exception(raised)
+            self._ended.set_exception(raised)
 
-    threading.Thread(target=run, daemon=True).start()
-    assert isinstance(ended.exception(timeout=30), error)
-    assert done == []
-    free.set()
+    def ended_with(self) -> BaseException | None:
+        return self._ended.exception(timeout=30)
+
+
+def test_a_signal_waits_for_nothing() -> None:
+    works = Works(KeyboardInterrupt)
+    assert isinstance(works.ended_with(), KeyboardInterrupt)
+    assert works.done == []
+    works.free.set()
+
+
+def test_an_error_waits_for_what_is_under_way() -> None:
+    works = Works(ValueError)
+    assert works.begun.wait(30)
+    works.free.set()
+    assert isinstance(works.ended_with(), ValueError)
+    assert works.under_way == set()

@@ -1,0 +1,79 @@
+"""The safety net deletes where the steps that delete do not get to run, and only there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+import tasks.net
+from tasks.azure import Azure, BatchAccount, StorageAccount
+from tasks.net import SafetyNet
+from tasks.settings import CleanUp, Disposal, Run
+
+AZURE = Azure(
+    batch_account=BatchAccount(name="batch", endpoint="https://batch"),
+    storage_account=StorageAccount(name="storage", endpoint="https://storage"),
+)
+RUN = Run(flow_run_id="run", started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+KEEP = CleanUp(job=Disposal.KEEP)
+
+
+@pytest.fixture(params=["1", "2"], ids=["first try", "retry"])
+def run_count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", request.param)
+    return int(request.param)
+
+
+@pytest.fixture
+def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, CleanUp]]:
+    done: list[tuple[str, CleanUp]] = []
+    monkeypatch.setattr(tasks.net, "clean_up_after", lambda azure, run, clean_up, logger: done.append((run, clean_up)))
+    monkeypatch.setattr(tasks.net, "get_run_logger", lambda: logging.getLogger("tests.net"))
+    return done
+
+
+class Ended(BaseException):
+    """What a run ends with."""
+
+
+def end(*steps: Callable[[SafetyNet], object]) -> None:
+    """A run that takes these steps and then ends with an error."""
+    with SafetyNet(AZURE, RUN, CleanUp()) as net:
+        for step in steps:
+            step(net)
+        raise Ended
+
+
+def decide(net: SafetyNet) -> None:
+    net.clean_up = KEEP
+
+
+def test_before_there_is_anything_to_delete_only_a_retry_deletes(
+    run_count: int, cleaned_up: list[tuple[str, CleanUp]]
+) -> None:
+    with pytest.raises(Ended):
+        end()
+    assert cleaned_up == ([("run", CleanUp())] if run_count > 1 else [])
+
+
+def test_where_the_steps_do_not_get_to_delete_it_does_as_was_decided_last(
+    run_count: int, cleaned_up: list[tuple[str, CleanUp]]
+) -> None:
+    with pytest.raises(Ended):
+        end(SafetyNet.spread, decide)
+    assert cleaned_up == [("run", KEEP)]
+
+
+def test_what_the_steps_have_deleted_is_left_to_them(run_count: int, cleaned_up: list[tuple[str, CleanUp]]) -> None:
+    with pytest.raises(Ended):
+        end(SafetyNet.spread, SafetyNet.fold)
+    assert cleaned_up == []
+
+
+def test_a_run_that_ends_well_has_nothing_left_to_it(run_count: int, cleaned_up: list[tuple[str, CleanUp]]) -> None:
+    with SafetyNet(AZURE, RUN, CleanUp()) as net:
+        net.spread()
+    assert cleaned_up == []
