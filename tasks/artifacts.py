@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 # An underscore within a word is plain text.
 _MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")
 _LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
-# Seconds for an answer of the Prefect server; less for what is soon written again.
-_PATIENCE, _LITTLE_PATIENCE = 30.0, 15.0
+_PATIENCE = 30.0  # seconds for an answer of the Prefect server: a busy one may need many
 MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 
 P = ParamSpec("P")
@@ -56,12 +55,12 @@ class Key(str, Enum):
 
 def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
     """Make a function that only informs people unable to fail the Batch work, or to hold it up for long."""
-    return _attempting(publish, patience=_PATIENCE)
+    return _attempting(publish, retries=0)
 
 
-def _attempting(publish: Callable[P, None], *, patience: float, retries: int = 0) -> Callable[P, None]:
+def _attempting(publish: Callable[P, None], *, retries: int) -> Callable[P, None]:
     # By itself Prefect's client would wait a minute for each answer, and ask a server that is away for even longer.
-    quick = {PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: patience}
+    quick = {PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: _PATIENCE}
 
     @functools.wraps(publish)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -118,7 +117,7 @@ def publish_report(write: Callable[[], str]) -> None:
         description = "What ran, what failed, how long, what it cost"
         create_markdown_artifact(write(), key=Key.REPORT.value, description=description)
 
-    _attempting(publish, patience=_PATIENCE, retries=2)()
+    _attempting(publish, retries=2)()
 
 
 class TaskBoard:
@@ -127,7 +126,7 @@ class TaskBoard:
     def __init__(self) -> None:
         self._table: UUID | None = None
         self._progress: UUID | None = None
-        self.show = _attempting(self._show, patience=_LITTLE_PATIENCE)
+        self.show = best_effort(self._show)
 
     def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, said: str) -> None:
         percent = 100.0 * completed / total if total else 100.0
