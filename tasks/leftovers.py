@@ -96,12 +96,8 @@ class Deletion:
     reason: str = ""
 
 
-def list_leftovers(azure: Azure) -> list[Leftover]:
-    """All pools, jobs and containers of both accounts that runs of this project have created. Raises AzureError."""
-    return list_in_batch(azure) + list_in_storage(azure)
-
-
 def list_in_batch(azure: Azure) -> list[Leftover]:
+    """All pools and jobs that runs of this project have created. Raises AzureError."""
     with azure.batch() as batch:
         pools = batch.list_pools(select=["id", "state", "metadata", "currentDedicatedNodes", "currentLowPriorityNodes"])
         jobs = batch.list_jobs(select=["id", "state", "metadata"])
@@ -109,6 +105,7 @@ def list_in_batch(azure: Azure) -> list[Leftover]:
 
 
 def list_in_storage(azure: Azure) -> list[Leftover]:
+    """All containers that runs of this project have created. Raises AzureError."""
     with azure.blobs() as blobs:
         return [leftover for leftover in map(_container, blobs.list_containers(include_metadata=True)) if leftover]
 

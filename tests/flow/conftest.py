@@ -17,6 +17,7 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from flows import top_words as flow_module
 from local_azure import faults
 from tasks.azure import Azure
+from tasks.leftovers import Leftover, list_in_batch, list_in_storage
 from tasks.monitor import monitor_tasks
 from tasks.pace import Pace
 from tasks.settings import Run
@@ -82,6 +83,11 @@ def clear(azure: Azure, name: str) -> None:
         for container in blobs.list_containers(name_starts_with=name):
             blobs.delete_container(container.name)
         wait_until(lambda: name not in job_and_pool_ids(batch))
+
+
+def list_leftovers(azure: Azure) -> list[Leftover]:
+    """All that runs have left in both accounts."""
+    return list_in_batch(azure) + list_in_storage(azure)
 
 
 def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:

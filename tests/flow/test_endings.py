@@ -50,9 +50,8 @@ from flows.top_words import top_words
 from local_azure import faults
 from tasks.azure import Azure
 from tasks.credentials import AzureBatchAccounts
-from tasks.leftovers import list_leftovers
 from tasks.settings import Role, Run, TimeLimits
-from tests.flow.conftest import azure_with_faults
+from tests.flow.conftest import azure_with_faults, list_leftovers
 from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
 
 SOON = 30.0  # seconds: so long Prefect leaves to a run that was cancelled, and so long may cleaning up take

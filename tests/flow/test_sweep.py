@@ -45,9 +45,10 @@ from local_azure import faults
 from tasks.azure import Azure
 from tasks.credentials import AzureBatchAccounts
 from tasks.errors import InputError
-from tasks.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each, list_leftovers
+from tasks.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
 from tasks.settings import CleanUp, Disposal, Role, Run, TimeLimits
 from tests.conftest import DATA
+from tests.flow.conftest import list_leftovers
 
 LIMIT = 120.0  # seconds
 LOG = logging.getLogger("tests.sweep")
