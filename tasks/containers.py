@@ -70,5 +70,5 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
                 problems.append(ServiceError.of(error))
             except ServiceError as error:
                 problems.append(error)
-    for problem in sorted(problems, key=lambda problem: not problem.transient):  # one that is worth another try first
-        raise problem
+    if problems:
+        raise min(problems, key=lambda problem: not problem.transient)  # one that is worth another try, if any is

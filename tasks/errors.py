@@ -56,14 +56,14 @@ _SIGNATURE = re.compile(
 class TopWordsError(Exception):
     """An error whose message says all that a person needs; its traceback would only hide it."""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(without_secrets(message))
-
     # Where they are known: how watching the Batch tasks ended, what became of each, and the summary of those that
     # succeeded.
     monitored: Monitored | None = None
     outcomes: Sequence[TaskOutcome] = ()
     summary: Summary | None = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
     def saying(self, message: str) -> Self:
         """The same error in other words."""
