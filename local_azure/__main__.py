@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from local_azure import accounts
-from local_azure.azurite import AzuriteFailed, azurite, ensure_installed
+from local_azure.azurite import AUTOSAVE, AzuriteFailed, azurite, ensure_installed
 from local_azure.batch.server import Account, AutoStorage, DataDirectoryInUse, serve
 
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
+_LOSS = (
+    "Blob Storage was killed before it could save; containers and blobs that were created, changed or deleted in its "
+    f"last {AUTOSAVE} seconds are as they were before"
+)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -101,7 +105,16 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     )
     try:
         async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:
-            linked.set_result(AutoStorage(account=accounts.NAME, blob_endpoint=blob.endpoint, key=keys.storage))
+            if blob.killed_now:
+                print(f"local Azure: {data / 'blob'}: {_LOSS}", file=sys.stderr, flush=True)
+            linked.set_result(
+                AutoStorage(
+                    account=accounts.NAME,
+                    blob_endpoint=blob.endpoint,
+                    key=keys.storage,
+                    killed_at=blob.killed_at,
+                )
+            )
             await _first_of(batch, ready)
             if ready.done():
                 with _announced(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
@@ -123,7 +136,7 @@ def _data_directory(wanted: Path | None) -> Iterator[Path]:
             yield Path(temporary)
         return
     wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (wanted / "lock").open("w") as lock:
+    with open(os.open(wanted / "lock", os.O_WRONLY | os.O_CREAT, 0o600)) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from local_azure.batch.runner import Command, Outcome, Runner
@@ -21,6 +23,10 @@ from local_azure.batch.runner import Command, Outcome, Runner
 PACKAGE = Path(__file__).resolve().parent / "npm"
 MAIN = PACKAGE / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
+# Azurite writes its list of containers and blobs to the disk every 5 seconds, and when it is ended by SIGTERM. There is
+# no setting for it. So it gets the time for that, also when this process is killed.
+AUTOSAVE = 5  # seconds
+_SAVE_LIMIT = 10.0  # seconds; a hundredth is usual, and 100,000 blobs take about one
 _START_LIMIT = 60.0  # seconds; half a second is usual
 _LOOK_EVERY = 0.02  # seconds, while it starts
 _LISTENING = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
@@ -83,15 +89,22 @@ class Azurite:
 
     endpoint: str  # of its account
     ended: asyncio.Future[Outcome]  # done when it has ended, which it should not do by itself
+    killed_now: bool  # whether the one before on this directory had no time to save
+    killed_at: datetime | None  # when that was last found, now or by an earlier start
 
 
 @asynccontextmanager
 async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterator[Azurite]:
     """Run Azurite on the data directory for as long as the context lasts; port 0 takes a free one.
 
-    It dies with this process, however that ends. Raises AzuriteFailed if it does not come up.
+    It ends with this process, however that ends; what it holds is saved first. Raises AzuriteFailed if it does not
+    come up.
     """
-    runner = Runner(f"azurite-{os.getpid()}")
+    data.mkdir(mode=0o700, exist_ok=True)
+    runner = Runner(f"azurite-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()}", grace=_SAVE_LIMIT)
+    await asyncio.to_thread(runner.kill_strays, shims_get=_SAVE_LIMIT)  # one that still saves for a killed service
+    if killed_now := _was_killed(data):
+        _killed(data).touch(mode=0o600)
     try:
         attempt = await runner.start(_command(data, account, key, port))
         ended = asyncio.ensure_future(attempt.outcome())
@@ -99,7 +112,12 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
             listening = await asyncio.wait_for(_listening(ended, data), _START_LIMIT)
         except asyncio.TimeoutError:
             raise AzuriteFailed(f"Azurite did not listen within {_START_LIMIT:g} seconds") from None
-        yield Azurite(endpoint=f"http://127.0.0.1:{listening}/{account}", ended=ended)
+        yield Azurite(
+            endpoint=f"http://127.0.0.1:{listening}/{account}",
+            ended=ended,
+            killed_now=killed_now,
+            killed_at=_killed_at(data),
+        )
     finally:
         await runner.close()
 
@@ -107,7 +125,6 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
 def _command(data: Path, account: str, key: str, port: int) -> Command:
     # --skipApiVersionCheck: the SDK speaks a newer version of the REST API than Azurite knows by name.
     arguments = f"--blobHost 127.0.0.1 --blobPort {port} --silent --disableTelemetry --skipApiVersionCheck --location"
-    data.mkdir(mode=0o700, exist_ok=True)
     _output(data).unlink(missing_ok=True)  # an earlier one's port must not pass for this one's
     return Command(
         command_line=f"{shlex.quote(str(node()))} {shlex.quote(str(MAIN))} {arguments} {shlex.quote(str(data))}",
@@ -115,8 +132,34 @@ def _command(data: Path, account: str, key: str, port: int) -> Command:
         stdout=_output(data),
         stderr=_output(data).with_suffix(".err"),
         environment={"AZURITE_ACCOUNTS": f"{account}:{key}", "HOME": str(data), "PATH": "/usr/bin:/bin"},
-        status_file=data / "azurite.status.json",
+        status_file=_status(data),
+        orphan_grace=_SAVE_LIMIT,
+        umask=0o077,
     )
+
+
+def _status(data: Path) -> Path:
+    return data / "azurite.status.json"
+
+
+def _was_killed(data: Path) -> bool:
+    """Whether an earlier Azurite has left data and did not end by itself, which is when it has saved."""
+    if not (data / "__azurite_db_blob__.json").exists():
+        return False
+    outcome = Outcome.read(_status(data))  # none if its supervising process was killed, too, or the machine went down
+    return outcome is None or outcome.exit_code != 0
+
+
+def _killed(data: Path) -> Path:
+    """An empty file, of the time at which Azurite was last found to have been killed."""
+    return data / "azurite.killed"
+
+
+def _killed_at(data: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(_killed(data).stat().st_mtime, timezone.utc)
+    except FileNotFoundError:
+        return None
 
 
 def _output(data: Path) -> Path:

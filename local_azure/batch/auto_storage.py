@@ -23,6 +23,7 @@ class AutoStorage:
     account: str
     blob_endpoint: str  # http://127.0.0.1:PORT/ACCOUNT, or https://ACCOUNT.blob.core.windows.net
     key: str = field(repr=False)
+    killed_at: datetime | None = None  # when it was last found to have been killed, and so to have lost something
 
     def container_url(self, container: str) -> str:
         """The container's URL with a SAS to read and list it, valid from now and for as long as SAS_LIFETIME."""

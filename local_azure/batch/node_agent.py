@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
 import sqlite3
+import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 
 from local_azure.batch import transfer
 from local_azure.batch.auto_storage import PROPERTY, AutoStorage
+from local_azure.batch.paths import make_private
 from local_azure.batch.runner import Attempt as Process
 from local_azure.batch.runner import Command, Ending, Outcome, Runner
 from local_azure.batch.store import Document
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 TRANSFERS = 8  # nodes' file transfers at the same time
 
 RETRY = 2.0  # seconds between attempts to write to a disk that is full
+
+LOSS = "the local Blob Storage was found killed; what was written to it shortly before is lost, perhaps this, too"
 
 T = TypeVar("T")
 
@@ -51,6 +56,7 @@ class Result:
     exit_code: int | None = None
     failure: Document | None = None
     interrupted: bool = False  # it was told to end, and so says nothing of the task
+    supervisor_lost: bool = False  # nobody saw the program end: its supervising process was killed
 
     @property
     def succeeded(self) -> bool:
@@ -147,7 +153,7 @@ class NodeAgent:
             try:
                 await self._stage_in(work)
             except transfer.TransferFailed as error:
-                return Result(failure=_transfer_failure(error))
+                return Result(failure=self._transfer_failure(error))
         if execution.stopping:
             return Result(interrupted=True)
         outcome = await self._run(work, execution, deadline)
@@ -161,9 +167,9 @@ class NodeAgent:
 
     def _prepare(self, directory: Path) -> None:
         self.discard(directory)
-        (directory / "wd").mkdir(parents=True, mode=0o770)
+        make_private(directory / "wd")
         for name in ("stdout.txt", "stderr.txt"):
-            (directory / name).touch(mode=0o660)
+            (directory / name).touch(mode=0o600)
 
     async def _run(self, work: Work, execution: Execution, deadline: float | None) -> Outcome:
         left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
@@ -186,12 +192,13 @@ class NodeAgent:
 
     async def conclude(self, work: Work, outcome: Outcome, *, stopped: bool) -> Result:
         """Upload what is to be uploaded, and judge. Also for an outcome that a former service did not get to record."""
-        if outcome.ending in (Ending.ORPHANED, Ending.SHIM_LOST):
+        if outcome.ending is Ending.ORPHANED or (stopped and outcome.ending is Ending.SHIM_LOST):
             return Result(interrupted=True)
         if outcome.ending is Ending.TERMINATED:
             return Result(exit_code=outcome.exit_code, interrupted=True)
         failed = _outcome_failure(outcome)
-        if work.output_files and not stopped:
+        lost = outcome.ending is Ending.SHIM_LOST
+        if work.output_files and not stopped and not lost:
             try:
                 await self._in_thread(
                     transfer.stage_out,
@@ -201,8 +208,18 @@ class NodeAgent:
                     environment=work.environment,
                 )
             except transfer.TransferFailed as error:
-                failed = failed or _transfer_failure(error)
-        return Result(exit_code=outcome.exit_code, failure=failed)
+                failed = failed or self._transfer_failure(error)
+        return Result(exit_code=outcome.exit_code, failure=failed, supervisor_lost=lost)
+
+    def _transfer_failure(self, error: transfer.TransferFailed) -> Document:
+        """The failureInfo; for what is missing from a storage account that was killed, with that as a reason."""
+        details = error.details
+        linked = self._auto_storage.result() if self._auto_storage and self._auto_storage.done() else None
+        if linked and linked.killed_at and error.code in ("BlobNotFound", "FileUploadContainerNotFound"):
+            place = details.get("BlobSource") or details.get("Destination") or ""
+            if place.startswith(linked.blob_endpoint):
+                details = {**details, "DataLoss": f"{linked.killed_at:%Y-%m-%d %H:%M:%S} UTC: {LOSS}"}
+        return failure(error.category, error.code, error.message, **details)
 
     async def _in_thread(self, function: Callable[..., None], *args: object, **kwargs: object) -> None:
         loop = asyncio.get_running_loop()
@@ -210,21 +227,28 @@ class NodeAgent:
 
     def make_node(self, root: Path) -> None:
         for name in NODE_DIRECTORIES:
-            (root / name).mkdir(parents=True, exist_ok=True)
+            make_private(root / name)
 
     def discard(self, path: Path) -> None:
         """Take a directory out of sight now and remove it when there is time; a crash leaves it in the trash."""
-        self._trash.mkdir(exist_ok=True)
+        make_private(self._trash)
         grave = self._trash / uuid.uuid4().hex
         try:
             os.rename(path, grave)
         except FileNotFoundError:
             return
-        self._chores.submit(shutil.rmtree, grave, ignore_errors=True)
+        self._chores.submit(_remove, grave)
 
     def empty_trash(self) -> None:
         for grave in self._trash.iterdir() if self._trash.exists() else ():
-            self._chores.submit(shutil.rmtree, grave, ignore_errors=True)
+            self._chores.submit(_remove, grave)
+
+
+def _remove(directory: Path) -> None:
+    with contextlib.suppress(RecursionError):  # a task may nest directories more deeply than Python calls functions
+        shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        subprocess.run(["rm", "-rf", "--", directory], stderr=subprocess.DEVNULL, check=False)
 
 
 def failure(category: str, code: str, message: str, **details: str) -> Document:
@@ -237,10 +261,6 @@ def failure(category: str, code: str, message: str, **details: str) -> Document:
 
 def task_ended(reason: str) -> Document:
     return failure("usererror", "TaskEnded", "Task Was Ended", Message=reason)
-
-
-def _transfer_failure(error: transfer.TransferFailed) -> Document:
-    return failure(error.category, error.code, error.message, **error.details)
 
 
 def _reason(error: OSError) -> str:
@@ -263,5 +283,7 @@ def _outcome_failure(outcome: Outcome) -> Document | None:
     if outcome.ending is Ending.PROGRAM_NOT_FOUND:
         message = "The specified command program is not found"
         return failure("usererror", "CommandProgramNotFound", message, Message=outcome.message)
+    if outcome.ending is Ending.SHIM_LOST:
+        return failure("servererror", "Unknown", "The task's supervising process was killed", Message=outcome.message)
     message = "The specified command could not be launched"
     return failure("usererror", "CommandLaunchFailed", message, Message=outcome.message)

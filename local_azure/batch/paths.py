@@ -10,6 +10,18 @@ class PathEscapes(ValueError):
     """The path leads out of its directory, or is none."""
 
 
+def as_text(path: str) -> str:
+    r"""A path as text that can be stored and sent: a byte that is no part of a UTF-8 character is written as \xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user only."""
+    if not directory.is_dir():
+        make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
 def resolve_inside(directory: Path, relative: str) -> Path:
     """The path `relative` below `directory`, neither of which needs to exist.
 

@@ -51,6 +51,10 @@ class Command:
     environment: Mapping[str, str]  #: all of it; the runner adds its two marks (see strays.py)
     status_file: Path  #: where the shim leaves the outcome, for a service that is restarted
     time_limit: float | None = None  #: seconds
+    orphan_grace: float = 0.0  #: seconds from SIGTERM to SIGKILL when this process has died
+    #: As on a node: programs unpack archives and share files by it. Other users are kept out by the mode of the
+    #: directory above the command's.
+    umask: int = 0o022
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,14 +203,13 @@ class Runner:
             self._drop_nursery()
         raise OSError("No supervising process could be started. Has this machine reached its limit of processes?")
 
-    def kill_strays(self) -> list[int]:
+    def kill_strays(self, *, shims_get: float = SHIMS_END_WITHIN) -> list[int]:
         """Kill every process of this instance, whoever started it; returns their pids. For a service's start.
 
         Blocks until they are gone, usually for milliseconds. Raises TimeoutError if one cannot be killed.
         """
         return strays.kill_all(
-            lambda process: process.carries(strays.INSTANCE_VARIABLE, self._instance),
-            shims_get=SHIMS_END_WITHIN,
+            lambda process: process.carries(strays.INSTANCE_VARIABLE, self._instance), shims_get=shims_get
         )
 
     async def close(self) -> None:
@@ -253,6 +256,8 @@ class Runner:
                 "environment": {**command.environment, **marks},
                 "time_limit": command.time_limit,
                 "grace": self._grace,
+                "orphan_grace": command.orphan_grace,
+                "umask": command.umask,
                 **paths,
             }
         ).encode()

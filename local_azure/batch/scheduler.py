@@ -15,6 +15,7 @@ from local_azure.batch.states import NODE, TASK
 from local_azure.batch.store import Document, Row
 from local_azure.batch.wire import UNLIMITED, parse_duration, timestamp
 
+SUPERVISORS_LOST = 3  # the next fails its task; a task that kills its supervising processes would run for ever
 LOOK_AHEAD = 100  # active tasks that are looked at beyond the free slots, in case the first ones need too many slots
 
 
@@ -254,8 +255,9 @@ class Scheduler:
         """Put a task whose process has ended into its next state; True if that is its last."""
         now = self._service.now()
         info = task.document["executionInfo"]
-        if result.interrupted and attempt.stop is not Stop.TERMINATE:
-            if attempt.stop is Stop.REQUEUE:
+        lost = result.supervisor_lost and attempt.stop is None and _may_lose_supervisor(task)
+        if lost or (result.interrupted and attempt.stop is not Stop.TERMINATE):
+            if lost or attempt.stop is Stop.REQUEUE:
                 info["requeueCount"] += 1
                 info["lastRequeueTime"] = timestamp(now)
             self._reactivate(task)
@@ -286,6 +288,13 @@ class Scheduler:
             idle = document["schedulingState"] == "enabled"
             NODE.enter(document, "idle" if idle else "offline", self._service.now())
         self._service.store.nodes.save(node)
+
+
+def _may_lose_supervisor(task: Row) -> bool:
+    """Count a supervising process that was killed; whether the task may run again. The caller saves the task."""
+    lost = int(task.private.get("supervisorsLost", 0)) + 1
+    task.private["supervisorsLost"] = lost
+    return lost <= SUPERVISORS_LOST
 
 
 def _fits(task: Row, place: Place) -> bool:

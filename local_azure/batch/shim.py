@@ -106,7 +106,9 @@ def run(request: dict[str, Any], *, terminated: bool) -> Outcome:
         command, report = launch(request)
     except (OSError, ValueError) as error:
         return Outcome(LAUNCH_FAILED, None, explain(error))
-    tree = Tree(command, wakeup, limit=request["time_limit"], grace=request["grace"])
+    tree = Tree(
+        command, wakeup, limit=request["time_limit"], grace=request["grace"], orphan_grace=request["orphan_grace"]
+    )
     if terminated:
         tree.stop(TERMINATED)
     status = tree.watch()
@@ -143,7 +145,7 @@ def launch(request: dict[str, Any]) -> tuple[int, int]:
     pid = os.fork()
     if pid == 0:
         try:
-            enter(encode(request["working_directory"]), output, errors)
+            enter(encode(request["working_directory"]), output, errors, request["umask"])
             failure = execute(argv, environment)
         except (OSError, ValueError) as error:
             failure = Outcome(LAUNCH_FAILED, None, explain(error))
@@ -171,15 +173,13 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def enter(working_directory: bytes, output: int, errors: int) -> None:
+def enter(working_directory: bytes, output: int, errors: int, umask: int) -> None:
     """Turn the forked child into what a program expects to find around itself."""
     os.setpgid(0, 0)
     os.chdir(working_directory)
     os.dup2(output, 1)  # the lease goes here; every other descriptor is close-on-exec
     os.dup2(errors, 2)
-    # 022, as on a node: programs unpack archives and share files by it. Other users are kept out by the
-    # mode of the directory above the command's.
-    os.umask(0o022)
+    os.umask(umask)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -211,12 +211,13 @@ def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Outcome:
 class Tree:
     """The command's processes, from its start until the last of them is gone."""
 
-    def __init__(self, command: int, wakeup: int, *, limit: float | None, grace: float) -> None:
+    def __init__(self, command: int, wakeup: int, *, limit: float | None, grace: float, orphan_grace: float) -> None:
         self.ending: str | None = None  # why it is being stopped, if it is
         self._command = command
         self._status: int | None = None  # as waitpid() gives it, once the command itself has ended
         self._wakeup = wakeup
         self._grace = grace
+        self._orphan_grace = orphan_grace
         self._limit_at = None if limit is None else time.monotonic() + limit
         self._kill_at: float | None = None
         self._rescan = RESCAN_DELAYS[0]
@@ -284,7 +285,7 @@ class Tree:
             return
         self._poll.unregister(LEASE)
         self.stop(ORPHANED)
-        self._kill_at = 0.0
+        self._kill_at = time.monotonic() + self._orphan_grace
 
 
 def descendants() -> Iterable[int]:

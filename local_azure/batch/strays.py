@@ -57,8 +57,8 @@ def living_processes() -> Iterator[Process]:
 def kill_all(is_stray: Callable[[Process], bool], *, shims_get: float = 0.0) -> list[int]:
     """Kill what `is_stray` picks until a look finds none; returns the pids, those of shims included.
 
-    Shims are left alone for `shims_get` seconds: one whose service is gone is already ending its tree, and
-    can prove that nothing is left of it.
+    As long as there is a shim, all are left alone for `shims_get` seconds: a shim whose service is gone is already
+    ending its tree, gives it the grace that it is to have, and can prove that nothing is left of it.
     """
     started = time.monotonic()
     killed: set[int] = set()
@@ -66,9 +66,9 @@ def kill_all(is_stray: Callable[[Process], bool], *, shims_get: float = 0.0) -> 
         spent = time.monotonic() - started
         if spent > UNKILLABLE_AFTER:
             raise TimeoutError(f"processes {sorted(p.pid for p in strays)} do not end although they were killed")
-        for stray in strays:
-            killed.add(stray.pid)
-            if not stray.is_shim or spent >= shims_get:
+        killed.update(stray.pid for stray in strays)
+        if spent >= shims_get or not any(stray.is_shim for stray in strays):
+            for stray in strays:
                 _kill(stray.pid)
         time.sleep(RESCAN_DELAY)
     return sorted(killed)

@@ -207,5 +207,6 @@ def reactivate_task(service: Service, call: Call) -> Answer:
         "requeueCount": row.document["executionInfo"]["requeueCount"],
     }
     row.document.pop("nodeInfo", None)
+    row.private.pop("supervisorsLost", None)
     row.extra["expires"] = None
     return _saved(service, call, job, row, 204)

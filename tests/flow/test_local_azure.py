@@ -128,19 +128,53 @@ def test_a_port_that_is_taken_is_named(start: Callable[..., LocalAzure]) -> None
     assert error == f"local Azure: port {port} is taken; name another with --batch-port, or 0 for any that is free\n"
 
 
-def test_a_data_directory_keeps_keys_and_blobs_over_a_restart(start: Callable[..., LocalAzure], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_data_directory_keeps_keys_and_blobs_over_a_restart(
+    number: int, start: Callable[..., LocalAzure], tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     first = start("--data", str(data))
     azure = Azure.from_environment(first.settings)
     assert azure is not None
     with azure.blobs() as blobs:
         blobs.create_container("kept")
-    first.stop()
+    first.stop(number)
     second = start("--data", str(data))
     assert second.settings["AZURE_BATCH_ACCESS_KEY"] == first.settings["AZURE_BATCH_ACCESS_KEY"]
     assert containers(second.settings) == ["kept"]
-    assert stat.S_IMODE((data / "keys.json").stat().st_mode) == 0o600
-    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    files = {path for path in data.rglob("*") if path.is_file() and not path.is_relative_to(data / "batch" / "python")}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in {data, *data.rglob("*")} if path.is_dir()} == {0o700}
+    second.stop()
+    assert not (data / "blob" / "azurite.killed").exists()
+
+
+def test_blob_storage_that_was_killed_is_named_by_the_next_start(
+    start: Callable[..., LocalAzure], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    first = start("--data", str(data))
+    (azurite,) = (path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if f"{data}/blob" in read(path))
+    os.kill(int(azurite.name), signal.SIGKILL)
+    _, said = first.process.communicate(timeout=30)
+    assert (first.process.returncode, said.split(":")[:2]) == (1, ["local Azure", " Azurite ended by itself"])
+    second = start("--data", str(data))
+    second.process.terminate()
+    _, said = second.process.communicate(timeout=30)
+    assert said == (
+        f"local Azure: {data}/blob: Blob Storage was killed before it could save; containers and blobs that were "
+        "created, changed or deleted in its last 5 seconds are as they were before\n"
+    )
+    third = start("--data", str(data))
+    third.process.terminate()
+    assert third.process.communicate(timeout=30)[1] == ""
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # that process has ended
+        return ""
 
 
 def test_two_data_directories_have_different_keys(start: Callable[..., LocalAzure]) -> None:

@@ -33,6 +33,13 @@ def test_start_task_that_fails_makes_its_node_unusable_for_tasks(client):
     assert client.get_task("job", "task").state == "active"
 
 
+def test_start_task_that_kills_its_supervising_process_fails(client):
+    client.create_pool(pool_options(start_task=m.BatchStartTask(command_line=shell("kill -9 $PPID; sleep 60"))))
+    (node,) = wait_for_nodes(client, "pool", "starttaskfailed")
+    info = node.start_task_info
+    assert (info.result, info.failure_info.category, info.failure_info.code) == ("failure", "servererror", "Unknown")
+
+
 def test_start_task_is_retried_as_often_as_allowed(client):
     script = (
         'n=$(cat "$AZ_BATCH_NODE_SHARED_DIR/n" || echo 0); echo $((n+1)) > "$AZ_BATCH_NODE_SHARED_DIR/n"; [ $n = 2 ]'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from azure.batch import BatchClient
@@ -103,6 +104,25 @@ def test_signatures_are_in_no_log_and_no_failure(ready, container, caplog, servi
     assert service.account.key not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("killed_at", "loss"), [(None, []), (datetime(2026, 3, 6, tzinfo=timezone.utc), ["2026-03-06 00:00:00 UTC"])]
+)
+def test_missing_blob_of_a_storage_that_was_killed_says_so(service, container, killed_at, loss):
+    link(service, container, killed_at=killed_at)
+    client = service.client()
+    create_pool(client)
+    create_job(client)
+    url = container.url("rw")
+    container.client.delete_container()
+    absent = m.ResourceFile(http_url=url.replace("?", "/absent?"), file_path="absent")
+    lost_in = run_task(client, "/bin/true", "in", resource_files=[absent]).execution_info.failure_info
+    files = [output(container, "../stdout.txt", None, "taskcompletion")]
+    lost_out = run_task(client, "/bin/true", "out", output_files=files).execution_info.failure_info
+    assert (lost_in.code, lost_out.code) == ("BlobNotFound", "FileUploadContainerNotFound")
+    for failure in (lost_in, lost_out):
+        assert [item.value[:23] for item in failure.details if item.name == "DataLoss"] == loss
+
+
 @pytest.fixture
 def linked(service, container):
     """A client of a service whose account has a linked storage account, with a job on a pool."""
@@ -113,12 +133,12 @@ def linked(service, container):
     return client
 
 
-def link(service, container: Container) -> None:
+def link(service, container: Container, **options: Any) -> None:
     credential = container.client.credential
     endpoint = container.client.url.removesuffix(f"/{container.client.container_name}")
     service.stop()
     service.auto_storage = AutoStorage(
-        account=credential.account_name, blob_endpoint=endpoint, key=credential.account_key
+        account=credential.account_name, blob_endpoint=endpoint, key=credential.account_key, **options
     )
     service.start()
 
