@@ -18,9 +18,11 @@ from local_azure.batch.faults import RequestFault, ResizeFault
 from local_azure.batch.service import Service
 from local_azure.batch.states import NODE
 from local_azure.batch.store import Row
-from local_azure.batch.wire import parse_duration, timestamp
+from local_azure.batch.wire import LAST, parse_duration, timestamp
 
 PREFIX = "/$local/"
+MAXIMUM_NUMBER = 10**9
+_YEARS_LEFT = timedelta(days=365 * 1000)  # before the last moment that can be written
 
 
 def serve(service: Service, call: Call) -> Answer:
@@ -40,20 +42,26 @@ def _arguments(body: dict[str, Any], **defaults: Any) -> dict[str, Any]:
         if name not in defaults:
             raise invalid_property(name, value, f"it must be one of {', '.join(defaults)}")
         expected = type(defaults[name])
-        if not isinstance(value, expected) and not (expected is float and isinstance(value, int)):
+        if type(value) is not expected and not (expected is float and type(value) is int):
             raise invalid_property(name, value, f"it must be of type {expected.__name__}")
+        if expected in (int, float) and not 0 <= value <= MAXIMUM_NUMBER:
+            raise invalid_property(name, value, f"it must be between 0 and {MAXIMUM_NUMBER}")
     return {**defaults, **body}
 
 
 def _requests(service: Service, body: dict[str, Any]) -> None:
     """Let something happen to the next requests: the properties are those of RequestFault."""
     defaults = {item.name: item.default for item in fields(RequestFault)}
-    service.faults.requests.append(RequestFault(**_arguments(body, **defaults)))
+    fault = RequestFault(**_arguments(body, **defaults))
+    if fault.status and not 400 <= fault.status <= 599:
+        raise invalid_property("status", fault.status, "it must be the status of an error, 400 to 599, or 0 for none")
+    service.faults.requests.append(fault)
 
 
 def _reset(service: Service, body: dict[str, Any]) -> None:
-    """No more faults."""
+    """No more faults, and the service's own timings again, for what is under way as well."""
     service.faults = type(service.faults)()
+    service.agenda.wake_all()
 
 
 def _clock(service: Service, body: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +73,8 @@ def _clock(service: Service, body: dict[str, Any]) -> dict[str, Any]:
         raise invalid_property("advance", text, str(error)) from error
     if length < timedelta():
         raise invalid_property("advance", text, "time does not go back")
+    if length > LAST - service.now() - _YEARS_LEFT:
+        raise invalid_property("advance", text, "time does not go on for so long")
     service.clock.advance(length)
     return {"time": timestamp(service.now())}
 
@@ -72,7 +82,8 @@ def _clock(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 def _timings(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     """How long transitions take, in seconds: {"removal": 5} makes deletes slow. Answers with all of them."""
     current = {item.name: float(getattr(service.timings, item.name)) for item in fields(service.timings)}
-    service.timings = replace(service.timings, **_arguments(body, **current))
+    service.faults.timings = replace(service.timings, **_arguments(body, **current))
+    service.agenda.wake_all()
     return {item.name: getattr(service.timings, item.name) for item in fields(service.timings)}
 
 

@@ -40,6 +40,11 @@ class Agenda:
         self._woken[key] = None
         self._event.set()
 
+    def wake_all(self) -> None:
+        """Visit now whatever waits for a moment: it may come earlier than it was expected."""
+        for key in list(self._due):
+            self.wake(*key)
+
     async def run(self) -> None:
         while True:
             self._event.clear()

@@ -13,7 +13,7 @@ from local_azure.batch.service import Service
 from local_azure.batch.start_tasks import StartTasks
 from local_azure.batch.states import ALLOCATION, NODE
 from local_azure.batch.store import Document, Row
-from local_azure.batch.wire import parse_duration, parse_timestamp, timestamp
+from local_azure.batch.wire import after, parse_duration, parse_timestamp, timestamp
 
 AGENT_VERSION = "1.0.0-local"
 # Which nodes a shrinking pool gives up first.
@@ -123,9 +123,8 @@ class Allocator:
         """Make the pool steady if nothing is on its way any more, or if that took longer than it may."""
         now = self._service.now()
         due = self._due(pool.document, self._service.timings.allocation)
-        timeout = parse_timestamp(pool.document["allocationStateTransitionTime"]) + parse_duration(
-            pool.document["resizeTimeout"]
-        )
+        began = parse_timestamp(pool.document["allocationStateTransitionTime"])
+        timeout = after(began, parse_duration(pool.document["resizeTimeout"]))
         moving = self._service.store.nodes.where("pool = ?", pool.id)
         busy = any(node.document["state"] == "creating" or self._is_leaving(node) for node in moving)
         if now < timeout and (busy or now < due):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from local_azure.batch.errors import BatchError, Code, invalid_property
-from local_azure.batch.formula import Formula, FormulaError, Samples, parse, text_of
+from local_azure.batch.formula import OPTIONS, Formula, FormulaError, Samples, parse, text_of
 from local_azure.batch.service import Service
 from local_azure.batch.states import ALLOCATION
 from local_azure.batch.store import Document, Row
@@ -15,6 +15,7 @@ from local_azure.batch.wire import duration, parse_duration, parse_timestamp, ti
 DEFAULT_INTERVAL = "PT15M"
 MINIMUM_INTERVAL, MAXIMUM_INTERVAL = timedelta(minutes=5), timedelta(hours=168)
 
+MAXIMUM_NODES = 2**31 - 1  # what the API's numbers can hold
 _TARGETS = {"$TargetDedicatedNodes": "targetDedicatedNodes", "$TargetLowPriorityNodes": "targetLowPriorityNodes"}
 _OPTION = "$NodeDeallocationOption"
 
@@ -54,12 +55,12 @@ def evaluate(service: Service, pool: Row, formula: Formula) -> tuple[Document, D
     run: Document = {"timestamp": timestamp(service.now())}
     try:
         assigned = formula.evaluate(_variables(service, pool))
-        wanted = {name: _target(assigned[key]) for key, name in _TARGETS.items() if key in assigned}
+        wanted: Document = {name: _target(assigned[key]) for key, name in _TARGETS.items() if key in assigned}
+        if _OPTION in assigned:
+            wanted["deallocation"] = _option(assigned[_OPTION])
     except FormulaError as error:
         run["error"] = {"code": "AutoScalingFormulaEvaluationError", "message": str(error)}
         return run, {}
-    if _OPTION in assigned:
-        wanted["deallocation"] = assigned[_OPTION]
     targets = {**pool.document, **wanted}
     shown: dict[str, Any] = {key: float(targets[name]) for key, name in _TARGETS.items()}
     shown[_OPTION] = wanted.get("deallocation", "requeue")
@@ -75,7 +76,13 @@ def _target(value: Any) -> int:
         value = value[-1] if value else 0.0
     if not isinstance(value, float):
         raise FormulaError(f"a number of nodes cannot be {text_of(value)}")
-    return max(0, int(value))
+    return int(min(max(0.0, value), MAXIMUM_NODES))
+
+
+def _option(value: Any) -> str:
+    if value not in OPTIONS:
+        raise FormulaError(f"{_OPTION} cannot be {text_of(value)}: it is one of {', '.join(sorted(OPTIONS))}")
+    return str(value)
 
 
 def _variables(service: Service, pool: Row) -> dict[str, Any]:

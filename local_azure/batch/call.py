@@ -15,6 +15,7 @@ from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.store import Document, Row
 from local_azure.batch.wire import http_date, parse_timestamp, segment
 
+MAXIMUM_DEPTH = 64  # of objects and lists in each other; the API's own need a dozen
 PAGE_SIZE = 1000  # results per page, at the most and if not asked for otherwise
 
 
@@ -46,12 +47,29 @@ class Call:
 
     def json(self) -> Any:
         try:
-            return json.loads(self.content)
+            body = json.loads(self.content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+            _check_plain(body)
         except (ValueError, RecursionError) as error:
             raise BatchError(Code.InvalidRequestBody, f"The body is not JSON: {error}.") from error
+        return body
 
     def url(self, *segments: str) -> str:
         return "/".join((self.endpoint, *map(segment, segments)))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what Python's parser lets pass: half of a surrogate pair, and nesting without end."""
+    if depth > MAXIMUM_DEPTH:
+        raise ValueError(f"it is nested more than {MAXIMUM_DEPTH} levels deep")
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, (dict, list)):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_plain(item, depth + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +192,7 @@ def _date(call: Call, name: str) -> datetime | None:
         return None
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise BatchError(
             Code.InvalidHeaderValue, f"The header is {name}.", HeaderName=name, HeaderValue=text
         ) from error

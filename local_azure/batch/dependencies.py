@@ -7,6 +7,7 @@ from local_azure.batch.service import Service
 from local_azure.batch.store import Document, Row
 
 MAXIMUM_CHARACTERS = 64_000  # of all ids that a task depends on
+LONGEST_RANGE = 2**31 - 1  # the last integer that a range of ids can have
 
 # Whether everything is satisfied that a task waits for: its ids, and every integer of its ranges.
 _UNSATISFIED = """
@@ -48,6 +49,7 @@ def add(service: Service, task: Row) -> None:
 def satisfy(service: Service, task: Row) -> None:
     """Let those run that waited for this task alone. The task is saved already."""
     number = int(task.id) if task.id.isascii() and task.id.isdigit() else -1
+    number = min(number, LONGEST_RANGE + 1)  # SQLite's integers have 64 bits, an id may have 64 digits
     waiting = service.store.execute(
         "SELECT DISTINCT task FROM dependencies WHERE job = ? AND (on_task = ? OR ? BETWEEN on_first AND on_last)",
         task.keys[0],

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from local_azure.batch.auto_storage import PROPERTY, AutoStorage
-from local_azure.batch.paths import PathEscapes, resolve_inside
+from local_azure.batch.paths import PathEscapes, make_private, resolve_inside
 from local_azure.batch.transfer_common import (
     Limits,
     TransferFailed,
@@ -118,6 +118,8 @@ def _download_failure(error: Exception, source: Mapping[str, str]) -> TransferFa
         details = {**source, "HttpStatusCode": str(error.code)}
         return TransferFailed(codes.get(error.code, "BlobDownloadMiscError"), f"HTTP status {error.code}", details)
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, str):  # urllib's own: no host given
+        return TransferFailed("BlobDownloadMiscError", cause, source)
     if isinstance(cause, TimeoutError):
         return TransferFailed("BlobDownloadTimedOut", "no answer within the time limit", source)
     if isinstance(cause, OSError) and cause.strerror:
@@ -152,7 +154,7 @@ def _file_to_be(
     except (PathEscapes, ValueError) as error:
         raise TransferFailed("ResourceFileCreateFailed", str(error), source, category="usererror") from error
     with node_errors("ResourceDirectoryCreateFailed", source):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_private(final.parent)
     partial = final.parent / f".{uuid.uuid4().hex}.part"
     try:
         with node_errors("ResourceFileCreateFailed", source):

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from local_azure.batch.paths import make_private
 from local_azure.batch.service import Service
 from local_azure.batch.store import Document
 
-# The base interpreter's directory comes first, so that `python3` on a node is an interpreter of the version that the
-# service runs on; never a virtual environment's, whose packages a node would not have.
-_PATH = f"{Path(sys.base_prefix) / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PYTHON = "python"  # below the data directory: what all nodes have of Python
+# Azure's Ubuntu images have python3 alone; this machine may have these, with packages that a node would not have.
+_ABSENT = ("python", "pip", "pip3")
+_NOT_FOUND = """#!/bin/sh
+echo "${0##*/}: not found: Azure's Ubuntu images have python3 only, without pip" >&2
+exit 127
+"""
+
+
+def make_python(data: Path) -> None:
+    """Make the `python3` of all nodes: the service's interpreter with the standard library and nothing else.
+
+    It is a virtual environment without packages, because such a one also shuts out what is installed beside the base
+    interpreter and in the user's home, and programs that a task starts by `sys.executable` see no more either.
+    """
+    directory, interpreter = data / _PYTHON, Path(getattr(sys, "_base_executable", None) or sys.executable)
+    shutil.rmtree(directory, ignore_errors=True)  # a former service's, perhaps of another interpreter
+    programs = directory / "bin"
+    make_private(programs)
+    for name in ("python3", f"python3.{sys.version_info.minor}"):
+        (programs / name).symlink_to(interpreter)
+    for name in _ABSENT:
+        (programs / name).touch(mode=0o700)
+        (programs / name).write_text(_NOT_FOUND)
+    (directory / "pyvenv.cfg").touch(mode=0o600)
+    (directory / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
 
 
 def base(service: Service, *, pool: str, node: Document, root: Path, directory: Path) -> dict[str, str]:
     """What every command gets. `pool` is the id as written, `directory` the task's, above its working directory."""
     working = str(directory / "wd")
     return {
-        "PATH": _PATH,
+        "PATH": f"{service.data / _PYTHON / 'bin'}:{_PATH}",
         "HOME": working,
         "PWD": working,
         # As on Azure's Linux images, whose locale is C.UTF-8: text is UTF-8, sorting is by code point.

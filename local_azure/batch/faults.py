@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from local_azure.batch.clock import Timings
 from local_azure.batch.errors import BatchError, Code
 
 NODE_QUOTA = 200  # nodes of all pools together; each is a few directories
@@ -48,6 +49,7 @@ class Faults:
     node_quota: int = NODE_QUOTA
     failing_start_tasks: int = 0  # how many of the next start tasks fail, whatever they do
     stale_task_counts: int = 0  # how many of the next task counts are as if nothing had happened since the tasks came
+    timings: Timings | None = None  # instead of the service's own
     capitalised_statuses: bool = False  # write the statuses of tasks in a collection as "Success" and "ClientError"
 
     def for_request(self, operation: str) -> RequestFault | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,10 +17,10 @@ from urllib.parse import quote
 from local_azure.batch.call import Answer, Call, Listing, require_conditions
 from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.odata import Kind
-from local_azure.batch.paths import PathEscapes, confine, resolve_inside
+from local_azure.batch.paths import PathEscapes, as_text, confine, resolve_inside
 from local_azure.batch.service import Service
 from local_azure.batch.store import Document, Row
-from local_azure.batch.wire import http_date, next_etag, timestamp
+from local_azure.batch.wire import LAST, http_date, next_etag, timestamp
 
 CHUNK = 1 << 16  # bytes read at once
 
@@ -56,12 +58,27 @@ def _of_node(service: Service, call: Call) -> Root:
 def _find(root: Root, name: str) -> Path:
     """The file of that name; nothing outside of the root is found, by whatever way it is asked for."""
     try:
-        path = resolve_inside(root.directory, name.strip("/"))
+        paths = [resolve_inside(root.directory, as_named.strip("/")) for as_named in (name, _unescaped(name))]
     except PathEscapes as error:
         raise BatchError(Code.FileNotFound, str(error)) from error
-    if not path.exists():
-        raise BatchError(Code.FileNotFound)
-    return path
+    for path in paths:
+        if os.path.exists(path):
+            return path
+    raise BatchError(Code.FileNotFound)
+
+
+def _unescaped(name: str) -> str:
+    """The path whose text is `name`: what is listed is found."""
+    return os.fsdecode(re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), name.encode()))
+
+
+@contextmanager
+def _accessible(name: str) -> Iterator[None]:
+    """A file that vanishes, or that its task has closed to its own user, is not found."""
+    try:
+        yield
+    except OSError as error:
+        raise BatchError(Code.FileNotFound, f"{name!r}: {error.strerror}.") from error
 
 
 def _properties(status: os.stat_result, name: str) -> Document:
@@ -75,7 +92,11 @@ def _properties(status: os.stat_result, name: str) -> Document:
 
 
 def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    """The time, or the nearest that can be written: a task may set any."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return LAST if seconds > 0 else datetime.min.replace(tzinfo=timezone.utc)
 
 
 # Listing
@@ -91,37 +112,44 @@ def list_node_files(service: Service, call: Call) -> Answer:
 
 def _list(call: Call, root: Root) -> Answer:
     recursive = call.query.get("recursive", "false").lower() == "true"
-    listing = Listing(kind="files", filterable={"name": Kind.TEXT}, show=lambda row: _entry(root, row.id))
-    names = sorted(_names(root.directory, "", recursive))
+    paths = {as_text(path): path for path in _paths(root.directory, recursive)}
+    listing = Listing(
+        kind="files", filterable={"name": Kind.TEXT}, show=lambda row: _entry(root, row.id, paths[row.id])
+    )
+    names = sorted(paths)
     return listing.answer(call, lambda after: (Row(keys=(name,), document={}) for name in names if name > after))
 
 
-def _names(directory: Path, prefix: str, recursive: bool) -> Iterator[str]:
-    try:
-        entries = list(os.scandir(directory / prefix))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        name = f"{prefix}{entry.name}"
-        if entry.is_symlink() and not _leads_inside(directory, name):
+def _paths(directory: Path, recursive: bool) -> Iterator[str]:
+    """The paths of all files below the directory; with a list, not by recursion: tasks nest directories deeply."""
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        try:
+            entries = list(os.scandir(directory / prefix))
+        except OSError:  # it has just been removed, or its task has closed it to its own user
             continue
-        yield name
-        # A link to a directory is shown and not followed: it could lead round in circles.
-        if recursive and entry.is_dir(follow_symlinks=False):
-            yield from _names(directory, name + "/", recursive)
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            if entry.is_symlink() and not _leads_inside(directory, path):
+                continue
+            yield path
+            # A link to a directory is shown and not followed: it could lead round in circles.
+            if recursive and entry.is_dir(follow_symlinks=False):
+                pending.append(path + "/")
 
 
 def _leads_inside(directory: Path, name: str) -> bool:
     try:
-        return confine(directory, directory / name).exists()
+        return os.path.exists(confine(directory, directory / name))
     except PathEscapes:
         return False
 
 
-def _entry(root: Root, name: str) -> Document:
+def _entry(root: Root, name: str, path: str) -> Document:
     url = f"{root.url}/{quote(name)}"
     try:
-        status = (root.directory / name).stat()
+        status = (root.directory / path).stat()
     except OSError:  # it has just been removed
         return {"name": name, "url": url, "isDirectory": False}
     if stat.S_ISDIR(status.st_mode):
@@ -141,11 +169,14 @@ def get_node_file_properties(service: Service, call: Call) -> Answer:
 
 
 def _head(call: Call, root: Root) -> Answer:
-    path = _find(root, call.ids["filePath"])
-    status = path.stat()
+    name = call.ids["filePath"]
+    path = _find(root, name)
+    with _accessible(name):
+        status = path.stat()
     _check_modified(call, status)
-    headers = _file_headers(root, call.ids["filePath"], status)
-    return Answer(headers={**headers, "Content-Length": str(0 if path.is_dir() else status.st_size)})
+    headers = _file_headers(root, name, status)
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return Answer(headers={**headers, "Content-Length": str(size)})
 
 
 def download_task_file(service: Service, call: Call) -> Answer:
@@ -159,10 +190,11 @@ def download_node_file(service: Service, call: Call) -> Answer:
 def _download(call: Call, root: Root) -> Answer:
     name = call.ids["filePath"]
     path = _find(root, name)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise BatchError(Code.InvalidInput, f"{name!r} is a directory.")
-    # The path has no links in it; one that has just been put in the last place is refused.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with _accessible(name):
+        # The path has no links in it; one that has just been put in the last place is refused.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -193,7 +225,7 @@ def _range(text: str, size: int) -> tuple[int, int]:
     """The first byte and the length of `bytes=a-b`, `bytes=a-` or `bytes=-n`."""
     unit, _, span = text.partition("=")
     start, dash, end = span.strip().partition("-")
-    if unit.strip().lower() != "bytes" or not dash or not (start + end).isascii() or not (start + end).isdigit():
+    if unit.strip().lower() != "bytes" or not dash or not re.fullmatch(r"[0-9]{1,40}", start + end):
         raise BatchError(Code.InvalidHeaderValue, HeaderName="ocp-range", HeaderValue=text)
     first = int(start) if start else max(0, size - int(end))
     last = min(int(end), size - 1) if start and end else size - 1

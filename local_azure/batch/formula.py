@@ -15,6 +15,7 @@ from local_azure.batch.wire import parse_timestamp, timestamp
 
 MAXIMUM_LENGTH = 8192  # characters
 MAXIMUM_STATEMENTS = 100
+MAXIMUM_SAMPLES = 1000  # more are of no use, as all are the same
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<text>"[^"]*"|'[^']*')|(?P<name>\$?[A-Za-z_]\w*)
@@ -33,7 +34,7 @@ _INTERVALS = {
     "TimeInterval_Week": timedelta(weeks=1),
     "TimeInterval_Year": timedelta(days=365),
 }
-_OPTIONS = {"requeue", "terminate", "taskcompletion", "retaineddata"}
+OPTIONS = {"requeue", "terminate", "taskcompletion", "retaineddata"}
 _LEVELS = (("||",), ("&&",), ("==", "!=", "<", ">", "<=", ">="), ("+", "-"), ("*", "/"))
 
 
@@ -64,6 +65,8 @@ class Formula:
         for name, expression in self.statements:
             try:
                 scope[name] = assigned[name] = expression(scope)
+            except RecursionError as error:
+                raise FormulaError(f"{name} cannot be computed: its expression is too long") from error
             except (TypeError, ValueError, ZeroDivisionError, OverflowError, AttributeError, IndexError) as error:
                 raise FormulaError(f"{name} cannot be computed: {error}") from error
         return assigned
@@ -80,7 +83,10 @@ def parse(text: str) -> Formula:
             raise FormulaError(f"unexpected {text[at : at + 10]!r} at position {at}")
         tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
         at = match.end()
-    statements = _Parser(tokens).statements()
+    try:
+        statements = _Parser(tokens).statements()
+    except RecursionError as error:
+        raise FormulaError("the formula is nested too deeply") from error
     if len(statements) > MAXIMUM_STATEMENTS:
         raise FormulaError(f"the formula has more than {MAXIMUM_STATEMENTS} statements")
     return Formula(tuple(statements))
@@ -196,7 +202,7 @@ class _Parser:
 def _variable(name: str) -> Expression:
     if name in _INTERVALS:
         return lambda scope: _INTERVALS[name]
-    if name.lower() in _OPTIONS:
+    if name.lower() in OPTIONS:
         return lambda scope: name.lower()
 
     def read(scope: dict[str, Any]) -> Any:
@@ -218,6 +224,8 @@ def _apply(operator: str, left: Any, right: Any) -> Any:
         count = len(left if isinstance(left, list) else right)
         lefts, rights = (side if isinstance(side, list) else [side] * count for side in (left, right))
         return [_apply(operator, one, other) for one, other in zip(lefts, rights, strict=True)]
+    if isinstance(left, str) and operator not in ("==", "!="):
+        raise TypeError(f"a text has no operator {operator}")  # nor may one grow without end
     value = _OPERATORS[operator](left, right)
     return float(value) if isinstance(value, bool | int) else value
 
@@ -279,7 +287,8 @@ def _method(value: Expression, name: str, arguments: list[Expression]) -> Expres
             raise FormulaError(f"{name} is for the variables of the service only")
         given = [argument(scope) for argument in arguments]
         if name == "GetSample" and given:
-            return [samples.value] * (max(1, int(given[0])) if isinstance(given[0], float) else 1)
+            count = max(1, int(given[0])) if isinstance(given[0], float) else 1
+            return [samples.value] * min(count, MAXIMUM_SAMPLES)
         if name == "GetSamplePercent":
             return 100.0
         if name == "GetSamplePeriod":

@@ -12,7 +12,7 @@ from local_azure.batch.node_agent import NodeAgent
 from local_azure.batch.service import Service
 from local_azure.batch.states import JOB, POOL
 from local_azure.batch.store import Row
-from local_azure.batch.wire import UNLIMITED, parse_duration, parse_timestamp, timestamp
+from local_azure.batch.wire import UNLIMITED, after, parse_duration, parse_timestamp, timestamp
 
 
 class Lifecycle:
@@ -68,7 +68,7 @@ class Lifecycle:
         limit = parse_duration(job.document["constraints"]["maxWallClockTime"])
         if limit >= UNLIMITED:
             return None
-        due = parse_timestamp(job.document["creationTime"]) + limit
+        due = after(parse_timestamp(job.document["creationTime"]), limit)
         if due > self._service.now():
             return due
         terminate(self._service, job, "MaxWallClockTimeExpiry")

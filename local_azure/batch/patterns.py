@@ -39,10 +39,10 @@ def matches(pattern: str, working_directory: Path) -> list[Match]:
     fixed, wild = _split(pattern)
     base = confine(task_directory, Path(os.path.normpath(Path(os.path.realpath(working_directory), *fixed))))
     if not wild:
-        return [Match(path=base, name=fixed[-1])] if base.is_file() else []
+        return [Match(path=base, name=fixed[-1])] if os.path.isfile(base) else []
     return [
         Match(path=path, name=os.path.relpath(found, base))
-        for found in sorted(set(_walk(base, wild)))
+        for found in sorted(_walk(base, wild))
         if (path := _confined_file(task_directory, found)) is not None
     ]
 
@@ -63,22 +63,33 @@ def _split(pattern: str) -> tuple[list[str], list[str]]:
     return fixed, wild
 
 
-def _walk(directory: Path, parts: list[str]) -> Iterator[Path]:
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        yield from _walk(directory, rest)
-    try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except OSError:  # not a directory, or one that the task has closed to its own user
-        return
-    for entry in entries:
-        if not _fits(entry.name, part):
+def _walk(base: Path, parts: list[str]) -> Iterator[Path]:
+    """The files that the parts pick, each once; every directory is read once, however many `**` there are."""
+    pending = [(base, _positions(parts, {0}))]
+    while pending:
+        directory, positions = pending.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:  # not a directory, or one that the task has closed to its own user
             continue
-        # Links to directories are not followed: they may lead out, or round in a circle.
-        if rest and entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), parts if part == "**" else rest)
-        elif not rest and entry.is_file():
-            yield Path(entry.path)
+        for entry in entries:
+            fitting = [position for position in positions if _fits(entry.name, parts[position])]
+            # The last part is of a file's name, and never `**`; those before it are of directories.
+            if len(parts) - 1 in fitting and entry.is_file():
+                yield Path(entry.path)
+            inner = {position + (parts[position] != "**") for position in fitting if position < len(parts) - 1}
+            # Links to directories are not followed: they may lead out, or round in a circle.
+            if inner and entry.is_dir(follow_symlinks=False):
+                pending.append((Path(entry.path), _positions(parts, inner)))
+
+
+def _positions(parts: list[str], positions: set[int]) -> set[int]:
+    """The parts that a name may fit next: `**` also stands for no directory at all."""
+    reached = set(positions)
+    for position in range(min(positions), len(parts) - 1):
+        if position in reached and parts[position] == "**":
+            reached.add(position + 1)
+    return reached
 
 
 def _fits(name: str, part: str) -> bool:

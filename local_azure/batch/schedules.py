@@ -10,7 +10,7 @@ from local_azure.batch.attempts import Stop
 from local_azure.batch.service import Service
 from local_azure.batch.states import JOB, POOL, SCHEDULE
 from local_azure.batch.store import Document, Row
-from local_azure.batch.wire import parse_duration, parse_timestamp, timestamp
+from local_azure.batch.wire import after, parse_duration, parse_timestamp, timestamp
 
 _ENDED = ("completed", "deleting")
 
@@ -78,7 +78,7 @@ class Schedules:
         job_births.add_job(service, job_id, spec, schedule)
         schedule.document["executionInfo"]["recentJob"] = {"id": job_id}
         if interval := rule.get("recurrenceInterval"):
-            following = due + parse_duration(interval)
+            following = after(due, parse_duration(interval))
             schedule.document["executionInfo"]["nextRunTime"] = timestamp(following)
         else:
             schedule.document["executionInfo"].pop("nextRunTime", None)
@@ -155,6 +155,6 @@ def next_run(schedule: Row, now: datetime) -> datetime | None:
     interval = parse_duration(rule["recurrenceInterval"]) if "recurrenceInterval" in rule else None
     if interval and due < now:
         due += (now - due) // interval * interval
-    if "startWindow" not in rule or now <= due + parse_duration(rule["startWindow"]):
+    if "startWindow" not in rule or now <= after(due, parse_duration(rule["startWindow"])):
         return due
-    return due + interval if interval else None
+    return after(due, interval) if interval else None

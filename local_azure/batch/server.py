@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from local_azure.batch import shapes
+from local_azure.batch import environment, shapes
 from local_azure.batch.agenda import Agenda
 from local_azure.batch.allocator import Allocator
 from local_azure.batch.app import App
@@ -25,6 +25,7 @@ from local_azure.batch.clock import Clock, Timings
 from local_azure.batch.job_tasks import JobTasks
 from local_azure.batch.lifecycle import Lifecycle
 from local_azure.batch.node_agent import NodeAgent
+from local_azure.batch.paths import make_private
 from local_azure.batch.routes import Router
 from local_azure.batch.runner import Runner
 from local_azure.batch.scheduler import Scheduler
@@ -68,7 +69,7 @@ async def serve(
     is the storage account that is linked to the Batch account; what needs it waits for one that is still to come.
     Raises DataDirectoryInUse, and OSError if the port is taken.
     """
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(data)
     with _locked(data):
         clock = clock or Clock()
         store = Store(data / "batch.db")
@@ -78,7 +79,7 @@ async def serve(
                 account=account,
                 store=store,
                 clock=clock,
-                timings=timings,
+                usual_timings=timings,
                 data=data.resolve(),
                 agenda=Agenda(clock),
                 auto_storage=_as_future(auto_storage),
@@ -124,10 +125,11 @@ async def _serve(
     service: Service, port: int, administered: bool, ready: Callable[[str], None], stop: asyncio.Event
 ) -> None:
     for name in ("nodes", "attempts"):
-        (service.data / name).mkdir(mode=0o700, exist_ok=True)
+        make_private(service.data / name)
     runner = Runner(service.store.instance)
     if killed := await asyncio.to_thread(runner.kill_strays):
         logger.warning("Ended %d processes that a former service had left", len(killed))
+    environment.make_python(service.data)
     listener = _listen(port)
     service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
     agent = NodeAgent(runner, service.data / "trash", service.auto_storage)

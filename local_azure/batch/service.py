@@ -24,12 +24,16 @@ class Service:
     account: Account
     store: Store
     clock: Clock
-    timings: Timings
+    usual_timings: Timings
     data: Path
     agenda: Agenda
     faults: Faults = field(default_factory=Faults)
     auto_storage: Future[AutoStorage] | None = None  # the linked storage account, which may still be starting
     endpoint: str = ""  # known once the service listens
+
+    @property
+    def timings(self) -> Timings:
+        return self.faults.timings or self.usual_timings
 
     def now(self) -> datetime:
         return self.clock.now()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -210,15 +211,18 @@ def _flag(value: Any, path: str) -> bool:
 
 def _duration(value: Any, path: str) -> str:
     try:
-        return duration(parse_duration(_text(value, path)))
+        length = parse_duration(_text(value, path))
     except ValueError as error:
         raise invalid_property(path, value, str(error)) from error
+    if length < timedelta():
+        raise invalid_property(path, value, "it must not be negative")
+    return duration(length)
 
 
 def _timestamp(value: Any, path: str) -> str:
     try:
         return timestamp(parse_timestamp(_text(value, path)))
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise invalid_property(path, value, str(error)) from error
 
 

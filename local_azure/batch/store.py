@@ -97,6 +97,7 @@ class Store:
     """The tables of one data directory. Used by one thread of one process."""
 
     def __init__(self, path: Path) -> None:
+        path.touch(mode=0o600)  # SQLite gives its mode to the files beside it
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._depth = 0
         self._open()

@@ -9,7 +9,7 @@ from local_azure.batch.node_agent import Result
 from local_azure.batch.service import Service
 from local_azure.batch.states import JOB, TASK
 from local_azure.batch.store import Row
-from local_azure.batch.wire import UNLIMITED, parse_duration, timestamp
+from local_azure.batch.wire import UNLIMITED, after, parse_duration, timestamp
 
 
 def complete(service: Service, task: Row, result: Result) -> None:
@@ -25,7 +25,7 @@ def complete(service: Service, task: Row, result: Result) -> None:
         info["failureInfo"] = result.failure
     if "nodeInfo" in task.document:
         retention = parse_duration(task.document["constraints"]["retentionTime"])
-        task.extra["expires"] = None if retention >= UNLIMITED else timestamp(now + retention)
+        task.extra["expires"] = None if retention >= UNLIMITED else timestamp(after(now, retention))
         service.agenda.wake("retention")
     follows = consequence(task.document.get("exitConditions"), result)
     task.extra["satisfies"] = int(follows.satisfies)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from local_azure.batch.paths import as_text
 from local_azure.batch.patterns import Match, expand_variables, is_wild, matches
 from local_azure.batch.transfer_common import (
     Limits,
@@ -87,9 +88,10 @@ def _upload(file: Mapping[str, Any], working_directory: Path, environment: Mappi
 
 def _blob_name(match: Match, pattern: str, path: str | None) -> str:
     """`path` is the blob's name, or with a wildcard in the pattern, the virtual directory of the blobs."""
+    name = as_text(match.name)
     if is_wild(pattern):
-        return f"{path.rstrip('/')}/{match.name}" if path else match.name
-    return path or match.name
+        return f"{path.rstrip('/')}/{name}" if path else name
+    return path or name
 
 
 def _upload_settings(headers: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _upload_file(
     settings: Mapping[str, Any],
     details: Mapping[str, str],
 ) -> None:
-    with node_errors("FileUploadMiscError", {**details, "FilePath": match.path.name}):
+    with node_errors("FileUploadMiscError", {**details, "FilePath": as_text(match.path.name)}):
         descriptor = os.open(match.path, os.O_RDONLY | os.O_NOFOLLOW)  # no link when it was found
     with open(descriptor, "rb") as file:
         container.upload_blob(blob, file, length=os.fstat(descriptor).st_size, overwrite=True, **settings)

@@ -18,11 +18,12 @@ _DURATION = re.compile(
     r"(-)?P(?=[\dT])(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,9}))?S)?)?\Z"
 )
 _EPOCH = datetime(1, 1, 1, tzinfo=timezone.utc)
+LAST = datetime.max.replace(tzinfo=timezone.utc)  # the last moment that can be written
 
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 with seven digits, which sort as text as they do in time: 2026-03-06T18:29:52.3306670Z."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "0Z"
 
 
 def parse_timestamp(text: str) -> datetime:
@@ -34,16 +35,25 @@ def parse_timestamp(text: str) -> datetime:
     offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
     micros = int((fraction or "0").ljust(6, "0")[:6])
     zone = timezone(offset)
-    return datetime(
+    moment = datetime(
         int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), micros, tzinfo=zone
-    ).astimezone(timezone.utc)
+    )
+    try:
+        return moment.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is outside of the years 1 to 9999") from error
+
+
+def after(moment: datetime, length: timedelta) -> datetime:
+    """`moment + length`, or LAST where that would be later: a duration may be longer than time can be written."""
+    return moment + length if length < LAST - moment else LAST
 
 
 def http_date(moment: datetime) -> str:
     # strftime's %a and %b follow the process's locale, HTTP's do not.
     day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.weekday()]
     names = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    return f"{day}, {moment.day:02} {names[moment.month - 1]} {moment:%Y %H:%M:%S} GMT"
+    return f"{day}, {moment.day:02} {names[moment.month - 1]} {moment.year:04} {moment:%H:%M:%S} GMT"
 
 
 def parse_duration(text: str) -> timedelta:

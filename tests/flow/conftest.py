@@ -60,10 +60,8 @@ def troubled_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 def troubled(no_azure: None, troubled_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
     """An Azure on which a test may ask for faults; afterwards there are none, and all takes its usual time."""
     azure = accounts_of(troubled_settings, monkeypatch)
-    timings = faults.ask("timings", {})
     yield azure
     faults.ask("reset", {})
-    faults.ask("timings", {name: seconds for name, seconds in timings.items() if isinstance(seconds, float)})
 
 
 @pytest.fixture

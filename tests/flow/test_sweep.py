@@ -87,7 +87,6 @@ def accounts(no_azure: None, settings: dict[str, str], monkeypatch: pytest.Monke
     assert azure is not None
     yield azure
     faults.ask("reset", {})
-    faults.ask("timings", {"removal": 0.03})
     faults.ask("clock", {"advance": "PT1H"})  # past what a test has slowed down
     with azure.batch() as batch, azure.blobs() as blobs:
         for container in blobs.list_containers():

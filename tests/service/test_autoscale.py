@@ -129,6 +129,37 @@ def test_targets_beside_a_formula_are_refused(client):
     assert refusal.value.error.code == "InvalidPropertyValue"
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "$TargetDedicatedNodes = 1" + " + 1" * 2000,
+        'x = "text";' + "x = x + x;" * 60 + "$TargetDedicatedNodes = 0",
+        "$TargetDedicatedNodes = 0; $NodeDeallocationOption = time()",
+    ],
+    ids=["too long", "growing text", "no option"],
+)
+def test_formula_that_cannot_be_computed_is_an_error_of_its_run(client, formula):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0"))
+    wait_until_evaluated(client)
+    run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
+    assert run.error.code == "AutoScalingFormulaEvaluationError"
+
+
+def test_number_of_nodes_is_bounded(client):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0"))
+    wait_until_evaluated(client)
+    formula = f"$TargetDedicatedNodes = {'9' * 400}; $TargetLowPriorityNodes = max($PendingTasks.GetSample({'9' * 20}))"
+    run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
+    assert run.error is None
+    assert run.results.startswith("$TargetDedicatedNodes=2147483647;$TargetLowPriorityNodes=0;")
+
+
+@pytest.mark.parametrize("formula", ["$a = " + "-" * 5000 + "1", "$a = " + "(" * 4000], ids=["signs", "parentheses"])
+def test_formula_that_is_nested_too_deeply_is_refused(formula):
+    with pytest.raises(FormulaError, match="nested too deeply"):
+        parse(formula)
+
+
 NAMES = ("$TargetDedicatedNodes", "$PendingTasks", "GetSample", "TimeInterval_Minute", "time", "hour", "min", "avg")
 WORDS = st.sampled_from([*"x=;1+-/()[],?:<!.", *NAMES, '"2026-01-01"', "0.5", "&&", "requeue"])
 

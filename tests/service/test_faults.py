@@ -89,8 +89,11 @@ def test_fault_lets_as_many_requests_pass_as_told(service):
 
 def test_reset_forgets_all_faults(service):
     service.admin("requests", status=500, times=100)
+    usual = service.admin("timings")
+    service.admin("timings", boot=7)
     service.admin("reset")
     assert list(service.client(retry_total=0).list_jobs()) == []
+    assert service.admin("timings") == usual
 
 
 def test_start_task_is_made_to_fail(client, service):
@@ -213,7 +216,8 @@ def test_delay_before_the_action_keeps_it_from_being_seen_and_one_after_it_does_
         assert (seen < answered[0]) if after_commit else (seen - began >= 0.5)
 
 
-def test_deletes_are_slow_when_told(service, client):
+@pytest.mark.parametrize("end", [("clock", ("advance", "PT1H")), ("reset",)], ids=["time", "reset"])
+def test_deletes_are_slow_until_their_time_or_a_reset(service, client, end):
     create_pool(client)
     create_job(client)
     client.create_job_schedule(
@@ -231,7 +235,7 @@ def test_deletes_are_slow_when_told(service, client):
     assert client.get_job("job").state == "deleting"
     assert client.get_pool("pool").state == "deleting"
     assert client.get_job_schedule("schedule").state == "deleting"
-    service.admin("clock", advance="PT1H")
+    service.admin(*end[:1], **dict(end[1:]))
     wait_for(lambda: not [*client.list_jobs(), *client.list_pools(), *client.list_job_schedules()])
 
 

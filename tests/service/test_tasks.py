@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import pytest
@@ -250,6 +251,61 @@ def test_environment_is_that_of_a_node_and_nothing_of_the_service(ready, service
     assert int(variables["AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES"]) > 0
     assert "LEAKED" not in variables
     assert not any(name.startswith(("AZURE_", "PREFECT_", "PYTHON", "VIRTUAL_ENV")) for name in variables)
+
+
+def test_python3_has_the_standard_library_alone(ready):
+    names = ("azure.batch", "pandas", "prefect", "pytest", "pip", "setuptools")
+    script = "import json, sqlite3, ssl, sys; print(sys.version_info[:2])\n"
+    script += f"for name in {names}:\n try: __import__(name)\n except ModuleNotFoundError: print('no', name)"
+    itself = "python3 -c 'import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'"
+    for task_id, program in (("python3", "python3"), ("executable", itself)):
+        run_task(ready, f'{program} -c "{script}"', task_id)
+        lines = stdout(ready, task_id).splitlines()
+        assert lines == [str(sys.version_info[:2]), *(f"no {name}" for name in names)]
+
+
+@pytest.mark.parametrize("program", ["python", "pip", "pip3"])
+def test_what_an_ubuntu_node_lacks_is_not_found(ready, program):
+    done = run_task(ready, f"{program} --version")
+    assert done.execution_info.exit_code == 127
+    error = b"".join(ready.download_task_file("job", "task", "stderr.txt")).decode()
+    assert error == f"{program}: not found: Azure's Ubuntu images have python3 only, without pip\n"
+
+
+def test_task_that_kills_its_supervising_process_fails_after_three_requeues(ready):
+    script = 'echo run >> "$AZ_BATCH_NODE_SHARED_DIR/runs"; kill -9 $PPID; sleep 60'
+    done = run_task(ready, shell(script), constraints=m.BatchTaskConstraints(max_task_retry_count=5))
+    info = done.execution_info
+    assert (failure(done), info.exit_code) == (("servererror", "Unknown"), None)
+    assert (info.requeue_count, info.retry_count, info.result) == (3, 0, "failure")
+    assert "supervising process" in info.failure_info.details[0].value
+    runs = b"".join(ready.download_node_file("pool", done.node_info.node_id, "shared/runs"))
+    assert runs == b"run\n" * 4
+
+
+def test_task_whose_supervising_process_is_killed_once_succeeds(ready):
+    script = 'mkdir "$AZ_BATCH_NODE_SHARED_DIR/once" && kill -9 $PPID && sleep 60; exit 0'
+    info = run_task(ready, shell(script)).execution_info
+    assert (info.exit_code, info.requeue_count, info.failure_info) == (0, 1, None)
+    assert info.last_requeue_time is not None
+
+
+def test_task_ends_whatever_its_durations_and_its_id(ready, service):
+    """A duration may be longer than time can be written, an id a larger number than the database knows."""
+    longest = timedelta(days=10675198)
+    for name in ("9" * 64, "0" * 63 + "7"):
+        constraints = m.BatchTaskConstraints(retention_time=longest, max_wall_clock_time=longest)
+        assert run_task(ready, "/bin/true", name, constraints=constraints).execution_info.exit_code == 0
+
+
+def test_service_makes_files_and_directories_for_its_user_only(ready, service, http_files):
+    file = m.ResourceFile(http_url=http_files.put("x", "x"), file_path="made/x", file_mode="0600")
+    run_task(ready, "/bin/true", resource_files=[file])
+    made = [path for path in service.data.rglob("*") if not path.is_symlink()]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in made if path.is_file() and path.parent.name != "bin"}
+    assert modes.keys() >= {"batch.db", "batch.db-wal", "lock", "stdout.txt", "stderr.txt", "pyvenv.cfg", "x"}
+    assert set(modes.values()) == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_dir() or path.parent.name == "bin"} == {0o700}
 
 
 def test_command_line_may_be_as_long_as_azure_allows_and_no_longer(ready):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,24 @@ def test_picked_link_is_given_by_its_target(working_directory: Path) -> None:
 def test_variables_of_the_task_are_expanded_and_others_left() -> None:
     environment = {"AZ_BATCH_TASK_ID": "t1", "X": "x*"}
     assert expand_variables("${X}/$AZ_BATCH_TASK_ID.txt $NOT_SET $", environment) == "x*/t1.txt $NOT_SET $"
+
+
+def test_many_wildcards_read_each_directory_once(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = working_directory.joinpath(*"abcdefghijklmnopqrst")
+    deep.mkdir(parents=True)
+    (deep / "x.end").touch()
+    read, scan = [], os.scandir
+
+    def scan_and_count(directory: Path) -> Any:
+        read.append(directory)
+        return scan(directory)
+
+    monkeypatch.setattr(os, "scandir", scan_and_count)
+    (match,) = matches("**/" * 30 + "*.end", working_directory)
+    assert match.name == "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r/s/t/x.end"
+    assert matches("**/" * 20 + "**/*.none", working_directory) == []
+    assert len(read) == len(set(read)) * 2
+
+
+def test_name_that_is_too_long_matches_no_file(working_directory: Path) -> None:
+    assert matches("a" * 256, working_directory) == []
