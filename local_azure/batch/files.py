@@ -5,7 +5,6 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from urllib.parse import quote
 from local_azure.batch.call import Answer, Call, Listing, require_conditions
 from local_azure.batch.errors import BatchError, Code
 from local_azure.batch.odata import Kind
-from local_azure.batch.paths import PathEscapes, as_text, confine, resolve_inside
+from local_azure.batch.paths import PathEscapes, as_text, confine, remove_tree, resolve_inside
 from local_azure.batch.service import Service
 from local_azure.batch.store import Document, Row
 from local_azure.batch.wire import LAST, http_date, next_etag, timestamp
@@ -272,9 +271,10 @@ def _delete(call: Call, root: Root) -> Answer:
     try:
         if not path.is_dir():
             path.unlink()
-        elif recursive:
-            shutil.rmtree(path)
-        else:
+            return Answer(status=200)
+        if recursive:
+            remove_tree(path)
+        if path.exists():
             path.rmdir()
     except OSError as error:
         raise BatchError(Code.OperationInvalidForCurrentState, f"{error.strerror}.") from error

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import shutil
 import sqlite3
-import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +15,7 @@ from typing import Any, TypeVar
 
 from local_azure.batch import transfer
 from local_azure.batch.auto_storage import PROPERTY, AutoStorage
-from local_azure.batch.paths import make_private
+from local_azure.batch.paths import make_private, remove_tree
 from local_azure.batch.runner import Attempt as Process
 from local_azure.batch.runner import Command, Ending, Outcome, Runner
 from local_azure.batch.store import Document
@@ -237,18 +234,11 @@ class NodeAgent:
             os.rename(path, grave)
         except FileNotFoundError:
             return
-        self._chores.submit(_remove, grave)
+        self._chores.submit(remove_tree, grave)
 
     def empty_trash(self) -> None:
         for grave in self._trash.iterdir() if self._trash.exists() else ():
-            self._chores.submit(_remove, grave)
-
-
-def _remove(directory: Path) -> None:
-    with contextlib.suppress(RecursionError):  # a task may nest directories more deeply than Python calls functions
-        shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
-        subprocess.run(["rm", "-rf", "--", directory], stderr=subprocess.DEVNULL, check=False)
+            self._chores.submit(remove_tree, grave)
 
 
 def failure(category: str, code: str, message: str, **details: str) -> Document:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 
@@ -20,6 +23,14 @@ def make_private(directory: Path) -> None:
     if not directory.is_dir():
         make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove the directory with all that is in it, as far as it can be removed; `rm` takes any depth."""
+    with contextlib.suppress(RecursionError):  # a task may nest directories more deeply than Python calls functions
+        shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        subprocess.run(["rm", "-rf", "--", directory], stderr=subprocess.DEVNULL, check=False)
 
 
 def resolve_inside(directory: Path, relative: str) -> Path:

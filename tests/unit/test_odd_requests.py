@@ -24,12 +24,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from local_azure.batch import files, node_agent, shapes
+from local_azure.batch import files, shapes
 from local_azure.batch.admin import _OPERATIONS as FAULTS
 from local_azure.batch.agenda import Agenda
 from local_azure.batch.app import App
 from local_azure.batch.auth import Account
 from local_azure.batch.clock import Clock, Timings
+from local_azure.batch.paths import remove_tree
 from local_azure.batch.routes import OPERATIONS, Operation, Router
 from local_azure.batch.service import Service
 from local_azure.batch.store import Row, Store
@@ -131,7 +132,7 @@ def service() -> Iterator[Service]:
     make_odd_files(data / "nodes" / "pool" / NODE)
     yield service
     store.close()
-    node_agent._remove(data)
+    remove_tree(data)
     assert not data.exists()
 
 
@@ -393,10 +394,12 @@ def test_names_that_are_not_utf8_are_each_on_one_page(client: Client) -> None:
     assert len(names) == len(set(names)) == 7
 
 
-def test_deeply_nested_directories_are_listed(client: Client) -> None:
-    target = f"/pools/pool/nodes/{NODE}/files?recursive=true&maxresults=1000"
-    status, body = client.send(Request(method="GET", target=target))
+def test_deeply_nested_directories_are_listed_and_deleted(client: Client, service: Service) -> None:
+    files = f"/pools/pool/nodes/{NODE}/files"
+    status, body = client.send(Request(method="GET", target=f"{files}?recursive=true&maxresults=1000"))
     assert (status, json.loads(body)["value"][-1]["isDirectory"]) == (200, True)
+    assert client.send(Request(method="DELETE", target=f"{files}/d?recursive=true"))[0] == 200
+    assert not (service.data / "nodes" / "pool" / NODE / "d").exists()
 
 
 @pytest.mark.parametrize("strategy", [requests(), fault_requests()], ids=["batch", "faults"])
