@@ -26,7 +26,7 @@ MAIN = PACKAGE / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js
 # Azurite writes its list of containers and blobs to the disk every 5 seconds, and when it is ended by SIGTERM. There is
 # no setting for it. So it gets the time for that, also when this process is killed.
 AUTOSAVE = 5  # seconds
-_SAVE_LIMIT = 10.0  # seconds; a hundredth is usual, and 100,000 blobs take about one
+_SAVE_LIMIT = 10.0  # seconds
 _START_LIMIT = 60.0  # seconds; half a second is usual
 _LOOK_EVERY = 0.02  # seconds, while it starts
 _LISTENING = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
@@ -105,6 +105,8 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
     await asyncio.to_thread(runner.kill_strays, shims_get=_SAVE_LIMIT)  # one that still saves for a killed service
     if killed_now := _was_killed(data):
         _killed(data).touch(mode=0o600)
+    else:
+        _running(data).unlink(missing_ok=True)
     try:
         attempt = await runner.start(_command(data, account, key, port))
         ended = asyncio.ensure_future(attempt.outcome())
@@ -112,6 +114,7 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
             listening = await asyncio.wait_for(_listening(ended, data), _START_LIMIT)
         except asyncio.TimeoutError:
             raise AzuriteFailed(f"Azurite did not listen within {_START_LIMIT:g} seconds") from None
+        _running(data).touch(mode=0o600)
         yield Azurite(
             endpoint=f"http://127.0.0.1:{listening}/{account}",
             ended=ended,
@@ -142,9 +145,14 @@ def _status(data: Path) -> Path:
     return data / "azurite.status.json"
 
 
+def _running(data: Path) -> Path:
+    """An empty file, which says that an Azurite has taken requests since the last one that saved."""
+    return data / "azurite.running"
+
+
 def _was_killed(data: Path) -> bool:
-    """Whether an earlier Azurite has left data and did not end by itself, which is when it has saved."""
-    if not (data / "__azurite_db_blob__.json").exists():
+    """Whether the last Azurite that took requests had no time to save: it ends with 0 when it has saved."""
+    if not _running(data).exists():
         return False
     outcome = Outcome.read(_status(data))  # none if its supervising process was killed, too, or the machine went down
     return outcome is None or outcome.exit_code != 0

@@ -26,7 +26,7 @@ TRANSFERS = 8  # nodes' file transfers at the same time
 
 RETRY = 2.0  # seconds between attempts to write to a disk that is full
 
-LOSS = "the local Blob Storage was found killed; what was written to it shortly before is lost, perhaps this, too"
+LOSS = "the local Blob Storage was found to have been killed; what was written to it shortly before is lost"
 
 T = TypeVar("T")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -158,6 +159,9 @@ def test_blob_storage_that_was_killed_is_named_by_the_next_start(
     os.kill(int(azurite.name), signal.SIGKILL)
     _, said = first.process.communicate(timeout=30)
     assert (first.process.returncode, said.split(":")[:2]) == (1, ["local Azure", " Azurite ended by itself"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # a start that fails must not take the message with it
+        failed = start("--data", str(data), f"--blob-port={taken.getsockname()[1]}")
+        assert "EADDRINUSE" in failed.process.communicate(timeout=30)[1]
     second = start("--data", str(data))
     second.process.terminate()
     _, said = second.process.communicate(timeout=30)
