@@ -59,15 +59,18 @@ class Clock:
             event.set()
 
     async def wait(self, event: asyncio.Event, until: datetime | None) -> None:
-        """Return when `event` is set (the clock sets it too, when it is moved) or when `until` has come.
+        """Return when `event` is set; the clock sets it too, when it is moved and when `until` has come.
 
         It may be earlier: LONGEST_WAIT is the longest that anybody waits for a moment.
         """
         left = None if until is None else min(LONGEST_WAIT, max(0.0, (until - self.now()).total_seconds()))
+        # Not asyncio.wait_for(): before Python 3.12 it ignores a cancel that meets the event, and the service whose
+        # stop that was would wait for its own loop for ever.
+        timer = None if left is None else asyncio.get_running_loop().call_later(left, event.set)
         self._waiting.add(event)
         try:
-            await asyncio.wait_for(event.wait(), left)
-        except asyncio.TimeoutError:
-            pass
+            await event.wait()
         finally:
             self._waiting.discard(event)
+            if timer:
+                timer.cancel()

@@ -72,3 +72,18 @@ async def _until(holds):
             return
         await asyncio.sleep(0.005)
     raise AssertionError("not so within 2.5 s")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("steps", range(5))
+async def test_cancelled_wait_is_cancelled_at_any_moment(steps: int) -> None:
+    clock, event = Clock(), asyncio.Event()
+    waiting = asyncio.create_task(clock.wait(event, clock.now() + timedelta(hours=1)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    event.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    if waiting.cancel():
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
