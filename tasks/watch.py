@@ -19,7 +19,7 @@ from tasks.errors import Cancelled, RunTimeout, ServiceError, Stalled, TasksFail
 from tasks.events import PoolReady, Preempted, RunEvents
 from tasks.events import Stalled as StalledEvent
 from tasks.failures import Failures
-from tasks.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
+from tasks.outcomes import OUTCOME_FIELDS, AddedTask, Progress, TaskOutcome
 from tasks.pace import Pace
 from tasks.pool import Pool, UsedPool, node_count
 from tasks.settings import PoolSettings, Run, TimeLimits
@@ -51,6 +51,7 @@ class Watch:
         events: RunEvents,
         failures: Failures,
         outputs: Callable[[], Collection[str]],
+        progress: Progress | None = None,
     ) -> None:
         self.pool = pool
         self._batch = batch
@@ -68,7 +69,8 @@ class Watch:
         self._alive = pace.now()  # when a task was last seen to get further, or to have ended
         self._answered = pace.now()  # when the service last said how the tasks are
         self._completed = 0
-        self._last: dict[str, TaskOutcome] = {}
+        self._progress = progress or Progress()
+        self._last = self._progress.outcomes
         # Such a loss, and the wait for another node, fit several times into the time after which a run has stalled.
         self._attempts = Attempts(soon=timedelta(minutes=patience.limits.stall_minutes) / 3)
         self._cancellation = Cancellation()
@@ -188,6 +190,7 @@ class Watch:
         if counts.completed or counts.running:
             self._tell_ready()
         self._completed = counts.completed
+        self._progress.succeeded = counts.succeeded
 
     def _gets_further(self) -> bool:
         """Whether the tasks that run do not only begin, to be lost with their nodes, over and over again."""
