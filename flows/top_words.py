@@ -138,8 +138,7 @@ def top_words(
             # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.
             deletes = deletes or delete_what_bills()
             fetch_finished(chronicle)
-            held = chronicle.outputs_left()
-            deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, held)
+            deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, chronicle.holds())
             wait(list(deletes.values()))
             net.fold()
             chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])

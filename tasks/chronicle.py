@@ -93,6 +93,10 @@ class Chronicle:
             return bool(self.not_downloaded)
         return self.progress.succeeded > 0 or any(outcome.succeeded for outcome in self.known.values())
 
+    def holds(self) -> bool | None:
+        """The same for the step that deletes containers; None where only their tags can say so."""
+        return self.outputs_left() or (False if self.stored or self.not_downloaded is not None else None)
+
     def left_text(self) -> str:
         """Which finished outputs are not on this machine, and where they are; empty where there is none."""
         names = self.not_downloaded or ()

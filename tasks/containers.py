@@ -31,8 +31,14 @@ class Container(Resource):
         return self._client.get_container_properties().metadata or {}
 
     def renew(self) -> None:
-        held = {name: value for name, value in (self.tags() or {}).items() if name in HELD}
-        self.mark({**self._tags, **held})
+        self.mark({**self._tags, **(HELD if self.is_held() else {})})
+
+    def is_held(self) -> bool:
+        """Whether it is tagged as holding outputs that are nowhere else."""
+        try:
+            return HELD.items() <= (self.tags() or {}).items()
+        except ResourceNotFoundError:
+            return False
 
     def mark(self, tags: Mapping[str, str]) -> None:
         self._client.set_container_metadata(dict(tags))
@@ -63,11 +69,11 @@ def create_containers(azure: Azure, run: Run, disposal: Disposal = Disposal.DELE
 
 
 @step("8 delete containers", retries=RETRIES_OF_DELETES)
-def delete_containers(azure: Azure, run: Run, disposal: Disposal, held: bool = False) -> None:
+def delete_containers(azure: Azure, run: Run, disposal: Disposal, held: bool | None = False) -> None:
     """Delete the run's containers with all their blobs; one that is gone, or not this run's, is left alone.
 
-    One that cannot be deleted keeps no other from it. `held`: outputs in them are nowhere else, so they stay until they
-    expire, and a retry of the run reuses them.
+    One that cannot be deleted keeps no other from it. Where outputs in them are nowhere else, they stay until they
+    expire, and a retry of the run reuses them: with `held`, or with None as a previous attempt has tagged them.
     """
     logger = get_run_logger()
     problems: list[ServiceError] = []
@@ -77,7 +83,7 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal, held: bool = F
             try:
                 if disposal is Disposal.KEEP:
                     done = "kept" if keep(run, container) else "is not there"
-                elif held:
+                elif held or (held is None and container.is_held()):
                     done = f"stays until {run.until}" if hold(run, container) else "is not there, or not this run's"
                 else:
                     done = "deleted" if remove(run, container) else "is not there, or not this run's"

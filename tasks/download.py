@@ -71,8 +71,6 @@ def download_output(
     Returns the outcomes: a file whose output is missing, damaged or not readable has failed. Raises NotDownloaded where
     this machine or Blob Storage keeps outputs from being downloaded; the output container is then still needed.
     """
-    with at(results.folder):
-        results.folder.mkdir(parents=True, exist_ok=True)
     done = {outcome.file for outcome in outcomes if outcome.succeeded}
     counted = [file for file in uploads.inputs if file.blob_name in done]
     download = Download(results=results)
@@ -89,13 +87,18 @@ def download_output(
 
 def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download: Download) -> None:
     results = download.results
+    with at(results.folder):
+        results.folder.mkdir(parents=True, exist_ok=True)
     download.stored.update(results.downloaded(counted))  # by a try of this step that has failed half-way
     missing = [file for file in counted if file.blob_name not in download.stored]
     results.forget(file.blob_name for file in missing)
     try:
         download.fetch(azure, run, missing)
-    finally:  # also of a download that fails half-way, while others may still be under way
-        results.remember(dict(download.stored))
+    except BaseException:  # half-way, while others may still be under way
+        with suppress(ResultsError):
+            results.remember(dict(download.stored))
+        raise
+    results.remember(dict(download.stored))
 
 
 def _fetch(container: ContainerClient, results: Results, file: UploadedFile) -> tuple[Cause, str] | None:
@@ -158,18 +161,19 @@ def _not_downloaded(
     run: Run, error: AzureError | ResultsError, missing: int, total: int, results: Results
 ) -> ServiceError | NotDownloaded:
     """What the step raises: while it may be tried again, the error itself."""
-    advice = "Make it writable, or free some space on its disk"
+    advice = "Free some space there or make it writable"
+    reason = str(error)
     if isinstance(error, AzureError):
         failure = ServiceError.of(error)
         if failure.code in _CONTAINER_GONE or (failure.transient and 0 < (task_run.run_count or 0) <= RETRIES):
             return failure
-        error, advice = failure, "Once Blob Storage can be read"
+        reason, advice = str(failure), "Wait until Blob Storage can be read"
     container = run.container(Role.OUTPUT)
     return NotDownloaded(
         f"{missing} of {total} outputs could not be downloaded from container {container} to {results.folder}\n"
-        f"  reason: {error}\n"
+        f"  reason: {reason}\n"
         f"  The container keeps them until {run.until}. {advice}, then retry flow run {run.flow_run_id}: "
-        "it downloads them, and counts nothing again"
+        "it downloads them and counts nothing again"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from prefect.client.schemas.objects import State
 
@@ -51,14 +52,13 @@ def monitor_tasks(
     A Batch task without success is reported, not raised. Raises a TopWordsError whose `monitored` is how far it came:
     TasksFailed where the tasks that are left can never run, RunTimeout when the job or the run reaches its time limit
     first, Stalled when none has got further for too long, ServiceError when Azure Batch does not say how they are, and
-    Cancelled when somebody has cancelled the flow run. `progress` gets what is seen meanwhile, for a run that is stopped.
+    Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in `progress`, for a stopped run.
     """
     with azure.batch() as batch:
         events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
         failures = Failures(azure, batch, run, events)
-        watch = Watch(
-            batch, run, pool, tasks, patience, pace, events, failures, lambda: outputs_there(azure, run), progress
-        )
+        outputs = partial(outputs_there, azure, run)
+        watch = Watch(batch, run, pool, tasks, patience, pace, events, failures, outputs, progress)
         outcomes, problem = watch.settled(watch.until_all_have_completed())
         outcomes = failures.tell(outcomes)
     failures.close()

@@ -34,7 +34,8 @@ def at(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise ResultsError(f"{path}: {reason}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

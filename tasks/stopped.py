@@ -27,7 +27,7 @@ FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled
 def fetch_finished(chronicle: Chronicle, seconds: float = FETCH_SECONDS) -> None:
     """Download the outputs that are there and were not downloaded, the oldest first, and note which are left.
 
-    To be called in the `finally` of a flow. It does nothing unless the run is being stopped: by a signal, or by Prefect.
+    To be called in the `finally` of a flow. It does nothing unless the run is being stopped by a signal or by Prefect.
     """
     ending = sys.exc_info()[1]
     if ending is None or isinstance(ending, Exception) or chronicle.stored or not chronicle.uploads:
@@ -40,7 +40,8 @@ def fetch_finished(chronicle: Chronicle, seconds: float = FETCH_SECONDS) -> None
     fetch.download.stop.set()
     outcomes = fetch.outcomes(chronicle.known)
     chronicle.note(outcomes)
-    chronicle.not_downloaded = fetch.left(outcomes)
+    left = fetch.left(outcomes)
+    chronicle.not_downloaded = left if left or fetch.listed else None
     try:
         chronicle.results.remember(dict(fetch.download.stored))
     except ResultsError as error:
@@ -57,11 +58,13 @@ class _Fetch:
         self._files = files
         self._there: Mapping[str, datetime] = {}
         self.download = download
+        self.listed = False
         self.problem = ""
 
     def run(self, known: Mapping[str, TaskOutcome]) -> None:
         try:
             self._there = outputs_there(self._azure, self._run)
+            self.listed = True
             done = self.download.results.downloaded(self._files)
             self.download.stored.update(done)
             wanted = [
@@ -87,7 +90,7 @@ class _Fetch:
     def left(self, outcomes: Sequence[TaskOutcome]) -> list[str]:
         """The finished files whose outputs are not on this machine."""
         here = self.download.stored
-        return [each.file for each in outcomes if each.succeeded and not each.earlier and each.file not in here]
+        return [each.file for each in outcomes if each.succeeded and each.file not in here]
 
     def _finished(self, outcome: TaskOutcome) -> bool:
         return outcome.succeeded or (not outcome.completed and outcome.output_name in self._there)

@@ -82,9 +82,9 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
         missing=tuple(outcome.file for outcome in missing(outcomes)),
         flow_run_id=str(flow_run.id),
     )
-    with at(results.folder):
-        summary.by_file.to_csv(results.path(BY_FILE), index=False)
-        summary.overall.to_csv(results.path(OVERALL), index=False)
+    for table, name in ((summary.by_file, BY_FILE), (summary.overall, OVERALL)):
+        with at(results.path(name)):
+            table.to_csv(results.path(name), index=False)
     publish_summary(summary.by_file, summary.overall, summary.missing)
     get_run_logger().info(
         "%d words of %d files summarised in %s", len(summary.by_file), len(outputs), results.path(BY_FILE)

@@ -151,8 +151,7 @@ def log_levels(
             # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.
             deletes = deletes or delete_what_bills()
             fetch_finished(chronicle)
-            held = chronicle.outputs_left()
-            deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, held)
+            deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, chronicle.holds())
             wait(list(deletes.values()))
             net.fold()
             chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
@@ -176,7 +175,7 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequenc
     columns = ["file", *dict.fromkeys(levels), "other"]
     by_file = pd.DataFrame([{"file": file, **counts} for file, counts in counted], columns=columns)
     by_file = by_file.sort_values([levels[0], "file"], ascending=[False, True])
-    with at(results.folder):
+    with at(results.path(CSV)):
         by_file.to_csv(results.path(CSV), index=False)
     summary = LogLevels(by_file=by_file, folder=results.folder, missing=tuple(each.file for each in missing(outcomes)))
     publish(summary)
