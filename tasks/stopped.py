@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime
 from threading import Thread
 
-from azure.core.exceptions import AzureError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
@@ -16,7 +15,7 @@ from tasks.chronicle import Chronicle
 from tasks.containers import Container, hold
 from tasks.download import Download
 from tasks.earlier import outputs_there
-from tasks.errors import ResultsError
+from tasks.errors import ResultsError, without_secrets
 from tasks.files import UploadedFile
 from tasks.outcomes import TaskOutcome
 from tasks.settings import Disposal, Role, Run
@@ -76,8 +75,8 @@ class _Fetch:
             self.download.results.forget(file.blob_name for file in wanted)
             oldest_first = sorted(wanted, key=lambda file: (file.output_name not in self._there, self._time(file)))
             self.download.fetch(self._azure, self._run, oldest_first)
-        except (AzureError, ResultsError) as error:
-            self.problem = str(error)
+        except Exception as error:  # whatever it is, what is not here is named, and its container held
+            self.problem = without_secrets(str(error))
 
     def outcomes(self, known: Mapping[str, TaskOutcome]) -> list[TaskOutcome]:
         """What became of each file; an output tells of a success that was not seen."""
