@@ -127,7 +127,9 @@ def top_words(
                     if chronicle.cancelled:
                         deletes = delete_what_bills()
                 outcomes = chronicle.note(outcomes)
-                outcomes = chronicle.note(download_output(azure, run, uploads, outcomes, results))
+                outcomes = chronicle.note(
+                    download_output(azure, run, uploads, outcomes, results, chronicle.progress.board)
+                )
             summary = chronicle.summary = summarise(outcomes, results, top_n)
             chronicle.stored = True
             if not deletes:

@@ -18,7 +18,7 @@ from tasks.events import CleanedUp, RunEvents
 from tasks.files import UploadedFile, Uploads
 from tasks.inputs import InputFile
 from tasks.monitor import Monitored
-from tasks.outcomes import AddedTask, Progress, TaskOutcome, in_order
+from tasks.outcomes import AddedTask, TaskOutcome, in_order
 from tasks.pool import UsedPool
 from tasks.prices import price_of, region_of
 from tasks.report import RunFacts, is_loopback, report
@@ -26,6 +26,7 @@ from tasks.results import Results
 from tasks.settings import CleanUp, Disposal, Role, Run
 from tasks.steps import StepTime
 from tasks.summary import Summary
+from tasks.watch import Progress
 
 _THINGS = ("containers", "job", "pool")
 _NO_POOL = UsedPool(id="", slots_per_node=1, own=False)

@@ -64,7 +64,12 @@ class Download:
 
 @step("7 download output")
 def download_output(
-    azure: Azure, run: Run, uploads: Uploads, outcomes: Sequence[TaskOutcome], results: Results
+    azure: Azure,
+    run: Run,
+    uploads: Uploads,
+    outcomes: Sequence[TaskOutcome],
+    results: Results,
+    board: TaskBoard | None = None,
 ) -> list[TaskOutcome]:
     """Download the outputs of the Batch tasks that succeeded, and what the others wrote to stdout and stderr.
 
@@ -78,7 +83,7 @@ def download_output(
         _fetch_all(azure, run, counted, download)
     except (AzureError, ResultsError) as error:
         raise _not_downloaded(run, error, len(counted) - len(download.stored), len(counted), results) from None
-    outcomes = _tell_useless(azure, run, download.judge(outcomes), download)
+    outcomes = _tell_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
     logger = get_run_logger()
     logger.info("%d of %d output files downloaded to %s", len(download.stored), len(uploads.inputs), results.folder)
     _download_logs(azure, run, outcomes, results)
@@ -177,7 +182,9 @@ def _not_downloaded(
     )
 
 
-def _tell_useless(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], download: Download) -> list[TaskOutcome]:
+def _tell_useless(
+    azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], download: Download, board: TaskBoard
+) -> list[TaskOutcome]:
     """Log the outputs of no use as the failures that they are; the outcomes with the end of their stderr."""
     useless = [outcome for outcome in outcomes if outcome.file in download.useless]
     if not useless:
@@ -190,7 +197,7 @@ def _tell_useless(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], downl
     outcomes = [told.get(outcome.file, outcome) for outcome in outcomes]
     completed = sum(outcome.completed for outcome in outcomes)
     said = f"{completed} of {len(outcomes)} Batch tasks completed; {len(useless)} of them left no output of use"
-    TaskBoard().show(outcomes, completed, len(outcomes), said)
+    board.show(outcomes, completed, len(outcomes), said)
     return outcomes
 
 

@@ -13,12 +13,12 @@ from tasks.earlier import outputs_there
 from tasks.errors import TopWordsError
 from tasks.events import RunEvents
 from tasks.failures import Failures
-from tasks.outcomes import AddedTask, Progress, TaskOutcome
+from tasks.outcomes import AddedTask, TaskOutcome
 from tasks.pace import Pace
 from tasks.pool import UsedPool
 from tasks.settings import Run
 from tasks.steps import step
-from tasks.watch import Patience, Watch
+from tasks.watch import Patience, Progress, Watch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,14 +166,6 @@ class TaskOutcome:
         return ", ".join(part for part in parts if part) + (f": {self.failure}" if self.failure else "")
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What has been seen of a run's Batch tasks so far; of very many, not of each."""
-
-    outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids
-    succeeded: int = 0  # as the service counts them
-
-
 _EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}
 
 

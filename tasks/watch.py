@@ -19,7 +19,7 @@ from tasks.errors import Cancelled, RunTimeout, ServiceError, Stalled, TasksFail
 from tasks.events import PoolReady, Preempted, RunEvents
 from tasks.events import Stalled as StalledEvent
 from tasks.failures import Failures
-from tasks.outcomes import OUTCOME_FIELDS, AddedTask, Progress, TaskOutcome
+from tasks.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
 from tasks.pace import Pace
 from tasks.pool import Pool, UsedPool, node_count
 from tasks.settings import PoolSettings, Run, TimeLimits
@@ -35,6 +35,15 @@ class Patience:
 
     limits: TimeLimits = field(default_factory=TimeLimits)
     pool: PoolSettings = field(default_factory=PoolSettings)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What has been seen of a run's Batch tasks so far; of very many, not of each."""
+
+    outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids
+    succeeded: int = 0  # as the service counts them
+    board: TaskBoard = field(default_factory=TaskBoard)
 
 
 class Watch:
@@ -63,7 +72,6 @@ class Watch:
         self._failures = failures
         self._outputs = outputs
         self._in_job = sum(not task.earlier for task in tasks)
-        self._board = TaskBoard()
         self._logger = get_run_logger()
         self._said = ("", pace.now())
         self._alive = pace.now()  # when a task was last seen to get further, or to have ended
@@ -71,6 +79,7 @@ class Watch:
         self._completed = 0
         self._progress = progress or Progress()
         self._last = self._progress.outcomes
+        self._board = self._progress.board
         # Such a loss, and the wait for another node, fit several times into the time after which a run has stalled.
         self._attempts = Attempts(soon=timedelta(minutes=patience.limits.stall_minutes) / 3)
         self._cancellation = Cancellation()

@@ -140,7 +140,9 @@ def log_levels(
                     if chronicle.cancelled:
                         deletes = delete_what_bills()
                 outcomes = chronicle.note(outcomes)
-                outcomes = chronicle.note(download_output(azure, run, uploads, outcomes, results))
+                outcomes = chronicle.note(
+                    download_output(azure, run, uploads, outcomes, results, chronicle.progress.board)
+                )
             summary = summarise(outcomes, results, levels)
             chronicle.stored = True
             if not deletes:
