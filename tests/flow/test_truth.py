@@ -423,8 +423,11 @@ def test_a_failure_is_told_while_other_tasks_still_run_and_a_run_sends_its_event
         return_state=True,
     )
     (results,) = (tmp_path / "results").iterdir()
-    ready, failed, cleaned_up = sent
+    ready, failed, without, cleaned_up = sent
     assert state.is_failed()
+    assert isinstance(without, BatchTaskFailed)
+    assert (without.file, without.code, without.exit_code) == ("slow.txt", "", 0)
+    assert without.message == "left no output (no blob slow_OUTPUT.txt)"
     assert isinstance(failed, BatchTaskFailed)
     assert (failed.job_id, failed.task_id, failed.file) == (results.name, "topNtask0", "bad.txt")
     assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)
