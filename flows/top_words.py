@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated
 
 from prefect import flow
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from pydantic import BeforeValidator, Field
 
@@ -19,17 +19,20 @@ from tasks.azure import azure_for_run
 from tasks.check import check_accounts, check_input
 from tasks.chronicle import Chronicle
 from tasks.containers import create_containers, delete_containers
+from tasks.download import download_output
+from tasks.earlier import find_counted
 from tasks.errors import InputError, log_errors_without_traceback
-from tasks.files import download_output, upload_files
+from tasks.files import upload_files
 from tasks.inputs import as_list, find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import how_it_ended, monitor_tasks
-from tasks.net import SafetyNet
+from tasks.net import SafetyNet, not_deleted
 from tasks.pool import create_pool, delete_pool
 from tasks.results import Results
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
 from tasks.steps import timed_steps
-from tasks.summary import Summary, complete, summarise
+from tasks.stopped import fetch_finished
+from tasks.summary import Summary, complete, parse_output, summarise
 from tasks.watch import Patience
 
 log_errors_without_traceback()
@@ -87,43 +90,62 @@ def top_words(
 
     with where as azure, timed_steps() as times, SafetyNet(azure, run, clean_up) as net:
         files = check_input(inputs, top_n, delay_seconds, limits, allow_failures)
-        results = Results.of(output_folder, run.name)
+        results = Results.of(output_folder, run.name, parse_output)
         check_accounts(azure, pool, results)
         counted, to_count = results.sort(files)
         chronicle = Chronicle(
             azure=azure, run=run, results=results, files=files, counted=counted, allowed=allow_failures, steps=times
         )
-        net.spread()
-        try:
-            outcomes = chronicle.outcomes
-            if to_count:  # all of them, unless an earlier try of this run has counted some
-                create_containers(azure, run, clean_up.containers)
-                uploads = upload_files(azure, run, to_count)
-                used_pool = chronicle.pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
-                create_job(azure, run, used_pool, uploads, clean_up.job)
-                batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
-                patience = Patience(limits=limits, pool=pool)
-                monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
-                outcomes = chronicle.add(how_it_ended(monitored))
-                download_output(azure, run, uploads, outcomes, results)
-            summary = chronicle.summary = summarise(outcomes, results, top_n)
-            clean_up = net.clean_up = ask(
-                clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
-            )
-        finally:
-            # All sent at once, none waiting for another: of a cancelled run only 30 seconds are left here.
-            deletes = {
+        net.spread(chronicle.outputs_left)
+        deletes: dict[str, PrefectFuture[None]] = {}
+
+        def delete_what_bills() -> dict[str, PrefectFuture[None]]:
+            return {
                 "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
                 "job": delete_job.submit(azure, run, clean_up.job),
-                "containers": delete_containers.submit(azure, run, clean_up.containers),
             }
+
+        try:
+            outcomes = chronicle.outcomes
+            if to_count:  # all of them, unless a previous attempt of this run has counted some
+                create_containers(azure, run, clean_up.containers)
+                uploads = chronicle.uploads = upload_files(azure, run, to_count)
+                if not (outcomes := find_counted(azure, run, uploads)):
+                    used_pool = chronicle.pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
+                    create_job(azure, run, used_pool, uploads, clean_up.job)
+                    batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
+                    monitored = monitor_tasks(
+                        azure,
+                        run,
+                        used_pool,
+                        batch_tasks,
+                        Patience(limits=limits, pool=pool),
+                        progress=chronicle.progress,
+                        return_state=True,
+                    )
+                    outcomes = chronicle.add(how_it_ended(monitored))
+                    if chronicle.cancelled:
+                        deletes = delete_what_bills()
+                outcomes = chronicle.note(outcomes)
+                outcomes = chronicle.note(
+                    download_output(azure, run, uploads, outcomes, results, chronicle.progress.board)
+                )
+            summary = chronicle.summary = summarise(outcomes, results, top_n)
+            chronicle.stored = True
+            if not deletes:
+                clean_up = net.clean_up = ask(
+                    clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+                )
+        finally:
+            # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.
+            deletes = deletes or delete_what_bills()
+            fetch_finished(chronicle)
+            deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, chronicle.holds())
             wait(list(deletes.values()))
             net.fold()
             chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
 
-    for delete in deletes.values():
-        delete.result()
-    return complete(summary, outcomes, allow_failures, chronicle.problem)
+    return complete(summary, outcomes, allow_failures, chronicle.problem, not_deleted(deletes, run))
 
 
 if __name__ == "__main__":

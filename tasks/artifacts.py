@@ -23,6 +23,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.errors import without_secrets
@@ -51,6 +52,12 @@ class Key(str, Enum):
     SUMMARY = "top-words-by-file"
     TOTALS = "top-words-overall"
     REPORT = "run-report"
+
+
+def attempt() -> str:
+    """Such as " (attempt 2)", of a run that was retried; nothing of its first attempt."""
+    count = flow_run.run_count or 1
+    return f" (attempt {count})" if count > 1 else ""
 
 
 def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
@@ -88,13 +95,14 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
     ]
     if len(inputs) > MOST_ROWS:
         lines += ["", f"and {len(inputs) - MOST_ROWS} more input files"]
-    create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description="SAS URLs of the uploaded files")
+    description = f"SAS URLs of the uploaded files{attempt()}"
+    create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description=description)
 
 
 @best_effort
 def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Sequence[str]) -> None:
     """The summary's two tables; what is said of them names the files that are missing from them."""
-    without = f", without {', '.join(missing[:20])}" if missing else ""
+    without = (f", without {', '.join(missing[:20])}" if missing else "") + attempt()
     by_file = by_file.assign(node=by_file["node"].map(short_node))
     create_table_artifact(
         _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{without}{_cut(len(by_file))}"
@@ -114,7 +122,7 @@ def publish_report(write: Callable[[], str]) -> None:
     """
 
     def publish() -> None:
-        description = "What ran, what failed, how long, what it cost"
+        description = f"What ran, what failed, how long, what it cost{attempt()}"
         create_markdown_artifact(write(), key=Key.REPORT.value, description=description)
 
     _attempting(publish, retries=2)()
@@ -130,7 +138,7 @@ class TaskBoard:
 
     def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, said: str) -> None:
         percent = 100.0 * completed / total if total else 100.0
-        description = without_secrets(said) or f"{completed} of {total} Batch tasks completed"
+        description = (without_secrets(said) or f"{completed} of {total} Batch tasks completed") + attempt()
         if self._progress is None:
             key = Key.TASK_PROGRESS.value
             self._progress = create_progress_artifact(percent, key=key, description=description)  # type: ignore[assignment]
@@ -187,7 +195,7 @@ def _state(outcome: TaskOutcome) -> str:
     if outcome.succeeded:
         return "completed by an earlier try" if outcome.earlier else "completed"
     if outcome.cause:
-        return f"{'failed' if outcome.completed else outcome.state}: {outcome.cause.value}"
+        return f"{'failed' if outcome.completed else outcome.state}: {outcome.reason}"
     return outcome.state
 
 

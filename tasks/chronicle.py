@@ -11,24 +11,27 @@ from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.artifacts import publish_report
+from tasks.artifacts import attempt, publish_report
 from tasks.azure import Azure
-from tasks.errors import TopWordsError
+from tasks.errors import Cancelled, TopWordsError
 from tasks.events import CleanedUp, RunEvents
+from tasks.files import UploadedFile, Uploads
 from tasks.inputs import InputFile
 from tasks.monitor import Monitored
-from tasks.outcomes import TaskOutcome, in_order
+from tasks.outcomes import AddedTask, TaskOutcome, in_order
 from tasks.pool import UsedPool
 from tasks.prices import price_of, region_of
 from tasks.report import RunFacts, is_loopback, report
 from tasks.results import Results
-from tasks.settings import CleanUp, Disposal, Run
+from tasks.settings import CleanUp, Disposal, Role, Run
 from tasks.steps import StepTime
 from tasks.summary import Summary
+from tasks.watch import Progress
 
 _THINGS = ("containers", "job", "pool")
 _NO_POOL = UsedPool(id="", slots_per_node=1, own=False)
 _MOST_WORDS = 30  # in the chart
+_MOST_NAMED = 20  # files
 
 
 @dataclass(kw_only=True)
@@ -46,16 +49,66 @@ class Chronicle:
     summary: Summary | None = None
     problem: TopWordsError | None = None  # why waiting was given up
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    uploads: Uploads | None = None
+    progress: Progress = field(default_factory=Progress)
+    stored: bool = False  # all that the run was to leave is on this machine, and the containers are needed no more
+    not_downloaded: Sequence[str] | None = None  # the finished files whose outputs are not; None: not known
 
     def __post_init__(self) -> None:
-        to_count = [TaskOutcome.not_begun(file) for file in self.files]
-        self.outcomes = in_order(self.files, to_count, self.counted)
+        self._of_batch_tasks: Sequence[TaskOutcome] = ()
+        self.outcomes = self.note([])
 
     def add(self, monitored: Monitored) -> list[TaskOutcome]:
         """What became of all files, now that the Batch tasks have been watched."""
         self.pool, self.problem = monitored.pool, monitored.problem
-        self.outcomes = in_order(self.files, self.counted, monitored.outcomes)
+        return self.note(monitored.outcomes)
+
+    def note(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+        """What is known of these files now; returns the outcomes of all."""
+        to_count = [TaskOutcome.not_begun(file) for file in self.files]
+        self._of_batch_tasks = [outcome for outcome in outcomes if outcome not in self.counted]
+        self.outcomes = in_order(self.files, to_count, self.counted, outcomes)
         return self.outcomes
+
+    @property
+    def known(self) -> dict[str, TaskOutcome]:
+        """What was known last of each file that was uploaded, by its name."""
+        files = self.uploads.inputs if self.uploads else ()
+        last = {outcome.file: outcome for outcome in self._of_batch_tasks}
+        seen = self.progress.outcomes
+        return {
+            file.blob_name: last.get(file.blob_name) or seen.get(file.task_id) or TaskOutcome.of(_added(file), None)
+            for file in files
+        }
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled the run while it waited for its Batch tasks."""
+        return isinstance(self.problem, Cancelled)
+
+    def outputs_left(self) -> bool:
+        """Whether containers hold outputs, or may do so, that are nowhere else."""
+        if self.stored:
+            return False
+        if self.not_downloaded is not None:
+            return bool(self.not_downloaded)
+        return self.progress.succeeded > 0 or any(outcome.succeeded for outcome in self.known.values())
+
+    def holds(self) -> bool | None:
+        """The same for the step that deletes containers; None where only their tags can say so."""
+        return self.outputs_left() or (False if self.stored or self.not_downloaded is not None else None)
+
+    def left_text(self) -> str:
+        """Which finished outputs are not on this machine, and where they are; empty where there is none."""
+        names = self.not_downloaded or ()
+        if not names:
+            return ""
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return (
+            f"Not downloaded: the outputs of {', '.join(names[:_MOST_NAMED])}{more}. "
+            f"Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.until}; "
+            f"retry flow run {self.run.flow_run_id} before, and they are not counted again"
+        )
 
     def close(self, clean_up: CleanUp, done: Sequence[str]) -> None:
         """Publish the report, and the event that the run has cleaned up after itself; neither ever raises.
@@ -76,7 +129,8 @@ class Chronicle:
             get_run_logger().error(
                 "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.until
             )
-        publish_report(lambda: report(self._facts(cleaned_up, _reason(ending) if ending else "")))
+        reason = "\n".join(filter(None, [_reason(ending) if ending else "", self.left_text()]))
+        publish_report(lambda: report(self._facts(cleaned_up, reason)))
         RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id).emit(cleaned_up)
 
     def cost_while_waiting(self) -> str | None:
@@ -102,6 +156,8 @@ class Chronicle:
         return f"{done} of {len(self.outcomes)} files have been counted; the summary is in {self.results.folder}."
 
     def _deletes(self, clean_up: CleanUp, thing: str) -> bool:
+        if thing == "containers" and self.outputs_left():
+            return False
         if thing == "pool" and self.pool is not None and not self.pool.own:
             return False
         return getattr(clean_up, thing) is not Disposal.KEEP
@@ -112,7 +168,7 @@ class Chronicle:
         alive = (gone - made).total_seconds() if pool.own and made else None
         added = pool.added_nodes * (gone - pool.added_at).total_seconds() if pool.added_at else 0
         return RunFacts(
-            run_name=str(flow_run.name),
+            run_name=f"{flow_run.name}{attempt()}",
             flow_run_id=self.run.flow_run_id,
             where=self.azure.describe(),
             batch_endpoint=self.azure.batch_account.endpoint,
@@ -151,6 +207,10 @@ class Chronicle:
             return []
         overall = self.summary.overall.head(_MOST_WORDS)
         return [(str(word), int(count)) for word, count in zip(overall["word"], overall["count"], strict=True)]
+
+
+def _added(file: UploadedFile) -> AddedTask:
+    return AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
 
 
 def _reason(error: BaseException) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
 from tasks.errors import ServiceError
 from tasks.ownership import Resource, keep, make, remove
-from tasks.settings import Disposal, Role, Run
+from tasks.settings import HELD, Disposal, Role, Run
 from tasks.steps import RETRIES_OF_DELETES, step
 
 
@@ -31,13 +31,32 @@ class Container(Resource):
         return self._client.get_container_properties().metadata or {}
 
     def renew(self) -> None:
-        self.mark(self._tags)
+        self.mark({**self._tags, **(HELD if self.is_held() else {})})
+
+    def is_held(self) -> bool:
+        """Whether it is tagged as holding outputs that are nowhere else."""
+        try:
+            return HELD.items() <= (self.tags() or {}).items()
+        except ResourceNotFoundError:
+            return False
 
     def mark(self, tags: Mapping[str, str]) -> None:
         self._client.set_container_metadata(dict(tags))
 
     def delete(self) -> None:
         self._client.delete_container()
+
+
+def hold(run: Run, container: Container) -> bool:
+    """Tag it as holding outputs that are nowhere else; False if there is none of this run."""
+    try:
+        tags = container.tags()
+        if not run.owns(tags):
+            return False
+        container.mark({**(tags or {}), **HELD})
+    except ResourceNotFoundError:
+        return False
+    return True
 
 
 @step("1 create containers")
@@ -50,10 +69,11 @@ def create_containers(azure: Azure, run: Run, disposal: Disposal = Disposal.DELE
 
 
 @step("8 delete containers", retries=RETRIES_OF_DELETES)
-def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
+def delete_containers(azure: Azure, run: Run, disposal: Disposal, held: bool | None = False) -> None:
     """Delete the run's containers with all their blobs; one that is gone, or not this run's, is left alone.
 
-    One that cannot be deleted keeps no other from it.
+    One that cannot be deleted keeps no other from it. Where outputs in them are nowhere else, they stay until they
+    expire, and a retry of the run reuses them: with `held`, or with None as a previous attempt has tagged them.
     """
     logger = get_run_logger()
     problems: list[ServiceError] = []
@@ -63,6 +83,8 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal) -> None:
             try:
                 if disposal is Disposal.KEEP:
                     done = "kept" if keep(run, container) else "is not there"
+                elif held or (held is None and container.is_held()):
+                    done = f"stays until {run.until}" if hold(run, container) else "is not there, or not this run's"
                 else:
                     done = "deleted" if remove(run, container) else "is not there, or not this run's"
                 logger.info("Container %s %s", run.container(role), done)

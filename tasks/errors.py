@@ -7,7 +7,10 @@ TopWordsError
  ├ RunTimeout      the run reached a time limit
  ├ Stalled         no Batch task got further for too long
  ├ Cancelled       somebody cancelled the run while it waited for its Batch tasks
- └ TasksFailed     Batch tasks ended without success, or can never run
+ ├ TasksFailed     Batch tasks ended without success, or can never run
+ ├ ResultsError    a file of the results cannot be read or written on this machine
+ ├ NotDownloaded   outputs are in their container, but could not be downloaded
+ └ NotDeleted      the run has succeeded, but some of its resources could not be deleted
 """
 
 from __future__ import annotations
@@ -97,6 +100,18 @@ class Cancelled(TopWordsError):
 
 class TasksFailed(TopWordsError):
     """Batch tasks ended without success, or can never run."""
+
+
+class ResultsError(TopWordsError):
+    """A file of the results cannot be read or written on this machine."""
+
+
+class NotDownloaded(TopWordsError):
+    """Outputs are in the output container, which keeps them, but could not be downloaded."""
+
+
+class NotDeleted(TopWordsError):
+    """The run has succeeded, but some of its resources could not be deleted."""
 
 
 class ServiceError(TopWordsError):

@@ -62,7 +62,7 @@ def _event(run: Run, outcome: TaskOutcome) -> BatchTaskFailed:
         file=outcome.file,
         category=failure.category if failure else "",
         code=failure.code if failure else "",
-        message=failure.message if failure else "",
+        message=failure.message if failure else outcome.reason,
         exit_code=outcome.exit_code,
         node=outcome.node,
         retries=outcome.retries,

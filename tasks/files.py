@@ -1,9 +1,7 @@
-"""Steps 2 and 7: upload the node script and the input files with their SAS URLs, download the output."""
+"""Step 2: upload the node script and the input files, with their SAS URLs."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,10 +14,7 @@ from tasks.artifacts import publish_sas_links
 from tasks.azure import Azure
 from tasks.errors import InputError
 from tasks.inputs import InputFile, md5_of
-from tasks.logs import download_logs
-from tasks.outcomes import LOGS, TaskOutcome
 from tasks.parallel import in_parallel
-from tasks.results import Results
 from tasks.settings import Role, Run
 from tasks.steps import step
 
@@ -61,38 +56,6 @@ def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_scrip
         )
     publish_sas_links(uploads.node_script, uploads.inputs, run.expires)
     return uploads
-
-
-@step("7 download output")
-def download_output(
-    azure: Azure, run: Run, uploads: Uploads, outcomes: Sequence[TaskOutcome], results: Results
-) -> list[Path]:
-    """Download the outputs of the Batch tasks that succeeded, and what the others wrote to stdout and stderr.
-
-    Returns the paths of the outputs, in task order. Those of an earlier try of the run are there already.
-    """
-    results.folder.mkdir(parents=True, exist_ok=True)
-    done = {outcome.file for outcome in outcomes if outcome.succeeded}
-    counted = [file for file in uploads.inputs if file.blob_name in done]
-    with azure.blobs() as blobs:
-        container = blobs.get_container_client(run.container(Role.OUTPUT))
-        there: dict[str, str] = {}
-
-        def fetch(file: UploadedFile) -> Path:
-            path = _download(container, file.output_name, results.path(file.output_name))
-            there[file.blob_name] = file.md5
-            return path
-
-        results.forget(file.blob_name for file in counted)
-        try:
-            paths = in_parallel(fetch, counted)
-        finally:  # also of a download that fails half-way, while others may still be under way
-            results.remember(dict(there))
-    logger = get_run_logger()
-    logger.info("%d of %d output files downloaded to %s", len(paths), len(uploads.inputs), results.folder)
-    if logs := download_logs(azure, run, outcomes, results):
-        logger.info("%d logs of failed Batch tasks downloaded to %s", logs, results.path(LOGS))
-    return paths
 
 
 def _upload(
@@ -152,15 +115,3 @@ def _md5(file: InputFile) -> bytes:
 
 def _unreadable(file: InputFile, error: OSError) -> InputError:
     return InputError(f"input {str(file.path)!r} can no longer be read ({error.strerror})")
-
-
-def _download(container: ContainerClient, name: str, target: Path) -> Path:
-    # Written under another name first: a file that is there is a whole one.
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-    try:
-        with open(handle, "wb") as file:
-            container.download_blob(name).readinto(file)
-        return Path(partial).replace(target)
-    except BaseException:
-        os.unlink(partial)
-        raise

@@ -33,7 +33,7 @@ from tasks.bulk import ENDED_CODES, add_all
 from tasks.earlier import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
 from tasks.errors import error_code
 from tasks.files import UploadedFile, Uploads
-from tasks.outcomes import STREAMS, AddedTask, log_blob
+from tasks.outcomes import FETCH_FAILED, STREAMS, AddedTask, log_blob
 from tasks.ownership import Resource, keep, make, remove
 from tasks.parallel import in_parallel
 from tasks.pool import UsedPool, metadata, tags
@@ -250,6 +250,8 @@ def _batch_task(
         # Through the environment: a command line can be read by far more people.
         environment_settings=[
             EnvironmentSetting(name=INPUT_FILE, value=input_path(file)),
+            EnvironmentSetting(name="INPUT_SIZE", value=f"{file.size}"),
+            EnvironmentSetting(name="INPUT_MD5", value=file.md5),
             EnvironmentSetting(name="OUTPUT_SAS_TOKEN", value=token),
             EnvironmentSetting(name=SAS_EXPIRES, value=run.expires.isoformat()),
         ],
@@ -273,6 +275,16 @@ def _kept(azure: Azure, run: Run, token: str, task_id: str, stream: str) -> Outp
     )
 
 
+# For any node script, in plain sh and without a quote: the file that came has to be the one that was uploaded.
+_VERIFY = f"""\
+md5=$(md5sum < "$INPUT_FILE"); md5=${{md5%% *}}; \
+if [ "$md5" != "$INPUT_MD5" ]; then \
+size=$(wc -c < "$INPUT_FILE"); \
+echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, \
+found ${{size:-no}} bytes with MD5 ${{md5:-none}}" >&2; \
+exit {FETCH_FAILED}; fi"""
+
+
 def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: str) -> str:
     """The same for every task: the file's name comes in through the environment, so no name needs quoting."""
     at_a_time = max(1, pool.slots_per_node // work.slots)  # tasks of one node, which share its cores
@@ -280,5 +292,5 @@ def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: st
     arguments += ["--storageaccount", azure.storage_account.endpoint]
     arguments += ["--storagecontainer", run.container(Role.OUTPUT), "--slots", f"{at_a_time}"]
     arguments += [] if work.delay_seconds is None else ["--delay", f"{work.delay_seconds:g}"]
-    command = f'exec python3 {script} --filepath="$INPUT_FILE" {shlex.join([*arguments, *work.arguments])}'
+    command = f'{_VERIFY}; exec python3 {script} --filepath="$INPUT_FILE" {shlex.join([*arguments, *work.arguments])}'
     return f"/bin/sh -c {shlex.quote(command)}"

@@ -18,7 +18,7 @@ from azure.storage.blob import BlobServiceClient, ContainerProperties
 from tasks.azure import Azure
 from tasks.errors import ServiceError, error_code
 from tasks.pool import metadata, tags
-from tasks.settings import PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
+from tasks.settings import HELD, PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 
 GRACE = timedelta(minutes=5)  # the machine that tagged a thing and the one that sweeps it may disagree about the time
 # For what does not bill by the second: a run that has reached its limit, or that asks, may still download from it.
@@ -46,6 +46,7 @@ class Verdict(str, Enum):
     CURRENT = "not expired"
     RUNNING = "its flow run has not ended"
     KEPT = "kept on purpose"
+    HELD = "holds outputs that were not downloaded: stays until it expires"
     UNREADABLE = "no readable `expires`"
     GOING = "being deleted already"
     OTHERS = "expired, but not of this flow run"
@@ -70,6 +71,7 @@ class Leftover:
     created: datetime | None
     expires: datetime | None
     kept: bool
+    held: bool = False  # holds outputs that are nowhere else, for as long as it does not expire
     state: str
     dedicated_nodes: int = 0
     spot_nodes: int = 0
@@ -127,6 +129,8 @@ def judge_after(leftover: Leftover, clean_up: CleanUp, *, include_kept: bool = F
     if leftover.state == "deleting":
         return Verdict.GOING
     keep = leftover.kept or _disposal(clean_up, leftover.kind) is Disposal.KEEP
+    if leftover.held and not keep and not include_kept:
+        return Verdict.HELD
     return Verdict.KEPT if keep and not include_kept else Verdict.ENDED
 
 
@@ -142,16 +146,17 @@ def delete_each(azure: Azure, leftovers: Iterable[Leftover]) -> Iterator[Deletio
                 yield Deletion(leftover=leftover, ending=Ending.FAILED, reason=reason)
 
 
-def clean_up_after(azure: Azure, flow_run_id: str, clean_up: CleanUp, logger: Log) -> None:
+def clean_up_after(azure: Azure, flow_run_id: str, clean_up: CleanUp, logger: Log, *, held: bool = False) -> None:
     """Delete what that flow run created, as its clean_up says; nothing is known of it but its id.
 
     To ask counts as to delete, since nobody waits for the answer. What is to be kept is marked as kept, as the run
-    itself would have done. An error is logged and does not stop the rest.
+    itself would have done. Containers with outputs that are nowhere else stay until they expire: those that are marked
+    so, or all with `held`. An error is logged and does not stop the rest.
     """
     with _opened(azure) as shelf:
         for kind, name in _names(flow_run_id):
             try:
-                _clean_up(shelf, kind, name, flow_run_id, _disposal(clean_up, kind), logger)
+                _clean_up(shelf, kind, name, flow_run_id, _disposal(clean_up, kind), logger, held)
             except AzureError as error:
                 logger.warning("The %s %s was not cleaned up: %s", kind.value, name, ServiceError.of(error))
 
@@ -204,11 +209,14 @@ class _Shelf:
 
         return _unless_gone(look_and_delete, Ending.GONE)
 
+    def mark_container(self, name: str, tags: Mapping[str, str]) -> None:
+        container = self._blobs.get_container_client(name)
+        container.set_container_metadata({**(container.get_container_properties().metadata or {}), **tags})
+
     def mark_kept(self, leftover: Leftover) -> None:
         """Add to its tags that it is kept, so that no sweep deletes it."""
         if leftover.kind is Kind.CONTAINER:
-            container = self._blobs.get_container_client(leftover.id)
-            container.set_container_metadata({**(container.get_container_properties().metadata or {}), **_KEPT})
+            self.mark_container(leftover.id, _KEPT)
         elif leftover.kind is Kind.JOB:
             items = metadata({**tags(self._batch.get_job(leftover.id).metadata), **_KEPT})
             self._batch.update_job(leftover.id, BatchJobUpdateOptions(metadata=items))
@@ -223,7 +231,9 @@ def _opened(azure: Azure) -> Iterator[_Shelf]:
         yield _Shelf(stack.enter_context(azure.batch()), stack.enter_context(azure.blobs()))
 
 
-def _clean_up(shelf: _Shelf, kind: Kind, name: str, flow_run_id: str, disposal: Disposal, logger: Log) -> None:
+def _clean_up(
+    shelf: _Shelf, kind: Kind, name: str, flow_run_id: str, disposal: Disposal, logger: Log, held: bool
+) -> None:
     found = shelf.find(kind, name)
     if found is None or found.flow_run != flow_run_id or found.state == "deleting":
         logger.debug("The %s %s is gone, or not this run's", kind.value, name)
@@ -234,6 +244,10 @@ def _clean_up(shelf: _Shelf, kind: Kind, name: str, flow_run_id: str, disposal: 
             except ResourceExistsError:  # such as a job that has ended, whose tags stay as they are
                 logger.warning("The %s cannot be marked as kept: a sweep deletes it once it has expired", found.name)
         logger.info("The %s is kept%s", found.name, f", and {found.nodes} nodes go on billing" if found.nodes else "")
+    elif kind is Kind.CONTAINER and (held or found.held):
+        if not found.held:
+            shelf.mark_container(name, HELD)
+        logger.info("The %s %s", found.name, Verdict.HELD.value)
     else:
         logger.info("The %s: %s", found.name, shelf.delete(found).value)
 
@@ -289,6 +303,7 @@ def _leftover(kind: Kind, name: str | None, tagged: Mapping[str, str], state: ob
         created=_time(tagged.get("created")),
         expires=_time(tagged.get("expires")),
         kept=tagged.get("kept") == "yes",
+        held=tagged.get("held") == "yes",
         state=str(getattr(state, "value", state) or ""),
         **nodes,
     )

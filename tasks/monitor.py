@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from prefect.client.schemas.objects import State
 
@@ -12,12 +13,12 @@ from tasks.earlier import outputs_there
 from tasks.errors import TopWordsError
 from tasks.events import RunEvents
 from tasks.failures import Failures
-from tasks.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.outcomes import AddedTask, TaskOutcome
 from tasks.pace import Pace
 from tasks.pool import UsedPool
 from tasks.settings import Run
 from tasks.steps import step
-from tasks.watch import Patience, Watch
+from tasks.watch import Patience, Progress, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +45,25 @@ def monitor_tasks(
     tasks: Sequence[AddedTask],
     patience: Patience = Patience(),
     pace: Pace = Pace(),
+    progress: Progress | None = None,
 ) -> Monitored:
     """Wait until all Batch tasks have completed.
 
     A Batch task without success is reported, not raised. Raises a TopWordsError whose `monitored` is how far it came:
     TasksFailed where the tasks that are left can never run, RunTimeout when the job or the run reaches its time limit
     first, Stalled when none has got further for too long, ServiceError when Azure Batch does not say how they are, and
-    Cancelled when somebody has cancelled the flow run.
+    Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in `progress`, for a stopped run.
     """
     with azure.batch() as batch:
         events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
         failures = Failures(azure, batch, run, events)
-        watch = Watch(batch, run, pool, tasks, patience, pace, events, failures, lambda: outputs_there(azure, run))
+        outputs = partial(outputs_there, azure, run)
+        watch = Watch(batch, run, pool, tasks, patience, pace, events, failures, outputs, progress)
         outcomes, problem = watch.settled(watch.until_all_have_completed())
         outcomes = failures.tell(outcomes)
     failures.close()
     if problem is not None:
-        outcomes = [_given_up(outcome) for outcome in outcomes]
+        outcomes = [outcome.unfinished() for outcome in outcomes]
     watch.show(outcomes)
     monitored = Monitored(outcomes=outcomes, pool=watch.pool)
     if problem is not None:
@@ -75,7 +78,3 @@ def how_it_ended(step: State[Monitored]) -> Monitored:
     if isinstance(result, TopWordsError) and result.monitored is not None:
         return replace(result.monitored, problem=result)
     return step.result()
-
-
-def _given_up(outcome: TaskOutcome) -> TaskOutcome:
-    return outcome if outcome.completed else replace(outcome, cause=Cause.NOT_RUN, stderr="")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
@@ -24,11 +26,13 @@ class SafetyNet:
         self._azure = azure
         self._run = run
         self.clean_up = clean_up
+        self._outputs_left: Callable[[], bool] = lambda: False
         self._spread = (flow_run.run_count or 0) > 1
 
-    def spread(self) -> None:
-        """From now on there may be something to delete."""
+    def spread(self, outputs_left: Callable[[], bool] = lambda: False) -> None:
+        """From now on there may be something to delete; outputs_left: whether containers hold what is nowhere else."""
         self._spread = True
+        self._outputs_left = outputs_left
 
     def fold(self) -> None:
         """The steps have deleted it."""
@@ -41,4 +45,14 @@ class SafetyNet:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None and self._spread:
-            clean_up_after(self._azure, self._run.flow_run_id, self.clean_up, get_run_logger())
+            held = self._outputs_left()
+            clean_up_after(self._azure, self._run.flow_run_id, self.clean_up, get_run_logger(), held=held)
+
+
+def not_deleted(deletes: Mapping[str, PrefectFuture[None]], run: Run) -> str:
+    """What was not deleted at the run's end, and why; empty where all was."""
+    failed = [(thing, delete.state) for thing, delete in deletes.items() if not delete.state.is_completed()]
+    if not failed:
+        return ""
+    lines = [f"Not deleted: {thing} {run.name}: {state.result(raise_on_failure=False)}" for thing, state in failed]
+    return "\n".join([*lines, f"A sweep deletes it once it has expired ({run.until}): see docs/clean-up.md"])

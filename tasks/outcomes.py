@@ -15,6 +15,8 @@ from tasks.inputs import InputFile
 
 LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
 STREAMS = ("stdout.txt", "stderr.txt")
+FETCH_FAILED = 73  # exit code of a Batch task whose input is not what was uploaded; EX_CANTCREAT of sysexits.h
+NOT_TEXT = 65  # exit code of a node script whose input is not text; EX_DATAERR
 OUTCOME_FIELDS = ["id", "state", "executionInfo", "nodeInfo", "constraints"]  # of a task, for TaskOutcome.of
 
 
@@ -26,8 +28,13 @@ class Cause(str, Enum):
     TERMINATED = "was terminated"
     START = "could not start"
     FETCH = "could not fetch its file"
+    NOT_TEXT = "could not read its file as text"
     UPLOAD = "could not upload"
+    NO_OUTPUT = "left no output"
+    DAMAGED = "left a damaged output"
+    UNREADABLE = "left an output that cannot be read"
     NOT_RUN = "did not get to its end"
+    NOT_STARTED = "never started"
     OTHER = "failed"
 
 
@@ -71,6 +78,7 @@ class TaskOutcome:
     earlier: bool = False  # by an earlier try of the run, of whose Batch task nothing else is known
     failure: Failure | None = None
     cause: Cause | None = None
+    detail: str = ""  # of the cause, where the service has no words for it
     stderr: str = field(default="", repr=False)  # its end, without secrets
 
     @classmethod
@@ -116,7 +124,18 @@ class TaskOutcome:
     def not_begun(cls, file: InputFile) -> TaskOutcome:
         """Of a file of which nothing is known but that it is to be counted."""
         added = AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
-        return replace(cls.of(added, None), cause=Cause.NOT_RUN)
+        return cls.of(added, None).unfinished()
+
+    def unfinished(self) -> TaskOutcome:
+        """The same of a task that nobody waits for any more; one that has completed stays as it is."""
+        if self.completed:
+            return self
+        begun = self.started or self.retries or self.requeues or self.state == BatchTaskState.RUNNING
+        return replace(self, cause=Cause.NOT_RUN if begun else Cause.NOT_STARTED, stderr="")
+
+    def without_output(self, cause: Cause, detail: str = "") -> TaskOutcome:
+        """The same of a Batch task that succeeded and whose output is of no use."""
+        return replace(self, succeeded=False, cause=cause, detail=without_secrets(detail))
 
     @property
     def completed(self) -> bool:
@@ -131,15 +150,23 @@ class TaskOutcome:
         """How long the task ran, or None where it has not ended."""
         return (self.ended - self.started).total_seconds() if self.started and self.ended else None
 
+    @property
+    def reason(self) -> str:
+        """The cause with its detail; empty where there is none."""
+        return (self.cause.value if self.cause else "") + (f" ({self.detail})" if self.detail else "")
+
     def why(self) -> str:
         """The failure in one line: what happened, the service's words, and what was tried."""
-        parts = [self.cause.value if self.cause else "failed"]
+        parts = [self.reason or "failed"]
         if self.exit_code is not None:
             parts.append(f"exit code {self.exit_code}")
         if self.node:
             parts.append(f"node {self.node}")
         parts += [_times(self.retries, "retry", "retries"), _times(self.requeues, "requeue", "requeues")]
         return ", ".join(part for part in parts if part) + (f": {self.failure}" if self.failure else "")
+
+
+_EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}
 
 
 def log_blob(task: str, stream: str) -> str:
@@ -173,7 +200,7 @@ def _cause(task: BatchTask, failure: Failure) -> Cause:
     code = failure.code
     if code == "FailureExitCode":
         assert task.execution_info is not None
-        return Cause.UPLOAD if task.execution_info.exit_code == UPLOAD_FAILED else Cause.EXIT_CODE
+        return _EXIT_CODES.get(task.execution_info.exit_code or 0, Cause.EXIT_CODE)
     if code == "TaskEnded":  # the service's code for both
         return Cause.TIME_LIMIT if _used_up(task) else Cause.TERMINATED
     starts = {

@@ -67,6 +67,11 @@ class RunFacts:
     nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
     top_words: Sequence[tuple[str, int]] = ()
 
+    @property
+    def no_node_seen(self) -> bool:
+        """Whether no Batch task is known to have had a node, so that maybe none of them ever came."""
+        return bool(self.outcomes) and not any(outcome.node for outcome in self.outcomes)
+
 
 def report(facts: RunFacts) -> str:
     """The report as markdown, its pictures as data URIs; at most about 400 kB, however large the run."""
@@ -137,7 +142,8 @@ def _overview(facts: RunFacts) -> str:
 def _nodes(facts: RunFacts) -> str:
     spot = f" and {facts.spot_nodes:,} spot" if facts.spot_nodes else ""
     added = f"; {facts.added_nodes:,} dedicated were added while it waited for spot nodes" if facts.added_nodes else ""
-    return f"{facts.dedicated_nodes:,} dedicated{spot}, of {facts.vm_size}{added}"
+    asked, none = (" asked for", "; none of them ran a Batch task") if facts.no_node_seen else ("", "")
+    return f"{facts.dedicated_nodes:,} dedicated{spot}{asked}, of {facts.vm_size}{added}{none}"
 
 
 def _failures(facts: RunFacts) -> str:
@@ -155,7 +161,7 @@ def _failures(facts: RunFacts) -> str:
 def _failure(outcome: TaskOutcome) -> str:
     facts: list[tuple[str, object]] = [
         ("Batch task", outcome.id),
-        ("cause", outcome.cause.value if outcome.cause else outcome.state),
+        ("cause", outcome.reason or outcome.state),
         ("service's words", outcome.failure),
         ("exit code", outcome.exit_code),
         ("node", short_node(outcome.node)),
@@ -221,7 +227,8 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
     if facts.node_seconds is None:
         yield f"How long the nodes lived is not known.{lived}"
     else:
-        yield f"{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}.{lived}"
+        most = "At most " if facts.no_node_seen else ""
+        yield f"{most}{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}.{lived}"
         yield _estimate(facts, price, facts.node_seconds)
     if facts.pool_stays:
         until = f"{facts.nodes_until} at the latest, or " if facts.nodes_until else ""
@@ -234,7 +241,7 @@ def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
     if price is None:
         return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
     least, most = price.of(node_seconds), price.of(node_seconds + facts.spot_node_seconds)
-    cost = f"**{_usd(least)}**"
+    cost = f"{'at most ' if facts.no_node_seen else ''}**{_usd(least)}**"
     if facts.spot_node_seconds:
         cost = f"between {cost} and **{_usd(most)}**" if node_seconds else f"at most **{_usd(most)}**"
     told = f"at {_usd(price.per_hour)} for a dedicated node and hour ({price.source})"

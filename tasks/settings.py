@@ -11,6 +11,7 @@ from enum import Enum
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PROJECT = "top-words"
+HELD = {"held": "yes"}  # the tag of containers that stay until they expire, because of outputs that are nowhere else
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
 _IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
 

@@ -13,10 +13,10 @@ from prefect.runtime import flow_run
 
 from tasks.artifacts import publish_summary, short_node
 from tasks.cancellation import end_with
-from tasks.errors import TasksFailed, TopWordsError
+from tasks.errors import NotDeleted, TasksFailed, TopWordsError
 from tasks.logs import as_lines
 from tasks.outcomes import TaskOutcome, missing
-from tasks.results import Results
+from tasks.results import Results, at
 from tasks.steps import step
 
 BY_FILE = "summary.csv"
@@ -82,8 +82,9 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
         missing=tuple(outcome.file for outcome in missing(outcomes)),
         flow_run_id=str(flow_run.id),
     )
-    summary.by_file.to_csv(results.path(BY_FILE), index=False)
-    summary.overall.to_csv(results.path(OVERALL), index=False)
+    for table, name in ((summary.by_file, BY_FILE), (summary.overall, OVERALL)):
+        with at(results.path(name)):
+            table.to_csv(results.path(name), index=False)
     publish_summary(summary.by_file, summary.overall, summary.missing)
     get_run_logger().info(
         "%d words of %d files summarised in %s", len(summary.by_file), len(outputs), results.path(BY_FILE)
@@ -92,27 +93,40 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
 
 
 def complete(
-    summary: Summary, outcomes: Sequence[TaskOutcome], allow_failures: int, given_up: TopWordsError | None
+    summary: Summary,
+    outcomes: Sequence[TaskOutcome],
+    allow_failures: int,
+    given_up: TopWordsError | None,
+    not_deleted: str = "",
 ) -> Summary:
-    """The summary, if it lacks no more files than were allowed.
+    """The summary, if it lacks no more files than were allowed, and all was deleted that was to be.
 
-    Raises what waiting ended with, if it was given up, else TasksFailed; either with the summary, and naming the files
-    that it lacks and what became of their Batch tasks. For a run that somebody cancelled, a state that says so.
+    Raises what waiting ended with, if it was given up, else TasksFailed, else NotDeleted; each with the summary, and
+    naming the files that it lacks, what became of their Batch tasks, and last what was not deleted. For a run that
+    somebody cancelled, a state that says so.
     """
+    error = _failure_of(summary, outcomes, allow_failures, given_up)
+    if not_deleted:
+        error = error.saying(f"{error}\n{not_deleted}") if error else NotDeleted(not_deleted)
+    if error is None:
+        return summary
+    error.summary, error.outcomes = summary, outcomes
+    return cast(Summary, end_with(error))
+
+
+def _failure_of(
+    summary: Summary, outcomes: Sequence[TaskOutcome], allow_failures: int, given_up: TopWordsError | None
+) -> TopWordsError | None:
     lacking = missing(outcomes)
     if given_up is None and len(lacking) <= allow_failures:
         if lacking:
             get_run_logger().warning(_lacking(summary, lacking) + f"; allow_failures is {allow_failures}")
-        return summary
+        return None
     details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
-    error: TopWordsError
     if given_up is None:
         said = f"{len(lacking)} of {len(outcomes)} Batch tasks failed; {_lacking(summary, lacking)}{details}"
-        error = TasksFailed(said)
-    else:
-        error = given_up.saying(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
-    error.summary, error.outcomes = summary, outcomes
-    return cast(Summary, end_with(error))
+        return TasksFailed(said)
+    return given_up.saying(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
 
 
 def _lacking(summary: Summary, lacking: Sequence[TaskOutcome]) -> str:

@@ -37,6 +37,15 @@ class Patience:
     pool: PoolSettings = field(default_factory=PoolSettings)
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """What has been seen of a run's Batch tasks so far; of very many, not of each."""
+
+    outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids
+    succeeded: int = 0  # as the service counts them
+    board: TaskBoard = field(default_factory=TaskBoard)
+
+
 class Watch:
     """What is known of the tasks, and what has been said about it."""
 
@@ -51,6 +60,7 @@ class Watch:
         events: RunEvents,
         failures: Failures,
         outputs: Callable[[], Collection[str]],
+        progress: Progress | None = None,
     ) -> None:
         self.pool = pool
         self._batch = batch
@@ -62,13 +72,14 @@ class Watch:
         self._failures = failures
         self._outputs = outputs
         self._in_job = sum(not task.earlier for task in tasks)
-        self._board = TaskBoard()
         self._logger = get_run_logger()
         self._said = ("", pace.now())
         self._alive = pace.now()  # when a task was last seen to get further, or to have ended
         self._answered = pace.now()  # when the service last said how the tasks are
         self._completed = 0
-        self._last: dict[str, TaskOutcome] = {}
+        self._progress = progress or Progress()
+        self._last = self._progress.outcomes
+        self._board = self._progress.board
         # Such a loss, and the wait for another node, fit several times into the time after which a run has stalled.
         self._attempts = Attempts(soon=timedelta(minutes=patience.limits.stall_minutes) / 3)
         self._cancellation = Cancellation()
@@ -188,6 +199,7 @@ class Watch:
         if counts.completed or counts.running:
             self._tell_ready()
         self._completed = counts.completed
+        self._progress.succeeded = counts.succeeded
 
     def _gets_further(self) -> bool:
         """Whether the tasks that run do not only begin, to be lost with their nodes, over and over again."""

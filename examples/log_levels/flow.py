@@ -17,7 +17,7 @@ from typing import Annotated, cast
 import pandas as pd
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from pydantic import BeforeValidator
 
@@ -29,17 +29,20 @@ from tasks.cancellation import end_with
 from tasks.check import check_accounts, check_input
 from tasks.chronicle import Chronicle
 from tasks.containers import create_containers, delete_containers
-from tasks.errors import InputError, TasksFailed, TopWordsError, log_errors_without_traceback
-from tasks.files import download_output, upload_files
+from tasks.download import download_output
+from tasks.earlier import find_counted
+from tasks.errors import InputError, NotDeleted, TasksFailed, TopWordsError, log_errors_without_traceback
+from tasks.files import upload_files
 from tasks.inputs import as_list
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import how_it_ended, monitor_tasks
-from tasks.net import SafetyNet
+from tasks.net import SafetyNet, not_deleted
 from tasks.outcomes import TaskOutcome, missing
 from tasks.pool import create_pool, delete_pool
-from tasks.results import Results
+from tasks.results import Results, at
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
 from tasks.steps import step, timed_steps
+from tasks.stopped import fetch_finished
 from tasks.watch import Patience
 
 HERE = Path(__file__).resolve().parent
@@ -100,42 +103,62 @@ def log_levels(
     with where as azure, timed_steps() as times, SafetyNet(azure, run, clean_up) as net:
         refuse_bad_levels(levels)
         files = check_input(inputs, top_n=1, delay_seconds=0, limits=limits, allow_failures=allow_failures)
-        results = Results.of(output_folder, run.name)
+        results = Results.of(output_folder, run.name, counts_in)
         check_accounts(azure, pool, results)
         counted, to_count = results.sort(files)
         chronicle = Chronicle(
             azure=azure, run=run, results=results, files=files, counted=counted, allowed=allow_failures, steps=times
         )
-        net.spread()
-        try:
-            outcomes = chronicle.outcomes
-            if to_count:
-                create_containers(azure, run, clean_up.containers)
-                uploads = upload_files(azure, run, to_count, NODE_SCRIPT)
-                used_pool = chronicle.pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
-                create_job(azure, run, used_pool, uploads, clean_up.job)
-                batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
-                patience = Patience(limits=limits, pool=pool)
-                monitored = monitor_tasks(azure, run, used_pool, batch_tasks, patience, return_state=True)
-                outcomes = chronicle.add(how_it_ended(monitored))
-                download_output(azure, run, uploads, outcomes, results)
-            summary = summarise(outcomes, results, levels)
-            clean_up = net.clean_up = ask(
-                clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
-            )
-        finally:
-            deletes = {
+        net.spread(chronicle.outputs_left)
+        deletes: dict[str, PrefectFuture[None]] = {}
+
+        def delete_what_bills() -> dict[str, PrefectFuture[None]]:
+            return {
                 "pool": delete_pool.submit(azure, run, pool, clean_up.pool),
                 "job": delete_job.submit(azure, run, clean_up.job),
-                "containers": delete_containers.submit(azure, run, clean_up.containers),
             }
+
+        try:
+            outcomes = chronicle.outcomes
+            if to_count:  # all of them, unless a previous attempt of this run has counted some
+                create_containers(azure, run, clean_up.containers)
+                uploads = chronicle.uploads = upload_files(azure, run, to_count, NODE_SCRIPT)
+                if not (outcomes := find_counted(azure, run, uploads)):
+                    used_pool = chronicle.pool = create_pool(azure, run, pool, uploads.node_script, clean_up.pool)
+                    create_job(azure, run, used_pool, uploads, clean_up.job)
+                    batch_tasks = add_tasks(azure, run, used_pool, uploads, work)
+                    monitored = monitor_tasks(
+                        azure,
+                        run,
+                        used_pool,
+                        batch_tasks,
+                        Patience(limits=limits, pool=pool),
+                        progress=chronicle.progress,
+                        return_state=True,
+                    )
+                    outcomes = chronicle.add(how_it_ended(monitored))
+                    if chronicle.cancelled:
+                        deletes = delete_what_bills()
+                outcomes = chronicle.note(outcomes)
+                outcomes = chronicle.note(
+                    download_output(azure, run, uploads, outcomes, results, chronicle.progress.board)
+                )
+            summary = summarise(outcomes, results, levels)
+            chronicle.stored = True
+            if not deletes:
+                clean_up = net.clean_up = ask(
+                    clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+                )
+        finally:
+            # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.
+            deletes = deletes or delete_what_bills()
+            fetch_finished(chronicle)
+            deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, chronicle.holds())
             wait(list(deletes.values()))
             net.fold()
             chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
 
-    for delete in deletes.values():
-        delete.result()
-    return complete(summary, allow_failures, chronicle.problem)
+    return complete(summary, allow_failures, chronicle.problem, not_deleted(deletes, run))
 
 
 def refuse_bad_levels(levels: Sequence[str]) -> None:
@@ -150,18 +173,19 @@ def refuse_bad_levels(levels: Sequence[str]) -> None:
 @step("summarise")
 def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequence[str]) -> LogLevels:
     """Join the downloaded counts into one table, and leave it in the folder as a CSV file."""
-    counted = [(each.file, counts_in(results.path(each.output_name))) for each in outcomes if each.succeeded]
+    counted = [(each.file, counts_in(each.file, results.path(each.output_name))) for each in outcomes if each.succeeded]
     columns = ["file", *dict.fromkeys(levels), "other"]
     by_file = pd.DataFrame([{"file": file, **counts} for file, counts in counted], columns=columns)
     by_file = by_file.sort_values([levels[0], "file"], ascending=[False, True])
-    by_file.to_csv(results.path(CSV), index=False)
+    with at(results.path(CSV)):
+        by_file.to_csv(results.path(CSV), index=False)
     summary = LogLevels(by_file=by_file, folder=results.folder, missing=tuple(each.file for each in missing(outcomes)))
     publish(summary)
     return summary
 
 
-def counts_in(path: Path) -> dict[str, int]:
-    """What the node script counted. Raises TopWordsError where the file is not an output of it."""
+def counts_in(file: str, path: Path) -> dict[str, int]:
+    """What the node script counted in the file. Raises TopWordsError where the file is not an output of it."""
     try:
         counts: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["levels"]
     except (ValueError, KeyError, TypeError) as error:
@@ -175,14 +199,17 @@ def publish(summary: LogLevels) -> None:
     create_table_artifact([{str(name): value for name, value in row.items()} for row in rows], key="log-levels")
 
 
-def complete(summary: LogLevels, allow_failures: int, problem: TopWordsError | None) -> LogLevels:
-    """The summary, if it lacks no more files than were allowed; else the reason, naming them."""
+def complete(
+    summary: LogLevels, allow_failures: int, problem: TopWordsError | None, not_deleted: str = ""
+) -> LogLevels:
+    """The summary, if it lacks no more files than were allowed and all was deleted; else the reason, naming them."""
     lacks = f"the table in {summary.folder} lacks {', '.join(summary.missing)}"
-    if problem is not None:
-        return cast(LogLevels, end_with(problem.saying(f"{problem}\nTherefore {lacks}")))
-    if len(summary.missing) > allow_failures:
-        raise TasksFailed(f"{lacks}: their Batch tasks failed, see {summary.folder / 'logs'}")
-    return summary
+    error = problem and problem.saying(f"{problem}\nTherefore {lacks}")
+    if error is None and len(summary.missing) > allow_failures:
+        error = TasksFailed(f"{lacks}: their Batch tasks failed, see {summary.folder / 'logs'}")
+    if not_deleted:
+        error = error.saying(f"{error}\n{not_deleted}") if error else NotDeleted(not_deleted)
+    return summary if error is None else cast(LogLevels, end_with(error))
 
 
 if __name__ == "__main__":

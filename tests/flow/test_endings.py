@@ -42,6 +42,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Suspended
 
 import flows.sweep
+import tasks.download
 import tasks.files
 from flows import command_line
 from flows import top_words as flow_module
@@ -128,7 +129,7 @@ def _die_at(death: Death) -> None:
         for name in ("delete_job", "delete_containers"):
             getattr(flow_module, name).fn = lambda *given: threading.Event().wait()
     if death is Death.DOWNLOAD:
-        tasks.files._download = _deadly(tasks.files._download)
+        tasks.download._download = _deadly(tasks.download._download)
 
 
 def _deadly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,15 +50,17 @@ import tasks.artifacts
 import tasks.chronicle
 import tasks.leftovers
 import tasks.net
+import tasks.stopped
 from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure import faults
 from node_scripts import top_words as node_script
 from tasks.artifacts import short_node
 from tasks.azure import Azure
-from tasks.errors import TasksFailed
+from tasks.errors import NotDownloaded, TasksFailed
+from tasks.leftovers import clean_up_after
 from tasks.pace import Pace
-from tasks.settings import Run, TimeLimits
+from tasks.settings import CleanUp, Role, Run, TimeLimits
 from tasks.summary import Summary
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, deployed, eventually
@@ -261,6 +263,7 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
             patch.setattr(step, "retry_jitter_factor", None)
         patch.setattr(tasks.chronicle.Chronicle, "close", _of_the_living(tasks.chronicle.Chronicle.close))
         patch.setattr(tasks.net, "clean_up_after", _of_the_living(tasks.leftovers.clean_up_after))
+        patch.setattr(flow_module, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
         patch.setattr(Run, "begun_now", _begun_now)
         patch.setattr(Pace, "beats", _beats)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
@@ -380,6 +383,14 @@ class Resumed:
                     return found
                 time.sleep(0.03)
 
+    def clean_up(self) -> None:
+        """As a hook or a sweep does it for this flow run."""
+        token = _present.set(self.tries[-1])
+        try:
+            clean_up_after(self.azure, str(self.id), CleanUp(), logging.getLogger("tests.resume"))
+        finally:
+            _present.reset(token)
+
     def remove(self) -> None:
         """Delete what there is of the run, where a test had it kept or has failed."""
         with self.azure.batch() as batch, self.azure.blobs() as blobs:
@@ -465,6 +476,11 @@ class Undisturbed:
     def has_downloaded(self, end: Boundary) -> bool:
         return self.boundaries.index(end) >= self.boundaries.index(after("7 download output"))
 
+    def has_monitored(self, end: Boundary, kind: Kind) -> bool:
+        """Whether the Batch tasks have been counted by then, or go on."""
+        last = after("6 monitor tasks") if kind is Kind.FAILED else after("5 add tasks")
+        return self.boundaries.index(end) >= self.boundaries.index(last)
+
     def has_added(self, end: Boundary) -> bool:
         return self.boundaries.index(end) >= self.boundaries.index(after("5 add tasks"))
 
@@ -545,12 +561,54 @@ def test_a_run_that_ended_at_any_step_boundary_is_run_again_and_finishes(
             assert outcome.uploaded_again == []
             assert outcome.left_over == []
             attempts = {attempt: [name for name, by in outcome.executions if by == attempt] for attempt in (1, 2)}
-            if undisturbed.has_downloaded(end) or (kind is Kind.KILLED and undisturbed.has_added(end)):
+            # What has been counted stays, on this machine or in its container, also where the clean-up has run.
+            if undisturbed.has_downloaded(end) or undisturbed.has_monitored(end, kind):
                 assert attempts == {1: list(TWO), 2: []}
             else:  # what the first try had begun to count has been cleaned up
                 assert attempts[2] == list(TWO)
                 assert len(attempts[1]) == len(set(attempts[1]))
                 assert not attempts[1] or undisturbed.has_added(end)
+
+
+def test_outputs_that_could_not_be_stored_are_downloaded_by_a_retry_without_a_pool(start: Start) -> None:
+    resumed = start()
+    in_the_way = Path(resumed.parameters["output_folder"]) / resumed.run.name / "b_OUTPUT.txt"
+    state = resumed.first(on_the_way={DOWNLOAD: in_the_way.mkdir})
+    assert state
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, NotDownloaded)
+    assert "b_OUTPUT.txt: Is a directory" in str(error)
+    containers = sorted(resumed.run.container(role) for role in Role)
+    wait_until(lambda: sorted(resumed.left_over()) == containers)
+    # No other cleaner takes them, but for a sweep once they have expired.
+    resumed.clean_up()
+    assert sorted(resumed.left_over()) == containers
+    in_the_way.rmdir()
+    assert Said.by(resumed.again()) == EXPECTED
+    assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("c.txt", 1)]
+    assert before("3 create pool") not in resumed.tries[1].reached
+    assert resumed.left_over() == []
+
+
+def test_a_file_whose_output_cannot_be_read_is_counted_again_beside_kept_tasks(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = start(clean_up=KEEP)
+
+    def garble() -> None:
+        with resumed.azure.blobs() as blobs:
+            output = blobs.get_blob_client(resumed.run.container(Role.OUTPUT), "b_OUTPUT.txt")
+            output.upload_blob("<html>", overwrite=True)
+
+    state = resumed.first(on_the_way={DOWNLOAD: garble})
+    assert state
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, TasksFailed)
+    assert error.summary
+    assert error.summary.missing == ("b.txt",)
+    assert "b.txt: Batch task topNtask1 left an output that cannot be read (" in str(error)
+    assert Said.by(resumed.again()) == EXPECTED
+    assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
 
 
 # What was wrong, or has changed, between the tries.

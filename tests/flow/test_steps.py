@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -309,10 +310,17 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
     for task, name in zip(made.tasks, files, strict=True):
         assert [item.name for item in task.environment_settings or ()] == [
             "INPUT_FILE",
+            "INPUT_SIZE",
+            "INPUT_MD5",
             "OUTPUT_SAS_TOKEN",
             "SAS_EXPIRES",
         ]
-        assert (task.environment_settings or [])[0].value == f"input/{name}"
+        text = (DATA / name).read_bytes()
+        assert [item.value for item in (task.environment_settings or [])[:3]] == [
+            f"input/{name}",
+            f"{len(text)}",
+            hashlib.md5(text).hexdigest(),
+        ]
         (file,) = task.resource_files or []
         assert (file.file_path, file.file_mode) == (f"input/{name}", None)
         url = urlsplit(file.http_url or "")
@@ -330,7 +338,11 @@ def test_a_task_has_its_limits(made: Made) -> None:
 def test_a_task_s_command_line_holds_neither_the_file_s_name_nor_a_secret(made: Made) -> None:
     (line,) = {task.command_line for task in made.tasks}
     assert line == (
-        '/bin/sh -c \'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" --numwords 4 '
+        '/bin/sh -c \'md5=$(md5sum < "$INPUT_FILE"); md5=${md5%% *}; '
+        'if [ "$md5" != "$INPUT_MD5" ]; then size=$(wc -c < "$INPUT_FILE"); '
+        'echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, '
+        'found ${size:-no} bytes with MD5 ${md5:-none}" >&2; exit 73; fi; '
+        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" --numwords 4 '
         f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --delay 0.01'"
     )
 

@@ -86,10 +86,12 @@ def _as_it_is(task: BatchTaskCreateOptions) -> None:
 
 FATES: Mapping[str, Change] = {
     "barred": _wrong_signature,
+    "empty": shell("exit 0"),
     "good": _as_it_is,
     "late": _a_second,
     "missing": _as_it_is,  # its blob is deleted once it is uploaded
     "nostart": _no_such_command,
+    "replaced": _as_it_is,  # a page of a proxy takes the place of its blob
     "silenced": _logs_not_taken,
     "stopped": shell("echo so far so good >&2; sleep 600"),
     "unsent": _token_revoked,
@@ -112,15 +114,21 @@ class Told:
 
     @property
     def category(self) -> str:
-        return "usererror"
+        return "usererror" if self.code else ""  # of what the service calls a success
 
 
 DENIED = "HTTP 403 AuthorizationFailure. The SAS token has expired, or does not permit create and write in this"
+REPLACED = (
+    "input/replaced.txt is not what was uploaded: expected 22 bytes with MD5 1fb465ae8f21811cbae68ce9971a579e, "
+    "found 6 bytes with MD5 166248a6129a1e4370d20adc2d4c23f3"
+)
 TOLD = {
     "barred": Told(cause=Cause.FETCH, code="BlobAccessDenied", ran=False),
     "late": Told(cause=Cause.TIME_LIMIT, code="TaskEnded", exit_code=143, stderr="just a moment"),
     "missing": Told(cause=Cause.FETCH, code="BlobNotFound", ran=False),
+    "empty": Told(cause=Cause.NO_OUTPUT, code="", exit_code=0),
     "nostart": Told(cause=Cause.START, code="CommandProgramNotFound", ran=False),
+    "replaced": Told(cause=Cause.FETCH, code="FailureExitCode", exit_code=73, retries=1, stderr=REPLACED),
     "silenced": Told(cause=Cause.UPLOAD, code="FileUploadAccessDenied", exit_code=0),
     "stopped": Told(cause=Cause.TERMINATED, code="TaskEnded", exit_code=143, stderr="so far so good"),
     "unsent": Told(cause=Cause.UPLOAD, code="FailureExitCode", exit_code=74, retries=1, stderr=DENIED),
@@ -197,7 +205,12 @@ def fates(
             with azure.blobs() as blobs:
                 blobs.get_blob_client(f"{only_job(batch)}-input", "missing.txt").delete_blob()
 
-        fates_of(environment, {**FATES, "missing": lose_the_blob})
+        def replace_the_blob(task: BatchTaskCreateOptions) -> None:
+            with azure.blobs() as blobs:
+                blob = blobs.get_blob_client(f"{only_job(batch)}-input", "replaced.txt")
+                blob.upload_blob("<html>", overwrite=True)
+
+        fates_of(environment, {**FATES, "missing": lose_the_blob, "replaced": replace_the_blob})
         with azure.batch() as batch:
             monitor_at(environment, pace(lambda: stop_once_it_has_spoken(batch, stopped)))
             state = top_words(
@@ -229,8 +242,8 @@ def fates(
 @EACH_FATE
 def test_what_became_of_a_batch_task_is_told_as_what_it_is(fates: Fates, fate: str) -> None:
     outcome, told = fates.outcomes[fate], TOLD[fate]
-    assert outcome.failure
-    assert (outcome.cause, outcome.failure.category, outcome.failure.code) == (told.cause, told.category, told.code)
+    category, code = (outcome.failure.category, outcome.failure.code) if outcome.failure else ("", "")
+    assert (outcome.cause, category, code) == (told.cause, told.category, told.code)
     assert (outcome.exit_code, outcome.retries, outcome.requeues) == (told.exit_code, told.retries, 0)
     assert (outcome.completed, outcome.succeeded) == (True, False)
     assert re.fullmatch(r"tvmps_[0-9a-f]{64}_d", outcome.node or "")
@@ -243,7 +256,9 @@ def line_of(fate: str, outcome: TaskOutcome) -> str:
     told = TOLD[fate]
     exit_code = "" if told.exit_code is None else f", exit code {told.exit_code}"
     retries = f", {told.retries} retry" if told.retries else ""
-    return f"{told.cause.value}{exit_code}, node {outcome.node}{retries}: {told.code} ({told.category}): "
+    detail = f" ({outcome.detail})" if outcome.detail else ""
+    service = f": {told.code} ({told.category}): " if told.code else ""
+    return f"{told.cause.value}{detail}{exit_code}, node {outcome.node}{retries}{service}"
 
 
 @EACH_FATE
@@ -263,9 +278,9 @@ def test_the_log_tells_it_with_the_end_of_stderr(fates: Fates, fate: str) -> Non
 @EACH_FATE
 def test_the_table_of_batch_tasks_tells_it(fates: Fates, fate: str) -> None:
     row, told = fates.table[fate], TOLD[fate]
-    assert row["state"] == f"failed: {told.cause.value}"
+    assert row["state"].startswith(f"failed: {told.cause.value}")
     assert (row["exit code"], row["retries"], row["requeues"]) == (told.exit_code, told.retries, 0)
-    assert row["failure"].startswith(f"{told.code} ({told.category}): ")
+    assert (row["failure"] or "").startswith(f"{told.code} ({told.category}): " if told.code else "")
     assert told.stderr in (row["stderr"] or "")
     assert row["node"].startswith("tvmps_")
 
@@ -282,7 +297,7 @@ def test_good_files_are_summarised_and_the_others_named(fates: Fates) -> None:
     summary = fates.error.summary
     assert summary
     assert str(fates.error).startswith(
-        f"8 of 10 Batch tasks failed; the summary in {fates.results} lacks {names}\nbarred.txt: "
+        f"10 of 12 Batch tasks failed; the summary in {fates.results} lacks {names}\nbarred.txt: "
     )
     assert summary.missing == tuple(f"{fate}.txt" for fate in sorted(TOLD))
     assert summary.by_file[["file", "word", "count"]].values.tolist() == [[f"{n}.txt", n, 2] for n in GOOD]
@@ -408,8 +423,11 @@ def test_a_failure_is_told_while_other_tasks_still_run_and_a_run_sends_its_event
         return_state=True,
     )
     (results,) = (tmp_path / "results").iterdir()
-    ready, failed, cleaned_up = sent
+    ready, failed, without, cleaned_up = sent
     assert state.is_failed()
+    assert isinstance(without, BatchTaskFailed)
+    assert (without.file, without.code, without.exit_code) == ("slow.txt", "", 0)
+    assert without.message == "left no output (no blob slow_OUTPUT.txt)"
     assert isinstance(failed, BatchTaskFailed)
     assert (failed.job_id, failed.task_id, failed.file) == (results.name, "topNtask0", "bad.txt")
     assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)

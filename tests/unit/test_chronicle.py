@@ -96,9 +96,9 @@ def test_of_a_run_that_ends_early_each_file_is_told_and_the_reason(published: li
         told.close(CleanUp(), ALL)
     (facts,) = published
     assert [(outcome.file, outcome.succeeded, outcome.cause) for outcome in facts.outcomes] == [
-        ("a", False, Cause.NOT_RUN),
+        ("a", False, Cause.NOT_STARTED),
         ("b", True, None),
-        ("c", False, Cause.NOT_RUN),
+        ("c", False, Cause.NOT_STARTED),
     ]
     assert facts.problem == "pool x got no nodes"
 

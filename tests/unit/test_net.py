@@ -28,9 +28,11 @@ def run_count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, CleanUp]]:
-    done: list[tuple[str, CleanUp]] = []
-    monkeypatch.setattr(tasks.net, "clean_up_after", lambda azure, run, clean_up, logger: done.append((run, clean_up)))
+def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, CleanUp, bool]]:
+    done: list[tuple[str, CleanUp, bool]] = []
+    monkeypatch.setattr(
+        tasks.net, "clean_up_after", lambda azure, run, clean_up, logger, held: done.append((run, clean_up, held))
+    )
     monkeypatch.setattr(tasks.net, "get_run_logger", lambda: logging.getLogger("tests.net"))
     return done
 
@@ -52,28 +54,41 @@ def decide(net: SafetyNet) -> None:
 
 
 def test_before_there_is_anything_to_delete_only_a_retry_deletes(
-    run_count: int, cleaned_up: list[tuple[str, CleanUp]]
+    run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):
         end()
-    assert cleaned_up == ([("run", CleanUp())] if run_count > 1 else [])
+    assert cleaned_up == ([("run", CleanUp(), False)] if run_count > 1 else [])
 
 
 def test_where_the_steps_do_not_get_to_delete_it_does_as_was_decided_last(
-    run_count: int, cleaned_up: list[tuple[str, CleanUp]]
+    run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):
         end(SafetyNet.spread, decide)
-    assert cleaned_up == [("run", KEEP)]
+    assert cleaned_up == [("run", KEEP, False)]
 
 
-def test_what_the_steps_have_deleted_is_left_to_them(run_count: int, cleaned_up: list[tuple[str, CleanUp]]) -> None:
+@pytest.mark.parametrize("left", [False, True])
+def test_containers_with_outputs_that_are_nowhere_else_are_held(
+    left: bool, cleaned_up: list[tuple[str, CleanUp, bool]]
+) -> None:
+    with pytest.raises(Ended):
+        end(lambda net: net.spread(lambda: left))
+    assert cleaned_up == [("run", CleanUp(), left)]
+
+
+def test_what_the_steps_have_deleted_is_left_to_them(
+    run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
+) -> None:
     with pytest.raises(Ended):
         end(SafetyNet.spread, SafetyNet.fold)
     assert cleaned_up == []
 
 
-def test_a_run_that_ends_well_has_nothing_left_to_it(run_count: int, cleaned_up: list[tuple[str, CleanUp]]) -> None:
+def test_a_run_that_ends_well_has_nothing_left_to_it(
+    run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
+) -> None:
     with SafetyNet(AZURE, RUN, CleanUp()) as net:
         net.spread()
     assert cleaned_up == []

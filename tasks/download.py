@@ -1,0 +1,214 @@
+"""Step 7: download the outputs, each checked before it counts as downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from uuid import uuid4
+
+from azure.core.exceptions import AzureError, ResourceNotFoundError, ServiceResponseError
+from azure.storage.blob import ContainerClient, StorageStreamDownloader
+from prefect.logging import get_run_logger
+from prefect.runtime import task_run
+
+from tasks.artifacts import TaskBoard
+from tasks.azure import Azure
+from tasks.errors import NotDownloaded, ResultsError, ServiceError, error_code
+from tasks.events import RunEvents
+from tasks.failures import Failures
+from tasks.files import UploadedFile, Uploads
+from tasks.logs import download_logs
+from tasks.outcomes import LOGS, Cause, TaskOutcome
+from tasks.parallel import in_parallel
+from tasks.results import Results, at
+from tasks.settings import Role, Run
+from tasks.steps import RETRIES, step
+
+_DAMAGED_TIMES = 3  # downloads of one blob that differ from it
+_CONTAINER_GONE = ("ContainerNotFound", "ContainerBeingDeleted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """The outputs that are being downloaded, as far as they have come: each by the name of its input file."""
+
+    results: Results
+    stored: dict[str, str] = field(default_factory=dict)  # the MD5 of the input
+    useless: dict[str, tuple[Cause, str]] = field(default_factory=dict)  # why, and the details
+    stop: Event = field(default_factory=Event)  # set: no further one begins
+
+    def fetch(self, azure: Azure, run: Run, files: Sequence[UploadedFile]) -> None:
+        """Download the outputs of these files, the first of them first. Raises AzureError and ResultsError."""
+        with azure.blobs() as blobs:
+            container = blobs.get_container_client(run.container(Role.OUTPUT))
+
+            def fetch(file: UploadedFile) -> None:
+                if self.stop.is_set():
+                    return
+                if problem := _fetch(container, self.results, file):
+                    self.useless[file.blob_name] = problem
+                else:
+                    self.stored[file.blob_name] = file.md5
+
+            in_parallel(fetch, files)
+
+    def judge(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+        """The outcomes, those whose output is of no use without success."""
+        useless = self.useless
+        return [each.without_output(*useless[each.file]) if each.file in useless else each for each in outcomes]
+
+
+@step("7 download output")
+def download_output(
+    azure: Azure,
+    run: Run,
+    uploads: Uploads,
+    outcomes: Sequence[TaskOutcome],
+    results: Results,
+    board: TaskBoard | None = None,
+) -> list[TaskOutcome]:
+    """Download the outputs of the Batch tasks that succeeded, and what the others wrote to stdout and stderr.
+
+    Returns the outcomes: a file whose output is missing, damaged or not readable has failed. Raises NotDownloaded where
+    this machine or Blob Storage keeps outputs from being downloaded; the output container is then still needed.
+    """
+    done = {outcome.file for outcome in outcomes if outcome.succeeded}
+    counted = [file for file in uploads.inputs if file.blob_name in done]
+    download = Download(results=results)
+    try:
+        _fetch_all(azure, run, counted, download)
+    except (AzureError, ResultsError) as error:
+        raise _not_downloaded(run, error, len(counted) - len(download.stored), len(counted), results) from None
+    outcomes = _tell_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
+    logger = get_run_logger()
+    logger.info("%d of %d output files downloaded to %s", len(download.stored), len(uploads.inputs), results.folder)
+    _download_logs(azure, run, outcomes, results)
+    return list(outcomes)
+
+
+def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download: Download) -> None:
+    results = download.results
+    with at(results.folder):
+        results.folder.mkdir(parents=True, exist_ok=True)
+    download.stored.update(results.downloaded(counted))  # by a try of this step that has failed half-way
+    missing = [file for file in counted if file.blob_name not in download.stored]
+    results.forget(file.blob_name for file in missing)
+    try:
+        download.fetch(azure, run, missing)
+    except BaseException:  # half-way, while others may still be under way
+        with suppress(ResultsError):
+            results.remember(dict(download.stored))
+        raise
+    results.remember(dict(download.stored))
+
+
+def _fetch(container: ContainerClient, results: Results, file: UploadedFile) -> tuple[Cause, str] | None:
+    """Download the file's output; why that is of no use, if so."""
+    difference = ""
+    for _ in range(_DAMAGED_TIMES):
+        try:
+            difference = _download(container, file.output_name, results.path(file.output_name))
+        except ResourceNotFoundError as error:
+            if error_code(error) != "BlobNotFound":
+                raise
+            return Cause.NO_OUTPUT, f"no blob {file.output_name}"
+        if not difference:
+            break
+    if difference:
+        problem = Cause.DAMAGED, difference
+    elif reason := results.unreadable(file.blob_name, file.output_name):
+        problem = Cause.UNREADABLE, reason
+    else:
+        return None
+    with suppress(ResourceNotFoundError):
+        container.delete_blob(file.output_name)  # so that a retry of the run counts the file again
+    return problem
+
+
+def _download(container: ContainerClient, name: str, target: Path) -> str:
+    """Put the blob at the target. Returns in what the download differs from the blob, and then it is not there."""
+    # Written under another name first: a file that is there is a whole one.
+    partial = target.with_name(f".{uuid4().hex}.part")
+    digest = hashlib.md5(usedforsecurity=False)
+    size = 0
+    try:
+        blob = container.download_blob(name)
+        with at(partial), partial.open("xb") as file:
+            for chunk in _chunks(blob):
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        stored = bytes(blob.properties.content_settings.content_md5 or b"")
+        if size != blob.size:
+            return f"{size:,} of {blob.size:,} bytes"
+        if stored and stored != digest.digest():
+            return f"its MD5 is {digest.hexdigest()}, that of the blob is {stored.hex()}"
+        with at(target):
+            partial.replace(target)
+        return ""
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _chunks(blob: StorageStreamDownloader[bytes]) -> Iterator[bytes]:
+    try:
+        yield from blob.chunks()
+    except OSError as error:  # of the connection, and not of this machine's files
+        raise ServiceResponseError(str(error) or type(error).__name__) from None
+
+
+def _not_downloaded(
+    run: Run, error: AzureError | ResultsError, missing: int, total: int, results: Results
+) -> ServiceError | NotDownloaded:
+    """What the step raises: while it may be tried again, the error itself."""
+    advice = "Free some space there or make it writable"
+    reason = str(error)
+    if isinstance(error, AzureError):
+        failure = ServiceError.of(error)
+        if failure.code in _CONTAINER_GONE or (failure.transient and 0 < (task_run.run_count or 0) <= RETRIES):
+            return failure
+        reason, advice = str(failure), "Wait until Blob Storage can be read"
+    container = run.container(Role.OUTPUT)
+    return NotDownloaded(
+        f"{missing} of {total} outputs could not be downloaded from container {container} to {results.folder}\n"
+        f"  reason: {reason}\n"
+        f"  The container keeps them until {run.until}. {advice}, then retry flow run {run.flow_run_id}: "
+        "it downloads them and counts nothing again"
+    )
+
+
+def _tell_useless(
+    azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], download: Download, board: TaskBoard
+) -> list[TaskOutcome]:
+    """Log the outputs of no use as the failures that they are; the outcomes with the end of their stderr."""
+    useless = [outcome for outcome in outcomes if outcome.file in download.useless]
+    if not useless:
+        return list(outcomes)
+    with azure.batch() as batch:
+        events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
+        failures = Failures(azure, batch, run, events)
+        told = {outcome.file: outcome for outcome in failures.tell(useless)}
+    failures.close()
+    outcomes = [told.get(outcome.file, outcome) for outcome in outcomes]
+    completed = sum(outcome.completed for outcome in outcomes)
+    said = f"{completed} of {len(outcomes)} Batch tasks completed; {len(useless)} of them left no output of use"
+    board.show(outcomes, completed, len(outcomes), said)
+    return outcomes
+
+
+def _download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> None:
+    """Download what failed Batch tasks wrote to stdout and stderr, as far as it can be had."""
+    folder = results.path(LOGS)
+    try:
+        with at(folder):
+            logs = download_logs(azure, run, outcomes, results)
+    except ResultsError as error:
+        get_run_logger().warning("Logs of failed Batch tasks not downloaded: %s", error)
+        return
+    if logs:
+        get_run_logger().info("%d logs of failed Batch tasks downloaded to %s", logs, folder)

@@ -1,0 +1,112 @@
+"""What a run that is being stopped still does for its finished files: download their outputs in the seconds left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from threading import Thread
+
+from prefect.logging import get_run_logger
+
+from tasks.azure import Azure
+from tasks.chronicle import Chronicle
+from tasks.containers import Container, hold
+from tasks.download import Download
+from tasks.earlier import outputs_there
+from tasks.errors import ResultsError, without_secrets
+from tasks.files import UploadedFile
+from tasks.outcomes import TaskOutcome
+from tasks.settings import Disposal, Role, Run
+
+FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
+
+
+def fetch_finished(chronicle: Chronicle, seconds: float = FETCH_SECONDS) -> None:
+    """Download the outputs that are there and were not downloaded, the oldest first, and note which are left.
+
+    To be called in the `finally` of a flow. It does nothing unless the run is being stopped by a signal or by Prefect.
+    """
+    ending = sys.exc_info()[1]
+    if ending is None or isinstance(ending, Exception) or chronicle.stored or not chronicle.uploads:
+        return
+    fetch = _Fetch(chronicle.azure, chronicle.run, chronicle.uploads.inputs, Download(results=chronicle.results))
+    # Of this machine's own: no connection that hangs keeps the run from ending.
+    thread = Thread(target=fetch.run, args=[chronicle.known], name="fetch finished outputs", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    fetch.download.stop.set()
+    outcomes = fetch.outcomes(chronicle.known)
+    chronicle.note(outcomes)
+    left = fetch.left(outcomes)
+    chronicle.not_downloaded = left if left or fetch.listed else None
+    try:
+        chronicle.results.remember(dict(fetch.download.stored))
+    except ResultsError as error:
+        fetch.problem = fetch.problem or str(error)
+    _tell(chronicle, fetch)
+
+
+class _Fetch:
+    """The download of a stopped run's finished outputs, in a thread that may be left behind."""
+
+    def __init__(self, azure: Azure, run: Run, files: Sequence[UploadedFile], download: Download) -> None:
+        self._azure = azure
+        self._run = run
+        self._files = files
+        self._there: Mapping[str, datetime] = {}
+        self.download = download
+        self.listed = False
+        self.problem = ""
+
+    def run(self, known: Mapping[str, TaskOutcome]) -> None:
+        try:
+            self._there = outputs_there(self._azure, self._run)
+            self.listed = True
+            done = self.download.results.downloaded(self._files)
+            self.download.stored.update(done)
+            wanted = [
+                file for file in self._files if self._finished(known[file.blob_name]) and file.blob_name not in done
+            ]
+            if not wanted:
+                return
+            self._hold_containers()  # whoever else cleans up, such as a worker's hook, leaves them then
+            self.download.results.forget(file.blob_name for file in wanted)
+            oldest_first = sorted(wanted, key=lambda file: (file.output_name not in self._there, self._time(file)))
+            self.download.fetch(self._azure, self._run, oldest_first)
+        except Exception as error:  # whatever it is, what is not here is named, and its container held
+            self.problem = without_secrets(str(error))
+
+    def outcomes(self, known: Mapping[str, TaskOutcome]) -> list[TaskOutcome]:
+        """What became of each file; an output tells of a success that was not seen."""
+        finished = [
+            replace(each, state="completed", succeeded=True) if self._finished(each) else each.unfinished()
+            for each in known.values()
+        ]
+        return self.download.judge(finished)
+
+    def left(self, outcomes: Sequence[TaskOutcome]) -> list[str]:
+        """The finished files whose outputs are not on this machine."""
+        here = self.download.stored
+        return [each.file for each in outcomes if each.succeeded and each.file not in here]
+
+    def _finished(self, outcome: TaskOutcome) -> bool:
+        return outcome.succeeded or (not outcome.completed and outcome.output_name in self._there)
+
+    def _time(self, file: UploadedFile) -> datetime:
+        return self._there.get(file.output_name, file.modified)
+
+    def _hold_containers(self) -> None:
+        with self._azure.blobs() as blobs:
+            for role in Role:
+                hold(self._run, Container(blobs, self._run, role, Disposal.DELETE))
+
+
+def _tell(chronicle: Chronicle, fetch: _Fetch) -> None:
+    logger = get_run_logger()
+    if fetch.download.stored:
+        stored, folder = len(fetch.download.stored), chronicle.results.folder
+        logger.info("%d finished outputs downloaded to %s before the run ends", stored, folder)
+    if text := chronicle.left_text():
+        logger.error("%s%s", text, f"\n  reason: {fetch.problem}" if fetch.problem else "")

@@ -1,0 +1,236 @@
+"""Step 7 on a real Blob Storage: what counts as downloaded, what has failed, and what keeps the output container."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from azure.core.pipeline.transport import HttpTransport
+from azure.storage.blob import ContainerClient, ContentSettings
+from prefect.logging import disable_run_logger
+
+from tasks.artifacts import TaskBoard
+from tasks.azure import Azure
+from tasks.containers import create_containers
+from tasks.download import download_output
+from tasks.errors import NotDownloaded, ServiceError, TopWordsError
+from tasks.events import RunEvents
+from tasks.files import UploadedFile, Uploads
+from tasks.outcomes import Cause, TaskOutcome
+from tasks.results import Results
+from tasks.settings import Role, Run
+from tests.flow.fault_proxy import Call, FaultProxies, Mode, Service
+
+NAMES = ("a.txt", "b.txt", "c.txt")
+
+
+def parse(file: str, path: Path) -> None:
+    if not path.read_text().startswith("output of "):
+        raise TopWordsError(f"{path} is no output")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(HttpTransport, "sleep", lambda self, duration: None)
+    monkeypatch.setattr(TaskBoard, "_show", lambda *given: None)
+    monkeypatch.setattr(RunEvents, "emit", lambda *given: None)
+    with disable_run_logger():
+        yield
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run(flow_run_id=str(uuid4()), started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+
+
+@pytest.fixture
+def container(azure: Azure, run: Run) -> Iterator[ContainerClient]:
+    """The run's output container, with the outputs of all files."""
+    with azure.blobs() as blobs:
+        create_containers.fn(azure, run)
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+        for name in NAMES:
+            container.upload_blob(file(name).output_name, f"output of {name}")
+        yield container
+        for role in Role:
+            blobs.delete_container(run.container(role))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(folder=tmp_path / "results", parse=parse)
+
+
+def file(name: str) -> UploadedFile:
+    return UploadedFile(
+        blob_name=name,
+        size=1,
+        output_name=name.replace(".txt", "_OUTPUT.txt"),
+        task_id=f"task-{name[0]}",
+        md5=hashlib.md5(name.encode()).hexdigest(),
+        modified=datetime.now(timezone.utc),
+        sas_url="",
+    )
+
+
+UPLOADS = Uploads(node_script=file("s.txt"), inputs=[file(name) for name in NAMES])
+
+
+def succeeded(name: str) -> TaskOutcome:
+    of = file(name)
+    return TaskOutcome(
+        id=of.task_id, file=name, output_name=of.output_name, state="completed", exit_code=0, succeeded=True
+    )
+
+
+def download(azure: Azure, run: Run, results: Results) -> dict[str, TaskOutcome]:
+    outcomes = download_output.fn(azure, run, UPLOADS, [succeeded(name) for name in NAMES], results)
+    return {outcome.file: outcome for outcome in outcomes}
+
+
+def remembered(results: Results) -> set[str]:
+    return set(json.loads(results.path(".counted.json").read_text()))
+
+
+def delete(container: ContainerClient) -> None:
+    container.delete_blob("b_OUTPUT.txt")
+
+
+def damage(container: ContainerClient) -> None:
+    wrong = ContentSettings(content_md5=bytearray(hashlib.md5(b"other").digest()))
+    container.get_blob_client("b_OUTPUT.txt").set_http_headers(wrong)
+
+
+def garble(container: ContainerClient) -> None:
+    container.upload_blob("b_OUTPUT.txt", "<html>", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "detail"),
+    [
+        (delete, Cause.NO_OUTPUT, "no blob b_OUTPUT.txt"),
+        (damage, Cause.DAMAGED, f"its MD5 is {hashlib.md5(b'output of b.txt').hexdigest()}"),
+        (garble, Cause.UNREADABLE, "b_OUTPUT.txt is no output"),
+    ],
+)
+def test_a_file_whose_output_is_of_no_use_has_failed_alone(
+    azure: Azure, run: Run, container: ContainerClient, results: Results, change: object, cause: Cause, detail: str
+) -> None:
+    assert callable(change)
+    change(container)
+    outcomes = download(azure, run, results)
+    assert {name: outcome.succeeded for name, outcome in outcomes.items()} == {
+        "a.txt": True,
+        "b.txt": False,
+        "c.txt": True,
+    }
+    assert outcomes["b.txt"].cause is cause
+    assert detail in outcomes["b.txt"].why()
+    assert remembered(results) == {"a.txt", "c.txt"}
+    # A retry takes it for counted neither here nor there.
+    assert sorted(blob.name for blob in container.list_blobs()) == ["a_OUTPUT.txt", "c_OUTPUT.txt"]
+
+
+def test_a_parser_that_raises_anything_fails_only_its_file(
+    azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
+) -> None:
+    def strict(file: str, path: Path) -> None:
+        if file == "b.txt":
+            raise KeyError("levels")
+
+    outcomes = download(azure, run, Results(folder=tmp_path, parse=strict))
+    assert [outcome.file for outcome in outcomes.values() if not outcome.succeeded] == ["b.txt"]
+    assert "KeyError: 'levels'" in outcomes["b.txt"].why()
+
+
+def test_a_path_that_cannot_be_written_keeps_the_outputs(
+    azure: Azure, run: Run, container: ContainerClient, results: Results
+) -> None:
+    in_the_way = results.path("b_OUTPUT.txt")
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(NotDownloaded) as error:
+        download(azure, run, results)
+    text = str(error.value)
+    assert f"could not be downloaded from container {run.container(Role.OUTPUT)} to {results.folder}\n" in text
+    assert "b_OUTPUT.txt: Is a directory\n" in text
+    assert f"The container keeps them until {run.until}. Free some space there or make it writable" in text
+    assert f"retry flow run {run.flow_run_id}" in text
+    assert "b.txt" not in remembered(results)
+    in_the_way.rmdir()
+    assert all(outcome.succeeded for outcome in download(azure, run, results).values())
+    assert remembered(results) == set(NAMES)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+def test_a_full_disk_is_named_with_the_path(
+    azure: Azure, run: Run, container: ContainerClient, results: Results
+) -> None:
+    results.folder.mkdir()
+    results.path(".counted.json.part").symlink_to("/dev/full")
+    with pytest.raises(NotDownloaded, match=r"reason: .*/\.counted\.json\.part: No space left on device\n"):
+        download(azure, run, results)
+
+
+def test_a_folder_that_cannot_be_made_keeps_the_outputs(
+    azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotDownloaded, match="Not a directory"):
+        download(azure, run, Results(folder=tmp_path / "file" / "results"))
+
+
+def test_storage_that_refuses_downloads_keeps_the_outputs(
+    azure: Azure, azure_settings: dict[str, str], run: Run, container: ContainerClient, results: Results
+) -> None:
+    def refuse(call: Call) -> Mode | None:
+        wanted = call.service is Service.BLOBS and call.method == "GET" and call.path.endswith("c_OUTPUT.txt")
+        return Mode.REFUSED if wanted else None
+
+    with FaultProxies() as proxies, proxies.passage(azure_settings, refuse) as passage:
+        through = Azure.from_environment(passage.settings)
+        assert through
+        with pytest.raises(NotDownloaded, match="reason: Blob Storage answered 503 ServerBusy") as error:
+            download(through, run, results)
+    assert "Wait until Blob Storage can be read, then retry flow run" in str(error.value)
+    assert "c.txt" not in remembered(results)
+    assert all(outcome.succeeded for outcome in download(azure, run, results).values())
+
+
+def test_a_container_that_is_gone_is_not_said_to_keep_anything(azure: Azure, run: Run, results: Results) -> None:
+    with pytest.raises(ServiceError) as error:
+        download(azure, run, results)
+    assert error.value.code == "ContainerNotFound"
+
+
+def test_what_one_try_of_the_step_has_downloaded_the_next_leaves_alone(
+    azure: Azure, run: Run, container: ContainerClient, results: Results
+) -> None:
+    download(azure, run, results)
+    before = results.path("a_OUTPUT.txt").stat().st_mtime_ns
+    results.path("c_OUTPUT.txt").unlink()
+    assert all(outcome.succeeded for outcome in download(azure, run, results).values())
+    assert results.path("a_OUTPUT.txt").stat().st_mtime_ns == before
+    assert results.path("c_OUTPUT.txt").read_text() == "output of c.txt"
+
+
+def test_all_files_of_a_run_have_the_mode_of_the_umask(
+    azure: Azure, run: Run, container: ContainerClient, results: Results
+) -> None:
+    before = os.umask(0o027)
+    try:
+        download(azure, run, results)
+    finally:
+        os.umask(before)
+    assert {f"{path.stat().st_mode & 0o777:o}" for path in results.folder.iterdir()} == {"640"}
+    assert sorted(path.name for path in results.folder.iterdir()) == [
+        ".counted.json",
+        "a_OUTPUT.txt",
+        "b_OUTPUT.txt",
+        "c_OUTPUT.txt",
+    ]

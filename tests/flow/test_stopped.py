@@ -1,0 +1,191 @@
+"""A run that is stopped downloads what is finished in the seconds left, and names what it does not get."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+from azure.storage.blob import ContainerClient
+
+import tasks.chronicle
+import tasks.download
+import tasks.stopped
+from tasks.azure import Azure
+from tasks.chronicle import Chronicle
+from tasks.containers import delete_containers
+from tasks.earlier import outputs_there
+from tasks.inputs import InputFile
+from tasks.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.report import RunFacts
+from tasks.results import Results
+from tasks.settings import HELD, CleanUp, Disposal, Role, Run
+from tasks.stopped import fetch_finished
+from tests.flow.test_download import NAMES, UPLOADS, container, file, parse, quick, remembered, run
+
+__all__ = ["container", "quick", "run"]  # fixtures
+
+LOGGER = logging.getLogger("tests.stopped")
+LATE = "d.txt"  # its Batch task has not begun
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
+    facts: list[RunFacts] = []
+    monkeypatch.setattr(tasks.chronicle, "publish_report", lambda write: write())
+    monkeypatch.setattr(tasks.chronicle, "report", facts.append)
+    for module in (tasks.chronicle, tasks.stopped):
+        monkeypatch.setattr(module, "get_run_logger", lambda: LOGGER)
+    return facts
+
+
+@pytest.fixture
+def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path) -> Chronicle:
+    """Of a run with four files, of which a look has seen one finished, and the service three."""
+    files = [InputFile(path=Path(name), blob_name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
+    results = Results(folder=tmp_path / "results", parse=parse)
+    results.folder.mkdir()
+    told = Chronicle(azure=azure, run=run, results=results, files=files, counted=[], allowed=0, steps=[])
+    told.uploads = UPLOADS.__class__(node_script=UPLOADS.node_script, inputs=[*UPLOADS.inputs, file(LATE)])
+    for name, state, succeeded in (("a.txt", "completed", True), ("b.txt", "running", False)):
+        added = AddedTask(id=file(name).task_id, file=name, output_name=file(name).output_name)
+        told.progress.outcomes[added.id] = TaskOutcome(
+            id=added.id, file=name, output_name=added.output_name, state=state, succeeded=succeeded
+        )
+    told.progress.succeeded = 1
+    return told
+
+
+class Stopped(BaseException):
+    """What a signal raises."""
+
+
+def stop(chronicle: Chronicle, seconds: float = 30.0) -> None:
+    try:
+        raise Stopped
+    except Stopped:
+        fetch_finished(chronicle, seconds)
+        chronicle.close(CleanUp(), ["containers", "job", "pool"])
+
+
+def tags(container: ContainerClient) -> dict[str, str]:
+    return dict(container.get_container_properties().metadata)
+
+
+def test_finished_outputs_are_downloaded_and_reported(
+    chronicle: Chronicle, container: ContainerClient, published: list[RunFacts]
+) -> None:
+    stop(chronicle)
+    assert remembered(chronicle.results) == set(NAMES)
+    assert [(each.file, each.succeeded, each.cause) for each in published[0].outcomes] == [
+        ("a.txt", True, None),
+        ("b.txt", True, None),
+        ("c.txt", True, None),
+        (LATE, False, Cause.NOT_STARTED),
+    ]
+    assert (chronicle.holds(), published[0].kept) == (False, ())
+
+
+def blocking(name: str, blocked: Event) -> Callable[..., str]:
+    """The download of a blob, which for this one takes until the test is over."""
+    original = tasks.download._download
+
+    def call(container: ContainerClient, blob: str, target: Path) -> str:
+        if blob == name:
+            blocked.wait(60)
+        return original(container, blob, target)
+
+    return call
+
+
+def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
+    chronicle: Chronicle,
+    azure: Azure,
+    run: Run,
+    container: ContainerClient,
+    published: list[RunFacts],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocked = Event()
+    monkeypatch.setattr(tasks.download, "_download", blocking("b_OUTPUT.txt", blocked))
+    stop(chronicle, seconds=2.0)
+    left = (
+        f"Not downloaded: the outputs of b.txt. Container {container.container_name} keeps them until {run.until}; "
+        f"retry flow run {run.flow_run_id} before, and they are not counted again"
+    )
+    assert left in caplog.messages
+    assert published[0].problem == f"Stopped: \n{left}"
+    assert (published[0].kept, published[0].deleted) == (("containers",), ("job", "pool"))
+    assert remembered(chronicle.results) == {"a.txt", "c.txt"}
+    delete_containers.fn(azure, run, Disposal.DELETE, chronicle.holds())
+    assert tags(container) == {**run.tags, **HELD}
+    blocked.set()
+
+
+def test_the_oldest_output_is_downloaded_first(
+    chronicle: Chronicle, container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    times = {name: at for at, name in enumerate(("c_OUTPUT.txt", "a_OUTPUT.txt", "b_OUTPUT.txt"))}
+
+    def as_told(azure: Azure, run: Run) -> object:
+        found = outputs_there(azure, run)
+        first = min(found.values())
+        return {name: first.replace(microsecond=times[name]) for name in found}
+
+    def in_turn(work: Callable[[object], object], items: list[object]) -> list[object]:
+        return [work(item) for item in items]
+
+    def noted(container: ContainerClient, results: Results, of: object) -> None:
+        order.append(of.output_name)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(tasks.stopped, "outputs_there", as_told)
+    monkeypatch.setattr(tasks.download, "in_parallel", in_turn)
+    monkeypatch.setattr(tasks.download, "_fetch", noted)
+    stop(chronicle)
+    assert order == ["c_OUTPUT.txt", "a_OUTPUT.txt", "b_OUTPUT.txt"]
+
+
+def test_a_container_that_cannot_be_read_is_held_for_what_was_seen(
+    chronicle: Chronicle, run: Run, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.stopped, "outputs_there", lambda azure, run: Event().wait(60))
+    stop(chronicle, seconds=0.1)
+    assert chronicle.not_downloaded == ["a.txt"]
+    assert [(each.file, each.succeeded, each.cause) for each in published[0].outcomes] == [
+        ("a.txt", True, None),
+        ("b.txt", False, Cause.NOT_RUN),
+        ("c.txt", False, Cause.NOT_STARTED),
+        (LATE, False, Cause.NOT_STARTED),
+    ]
+    assert chronicle.holds() is True
+
+
+def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
+    chronicle: Chronicle, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.stopped, "outputs_there", None)
+    try:
+        raise ValueError
+    except ValueError:
+        fetch_finished(chronicle)
+    assert chronicle.holds() is True  # what has been counted is still to be downloaded
+    chronicle.stored = True
+    stop(chronicle)
+    assert chronicle.holds() is False
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_retry_that_gets_nowhere_leaves_what_a_previous_attempt_held(
+    azure: Azure, run: Run, container: ContainerClient, chronicle: Chronicle, role: Role
+) -> None:
+    chronicle.progress.succeeded = 0
+    chronicle.progress.outcomes.clear()
+    delete_containers.fn(azure, run, Disposal.DELETE, True)
+    assert chronicle.holds() is None
+    delete_containers.fn(azure, run, Disposal.DELETE, None)
+    with azure.blobs() as blobs:
+        assert tags(blobs.get_container_client(run.container(role))) == {**run.tags, **HELD}
