@@ -61,7 +61,7 @@ def monitor_tasks(
     failures.close()
     if problem is not None:
         outcomes = [_given_up(outcome) for outcome in outcomes]
-    watch.show(outcomes)
+    watch.close(outcomes, problem)
     monitored = Monitored(outcomes=outcomes, pool=watch.pool)
     if problem is not None:
         problem.monitored = monitored

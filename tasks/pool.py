@@ -265,6 +265,11 @@ def node_count(dedicated: int, spot: int) -> str:
     return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
 
 
+def is_spot(node_id: str) -> bool:
+    """Whether the id is that of a spot node, by the ending that the service gives it."""
+    return node_id.endswith("_p")
+
+
 def metadata(tags: Mapping[str, str]) -> list[BatchMetadataItem]:
     """Tags in the form in which Batch keeps them."""
     return [BatchMetadataItem(name=name, value=value) for name, value in tags.items()]
