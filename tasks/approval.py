@@ -29,10 +29,10 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Paused
-from prefect.utilities.urls import url_for
 from pydantic import Field, ValidationError, create_model
 
 from tasks.errors import without_secrets
+from tasks.pages import Page, address
 from tasks.settings import CleanUp, Disposal
 
 _THINGS = ("containers", "job", "pool")  # the fields of CleanUp that may say "ask"
@@ -165,7 +165,7 @@ def ask_in_the_ui(question: Question, poll_seconds: float = _POLL) -> Answers:
         pause.begin()
         get_run_logger().info(
             "Asking what to delete: Resume this run in the Prefect UI (%s) to answer. %s",
-            url_for("flow-run", obj_id=pause.flow_run_id),
+            address(Page.RUN, pause.flow_run_id),
             question.says()[-1],
         )
         return pause.wait(deadline, poll_seconds)

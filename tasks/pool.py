@@ -170,7 +170,7 @@ def create_pool(
     with azure.batch() as batch:
         if settings.existing_pool_id:
             pool = existing_pool(batch, settings)
-            logger.info("Pool %s used as it is: %s nodes of %s", pool.id, _nodes_of(pool), pool.vm_size)
+            logger.info("Pool %s used as it is: %s of %s", pool.id, _nodes_of(pool), pool.vm_size)
             return UsedPool(
                 id=pool.id,
                 slots_per_node=pool.task_slots_per_node or 1,

@@ -174,13 +174,19 @@ def test_the_task_table_tells_completed_from_succeeded() -> None:
     given_up = replace(outcome(2, "running"), cause=Cause.NOT_RUN)
     before = TaskOutcome.counted_before("topNtask3", "3.txt", "3_OUTPUT.txt")
     rows = task_table([outcome(0, "completed", True), failed, given_up, before, outcome(4, "running")])
-    assert [row["state"] for row in rows] == [
-        "completed",
-        "failed: exited non-zero",
-        "running: did not get to its end",
-        "completed by an earlier try",
-        "running",
-    ]
+    assert {row["task"]: row["state"] for row in rows} == {
+        "topNtask0": "completed",
+        "topNtask1": "failed: exited non-zero",
+        "topNtask2": "running: did not get to its end",
+        "topNtask3": "completed by an earlier try",
+        "topNtask4": "running",
+    }
+
+
+def test_the_task_table_begins_with_what_explains_a_failure() -> None:
+    rows = task_table([outcome(0, "completed", True), outcome(1, "running"), outcome(2, "completed")])
+    assert [row["task"] for row in rows] == ["topNtask2", "topNtask1", "topNtask0"]
+    assert list(rows[0])[:6] == ["task", "file", "state", "exit code", "stderr", "failure"]
 
 
 def test_beyond_500_tasks_the_failed_and_running_ones_are_shown_first() -> None:
