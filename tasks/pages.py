@@ -43,8 +43,14 @@ def ui_url() -> str | None:
 def _default_ui(url: str) -> str:
     try:
         shown = httpx.get(f"{url}/ui-settings", timeout=_SECONDS).json()
-        return url + str(shown[f"{shown['default_ui']}_base_url"]).rstrip("/")
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):  # an older server, or an address that says which UI
+        return url + (shown[f"{shown['default_ui']}_base_url"] or "").rstrip("/")
+    except (
+        httpx.HTTPError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # an older server, or an address that says which UI
         return url
 
 

@@ -14,7 +14,9 @@ from azure.core.exceptions import (
     IncompleteReadError,
     ServiceRequestError,
 )
+from prefect._internal.states import exception_to_crashed_state_sync
 from prefect.client.schemas.objects import TaskRun
+from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
 from tasks.artifacts import escape, short_node, task_table
@@ -127,6 +129,23 @@ def test_prefect_logs_our_errors_without_a_traceback(caplog: pytest.LogCaptureFi
                 logger.exception("failed: %r", raised)
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
     assert caplog.records[0].getMessage() == "failed: InputError: no file matches"
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (TerminationSignal(signal=15), "Stopped: the run was cancelled or terminated"),
+        (KeyboardInterrupt(), "Stopped: interrupted from the keyboard"),
+        (SystemExit(), "Crash detected! Execution was aborted by Python system exit call."),
+    ],
+)
+def test_a_run_that_is_stopped_is_not_called_a_crash(
+    ending: BaseException, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_errors_without_traceback()
+    state = exception_to_crashed_state_sync(ending)
+    logging.getLogger("prefect.task_runs").error(f"Crash detected! {state.message}")  # as Prefect's engine does
+    assert caplog.messages == [said]
 
 
 def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | None = None) -> TaskOutcome:

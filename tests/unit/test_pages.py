@@ -37,8 +37,12 @@ def settings(default: str) -> bytes:
     return json.dumps({"default_ui": default, "v1_base_url": "/", "v2_base_url": "/v2"}).encode()
 
 
+NO_UI = b'{"default_ui": "v2", "v1_base_url": null, "v2_base_url": null}'  # as of a server without pages
+
+
 @pytest.mark.parametrize(
-    ("answer", "path"), [(settings("v2"), "/v2"), (settings("v1"), ""), (b"<html>", ""), (b"[]", ""), (b"{}", "")]
+    ("answer", "path"),
+    [(settings("v2"), "/v2"), (settings("v1"), ""), (NO_UI, ""), (b"<html>", ""), (b"[]", ""), (b"{}", "")],
 )
 def test_the_address_is_in_the_ui_that_the_server_shows_by_default(answer: bytes, path: str) -> None:
     with server(answer) as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
