@@ -108,7 +108,10 @@ def top_words(
                 download_output(azure, run, uploads, outcomes, results)
             summary = chronicle.summary = summarise(outcomes, results, top_n)
             clean_up = net.clean_up = ask(
-                clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+                clean_up,
+                summary=chronicle.headline(),
+                failure=chronicle.failure(),
+                pool_cost=chronicle.cost_while_waiting(),
             )
         finally:
             # All sent at once, none waiting for another: of a cancelled run only 30 seconds are left here.

@@ -20,7 +20,7 @@ from tasks.monitor import Monitored
 from tasks.outcomes import TaskOutcome, in_order
 from tasks.pool import UsedPool
 from tasks.prices import price_of, region_of
-from tasks.report import RunFacts, is_loopback, report
+from tasks.report import RunFacts, is_loopback, report, why_failed
 from tasks.results import Results
 from tasks.settings import CleanUp, Disposal, Run
 from tasks.steps import StepTime
@@ -95,6 +95,10 @@ class Chronicle:
             f"The pool's {nodes} nodes of {pool.vm_size} cost {most}${price.per_hour * nodes:.2f} an hour while you "
             f"decide ({price.source})."
         )
+
+    def failure(self) -> str:
+        """Why the run fails, for the person who is asked what to delete; empty where it completes."""
+        return why_failed(self.outcomes, self.allowed, self.problem)
 
     def headline(self) -> str:
         """The run's result in a line."""

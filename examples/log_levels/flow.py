@@ -121,7 +121,10 @@ def log_levels(
                 download_output(azure, run, uploads, outcomes, results)
             summary = summarise(outcomes, results, levels)
             clean_up = net.clean_up = ask(
-                clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+                clean_up,
+                summary=chronicle.headline(),
+                failure=chronicle.failure(),
+                pool_cost=chronicle.cost_while_waiting(),
             )
         finally:
             deletes = {
