@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ssl
 from enum import Enum
 
 import httpx
@@ -41,8 +42,12 @@ def ui_url() -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _default_ui(url: str) -> str:
+    api = get_current_settings().api
+    verify: ssl.SSLContext | bool = not api.tls_insecure_skip_verify
+    if verify and api.ssl_cert_file:
+        verify = ssl.create_default_context(cafile=api.ssl_cert_file)
     try:
-        shown = httpx.get(f"{url}/ui-settings", timeout=_SECONDS).json()
+        shown = httpx.get(f"{url}/ui-settings", timeout=_SECONDS, verify=verify).json()
         return url + (shown[f"{shown['default_ui']}_base_url"] or "").rstrip("/")
     except (
         httpx.HTTPError,
