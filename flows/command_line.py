@@ -6,12 +6,16 @@ import os
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import httpx
 import typer
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
-from prefect.utilities.urls import url_for
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_UI_URL,
+    get_current_settings,
+    temporary_settings,
+)
 from pydantic import BaseModel, ValidationError
 
 from flows.top_words import top_words
@@ -19,6 +23,7 @@ from local_azure.embedded import starting_ahead
 from tasks.azure import Azure
 from tasks.check import refuse_bad_input
 from tasks.errors import TopWordsError
+from tasks.pages import Page, address, forget_report, latest_report, ui_url
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
 
@@ -73,6 +78,7 @@ def command(
     AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; without keys, with Entra ID).
     With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
     """
+    forget_report()
     pool = _checked(
         PoolSettings,
         dedicated_nodes=dedicated_nodes,
@@ -106,6 +112,7 @@ def command(
             _end_with(error, output)
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
     print(_where_to_see(summary))
+    _print_report()
 
 
 def main() -> None:
@@ -128,6 +135,7 @@ def _option(location: tuple[int | str, ...]) -> str:
 
 def _fail(message: str) -> NoReturn:
     print(f"\nError: {message}", file=sys.stderr)
+    _print_report(sys.stderr)
     raise typer.Exit(1)
 
 
@@ -160,13 +168,20 @@ def _azure_starting_ahead(
 
 
 def _heartbeats_where_they_are_heard() -> AbstractContextManager[object]:
-    """A temporary server ends with the run and so hears none, while a run waits up to a second for its last one."""
-    if get_current_settings().api.url:
-        return nullcontext()
+    """A temporary server ends with the run and so hears none, while a run waits up to a second for its last one.
+
+    Of any other server, Prefect's own lines are to name the UI that it shows by default.
+    """
+    if ui := ui_url():
+        return temporary_settings({PREFECT_UI_URL: ui})
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def _where_to_see(summary: Summary) -> str:
-    id = summary.flow_run_id
-    page = url_for("flow-run", obj_id=id) if get_current_settings().api.url else None
-    return "See this run in the Prefect UI: " + (page or f"make ui, then http://127.0.0.1:4200/runs/flow-run/{id}")
+    return f"See this run in the Prefect UI: {address(Page.RUN, summary.flow_run_id)}"
+
+
+def _print_report(file: TextIO | None = None) -> None:
+    """As the last line of all that is printed."""
+    if report := latest_report():
+        print(f"Report: {report}", file=file)

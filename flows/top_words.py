@@ -120,7 +120,7 @@ def top_words(
                         used_pool,
                         batch_tasks,
                         Patience(limits=limits, pool=pool),
-                        progress=chronicle.progress,
+                        seen=chronicle.seen,
                         return_state=True,
                     )
                     outcomes = chronicle.add(how_it_ended(monitored))
@@ -128,13 +128,16 @@ def top_words(
                         deletes = delete_what_bills()
                 outcomes = chronicle.note(outcomes)
                 outcomes = chronicle.note(
-                    download_output(azure, run, uploads, outcomes, results, chronicle.progress.board)
+                    download_output(azure, run, uploads, outcomes, results, chronicle.seen.board)
                 )
             summary = chronicle.summary = summarise(outcomes, results, top_n)
             chronicle.stored = True
             if not deletes:
                 clean_up = net.clean_up = ask(
-                    clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+                    clean_up,
+                    summary=chronicle.headline(),
+                    failure=chronicle.failure(),
+                    pool_cost=chronicle.cost_while_waiting(),
                 )
         finally:
             # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.

@@ -7,10 +7,11 @@ import select
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import cast
+from http import HTTPStatus
+from typing import TypeVar, cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -29,18 +30,24 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Paused
-from prefect.utilities.urls import url_for
 from pydantic import Field, ValidationError, create_model
 
+from tasks.artifacts import escape
 from tasks.errors import without_secrets
+from tasks.pages import Page, address
 from tasks.settings import CleanUp, Disposal
 
 _THINGS = ("containers", "job", "pool")  # the fields of CleanUp that may say "ask"
 _POLL = 2.0  # seconds between two looks at the flow run
 _REQUEST = 10.0  # seconds for one of those requests
+_BUSY = 60.0  # seconds for which a server that is busy is asked again, where a request is needed to go on
+_LONGEST_DELAY = 8.0  # seconds between two tries
 # After its time limit Prefect fails a paused run. Ours carries on by itself before; this is for one whose process died.
 _GRACE = timedelta(minutes=5)
 _API_TROUBLE = (httpx.HTTPError, PrefectException)
+_TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+
+T = TypeVar("T")
 
 Answers = dict[str, bool]  # a thing, and whether to delete it
 
@@ -51,6 +58,7 @@ class Question:
 
     things: tuple[str, ...]
     summary: str
+    failure: str = ""  # of a run that fails, the reason
     pool_cost: str | None
     limit: timedelta
     ends: datetime
@@ -60,17 +68,19 @@ class Question:
         return dict.fromkeys(self.things, True)
 
     def says(self) -> list[str]:
-        """The sentences above the questions."""
+        """The sentences above the questions, the failure first."""
         minutes = self.limit.total_seconds() / 60
         verb = "is" if self.things in (("job",), ("pool",)) else "are"
         silence = f"Without an answer by {self.ends:%H:%M} UTC (after {minutes:g} minutes) the {_listed(self.things)} "
-        return [line for line in (self.summary, self.pool_cost, f"{silence}{verb} deleted.") if line]
+        failed = f"The run failed: {self.failure}" if self.failure else ""
+        return [line for line in (failed, self.summary, self.pool_cost, f"{silence}{verb} deleted.") if line]
 
 
 def ask(
     clean_up: CleanUp,
     *,
     summary: str,
+    failure: str = "",
     pool_cost: str | None = None,
     limit: timedelta | None = None,
     poll_seconds: float = _POLL,
@@ -84,6 +94,7 @@ def ask(
 
     Args:
         summary: One line that says what the run found.
+        failure: Why the run fails, where it does: that is said first, for it is what the answer depends on.
         pool_cost: A sentence with what the pool costs per hour while it waits.
     """
     things = tuple(thing for thing in _THINGS if getattr(clean_up, thing) is Disposal.ASK)
@@ -91,7 +102,9 @@ def ask(
         return clean_up
     limit = limit or timedelta(minutes=clean_up.ask_minutes)
     ends = datetime.now(timezone.utc) + limit
-    question = Question(things=things, summary=summary, pool_cost=pool_cost, limit=limit, ends=ends)
+    if failure:
+        get_run_logger().error("The run fails once it is decided what to delete: %s", failure)
+    question = Question(things=things, summary=summary, failure=failure, pool_cost=pool_cost, limit=limit, ends=ends)
     answers = _answers(question, poll_seconds)
     get_run_logger().info(
         "Clean-up: %s", ", ".join(f"{'delete' if delete else 'keep'} {thing}" for thing, delete in answers.items())
@@ -160,15 +173,18 @@ def ask_in_the_ui(question: Question, poll_seconds: float = _POLL) -> Answers:
     that a run was ended while it waited, and which gives up when the server is away.
     """
     deadline = time.monotonic() + question.limit.total_seconds()
-    pause = _Pause(question)
+    # A server that is busy is asked again by us, within limits, and not by the client's own retries beyond them.
+    quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST}
     try:
-        pause.begin()
-        get_run_logger().info(
-            "Asking what to delete: Resume this run in the Prefect UI (%s) to answer. %s",
-            url_for("flow-run", obj_id=pause.flow_run_id),
-            question.says()[-1],
-        )
-        return pause.wait(deadline, poll_seconds)
+        with temporary_settings(quick), get_client(sync_client=True) as client:
+            pause = asked_again(lambda: _Pause(question, client))
+            asked_again(pause.begin)
+            get_run_logger().info(
+                "Asking what to delete: Resume this run in the Prefect UI (%s) to answer. %s",
+                address(Page.RUN, pause.flow_run_id),
+                question.says()[-1],
+            )
+            return pause.wait(deadline, poll_seconds)
     except (*_API_TROUBLE, ValidationError, _Ended) as error:
         # What is to be deleted bills, whether the Prefect server answers or not.
         reason = without_secrets(str(error) or type(error).__name__)
@@ -176,61 +192,92 @@ def ask_in_the_ui(question: Question, poll_seconds: float = _POLL) -> Answers:
     return question.silence
 
 
+def asked_again(
+    ask: Callable[[], T],
+    *,
+    seconds: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> T:
+    """What the Prefect server answers, tried again for so long (default: a minute) while it is busy or away."""
+    deadline = clock() + (_BUSY if seconds is None else seconds)
+    delay = 1.0
+    while True:
+        try:
+            return ask()
+        except _API_TROUBLE as error:
+            if not _may_pass(error) or clock() + delay > deadline:
+                raise
+        sleep(delay)
+        delay = min(2 * delay, _LONGEST_DELAY)
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _TRANSIENT or error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)
+
+
 class _Ended(Exception):
     """The flow run cannot pause, or was given another state while it was paused."""
 
 
 class _Pause:
-    """One pause of the current flow run."""
+    """One pause of the current flow run, whose form the server has."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, client: SyncPrefectClient) -> None:
         self._question = question
+        self._client = client
         self._form = form_of(question)
-        limit = question.limit + _GRACE
-        self._state: State[None] = Paused(timeout_seconds=int(limit.total_seconds()), pause_key=str(uuid4()))
+        self._state: State[None] = Paused(
+            timeout_seconds=int((question.limit + _GRACE).total_seconds()),
+            pause_key=str(uuid4()),
+            message=" ".join(["Asks what to delete.", *question.says()]),
+        )
         self._keys: Keyset = keyset_from_paused_state(self._state)
         self._state.state_details.run_input_keyset = {str(use): key for use, key in self._keys.items()}
         self.flow_run_id = UUID(str(flow_run.id))
+        self._form.save(self._keys)  # before the pause: without it nobody could resume
 
     def begin(self) -> None:
-        self._form.save(self._keys)  # before the pause: without it nobody could resume
-        with get_client(sync_client=True) as client:
-            answer = client.set_flow_run_state(self.flow_run_id, self._state)
-        if answer.status is not SetStateStatus.ACCEPT:
+        answer = self._client.set_flow_run_state(self.flow_run_id, self._state)
+        if answer.status is SetStateStatus.ACCEPT:
+            return
+        present = self._client.read_flow_run(self.flow_run_id).state
+        begun = present and present.state_details.pause_key == self._state.state_details.pause_key
+        if not begun:  # else by a try whose answer was lost
             raise _Ended(getattr(answer.details, "reason", None) or "the run cannot pause")
 
     def wait(self, deadline: float, poll_seconds: float) -> Answers:
-        # A server that is away is asked again at the next look, not by the client's own retries beyond the deadline.
-        quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST}
-        with temporary_settings(quick), get_client(sync_client=True) as client:
-            while self._is_paused(client):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    if self._resumed_by_us(client):
-                        return self._question.silence
-                    break
-                time.sleep(min(poll_seconds, left))
-        return self._given()
+        while self._is_paused():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if asked_again(self._resumed_by_us):
+                    return self._question.silence
+                break
+            time.sleep(min(poll_seconds, left))
+        return asked_again(self._given)
 
-    def _is_paused(self, client: SyncPrefectClient) -> bool:
+    def _is_paused(self) -> bool:
         try:
-            state = client.read_flow_run(self.flow_run_id).state
-        except _API_TROUBLE:
+            state = self._client.read_flow_run(self.flow_run_id).state
+        except _API_TROUBLE as error:
+            if not _may_pass(error):
+                raise
             return True  # as far as can be known
         return state is None or state.is_paused()
 
-    def _resumed_by_us(self, client: SyncPrefectClient) -> bool:
+    def _resumed_by_us(self) -> bool:
         """Answer in the place of the person who did not; False if that person did, just now."""
         run_input = {_field(thing): delete for thing, delete in self._question.silence.items()}
-        answer = client.resume_flow_run(self.flow_run_id, run_input=run_input)
+        answer = self._client.resume_flow_run(self.flow_run_id, run_input=run_input)
         accepted = answer.status is SetStateStatus.ACCEPT
         if accepted:
             get_run_logger().info("No answer: deleting the %s", _listed(self._question.things))
         return accepted
 
     def _given(self) -> Answers:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(self.flow_run_id).state
+        state = self._client.read_flow_run(self.flow_run_id).state
         if state is None or not state.is_running():
             raise _Ended(f"the run was set to {state.name if state else 'no state'} while it waited")
         given = cast(RunInput, self._form.load(self._keys)).model_dump()
@@ -244,8 +291,10 @@ def form_of(question: Question) -> type[RunInput]:
         for thing in question.things
     }
     form = create_model("CleanUpAnswers", __base__=RunInput, **switches)  # type: ignore[call-overload]
-    summary, *others = question.says()
-    return form.with_initial_data(description="\n\n".join([f"**{summary}**", *others]))  # type: ignore[no-any-return]
+    first, *others = question.says()
+    if question.failure:
+        first = escape(first)  # it has names of files, and what they made a program write
+    return form.with_initial_data(description="\n\n".join([f"**{first}**", *others]))  # type: ignore[no-any-return]
 
 
 _MEANS: Mapping[str, str] = {thing: str(CleanUp.model_fields[thing].description) for thing in _THINGS}

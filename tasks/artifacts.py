@@ -28,6 +28,7 @@ from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RET
 
 from tasks.errors import without_secrets
 from tasks.outcomes import TaskOutcome
+from tasks.pages import remember_report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,8 @@ def publish_report(write: Callable[[], str]) -> None:
 
     def publish() -> None:
         description = f"What ran, what failed, how long, what it cost{attempt()}"
-        create_markdown_artifact(write(), key=Key.REPORT.value, description=description)
+        id = create_markdown_artifact(write(), key=Key.REPORT.value, description=description)
+        get_run_logger().info("Report: %s", remember_report(id))
 
     _attempting(publish, retries=2)()
 
@@ -156,24 +158,24 @@ class TaskBoard:
 
 
 def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
-    """One row per Batch task; of more than 500 the failed, then the running, then the others in their order."""
-    shown = outcomes
-    if len(outcomes) > MOST_ROWS:
-        shown = sorted(outcomes, key=_interest)[:MOST_ROWS]
+    """One row per Batch task, at most 500: the failed, then the running, then the others in their order.
+
+    The columns that explain a failure come first: the page shows about six, and the others when it is scrolled.
+    """
     return [
         {
             "task": outcome.id,
             "file": outcome.file,
             "state": _state(outcome),
             "exit code": outcome.exit_code,
-            "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
             "stderr": outcome.stderr[-_LONGEST_CELL:] or None,
             "failure": without_secrets(str(outcome.failure)) if outcome.failure else None,
+            "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
             "node": short_node(outcome.node),
             "retries": outcome.retries,
             "requeues": outcome.requeues,
         }
-        for outcome in shown
+        for outcome in sorted(outcomes, key=_interest)[:MOST_ROWS]
     ]
 
 

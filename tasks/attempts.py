@@ -13,6 +13,7 @@ _BAD_LUCK = 1  # attempts of a task that may be lost soon after they began; more
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     began: datetime  # by the service's clock
+    node: str | None
     retries: int
     requeues: int  # as the service counts them
     seen: datetime  # first, by the clock of this machine
@@ -28,6 +29,7 @@ class Attempts:
     soon: timedelta
     _last: dict[str, _Attempt] = field(default_factory=dict)
     _losses: dict[str, int] = field(default_factory=dict)  # that the service does not count
+    _lost_nodes: list[tuple[str, datetime]] = field(default_factory=list)
     _short: dict[str, list[timedelta]] = field(default_factory=dict)  # the short attempts since the last long one
 
     def seen(self, outcome: TaskOutcome, now: datetime) -> TaskOutcome:
@@ -38,15 +40,25 @@ class Attempts:
         last = self._last.get(outcome.id)
         if last is not None and outcome.started != last.began and outcome.retries == last.retries:
             self._lost(outcome.id, now - last.seen)
+            self._lost_nodes += [(last.node, last.seen)] if last.node else []
             if outcome.requeues == last.requeues:
                 self._losses[outcome.id] = self._losses.get(outcome.id, 0) + 1
         if outcome.started is None:
             self._last.pop(outcome.id, None)
         elif last is None or outcome.started != last.began:
             self._last[outcome.id] = _Attempt(
-                began=outcome.started, retries=outcome.retries, requeues=outcome.requeues, seen=now
+                began=outcome.started,
+                node=outcome.node,
+                retries=outcome.retries,
+                requeues=outcome.requeues,
+                seen=now,
             )
         return replace(outcome, requeues=outcome.requeues + self._losses.get(outcome.id, 0))
+
+    def take_lost(self) -> list[tuple[str, datetime]]:
+        """The nodes that attempts have lost since they were last taken, each with when that attempt was first seen."""
+        lost, self._lost_nodes = self._lost_nodes, []
+        return lost
 
     def _lost(self, id: str, lasted: timedelta) -> None:
         if lasted < self.soon:

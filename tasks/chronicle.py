@@ -21,12 +21,12 @@ from tasks.monitor import Monitored
 from tasks.outcomes import AddedTask, TaskOutcome, in_order
 from tasks.pool import UsedPool
 from tasks.prices import price_of, region_of
-from tasks.report import RunFacts, is_loopback, report
+from tasks.report import RunFacts, is_loopback, report, why_failed
 from tasks.results import Results
 from tasks.settings import CleanUp, Disposal, Role, Run
 from tasks.steps import StepTime
 from tasks.summary import Summary
-from tasks.watch import Progress
+from tasks.watch import LastSeen
 
 _THINGS = ("containers", "job", "pool")
 _NO_POOL = UsedPool(id="", slots_per_node=1, own=False)
@@ -50,7 +50,7 @@ class Chronicle:
     problem: TopWordsError | None = None  # why waiting was given up
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     uploads: Uploads | None = None
-    progress: Progress = field(default_factory=Progress)
+    seen: LastSeen = field(default_factory=LastSeen)
     stored: bool = False  # all that the run was to leave is on this machine, and the containers are needed no more
     not_downloaded: Sequence[str] | None = None  # the finished files whose outputs are not; None: not known
 
@@ -75,7 +75,7 @@ class Chronicle:
         """What was known last of each file that was uploaded, by its name."""
         files = self.uploads.inputs if self.uploads else ()
         last = {outcome.file: outcome for outcome in self._of_batch_tasks}
-        seen = self.progress.outcomes
+        seen = self.seen.outcomes
         return {
             file.blob_name: last.get(file.blob_name) or seen.get(file.task_id) or TaskOutcome.of(_added(file), None)
             for file in files
@@ -92,7 +92,7 @@ class Chronicle:
             return False
         if self.not_downloaded is not None:
             return bool(self.not_downloaded)
-        return self.progress.succeeded > 0 or any(outcome.succeeded for outcome in self.known.values())
+        return self.seen.succeeded > 0 or any(outcome.succeeded for outcome in self.known.values())
 
     def holds(self) -> bool | None:
         """The same for the step that deletes containers; None where only their tags can say so."""
@@ -149,6 +149,10 @@ class Chronicle:
             f"The pool's {nodes} nodes of {pool.vm_size} cost {most}${price.per_hour * nodes:.2f} an hour while you "
             f"decide ({price.source})."
         )
+
+    def failure(self) -> str:
+        """Why the run fails, for the person who is asked what to delete; empty where it completes."""
+        return why_failed(self.outcomes, self.allowed, self.problem)
 
     def headline(self) -> str:
         """The run's result in a line."""

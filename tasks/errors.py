@@ -188,12 +188,25 @@ def _details(error: HttpResponseError) -> list[tuple[str, str]]:
     return [*details, ("request id", request_id)] if request_id else details
 
 
+# What Prefect calls a crash is mostly somebody's wish: Cancel in the UI, the worker's end, Ctrl-C.
+_STOPPED = {
+    "Crash detected! Execution was aborted by a termination signal.": "Stopped: the run was cancelled or terminated",
+    "Crash detected! Execution was aborted by an interrupt signal.": "Stopped: interrupted from the keyboard",
+}
+
+
 class _ReadableErrors(logging.Filter):
-    """Drops the traceback of a TopWordsError from Prefect's own log records; the message is already in them."""
+    """Makes Prefect's own log records readable.
+
+    Drops the traceback of a TopWordsError, whose message is already in them, and says in plain words that a run was
+    stopped.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], TopWordsError):
             record.exc_info = None
+        if stopped := _STOPPED.get(str(record.msg)):
+            record.msg, record.levelno, record.levelname = stopped, logging.WARNING, "WARNING"
         return True
 
 

@@ -18,7 +18,7 @@ from tasks.pace import Pace
 from tasks.pool import UsedPool
 from tasks.settings import Run
 from tasks.steps import step
-from tasks.watch import Patience, Progress, Watch
+from tasks.watch import LastSeen, Patience, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +45,26 @@ def monitor_tasks(
     tasks: Sequence[AddedTask],
     patience: Patience = Patience(),
     pace: Pace = Pace(),
-    progress: Progress | None = None,
+    seen: LastSeen | None = None,
 ) -> Monitored:
     """Wait until all Batch tasks have completed.
 
     A Batch task without success is reported, not raised. Raises a TopWordsError whose `monitored` is how far it came:
     TasksFailed where the tasks that are left can never run, RunTimeout when the job or the run reaches its time limit
     first, Stalled when none has got further for too long, ServiceError when Azure Batch does not say how they are, and
-    Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in `progress`, for a stopped run.
+    Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in `seen`, for a stopped run.
     """
     with azure.batch() as batch:
         events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
         failures = Failures(azure, batch, run, events)
         outputs = partial(outputs_there, azure, run)
-        watch = Watch(batch, run, pool, tasks, patience, pace, events, failures, outputs, progress)
+        watch = Watch(batch, run, pool, tasks, patience, pace, events, failures, outputs, seen)
         outcomes, problem = watch.settled(watch.until_all_have_completed())
         outcomes = failures.tell(outcomes)
     failures.close()
     if problem is not None:
         outcomes = [outcome.unfinished() for outcome in outcomes]
-    watch.show(outcomes)
+    watch.close(outcomes, problem)
     monitored = Monitored(outcomes=outcomes, pool=watch.pool)
     if problem is not None:
         problem.monitored = monitored

@@ -17,7 +17,7 @@ class Pace:
     """How often to look, in seconds: after a tenth of the time waited so far, between the two bounds."""
 
     shortest: float = 0.2
-    longest: float = 15.0
+    longest: float = 14.0  # so that the log can say twice a minute how far the tasks have come
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = _now
@@ -28,4 +28,8 @@ class Pace:
         while True:
             waited = self.clock() - start
             yield waited
-            self.sleep(min(self.longest, max(self.shortest, waited / 10)))
+            self.sleep(self.delay(waited))
+
+    def delay(self, waited: float) -> float:
+        """The seconds until the next look."""
+        return min(self.longest, max(self.shortest, waited / 10))

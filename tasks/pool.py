@@ -170,7 +170,7 @@ def create_pool(
     with azure.batch() as batch:
         if settings.existing_pool_id:
             pool = existing_pool(batch, settings)
-            logger.info("Pool %s used as it is: %s nodes of %s", pool.id, _nodes_of(pool), pool.vm_size)
+            logger.info("Pool %s used as it is: %s of %s", pool.id, _nodes_of(pool), pool.vm_size)
             return UsedPool(
                 id=pool.id,
                 slots_per_node=pool.task_slots_per_node or 1,
@@ -263,6 +263,11 @@ def node_count(dedicated: int, spot: int) -> str:
     """Such as "2 dedicated and 1 spot nodes"."""
     kinds = [f"{count} {kind}" for count, kind in ((dedicated, "dedicated"), (spot, "spot")) if count]
     return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
+
+
+def is_spot(node_id: str) -> bool:
+    """Whether the id is that of a spot node, by the ending that the service gives it."""
+    return node_id.endswith("_p")
 
 
 def metadata(tags: Mapping[str, str]) -> list[BatchMetadataItem]:

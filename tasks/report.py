@@ -19,6 +19,7 @@ from tasks.prices import LEFT_OUT, Price, price_of, region_of
 MOST_FAILURES = 50  # told in full
 MOST_NAMES = 200  # of files without output
 MOST_STEPS = 100
+_NAMED = 3  # files, in the line that says why a run failed
 STDERR_LINES = 20
 STDERR_CHARACTERS = 2_000
 _CONTROL = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -110,6 +111,27 @@ def result_line(facts: RunFacts) -> str:
     line += f" ({earlier:,} of them in an earlier try)" if earlier else ""
     line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
     return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
+
+
+def why_failed(outcomes: Sequence[TaskOutcome], allowed: int, problem: BaseException | None) -> str:
+    """Why a run fails, in a line that names the first files; empty where it completes."""
+    without = missing(outcomes)
+    if problem is not None:
+        return str(problem).partition("\n")[0]
+    if len(without) <= allowed:
+        return ""
+    named = "; ".join(map(_briefly, without[:_NAMED]))
+    more = f"; and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
+    return f"{len(without):,} of {_count(len(outcomes), 'file')} without output ({allowed:,} allowed): {named}{more}"
+
+
+def _briefly(outcome: TaskOutcome) -> str:
+    """Such as "a.txt exited non-zero, exit code 3 (no such word)"."""
+    exit_code = f", exit code {outcome.exit_code}" if outcome.exit_code else ""
+    last_line = (outcome.stderr.strip().splitlines() or [""])[-1]
+    detail = last_line or (outcome.failure.message if outcome.failure else "")
+    because = f" ({cut(without_secrets(detail), 150)})" if detail else ""
+    return f"{outcome.file} {outcome.cause.value if outcome.cause else outcome.state}{exit_code}{because}"
 
 
 def _links(flow_run_id: str) -> str:

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from azure.core.exceptions import AzureError
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State, StateDetails, TaskRun
+from prefect.runtime import task_run
+from prefect.states import Completed
 from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import quote
 
 from tasks.errors import ServiceError
 
@@ -33,6 +37,36 @@ def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> 
     return isinstance(error, ServiceError) and error.transient
 
 
+class _Step(Task[P, R]):
+    """A Prefect task that follows the step before it in the graph of the run.
+
+    By itself Prefect draws an edge from each value that a task takes to the task that made it, after having looked
+    through the whole of it; of steps that share their values that is a tangle, and between others there is none.
+    """
+
+    if not TYPE_CHECKING:  # the types are those of Task
+
+        def __call__(self, *args, **kwargs):
+            try:
+                return super().__call__(*map(quote, args), **_following(kwargs))
+            finally:
+                if steps := _step_times.get():
+                    _previous.set(steps[-1].task_run_id)
+
+        def submit(self, *args, **kwargs):
+            return super().submit(*map(quote, args), **_following(kwargs))
+
+
+def _following(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the last step that was called as what to wait for; those submitted run side by side."""
+    control: dict[str, Any] = {name: arguments[name] for name in ("return_state", "wait_for") if name in arguments}
+    values = {name: quote(value) for name, value in arguments.items() if name not in control}
+    if previous := _previous.get():
+        # Only its id is asked for. It may have failed: what cleans up after it runs all the same.
+        control.setdefault("wait_for", [Completed(data=previous, state_details=StateDetails(task_run_id=previous))])
+    return {**values, **control}
+
+
 def step(name: str, *, retries: int = RETRIES) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Make a function the Prefect task of one step.
 
@@ -41,7 +75,8 @@ def step(name: str, *, retries: int = RETRIES) -> Callable[[Callable[P, R]], Tas
     """
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        make_task: Callable[[Callable[P, R]], Task[P, R]] = task(
+        return _Step(
+            _observed(name, function),
             name=name,
             task_run_name=name,
             retries=retries,
@@ -51,7 +86,6 @@ def step(name: str, *, retries: int = RETRIES) -> Callable[[Callable[P, R]], Tas
             cache_policy=NO_CACHE,
             persist_result=False,
         )
-        return make_task(_observed(name, function))
 
     return decorate
 
@@ -63,20 +97,23 @@ class StepTime:
     name: str
     began: datetime
     seconds: float
+    task_run_id: UUID | None = None  # Prefect's
 
 
 _step_times: ContextVar[list[StepTime] | None] = ContextVar("step_times", default=None)
+_previous: ContextVar[UUID | None] = ContextVar("previous", default=None)  # the task run of the last step called
 
 
 @contextmanager
 def timed_steps() -> Iterator[list[StepTime]]:
     """The times of the steps that run meanwhile, also in threads of theirs, in the order in which they end."""
     times: list[StepTime] = []
-    token = _step_times.set(times)
+    tokens = _step_times.set(times), _previous.set(None)
     try:
         yield times
     finally:
-        _step_times.reset(token)
+        _step_times.reset(tokens[0])
+        _previous.reset(tokens[1])
 
 
 def _observed(name: str, function: Callable[P, R]) -> Callable[P, R]:
@@ -90,9 +127,14 @@ def _observed(name: str, function: Callable[P, R]) -> Callable[P, R]:
         except AzureError as error:
             raise ServiceError.of(error) from None
         finally:
-            _note(StepTime(name=name, began=began, seconds=time.monotonic() - start))
+            _note(StepTime(name=name, began=began, seconds=time.monotonic() - start, task_run_id=_task_run_id()))
 
     return call
+
+
+def _task_run_id() -> UUID | None:
+    id = task_run.id
+    return UUID(str(id)) if id else None
 
 
 def _note(step_time: StepTime) -> None:

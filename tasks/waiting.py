@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -30,17 +31,23 @@ _PASSING = {"AllocationFailed", "AllocationTimedOut", "AllocationTimedout", "Res
 _SPOT_ONLY = {"AccountLowPriorityCoreQuotaReached", "AccountSpotCoreQuotaReached"}
 
 
-def what_is_waited_for(batch: BatchClient, pool: UsedPool, job_id: str, *, helped: bool = False) -> str:
+def what_is_waited_for(
+    batch: BatchClient, pool: UsedPool, job_id: str, tasks_added: Callable[[], datetime], *, helped: bool = False
+) -> str:
     """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where it cannot come.
 
-    `helped` says that dedicated nodes are added where spot nodes cannot be had.
+    `tasks_added` is asked when the tasks were added, by the service's clock, where that matters; `helped` says that
+    dedicated nodes are added where spot nodes cannot be had.
     """
     present, nodes = _pool(batch, pool.id)
     lost = [node for node in nodes if node.state in LOST_NODES]
+    # The formula of somebody else's pool may ask for nodes once it sees the tasks; until then no fact is final.
+    scaled_by_others = bool(present.enable_auto_scale) and not pool.own
+    final = not scaled_by_others or _scaled_since(present, tasks_added())
     # While a pool still changes its size, others may come: all that are there need not be all there will be.
-    if lost and len(lost) == len(nodes) and present.allocation_state == AllocationState.STEADY:
+    if final and lost and len(lost) == len(nodes) and present.allocation_state == AllocationState.STEADY:
         raise TasksFailed(_why_lost(batch, pool.id, lost))
-    reasons = _refused(present, nodes, pool.own, helped)
+    reasons = _refused(present, nodes, pool.own, helped) if final else _resize_errors(present)
     parts = [
         f"nodes: {_states(nodes)}" if nodes else f"pool {pool.id} is {_value(present.allocation_state)}, no node yet"
     ]
@@ -63,7 +70,7 @@ def _pool(batch: BatchClient, pool_id: str) -> tuple[BatchPool, list[BatchNode]]
 
 def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: bool) -> str:
     """Why the last allocation failed, or nothing. Raises TasksFailed where there are no nodes and will be none."""
-    reasons = "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
+    reasons = _resize_errors(pool)
     if nodes or pool.allocation_state != AllocationState.STEADY:
         return reasons
     scales = own and pool.enable_auto_scale  # by the run's own formula, unless somebody has switched it off
@@ -80,6 +87,19 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: boo
     if not pool.enable_auto_scale and not (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0):
         raise TasksFailed(f"pool {pool.id} has no nodes and is not to get any; resize it, or use another")
     return reasons
+
+
+def _resize_errors(pool: BatchPool) -> str:
+    return "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
+
+
+def _scaled_since(pool: BatchPool, added: datetime) -> bool:
+    """Whether the pool's formula was evaluated, and what that changed has ended, after the tasks were added.
+
+    Both times are the service's own. An error of an older change of size tells nothing of what comes next.
+    """
+    run, settled = pool.auto_scale_run, pool.allocation_state_transition_time
+    return run is not None and settled is not None and min(run.timestamp, settled) > added
 
 
 def _evaluation(pool: BatchPool) -> AutoScaleRun | None:

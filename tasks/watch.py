@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 
 from azure.batch import BatchClient
@@ -21,12 +21,12 @@ from tasks.events import Stalled as StalledEvent
 from tasks.failures import Failures
 from tasks.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
 from tasks.pace import Pace
-from tasks.pool import Pool, UsedPool, node_count
+from tasks.pool import Pool, UsedPool, is_spot, node_count
+from tasks.progress import Progress, estimate, is_due
 from tasks.settings import PoolSettings, Run, TimeLimits
 from tasks.waiting import what_is_waited_for, why_ended
 
 _PREEMPTED = "state eq 'preempted'"
-_REPEAT = timedelta(minutes=5)  # after which the log says again that nothing has changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Patience:
 
 
 @dataclass(kw_only=True)
-class Progress:
+class LastSeen:
     """What has been seen of a run's Batch tasks so far; of very many, not of each."""
 
     outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids
@@ -60,7 +60,7 @@ class Watch:
         events: RunEvents,
         failures: Failures,
         outputs: Callable[[], Collection[str]],
-        progress: Progress | None = None,
+        seen: LastSeen | None = None,
     ) -> None:
         self.pool = pool
         self._batch = batch
@@ -73,24 +73,31 @@ class Watch:
         self._outputs = outputs
         self._in_job = sum(not task.earlier for task in tasks)
         self._logger = get_run_logger()
-        self._said = ("", pace.now())
+        self._earlier = len(tasks) - self._in_job
+        self._said = ""
+        self._said_at = self._changed = pace.now()
+        self._next_look = 0.0  # seconds
+        self._first: tuple[int, datetime] | None = None  # completed, when a task was first seen to run or to have ended
+        self._added_at: datetime | None = None
         self._alive = pace.now()  # when a task was last seen to get further, or to have ended
         self._answered = pace.now()  # when the service last said how the tasks are
         self._completed = 0
-        self._progress = progress or Progress()
-        self._last = self._progress.outcomes
-        self._board = self._progress.board
+        self._last_seen = seen or LastSeen()
+        self._last = self._last_seen.outcomes
+        self._board = self._last_seen.board
         # Such a loss, and the wait for another node, fit several times into the time after which a run has stalled.
         self._attempts = Attempts(soon=timedelta(minutes=patience.limits.stall_minutes) / 3)
         self._cancellation = Cancellation()
-        self._preempted: set[str] = set()
+        self._preempted: set[str] = set()  # at the last look
+        self._told_preempted: dict[str, datetime] = {}
         self._requeues = 0
         self._ready = False
 
     def until_all_have_completed(self) -> TopWordsError | None:
         """Look until all tasks have completed; returns why not, where that is given up."""
         try:
-            for _ in self._pace.beats():
+            for waited in self._pace.beats():
+                self._next_look = self._pace.delay(waited)
                 self._cancellation.check(self._pace.now())
                 try:
                     if self._look():
@@ -159,9 +166,18 @@ class Watch:
             known.append(last)
         return known
 
-    def show(self, outcomes: Sequence[TaskOutcome]) -> None:
-        completed = sum(outcome.completed for outcome in outcomes)
-        self._board.show(outcomes, completed, len(self._tasks), self._said[0])
+    def close(self, outcomes: Sequence[TaskOutcome], problem: TopWordsError | None) -> None:
+        """Log and show how it ended, by what became of each task: the service's counts may lag behind."""
+        if any(outcome.started for outcome in outcomes):
+            self._tell_ready()
+        self._tell_lost(outcomes)
+        said = self._progress(outcomes).at_the_end(str(problem).partition("\n")[0] if problem else "")
+        self._logger.info(said)
+        self._board.show(outcomes, sum(outcome.completed for outcome in outcomes), len(self._tasks), said)
+
+    def _progress(self, outcomes: Sequence[TaskOutcome]) -> Progress:
+        in_job = [outcome for task, outcome in zip(self._tasks, outcomes, strict=True) if not task.earlier]
+        return Progress.of_outcomes(in_job, earlier=self._earlier)
 
     def _look(self) -> bool:
         """Look once, tell what changed, and return whether all tasks have completed."""
@@ -173,33 +189,45 @@ class Watch:
             raise why_ended(self._batch, self._run.job_id, self._in_job) or TasksFailed("the job is gone") from None
         self._notice(counts)
         self._tell_preemptions()
-        if counts.running or counts.completed >= self._in_job:
-            self._tell(counts, "")
-        else:
-            self._tell(counts, self._obstacle(counts))
         # The counts alone may be ahead of, or behind, the tasks.
         if counts.completed >= self._in_job and all(outcome.completed for outcome in self.outcomes()):
             return True
+        waiting = not counts.running and counts.completed < self._in_job
+        self._tell(counts, self._obstacle(counts) if waiting else "")
         if self._job_ended_with_all_completed(counts):
             return True
-        self._check_limits(self._in_job - counts.completed)
+        self._check_limits(counts)
         return False
 
     def _obstacle(self, counts: BatchTaskCounts) -> str:
         may_help = self.pool.own and self._patience.pool.dedicated_after_minutes is not None
         try:
-            return what_is_waited_for(self._batch, self.pool, self._run.job_id, helped=may_help)
+            return what_is_waited_for(self._batch, self.pool, self._run.job_id, self._tasks_added, helped=may_help)
         except TasksFailed:
             self._tell(counts, "")  # what has happened until then
             raise
+
+    def _tasks_added(self) -> datetime:
+        """When the first of the tasks was added to the job, by the service's clock."""
+        if self._added_at is None:
+            first = next(task.id for task in self._tasks if not task.earlier)
+            try:
+                task = self._batch.get_task(self._run.job_id, first, select=["id", "creationTime"])
+            except ResourceNotFoundError:
+                gone = TasksFailed(f"Batch task {first} of job {self._run.job_id} is gone: somebody deleted it")
+                raise why_ended(self._batch, self._run.job_id, self._in_job) or gone from None
+            assert task.creation_time
+            self._added_at = task.creation_time
+        return self._added_at
 
     def _notice(self, counts: BatchTaskCounts) -> None:
         if counts.completed > self._completed or (counts.running and self._gets_further()):
             self._alive = self._pace.now()
         if counts.completed or counts.running:
+            self._first = self._first or (counts.completed, self._pace.now())
             self._tell_ready()
-        self._completed = counts.completed
-        self._progress.succeeded = counts.succeeded
+        self._completed = max(self._completed, counts.completed)
+        self._last_seen.succeeded = max(self._last_seen.succeeded, counts.succeeded)
 
     def _gets_further(self) -> bool:
         """Whether the tasks that run do not only begin, to be lost with their nodes, over and over again."""
@@ -222,24 +250,25 @@ class Watch:
             )
 
     def _tell(self, counts: BatchTaskCounts, waiting_for: str) -> None:
-        earlier = len(self._tasks) - self._in_job
-        said = (
-            f"{counts.completed} of {self._in_job} Batch tasks completed ({counts.succeeded} succeeded, "
-            f"{counts.failed} failed), {counts.running} running, {counts.active} queued"
-            + (f"; {earlier} files counted by an earlier try" if earlier else "")
-            + (f"; {waiting_for}" if waiting_for else "")
-        )
-        before, since = self._said
-        if said == before:
-            if self._pace.now() - since >= _REPEAT:
-                self._said = (said, self._pace.now())
-                self._logger.info("still %s, since %s", said, f"{self._alive:%H:%M %Z}")
+        now = self._pace.now()
+        progress = Progress.of_counts(counts, total=self._in_job, earlier=self._earlier)
+        said = progress.now(waiting_for)
+        if changed := said != self._said:
+            self._said, self._changed = said, now
+        elif not is_due(
+            silent=now - self._said_at, unchanged=now - self._changed, next_look=timedelta(seconds=self._next_look)
+        ):
             return
-        self._said = (said, self._pace.now())
-        self._logger.info(said)
+        self._said_at = now
+        since = "" if changed else f"No change since {self._changed:%H:%M:%S %Z}: "
+        self._logger.info("%s%s%s", since, said, f"; {self._estimate(progress)}" if counts.running else "")
         outcomes = self._failures.tell(self._worth_showing(counts))
-        self._board.show(outcomes, earlier + (counts.completed or 0), len(self._tasks), said)
-        self._tell_requeues(sum(outcome.requeues for outcome in outcomes))
+        self._board.show(outcomes, self._earlier + progress.completed, len(self._tasks), said)
+        self._tell_lost(outcomes)
+
+    def _estimate(self, progress: Progress) -> str:
+        completed, since = self._first or (0, self._pace.now())
+        return estimate(done=progress.completed - completed, left=progress.left, elapsed=self._pace.now() - since)
 
     def _worth_showing(self, counts: BatchTaskCounts) -> list[TaskOutcome]:
         """All tasks; of many only the running and the failed, for all would cost a request per thousand."""
@@ -256,25 +285,43 @@ class Watch:
             found.update({task.id: task for task in islice(listed, MOST_ROWS)})
         return [self._seen(TaskOutcome.of(added, found[added.id])) for added in self._tasks if added.id in found]
 
-    def _tell_requeues(self, requeues: int) -> None:
+    def _tell_lost(self, outcomes: Sequence[TaskOutcome]) -> None:
+        """Log which tasks have lost their nodes, and the preemptions that were over before the nodes were looked at."""
+        requeues = sum(outcome.requeues for outcome in outcomes)
         if requeues > self._requeues:
             self._logger.warning(
                 "%d Batch tasks lost their node and are queued again; that uses up no retry", requeues - self._requeues
             )
             self._requeues = requeues
+        self._say_preempted(
+            {
+                node
+                for node, seen in self._attempts.take_lost()
+                if is_spot(node) and self._told_preempted.get(node, seen) <= seen
+            }
+        )
 
     def _tell_preemptions(self) -> None:
-        """Say which spot nodes have been taken away since the last look."""
+        """Say which spot nodes have been taken away since the last look, and since there were tasks to run on them."""
         if not self.pool.spot_nodes:
             return
         try:
-            nodes = {node.id for node in self._batch.list_nodes(self.pool.id, filter=_PREEMPTED, select=["id"])}
+            found = self._batch.list_nodes(self.pool.id, filter=_PREEMPTED, select=["id", "stateTransitionTime"])
+            nodes = {node.id: node.state_transition_time for node in found}
         except ResourceNotFoundError:  # the pool is gone, as the next look at it will tell
             return
-        if new := nodes - self._preempted:
-            self._logger.warning("%d spot nodes were preempted; their Batch tasks are queued again", len(new))
-            self._events.emit(Preempted(pool_id=self.pool.id, nodes=len(new)))
-        self._preempted = nodes
+        new = nodes.keys() - self._preempted
+        self._preempted = set(nodes)
+        if new:
+            self._say_preempted({id for id in new if (gone := nodes[id]) is None or gone >= self._tasks_added()})
+
+    def _say_preempted(self, nodes: set[str]) -> None:
+        if not nodes:
+            return
+        self._logger.warning("%d spot nodes were preempted; their Batch tasks are queued again", len(nodes))
+        self._events.emit(Preempted(pool_id=self.pool.id, nodes=len(nodes)))
+        self._preempted |= nodes
+        self._told_preempted |= dict.fromkeys(nodes, self._pace.now())
 
     def _job_ended_with_all_completed(self, counts: BatchTaskCounts) -> bool:
         """False where it goes on. Raises why it ended where it did with tasks not completed."""
@@ -285,22 +332,33 @@ class Watch:
             raise why_ended(self._batch, self._run.job_id, left) or ended
         return True
 
-    def _check_limits(self, left: int) -> None:
+    def _check_limits(self, counts: BatchTaskCounts) -> None:
         now = self._pace.now()
         if now >= self._run.expires:
+            left = self._latest(counts).left
             raise RunTimeout(f"the run reached its limit of {self._run.lifetime} with {left} Batch tasks not completed")
         idle = now - self._alive
         self._help_spot(idle)
         since = max(self._alive, self.pool.added_at or self._alive)  # nodes that were added get their time, too
-        if now - since >= timedelta(minutes=self._patience.limits.stall_minutes):
-            reason = (
-                f"no Batch task has got further since {self._alive:%Y-%m-%d %H:%M:%S %Z} "
-                f"(stall_minutes is {self._patience.limits.stall_minutes}); {self._said[0]}"
-            )
-            self._events.emit(
-                StalledEvent(job_id=self._run.job_id, pool_id=self.pool.id, since=self._alive, reason=reason)
-            )
-            raise Stalled(reason)
+        if now - since < timedelta(minutes=self._patience.limits.stall_minutes):
+            return
+        latest = self._latest(counts)
+        if latest.completed > self._completed:  # the counts lag behind
+            self._completed, self._alive = latest.completed, now
+            return
+        reason = (
+            f"no Batch task has got further since {self._alive:%Y-%m-%d %H:%M:%S %Z} "
+            f"(stall_minutes is {self._patience.limits.stall_minutes}); {self._said}"
+        )
+        self._events.emit(StalledEvent(job_id=self._run.job_id, pool_id=self.pool.id, since=self._alive, reason=reason))
+        raise Stalled(reason)
+
+    def _latest(self, counts: BatchTaskCounts) -> Progress:
+        """By the tasks themselves, where the service tells of them."""
+        try:
+            return self._progress(self.outcomes())
+        except AzureError:
+            return Progress.of_counts(counts, total=self._in_job, earlier=self._earlier)
 
     def _help_spot(self, idle: timedelta) -> None:
         """Ask for dedicated nodes once spot nodes have brought nothing for as long as the caller would wait."""

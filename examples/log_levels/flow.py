@@ -133,7 +133,7 @@ def log_levels(
                         used_pool,
                         batch_tasks,
                         Patience(limits=limits, pool=pool),
-                        progress=chronicle.progress,
+                        seen=chronicle.seen,
                         return_state=True,
                     )
                     outcomes = chronicle.add(how_it_ended(monitored))
@@ -141,13 +141,16 @@ def log_levels(
                         deletes = delete_what_bills()
                 outcomes = chronicle.note(outcomes)
                 outcomes = chronicle.note(
-                    download_output(azure, run, uploads, outcomes, results, chronicle.progress.board)
+                    download_output(azure, run, uploads, outcomes, results, chronicle.seen.board)
                 )
             summary = summarise(outcomes, results, levels)
             chronicle.stored = True
             if not deletes:
                 clean_up = net.clean_up = ask(
-                    clean_up, summary=chronicle.headline(), pool_cost=chronicle.cost_while_waiting()
+                    clean_up,
+                    summary=chronicle.headline(),
+                    failure=chronicle.failure(),
+                    pool_cost=chronicle.cost_while_waiting(),
                 )
         finally:
             # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.

@@ -25,6 +25,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
+import tasks.approval
 from tasks.approval import ask
 from tasks.settings import CleanUp, Disposal
 from tests.flow.deployed import Deployed, deployed, eventually
@@ -171,8 +172,9 @@ class Passage(socketserver.BaseRequestHandler):
 
 
 def test_a_server_that_goes_away_while_the_run_is_paused_does_not_keep_the_pool(
-    prefect_server: None, caplog: pytest.LogCaptureFixture
+    prefect_server: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tasks.approval, "_BUSY", 1.0)
     url = get_current_settings().api.url
     assert url
     with Gate(int(url.rsplit(":", 1)[1].split("/")[0])) as gate:

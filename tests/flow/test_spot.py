@@ -21,6 +21,7 @@ from local_azure import faults
 from tasks.azure import Azure
 from tasks.containers import create_containers
 from tasks.errors import Stalled
+from tasks.events import Payload, Preempted, RunEvents
 from tasks.files import upload_files
 from tasks.inputs import find_inputs
 from tasks.job import Work, add_tasks, create_job
@@ -74,14 +75,30 @@ def test_a_preempted_batch_task_runs_again_without_a_retry_and_the_log_says_why_
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_a_preemption_is_shown_as_a_requeue(troubled: Azure, troubled_run: Run, tmp_path: Path) -> None:
+def test_a_preemption_between_two_looks_is_a_requeue_a_log_line_and_an_event(
+    troubled: Azure,
+    troubled_run: Run,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[Payload] = []
+    monkeypatch.setattr(RunEvents, "emit", lambda self, payload: sent.append(payload))
     faults.ask("timings", {"preemption": 0.1})
     pool = own_pool(troubled, troubled_run, ONE_SPOT)
-    marker = tmp_path / "began"
-    added = job_without_retries(troubled, troubled_run, long_the_first_time(marker))
-    preempt = once(marker.exists, lambda: faults.ask("preempt", {"poolId": pool.id}))
-    (outcome,) = watch(troubled, troubled_run, pool, added, pace(preempt))
+    added = job_without_retries(troubled, troubled_run, long_the_first_time(tmp_path / "began"))
+    with troubled.batch() as batch:
+
+        def preempt() -> None:
+            faults.ask("preempt", {"poolId": pool.id})
+            wait_until(lambda: batch.get_task(troubled_run.job_id, added[0].id).state == "completed")
+
+        seen = once(lambda: said(caplog, "1 running") and (tmp_path / "began").exists(), preempt)
+        (outcome,) = watch(troubled, troubled_run, pool, added, pace(seen))
     assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
+    assert caplog.messages.count("1 Batch tasks lost their node and are queued again; that uses up no retry") == 1
+    assert caplog.messages.count("1 spot nodes were preempted; their Batch tasks are queued again") == 1
+    assert [payload for payload in sent if isinstance(payload, Preempted)] == [Preempted(pool_id=pool.id, nodes=1)]
 
 
 def test_a_preemption_is_said_also_while_other_nodes_work(

@@ -182,8 +182,8 @@ def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
 def test_a_retry_that_gets_nowhere_leaves_what_a_previous_attempt_held(
     azure: Azure, run: Run, container: ContainerClient, chronicle: Chronicle, role: Role
 ) -> None:
-    chronicle.progress.succeeded = 0
-    chronicle.progress.outcomes.clear()
+    chronicle.seen.succeeded = 0
+    chronicle.seen.outcomes.clear()
     delete_containers.fn(azure, run, Disposal.DELETE, True)
     assert chronicle.holds() is None
     delete_containers.fn(azure, run, Disposal.DELETE, None)

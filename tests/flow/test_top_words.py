@@ -9,8 +9,10 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -22,8 +24,8 @@ from azure.batch.models import (
 )
 from prefect.client.base import PrefectHttpxSyncClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, TaskRun
 from typer.testing import CliRunner
 
 import tasks.files
@@ -35,6 +37,7 @@ from tasks.errors import InputError, TasksFailed
 from tasks.settings import PROJECT, CleanUp, Disposal, PoolSettings
 from tasks.summary import Summary
 from tests.conftest import DATA
+from tests.flow.deployed import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "azure")
 
@@ -164,8 +167,8 @@ def test_what_is_to_be_kept_is_kept(azure: Azure, tmp_path: Path) -> None:
 
 def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "prefect"):
-        name = top_words(inputs=[str(DATA)], output_folder=str(tmp_path)).folder.name
-    log = caplog.text
+        summary = top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
+    name, log = summary.folder.name, caplog.text
     for said in (
         f"Container {name}-application created",
         "1 of 1 files",
@@ -180,6 +183,46 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
         f"Pool {name} is being deleted",
     ):
         assert said in log
+    *_, last, ended = (message for message in caplog.messages if "temporary server" not in message)
+    assert re.fullmatch(r"Report: http://127\.0\.0\.1:\d+/(v2/)?artifacts/artifact/[0-9a-f-]{36}", last)
+    assert ended == "Finished in state Completed()"
+    assert edges_of(UUID(summary.flow_run_id)) == CHAIN
+
+
+CHAIN = {
+    "0 check input": [],
+    "0 check accounts": ["0 check input"],
+    "1 create containers": ["0 check accounts"],
+    "2 upload files": ["1 create containers"],
+    "3 create pool": ["2 upload files"],
+    "4 create job": ["3 create pool"],
+    "5 add tasks": ["4 create job"],
+    "6 monitor tasks": ["5 add tasks"],
+    "7 download output": ["6 monitor tasks"],
+    "summarise": ["7 download output"],
+    "8 delete containers": ["summarise"],
+    "9 delete job": ["summarise"],
+    "9 delete pool": ["summarise"],
+}
+
+
+def edges_of(flow_run_id: UUID) -> dict[str, list[str]]:
+    """The steps as they are joined in the run's graph: each with those before it."""
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+
+    def recorded() -> list[TaskRun]:
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(flow_run_filter=only)
+        return runs if len(runs) == len(CHAIN) else []
+
+    runs = eventually("the records of all steps", recorded)
+    names = {run.id: run.name for run in runs}
+    return {
+        run.name: [
+            names[each.id] for each in chain.from_iterable(run.task_inputs.values()) if each.input_type == "task_run"
+        ]
+        for run in runs
+    }
 
 
 AWKWARD = [

@@ -271,7 +271,7 @@ def test_why_files_failed_is_in_the_log_and_in_the_report(
     expect(report.locator("pre").filter(has_text=stderr)).to_be_visible()
 
     states = cells(ui.artifact(runs.troubled, "batch-task-states").get_by_role("table"))
-    assert [row[2] for row in states] == ["completed", "failed: could not upload", "failed: could not fetch its file"]
+    assert [row[2] for row in states] == ["failed: could not upload", "failed: could not fetch its file", "completed"]
     by_file = ui.artifact(runs.troubled, "top-words-by-file")
     expect(by_file.get_by_text("without harbour.txt, kitchen.txt")).to_be_visible()
 

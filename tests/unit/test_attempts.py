@@ -43,6 +43,14 @@ def test_tasks_are_told_apart() -> None:
     assert requeues(RUNNING, replace(again(RUNNING), id="topNtask1")) == [0, 0]
 
 
+def test_the_nodes_that_attempts_have_lost_are_named_once() -> None:
+    attempts = Attempts(soon=timedelta())
+    attempts.seen(replace(RUNNING, node="a_p"), FIRST)
+    attempts.seen(replace(again(RUNNING), node="b_p"), FIRST + timedelta(minutes=5))
+    assert attempts.take_lost() == [("a_p", FIRST)]
+    assert attempts.take_lost() == []
+
+
 SOON = timedelta(minutes=30)
 
 

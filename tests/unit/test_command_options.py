@@ -177,12 +177,12 @@ class Clock:
 @pytest.mark.parametrize(
     ("api", "where"),
     [
-        ("http://prefect.example:4200/api", "http://prefect.example:4200/runs/flow-run/{run}"),
+        ("http://127.0.0.1:9/api", "http://127.0.0.1:9/runs/flow-run/{run}"),
         (
             "https://api.prefect.cloud/api/accounts/a/workspaces/b",
             "https://app.prefect.cloud/account/a/workspace/b/runs/flow-run/{run}",
         ),
-        (None, "make ui, then http://127.0.0.1:4200/runs/flow-run/{run}"),
+        (None, "make ui, then http://127.0.0.1:4200/v2/runs/flow-run/{run}"),
     ],
     ids=["with a server", "in Prefect Cloud", "without"],
 )

@@ -14,7 +14,9 @@ from azure.core.exceptions import (
     IncompleteReadError,
     ServiceRequestError,
 )
+from prefect._internal.states import exception_to_crashed_state_sync
 from prefect.client.schemas.objects import TaskRun
+from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
 from tasks.artifacts import escape, short_node, task_table
@@ -129,6 +131,23 @@ def test_prefect_logs_our_errors_without_a_traceback(caplog: pytest.LogCaptureFi
     assert caplog.records[0].getMessage() == "failed: InputError: no file matches"
 
 
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (TerminationSignal(signal=15), "Stopped: the run was cancelled or terminated"),
+        (KeyboardInterrupt(), "Stopped: interrupted from the keyboard"),
+        (SystemExit(), "Crash detected! Execution was aborted by Python system exit call."),
+    ],
+)
+def test_a_run_that_is_stopped_is_not_called_a_crash(
+    ending: BaseException, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_errors_without_traceback()
+    state = exception_to_crashed_state_sync(ending)
+    logging.getLogger("prefect.task_runs").error(f"Crash detected! {state.message}")  # as Prefect's engine does
+    assert caplog.messages == [said]
+
+
 def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | None = None) -> TaskOutcome:
     return TaskOutcome(
         id=f"topNtask{index}", file="f", output_name="o", state=state, succeeded=succeeded, failure=failure
@@ -174,13 +193,19 @@ def test_the_task_table_tells_completed_from_succeeded() -> None:
     given_up = replace(outcome(2, "running"), cause=Cause.NOT_RUN)
     before = TaskOutcome.counted_before("topNtask3", "3.txt", "3_OUTPUT.txt")
     rows = task_table([outcome(0, "completed", True), failed, given_up, before, outcome(4, "running")])
-    assert [row["state"] for row in rows] == [
-        "completed",
-        "failed: exited non-zero",
-        "running: did not get to its end",
-        "completed by an earlier try",
-        "running",
-    ]
+    assert {row["task"]: row["state"] for row in rows} == {
+        "topNtask0": "completed",
+        "topNtask1": "failed: exited non-zero",
+        "topNtask2": "running: did not get to its end",
+        "topNtask3": "completed by an earlier try",
+        "topNtask4": "running",
+    }
+
+
+def test_the_task_table_begins_with_what_explains_a_failure() -> None:
+    rows = task_table([outcome(0, "completed", True), outcome(1, "running"), outcome(2, "completed")])
+    assert [row["task"] for row in rows] == ["topNtask2", "topNtask1", "topNtask0"]
+    assert list(rows[0])[:6] == ["task", "file", "state", "exit code", "stderr", "failure"]
 
 
 def test_beyond_500_tasks_the_failed_and_running_ones_are_shown_first() -> None:

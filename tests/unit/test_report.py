@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tasks.errors import TasksFailed
 from tasks.outcomes import Cause, Failure, TaskOutcome
 from tasks.prices import PRICES_OF, price_of, region_of
-from tasks.report import RunFacts, report, result_line
+from tasks.report import RunFacts, report, result_line, why_failed
 
 START = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
 ENDPOINT = "https://mybatch.westeurope.batch.azure.com"
@@ -347,3 +348,21 @@ def test_a_size_that_is_not_listed_has_no_price() -> None:
 )
 def test_the_region_is_read_from_the_batch_endpoint(endpoint: str, region: str | None) -> None:
     assert region_of(endpoint) == region
+
+
+def test_why_a_run_failed_is_a_line_that_names_the_first_files() -> None:
+    good, bad = outcome("a.txt"), failed("b.txt", stderr="Traceback\nKeyError: 'x'\n")
+    assert why_failed([good, bad], 1, None) == ""
+    assert why_failed([good, bad], 0, None) == (
+        "1 of 2 files without output (0 allowed): b.txt exited non-zero, exit code 3 (KeyError: 'x')"
+    )
+    assert why_failed([failed(f"{index}.txt") for index in range(9)], 2, None) == (
+        "9 of 9 files without output (2 allowed): 0.txt exited non-zero, exit code 3 (The task exited); "
+        "1.txt exited non-zero, exit code 3 (The task exited); 2.txt exited non-zero, exit code 3 (The task exited); "
+        "and 6 more"
+    )
+
+
+def test_why_waiting_was_given_up_is_why_the_run_failed() -> None:
+    problem = TasksFailed("no node can run tasks; the start task failed\n  stderr: no such disk")
+    assert why_failed([outcome("a.txt", succeeded=False)], 0, problem) == "no node can run tasks; the start task failed"

@@ -27,6 +27,7 @@ def empty_pool(
     return BatchPool(
         {
             "id": "pool",
+            "state": "active",
             "allocationState": "steady",
             "allocationStateTransitionTime": at(settled_after),
             "lastModified": at(changed_after),
@@ -73,27 +74,77 @@ def test_what_was_refused_before_the_formula_was_set_anew_is_told_and_not_final(
 
 
 class OnePool:
-    """Stands for the service, with one pool of which one node cannot run tasks."""
+    """Stands for the service, with one pool and its nodes."""
 
-    def __init__(self, allocation_state: str) -> None:
-        self._pool = BatchPool({"id": "pool", "state": "active", "allocationState": allocation_state})
+    def __init__(self, pool: BatchPool, *node_states: str) -> None:
+        self._pool = pool
+        self._nodes = [BatchNode({"id": f"node{index}", "state": state}) for index, state in enumerate(node_states)]
 
     def get_pool(self, pool_id: str) -> BatchPool:
         return self._pool
 
     def list_nodes(self, pool_id: str, **_: object) -> list[BatchNode]:
-        return [BatchNode({"id": "node", "state": "unusable"})]
+        return self._nodes
 
     def get_job(self, job_id: str) -> BatchJob:
         return BatchJob({"id": job_id, "state": "active"})
 
 
-def looked_at(allocation_state: str) -> str:
-    service = cast(BatchClient, OnePool(allocation_state))
-    return what_is_waited_for(service, UsedPool(id="pool", slots_per_node=1, own=True), "job")
+def looked_at(pool: BatchPool, *node_states: str, own: bool = True, added_after: float = 0) -> str:
+    """What tasks wait for that were added so many seconds after the last evaluation of the pool's formula."""
+    service = cast(BatchClient, OnePool(pool, *node_states))
+    added = EVALUATED + timedelta(seconds=added_after)
+    return what_is_waited_for(service, UsedPool(id="pool", slots_per_node=1, own=own), "job", lambda: added)
 
 
 def test_that_all_nodes_are_lost_is_final_once_no_more_are_to_come() -> None:
-    assert looked_at("resizing") == "nodes: 1 unusable"
+    def pool(allocation_state: str) -> BatchPool:
+        return BatchPool({"id": "pool", "state": "active", "allocationState": allocation_state})
+
+    assert looked_at(pool("resizing"), "unusable") == "nodes: 1 unusable"
     with pytest.raises(TasksFailed, match=r"^no node of pool pool can run tasks: all 1 are unusable$"):
-        looked_at("steady")
+        looked_at(pool("steady"), "unusable")
+
+
+# An existing pool that scales itself: what is older than the run's tasks says nothing of what it does for them.
+
+
+@pytest.mark.parametrize("added_after", [0, 10, 3600], ids=["with the evaluation", "while it settles", "later"])
+def test_an_error_older_than_the_tasks_does_not_fail_the_run(added_after: float) -> None:
+    pool = empty_pool(settled_after=20, changed_after=-3600, refused=QUOTA)
+    waiting = looked_at(pool, own=False, added_after=added_after)
+    assert waiting == "pool pool is steady, no node yet; Azure could not allocate: AccountCoreQuotaReached: No."
+
+
+def test_an_error_from_after_the_tasks_were_added_does() -> None:
+    pool = empty_pool(settled_after=20, changed_after=-3600, refused=QUOTA)
+    with pytest.raises(TasksFailed, match=r"^pool pool got no nodes: AccountCoreQuotaReached: No\.$"):
+        looked_at(pool, own=False, added_after=-1)
+
+
+def test_an_older_error_is_not_final_when_the_formula_has_only_been_evaluated() -> None:
+    """The formula has seen the tasks; the change of size that it asked for has not ended."""
+    pool = empty_pool(settled_after=-600, changed_after=-3600, refused=QUOTA)
+    assert looked_at(pool, own=False, added_after=-30).startswith("pool pool is steady, no node yet")
+
+
+def test_lost_nodes_are_not_final_before_the_formula_has_seen_the_tasks() -> None:
+    pool = empty_pool(settled_after=20, changed_after=-3600)
+    assert looked_at(pool, "starttaskfailed", own=False, added_after=60) == "nodes: 1 starttaskfailed"
+    with pytest.raises(TasksFailed, match=r"^no node of pool pool can run tasks: all 1 are starttaskfailed$"):
+        looked_at(pool, "starttaskfailed", own=False, added_after=-60)
+
+
+def test_a_pool_of_a_fixed_size_that_got_no_node_is_final_whenever_that_was() -> None:
+    pool = BatchPool(
+        {
+            "id": "pool",
+            "state": "active",
+            "allocationState": "steady",
+            "allocationStateTransitionTime": EVALUATED.isoformat(),
+            "targetDedicatedNodes": 2,
+            "resizeErrors": [{"code": QUOTA[0], "message": "No."}],
+        }
+    )
+    with pytest.raises(TasksFailed, match=r"^pool pool got no nodes: AccountCoreQuotaReached: No\.$"):
+        looked_at(pool, own=False, added_after=3600)

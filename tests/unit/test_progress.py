@@ -1,0 +1,78 @@
+"""How far the Batch tasks have come, as the log says it, and how often."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from azure.batch.models import BatchTaskCounts
+
+from tasks.outcomes import TaskOutcome
+from tasks.progress import Progress, estimate, is_due
+
+QUEUED = TaskOutcome(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt", state="active")
+RUNNING = replace(QUEUED, state="running")
+FAILED = replace(QUEUED, state="completed")
+SUCCEEDED = replace(FAILED, succeeded=True)
+
+
+def test_while_tasks_run_the_counts_say_how_far_they_are() -> None:
+    counts = BatchTaskCounts(active=4, running=2, completed=3, succeeded=2, failed=1)
+    progress = Progress.of_counts(counts, total=9, earlier=5)
+    said = (
+        "3 of 9 Batch tasks completed (2 succeeded, 1 failed), 2 running, 4 queued; 5 files counted by an earlier try"
+    )
+    assert progress.now() == said
+    assert progress.now("nodes: 1 starting") == f"{said}; nodes: 1 starting"
+
+
+def test_at_the_end_the_outcomes_say_how_far_they_came() -> None:
+    assert Progress.of_outcomes([SUCCEEDED] * 3).at_the_end("too late") == (
+        "3 of 3 Batch tasks completed (3 succeeded, 0 failed)"
+    )
+    assert Progress.of_outcomes([SUCCEEDED, FAILED, RUNNING, QUEUED], earlier=1).at_the_end("the pool is gone") == (
+        "2 of 4 Batch tasks completed (1 succeeded, 1 failed), 2 not completed; 1 files counted by an earlier try: "
+        "the pool is gone"
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "left", "seconds", "text"),
+    [
+        (0, 9, 60, "time left not known until one completes"),
+        (1, 1, 0, "time left not known until one completes"),
+        (2, 1, 30, "4 per minute, about 15 s left"),
+        (9, 9, 120, "4.5 per minute, about 2 min left"),
+        (1, 9, 600, "0.1 per minute, about 1 h 30 min left"),
+        (5_000, 95_000, 600, "500 per minute, about 3 h 10 min left"),
+        (5, 0, 60, "5 per minute, about 1 s left"),
+    ],
+)
+def test_rate_and_time_left_follow_from_what_was_completed(done: int, left: int, seconds: int, text: str) -> None:
+    assert estimate(done=done, left=left, elapsed=timedelta(seconds=seconds)) == text
+
+
+def lines(look: float, total: float) -> list[float]:
+    """The seconds at which the log has a line, with a look every so many seconds at which nothing has changed."""
+    said, second = [0.0], 0.0
+    while (second := second + look) <= total:
+        silent, unchanged = (timedelta(seconds=seconds) for seconds in (second - said[-1], second))
+        if is_due(silent=silent, unchanged=unchanged, next_look=timedelta(seconds=look)):
+            said.append(second)
+    return said
+
+
+@pytest.mark.parametrize("look", [0.25, 5.0, 6.0, 14.0])
+def test_the_log_has_a_line_at_least_every_half_minute(look: float) -> None:
+    said = lines(look, 300)
+    gaps = [after - before for before, after in itertools.pairwise(said)]
+    assert 20 <= min(gaps) <= max(gaps) <= 30
+    assert 300 - said[-1] <= 30
+
+
+def test_what_stays_the_same_for_hours_is_said_every_five_minutes() -> None:
+    said = lines(14, 4 * 3600)
+    assert 280 <= said[-1] - said[-2] <= 300
+    assert len(said) < 80
