@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from tasks.outcomes import TaskOutcome
     from tasks.summary import Summary
 
-# What has to be over first: a resource of the same name that is still going away, or a pool's change of size.
-_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized"}
+# What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
+# what was damaged on the way.
+_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized", "Md5Mismatch"}
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _SIGN_IN = (
     "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
