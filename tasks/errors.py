@@ -30,6 +30,8 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
+from tasks.shown import visible
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -64,12 +66,12 @@ class TopWordsError(Exception):
     summary: Summary | None = None
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(without_secrets(message))
+        super().__init__(visible(without_secrets(message)))
 
     def saying(self, message: str) -> Self:
         """The same error in other words."""
         other = copy(self)
-        other.args = (without_secrets(message),)
+        other.args = (visible(without_secrets(message)),)
         return other
 
     def __repr__(self) -> str:
@@ -175,11 +177,17 @@ def _details(error: HttpResponseError) -> list[tuple[str, str]]:
 
 
 class _ReadableErrors(logging.Filter):
-    """Drops the traceback of a TopWordsError from Prefect's own log records; the message is already in them."""
+    """Drops the traceback of a TopWordsError from Prefect's own log records; the message is already in them.
+
+    What a terminal would obey, in names and words, is replaced in every record.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], TopWordsError):
             record.exc_info = None
+        message = record.getMessage()
+        if (shown := visible(message)) != message:
+            record.msg, record.args = shown, None
         return True
 
 

@@ -39,7 +39,9 @@ from tasks.outcomes import TaskOutcome, missing
 from tasks.pool import create_pool, delete_pool
 from tasks.results import Results
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
+from tasks.shown import visible
 from tasks.steps import step, timed_steps
+from tasks.tables import write_table
 from tasks.watch import Patience
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +62,7 @@ class LogLevels:
 
     def __str__(self) -> str:
         without = f"\n\nWithout output: {', '.join(self.missing)}" if self.missing else ""
-        return f"{self.by_file.to_string(index=False)}{without}\n\nResults: {self.folder}"
+        return visible(f"{self.by_file.to_string(index=False)}{without}\n\nResults: {self.folder}")
 
 
 @flow(
@@ -154,7 +156,7 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequenc
     columns = ["file", *dict.fromkeys(levels), "other"]
     by_file = pd.DataFrame([{"file": file, **counts} for file, counts in counted], columns=columns)
     by_file = by_file.sort_values([levels[0], "file"], ascending=[False, True])
-    by_file.to_csv(results.path(CSV), index=False)
+    write_table(by_file, results.path(CSV))
     summary = LogLevels(by_file=by_file, folder=results.folder, missing=tuple(each.file for each in missing(outcomes)))
     publish(summary)
     return summary
