@@ -57,7 +57,7 @@ def as_list(inputs: object) -> list[Any]:
 
 def encoding_arguments(encoding: str | None) -> list[str]:
     """The node script's arguments for files in that encoding. Raises InputError where Python does not know it."""
-    if encoding is None:
+    if not encoding:
         return []
     try:
         return [f"--encoding={text_encoding(encoding)}"]

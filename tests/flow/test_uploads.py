@@ -5,10 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
@@ -19,8 +25,10 @@ from azure.storage.blob import (
     generate_container_sas,
 )
 
+import tasks.upload
 from tasks.azure import Azure
 from tasks.errors import InputError
+from tasks.parallel import in_parallel
 from tasks.upload import LEAST_BLOCK, MOST_BLOCK, Content, Line, upload
 
 K = 1 << 10
@@ -84,6 +92,72 @@ def test_a_line_that_becomes_slow_and_fast_again_is_followed() -> None:
     assert fast.block_bytes == MOST_BLOCK
 
 
+class SlowLine:
+    """A port that forwards to another, so many bytes a second in all."""
+
+    def __init__(self, port: int, rate: float) -> None:
+        self._target, self._rate = ("127.0.0.1", port), rate
+        self._free, self._lock = time.monotonic(), threading.Lock()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * K)  # or the kernel takes all at once
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near = self._listening.accept()[0]
+            except OSError:
+                return
+            far = socket.create_connection(self._target)
+            threading.Thread(target=self._forward, args=(near, far, True), daemon=True).start()
+            threading.Thread(target=self._forward, args=(far, near, False), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, slowly: bool) -> None:
+        with source, suppress(OSError):
+            while data := source.recv(4 * K):
+                if slowly:
+                    with self._lock:
+                        self._free = max(self._free, time.monotonic()) + len(data) / self._rate
+                        due = self._free - time.monotonic()
+                    time.sleep(max(0.0, due))
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+
+def test_many_files_on_a_slow_line_only_take_longer(
+    azure: Azure, container: ContainerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight files of 64 kB at once, at 256 kB a second, as 8 of 10 MB are on 10 Mbit/s; a request may take 1.5 s."""
+    monkeypatch.setattr(tasks.upload, "LEAST_BLOCK", 16 * K)
+    monkeypatch.setattr(tasks.upload, "_FAST", 0.05)
+    monkeypatch.setattr(tasks.upload, "_SLOW", 0.4)
+    monkeypatch.setattr(tasks.upload, "_TIMEOUT", {"connection_timeout": 1.5, "read_timeout": 1.5})
+    address = urlsplit(azure.storage_account.endpoint)
+    line = SlowLine(address.port or 80, 256 * K)
+    account = replace(azure.storage_account, endpoint=f"http://127.0.0.1:{line.port}{address.path}")
+    paths = [tmp_path / f"{number}.bin" for number in range(8)]
+    for path in paths:
+        path.write_bytes(os.urandom(64 * K))
+    seen: list[int] = []
+    shared = Line()
+    with replace(azure, storage_account=account).blobs() as blobs:
+        slow = blobs.get_container_client(container.container_name)
+
+        def send(path: Path) -> None:
+            upload(slow.get_blob_client(path.name), path, Content.of(path), "text/plain", shared)
+
+        in_parallel(send, paths, meanwhile=lambda: seen.append(shared.sent), every=0.2)
+    line.close()
+    assert shared.at_a_time < 8
+    assert len({*seen}) > 2
+    assert all(container.download_blob(path.name).readall() == path.read_bytes() for path in paths)
+
+
 def grow(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"more")
@@ -137,13 +211,13 @@ def test_a_file_replaced_by_another_is_stored_as_it_was(container: ContainerClie
     path.write_bytes(b"x" * 900 * K)
     content = Content.of(path)
 
-    def replace() -> float:
+    def exchange() -> float:
         other.write_bytes(b"y" * 900 * K)
         other.replace(path)
         return 0
 
     blob = container.get_blob_client("a.log")
-    upload(blob, path, content, "text/plain", Line(replace))
+    upload(blob, path, content, "text/plain", Line(exchange))
     assert blob.download_blob().readall() == b"x" * 900 * K
     assert blob.get_blob_properties().content_settings.content_md5 == bytearray(content.md5)
 

@@ -138,12 +138,14 @@ def test_names_in_any_script_are_taken(folder: Path) -> None:
         assert names(str(folder / name).replace("[", "[[]")) == [name]
 
 
-@pytest.mark.parametrize(("encoding", "arguments"), [(None, []), ("windows-1251", ["--encoding=windows-1251"])])
+@pytest.mark.parametrize(
+    ("encoding", "arguments"), [(None, []), ("", []), ("windows-1251", ["--encoding=windows-1251"])]
+)
 def test_an_encoding_becomes_an_argument_of_the_node_script(encoding: str | None, arguments: list[str]) -> None:
     assert encoding_arguments(encoding) == arguments
 
 
-@pytest.mark.parametrize("encoding", ["utf-61", "base64", ""])
+@pytest.mark.parametrize("encoding", ["utf-61", "base64", " "])
 def test_an_unknown_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(InputError, match=f"^encoding '{encoding}' is no text encoding that Python knows"):
         encoding_arguments(encoding)
