@@ -23,6 +23,7 @@ from local_azure.embedded import starting_ahead
 from tasks.azure import Azure
 from tasks.check import refuse_bad_input
 from tasks.errors import TopWordsError
+from tasks.inputs import encoding_arguments
 from tasks.pages import Page, address, forget_report, latest_report, ui_url
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
@@ -71,6 +72,9 @@ def command(
     ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False,
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of files without byte-order mark, such as windows-1251.")
+    ] = None,
 ) -> None:
     """Find the top words of text files on Azure Batch, one Batch task per file.
 
@@ -103,11 +107,14 @@ def command(
         job=Disposal.KEEP if keep_job else otherwise,
         pool=Disposal.KEEP if keep_pool else otherwise,
     )
+    _refuse_unknown_encoding(encoding)
     started = time.monotonic()
     with _azure_starting_ahead(inputs, top_n, delay, limits, accounts), _heartbeats_where_they_are_heard():
         try:
             # Not the run's state: what a server gives whose first answer was lost has no result in it.
-            summary = top_words(inputs, top_n, pool, limits, output, clean_up, allow_failures, accounts, delay)
+            summary = top_words(
+                inputs, top_n, pool, limits, output, clean_up, allow_failures, accounts, delay, encoding
+            )
         except Exception as error:
             _end_with(error, output)
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
@@ -117,6 +124,13 @@ def command(
 
 def main() -> None:
     app(prog_name="python -m flows.top_words")
+
+
+def _refuse_unknown_encoding(encoding: str | None) -> None:
+    try:
+        encoding_arguments(encoding)
+    except TopWordsError as error:
+        _fail(f"--{error}")
 
 
 def _checked(model: type[BaseModel], **values: Any) -> Any:

@@ -23,7 +23,7 @@ from tasks.download import download_output
 from tasks.earlier import find_counted
 from tasks.errors import InputError, log_errors_without_traceback
 from tasks.files import upload_files
-from tasks.inputs import as_list, find_inputs
+from tasks.inputs import as_list, encoding_arguments, find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.net import SafetyNet, not_deleted
@@ -69,6 +69,7 @@ def top_words(
     allow_failures: NoneOrMore = 0,
     accounts: str | None = None,
     delay_seconds: NotNegative = 0,
+    encoding: str | None = None,
 ) -> Summary:
     """Find the most frequent words of many text files on Azure Batch, one Batch task per file.
 
@@ -82,11 +83,13 @@ def top_words(
         allow_failures: So many files may be without output in a run that completes; the summary names them.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
+        encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
     """
     where = azure_for_run(accounts)
     run = Run.begun_now(str(flow_run.id), limits)
     clean_up = clean_up.of_pool(pool)
-    work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits, slots=pool.slots_per_task)
+    slots, arguments = pool.slots_per_task, encoding_arguments(encoding)
+    work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits, slots=slots, arguments=arguments)
 
     with where as azure, timed_steps() as times, SafetyNet(azure, run, clean_up) as net:
         files = check_input(inputs, top_n, delay_seconds, limits, allow_failures)
@@ -127,9 +130,7 @@ def top_words(
                     if chronicle.cancelled:
                         deletes = delete_what_bills()
                 outcomes = chronicle.note(outcomes)
-                outcomes = chronicle.note(
-                    download_output(azure, run, uploads, outcomes, results, chronicle.seen.board)
-                )
+                outcomes = chronicle.note(download_output(azure, run, uploads, outcomes, results, chronicle.seen.board))
             summary = chronicle.summary = summarise(outcomes, results, top_n)
             chronicle.stored = True
             if not deletes:

@@ -4,15 +4,19 @@
 Runs on Python 3.8 and later with nothing but the standard library, so a node can run it as soon as it boots.
 Memory is bounded: the file is read in blocks, one process per core of the task slot counts tokens, and tables
 that outgrow their share move to hash partitions in the working directory. The answer is exact, and the same
-for every block size, number of processes and share of memory.
+for every block size, number of processes and share of memory. Text in another encoding than UTF-8 is written to
+the working directory as UTF-8 first; a file that is not text is refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import codecs
 import contextlib
 import functools
 import gc
+import hashlib
 import heapq
 import http.client
 import io
@@ -28,6 +32,7 @@ import sys
 import tempfile
 import time
 import traceback
+import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
     # block): ranks sort as the answer does.
     Rank = tuple[int, int]
     Record = tuple[str, Rank]
+    # The words with their counts, and how many bytes were no valid text and were replaced.
+    Answer = tuple[list[tuple[str, int]], int]
 
 BLOCK_BYTES = 256 << 10  # small enough for a core's cache to hold the block's tokens
 TABLE_BYTES = 64 << 20  # per process: three quarters for raw tokens, one for words
@@ -56,17 +63,138 @@ SCAN_BYTES = 8 << 10
 SPACE = re.compile(
     rb"[\t-\r\x1c-\x20]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80"
 )
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
+
+LOOK_BYTES = 64 << 10  # of the start of a file, which tell what it is
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    BOM: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+FORMATS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"PK\x03\x04": "zip",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"%PDF-": "PDF",
+    b"\x7fELF": "ELF",
+}
+# Not in these: white space, BEL, BS and ESC, which terminals put into logs, and \x1c to \x1f, which separate fields.
+IF_TEXT = "if it is text, name its encoding with --encoding"
+CONTROL = re.compile("[\0-\x06\x0e-\x1a\x7f-\x84\x86-\x9f]")
 
 STORAGE_VERSION = "2021-08-06"
 UPLOAD_TIMEOUT = 60.0  # seconds of silence
 UPLOAD_ATTEMPTS = 5
 LONGEST_PAUSE = 60.0  # seconds
 UPLOAD_FAILED = 74  # the exit code; EX_IOERR of sysexits.h
+NOT_TEXT = 65  # the exit code; EX_DATAERR of sysexits.h
 ADVICE = {
     403: "The SAS token has expired, or does not permit create and write in this container.",
     404: "The container or the account does not exist; check --storageaccount and --storagecontainer.",
 }
+
+
+# --- what a file is ---------------------------------------------------------------------------------------
+
+
+class NotText(Exception):
+    """The file is binary; its words would be garbage."""
+
+
+def encoding_of(path: str, named: str = "") -> str:
+    """The encoding: by byte-order mark, else the one named, else by where NUL bytes are, else UTF-8.
+
+    Raises NotText for binary files.
+    """
+    with open(path, "rb") as file:
+        start = file.read(LOOK_BYTES)
+    for magic, name in FORMATS.items():
+        if start.startswith(magic):
+            raise NotText(f"it starts as a {name} file does")
+    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "")
+    encoding = marked or with_byte_order(named, start)
+    if not encoding and b"\0" in start:
+        encoding = by_nul_bytes(start)
+        if not encoding:
+            raise NotText(f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}")
+    encoding = encoding or "utf-8"
+    reason = why_binary(start, encoding)
+    if reason:
+        raise NotText(f"{reason}; {IF_TEXT}")
+    return encoding
+
+
+def with_byte_order(named: str, start: bytes) -> str:
+    """The encoding named; of UTF-16 and UTF-32 the byte order that NUL bytes show, else little-endian."""
+    name = codecs.lookup(named).name if named else ""
+    if name not in ("utf-16", "utf-32"):
+        return name
+    found = by_nul_bytes(start)
+    return found if found.startswith(name) else name + "-le"
+
+
+def by_nul_bytes(start: bytes) -> str:
+    """UTF-32 or UTF-16 in one of their byte orders, if the start is text in it; else empty."""
+    little, big = start[1::2].count(0), start[::2].count(0)  # in UTF-16, the high bytes of ASCII are NUL
+    encodings = ["utf-32-le", "utf-32-be"]
+    # Where NUL bytes are few, they may as well be strays in ASCII or UTF-8.
+    if max(little, big) * 8 >= len(start) or why_binary(start.replace(b"\0", b""), "utf-8"):
+        encodings.append("utf-16-le" if little > big else "utf-16-be")
+    for encoding in encodings:
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(start, len(start) < LOOK_BYTES)
+        except UnicodeDecodeError:
+            continue
+        odd = sum(unicodedata.category(char) in ("Cn", "Co") for char in text) + len(CONTROL.findall(text))
+        if text and "\0" not in text and odd * 20 <= len(text):
+            return encoding
+    return ""
+
+
+def why_binary(start: bytes, encoding: str) -> str:
+    """The reason where there are too many control characters for a text; fewer will do where many bytes are none."""
+    decoder = Decoder(encoding)
+    text = decoder.decode(start)
+    controls = len(CONTROL.findall(text)) / max(1, len(text))
+    undecodable = decoder.replaced / max(1, len(start))
+    if controls > 0.2 or (controls > 0.01 and undecodable > 0.1):
+        return f"{controls:.0%} of its characters are control characters, {undecodable:.0%} of its bytes not {encoding}"
+    return ""
+
+
+class Decoder:
+    """Decodes a stream, and counts the bytes that had to be replaced."""
+
+    def __init__(self, encoding: str) -> None:
+        self.replaced = 0
+        handler = f"top_words.{id(self)}"
+        codecs.register_error(handler, self._replace)
+        self.decode = codecs.getincrementaldecoder(encoding)(handler).decode
+
+    def _replace(self, error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        self.replaced += error.end - error.start
+        return "\ufffd", error.end
+
+
+def as_utf8(path: str, encoding: str, target: str) -> int:
+    """Write the text to `target` as UTF-8; returns how many bytes had to be replaced."""
+    decoder = Decoder(encoding)
+    with open(path, "rb") as source, open(target, "wb") as file:
+        for data in iter(lambda: source.read(1 << 20), b""):
+            file.write(decoder.decode(data).encode("utf-8", "replace"))
+        file.write(decoder.decode(b"", True).encode("utf-8", "replace"))
+    return decoder.replaced
 
 
 # --- counting ---------------------------------------------------------------------------------------------
@@ -86,26 +214,44 @@ def cut(file: BinaryIO, start: int, limit: float) -> int | None:
     return None
 
 
-def read_block(file: BinaryIO, block: int, size: int) -> str:
-    """Text from the first white space in the block to the first one after it; empty inside a longer token."""
+def read_block(file: BinaryIO, block: int, size: int) -> bytes:
+    """From the first white space in the block to the first one after it; empty inside a longer token."""
     start = cut(file, block * size, (block + 1) * size) if block else 0
     if start is None:
-        return ""
+        return b""
     stop = cut(file, (block + 1) * size, math.inf)
     file.seek(start)
     data = file.read(stop - start if stop else -1)
-    return (data if block or not data.startswith(BOM) else data[len(BOM) :]).decode("utf-8", "replace")
+    return data if block or not data.startswith(BOM) else data[len(BOM) :]
 
 
-def tally(path: str, blocks: Iterable[int], block_bytes: int, limit: int) -> Iterator[Record]:
-    """Records of the words in these blocks, in order of appearance; one word may come several times."""
+def decode(data: bytes) -> tuple[str, int]:
+    """The text of a block, and how many bytes had to be replaced."""
+    try:
+        return data.decode(), 0
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+        replacements = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")  # the latter were there before
+        return text, len(data) - (len(text.encode()) - 3 * replacements)
+
+
+def tally(
+    path: str, blocks: Iterable[int], block_bytes: int, limit: int, note: Callable[[int], None]
+) -> Iterator[Record]:
+    """Records of the words in these blocks, in order of appearance; one word may come several times.
+
+    `note` gets the number of replaced bytes of each block that has some.
+    """
     tokens: Counter[str] = Counter()
     fresh: list[tuple[int, int]] = []  # (block, number of tokens first seen in it)
     used = 0
     with open(path, "rb") as file:
         for block in blocks:
             before = len(tokens)
-            tokens.update(read_block(file, block, block_bytes).split())
+            text, replaced = decode(read_block(file, block, block_bytes))
+            if replaced:
+                note(replaced)
+            tokens.update(text.split())
             new = len(tokens) - before
             fresh.append((block, new))
             used += new * TOKEN_OVERHEAD + sum(map(sys.getsizeof, itertools.islice(reversed(tokens), new)))
@@ -231,16 +377,21 @@ def top_words(
     workers: int = 1,
     block_bytes: int = BLOCK_BYTES,
     table_bytes: int = TABLE_BYTES,
-) -> list[tuple[str, int]]:
+) -> Answer:
     """The `wanted` most frequent words of a UTF-8 file with their counts; ties in order of first appearance.
 
     Words are what str.split() yields, without `string.punctuation` at both ends; case is kept.
     """
     blocks = -(-os.path.getsize(path) // block_bytes)
     with tempfile.TemporaryDirectory(prefix=".top_words-", dir=".") as scratch:
+        replaced = os.path.join(scratch, "replaced")
+
+        def note(number: int) -> None:
+            with open(replaced, "ab") as file:  # of every process; so few bytes are appended at once
+                file.write(number.to_bytes(8, "little"))
 
         def records(numbers: Iterable[int]) -> Iterator[Record]:
-            return tally(path, numbers, block_bytes, table_bytes * 3 // 4)
+            return tally(path, numbers, block_bytes, table_bytes * 3 // 4, note)
 
         def count(worker: int, numbers: Iterator[int]) -> None:
             folder = os.path.join(scratch, f"worker{worker}")
@@ -259,7 +410,15 @@ def top_words(
             share(workers, blocks, count)
             share(workers, FANOUT, merge)
             found = best(itertools.chain.from_iterable(load(scratch, part) for part in range(FANOUT)), wanted)
-    return [(word, -minus_count) for word, (minus_count, _) in found]
+        return [(word, -minus_count) for word, (minus_count, _) in found], total(replaced)
+
+
+def total(path: str) -> int:
+    """The sum of the numbers in the file, 8 bytes each; 0 where there is none."""
+    if not os.path.exists(path):
+        return 0
+    with open(path, "rb") as file:
+        return sum(int.from_bytes(number, "little") for number in iter(lambda: file.read(8), b""))
 
 
 def output_name(path: str) -> str:
@@ -268,11 +427,14 @@ def output_name(path: str) -> str:
     return f"{stem}_OUTPUT{extension}"
 
 
-def report(words: list[tuple[str, int]]) -> str:
+def report(words: list[tuple[str, int]], encoding: str = "utf-8", replaced: int = 0) -> str:
+    """The output; its last lines, on encoding and replaced bytes, only where they are not UTF-8 and none."""
     rule = "-" * 30
     lines = ["Word\tCount", rule, *(f"{word}:\t{count}" for word, count in words), rule]
     for label, name in (("Node: ", "NODE"), ("Task: ", "TASK"), ("Job:  ", "JOB"), ("Pool: ", "POOL")):
         lines.append(label + os.environ.get(f"AZ_BATCH_{name}_ID", ""))
+    lines += [f"Encoding: {encoding}"] if encoding != "utf-8" else []
+    lines += [f"Replaced bytes: {replaced}"] if replaced else []
     return "\n".join(lines) + "\n"
 
 
@@ -296,6 +458,8 @@ def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = 
         "x-ms-blob-type": "BlockBlob",
         "x-ms-version": STORAGE_VERSION,
         "Content-Type": "text/plain; charset=utf-8",
+        # The service refuses what does not match, and keeps it for whoever downloads the blob.
+        "Content-MD5": base64.b64encode(hashlib.md5(data).digest()).decode(),
     }
     request = urllib.request.Request(f"{url}?{sas}", data=data, headers=headers, method="PUT")
     host = urllib.parse.urlsplit(url).hostname or ""
@@ -311,7 +475,7 @@ def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = 
             code = error.headers.get("x-ms-error-code") or error_code(error.read())
             reason = f"HTTP {error.code} {code}".rstrip()
             advice = ADVICE.get(error.code, "")
-            if error.code not in (408, 429) and error.code < 500:
+            if error.code not in (408, 429) and error.code < 500 and code != "Md5Mismatch":
                 break
             with contextlib.suppress(ValueError):  # Retry-After may also be a date; the storage service sends seconds
                 pause = float(error.headers.get("Retry-After", ""))
@@ -363,9 +527,16 @@ def account(text: str) -> str:
     )
 
 
+def text_encoding(name: str) -> str:
+    with contextlib.suppress(LookupError, TypeError, ValueError):  # not known, or one that decodes no bytes
+        if isinstance(codecs.getincrementaldecoder(name)().decode(b""), str):  # and not such as base64
+            return name
+    raise argparse.ArgumentTypeError(f"{name!r} is no text encoding that Python knows, such as windows-1251 or utf-16")
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Count the words of a UTF-8 text file, write the most frequent ones to "
+        description="Count the words of a text file, write the most frequent ones to "
         "<stem>_OUTPUT<ext> beside it, and upload that file to a blob container.",
         epilog="Without --storageaccount and --storagecontainer nothing is uploaded.",
     )
@@ -383,6 +554,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="SAS",
         help="SAS token that may create and write blobs in the container; "
         "better given in the environment as OUTPUT_SAS_TOKEN, since others may read a task's command line",
+    )
+    add(
+        "--encoding",
+        type=text_encoding,
+        metavar="NAME",
+        help="encoding of a file without byte-order mark, such as windows-1251 (default: UTF-8, or UTF-16 or UTF-32 "
+        "where NUL bytes show it)",
     )
     add("--delay", type=seconds, default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
     add(
@@ -415,22 +593,44 @@ def workers_for(path: str, slots: int) -> int:
     return max(1, usable_cores() // slots)
 
 
+def count(path: str, options: argparse.Namespace) -> str:
+    """The output for the file, in whatever encoding it is."""
+    encoding = encoding_of(path, options.encoding or "")
+    if encoding == "utf-8":
+        words, replaced = top_words(path, options.numwords, workers=workers_for(path, options.slots))
+    else:
+        with tempfile.TemporaryDirectory(prefix=".top_words-", dir=".") as scratch:
+            text = os.path.join(scratch, "utf-8")
+            replaced = as_utf8(path, encoding, text)
+            words, _ = top_words(text, options.numwords, workers=workers_for(text, options.slots))
+    if replaced:
+        print(
+            f"{shown(path)}: {replaced} bytes are not {encoding} and were replaced; name its encoding with --encoding",
+            file=sys.stderr,
+        )
+    return report(words, encoding, replaced)
+
+
+def shown(name: str) -> str:
+    """The name without what a terminal would obey."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 def run(options: argparse.Namespace) -> None:
     path = options.filepath
     if not os.path.isfile(path):
-        raise SystemExit(f"--filepath: there is no file {path}")
+        raise SystemExit(f"--filepath: there is no file {shown(path)}")
     if options.delay:
         print(f"Waiting {options.delay:g} seconds before counting...", flush=True)
         time.sleep(options.delay)
-    words = top_words(path, options.numwords, workers=workers_for(path, options.slots))
     output = output_name(path)
-    data = report(words).encode()
+    data = count(path, options).encode()
     with open(output, "wb") as file:
         file.write(data)
     if not options.storageaccount:
-        print(f"Wrote {output}")
+        print(f"Wrote {shown(output)}")
         return
-    print(f"Uploading file {output} to container [{options.storagecontainer}]...", flush=True)
+    print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
     upload(blob_url(options.storageaccount, options.storagecontainer, output), options.sastoken, data)
 
 
@@ -442,6 +642,9 @@ def main() -> None:
     options = parse()
     try:
         run(options)
+    except NotText as error:
+        print(f"{shown(options.filepath)} is not text: {error}", file=sys.stderr)
+        raise SystemExit(NOT_TEXT) from None
     except UploadFailed as error:
         print(error, file=sys.stderr)
         raise SystemExit(UPLOAD_FAILED) from None

@@ -29,6 +29,7 @@ from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RET
 from tasks.errors import without_secrets
 from tasks.outcomes import TaskOutcome
 from tasks.pages import remember_report
+from tasks.shown import cut, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # An underscore within a word is plain text.
 _MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")
+_WIDEST_CELL = 200  # columns of a word or a file's name; the files have it whole
 _LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
 _PATIENCE = 30.0  # seconds for an answer of the Prefect server: a busy one may need many
 MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
@@ -103,8 +105,7 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
 @best_effort
 def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Sequence[str]) -> None:
     """The summary's two tables; what is said of them names the files that are missing from them."""
-    without = (f", without {', '.join(missing[:20])}" if missing else "") + attempt()
-    by_file = by_file.assign(node=by_file["node"].map(short_node))
+    without = (f", without {visible(', '.join(missing[:20]))}" if missing else "") + attempt()
     create_table_artifact(
         _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{without}{_cut(len(by_file))}"
     )
@@ -165,11 +166,11 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
     return [
         {
             "task": outcome.id,
-            "file": outcome.file,
+            "file": cut(outcome.file, _WIDEST_CELL),
             "state": _state(outcome),
             "exit code": outcome.exit_code,
-            "stderr": outcome.stderr[-_LONGEST_CELL:] or None,
-            "failure": without_secrets(str(outcome.failure)) if outcome.failure else None,
+            "stderr": visible(outcome.stderr[-_LONGEST_CELL:]) or None,
+            "failure": visible(without_secrets(str(outcome.failure))) if outcome.failure else None,
             "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
             "node": short_node(outcome.node),
             "retries": outcome.retries,
@@ -189,8 +190,8 @@ def escape(text: str) -> str:
 
     As entities and only where needed, because the older of Prefect's two UIs shows any escape in a link as it is.
     """
-    visible = text.replace("\n", "⏎").replace("\t", "⇥")
-    return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), visible)
+    shown = visible(text.replace("\n", "⏎").replace("\t", "⇥"))
+    return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), shown)
 
 
 def _state(outcome: TaskOutcome) -> str:
@@ -213,7 +214,11 @@ def _link_row(file: UploadedFile, container: str) -> str:
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
     records: Iterable[dict[object, object]] = frame.head(MOST_ROWS).to_dict(orient="records")
-    return [{str(name): value for name, value in record.items()} for record in records]
+    return [{str(name): _cell(value) for name, value in record.items()} for record in records]
+
+
+def _cell(value: object) -> object:
+    return cut(value, _WIDEST_CELL) if isinstance(value, str) else value
 
 
 def _cut(rows: int) -> str:

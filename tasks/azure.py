@@ -33,6 +33,8 @@ STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", 
 
 # Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
+# Downloads come in parts that a slow line can carry, each tried again by itself; for uploads see tasks/upload.py.
+_PARTS: dict[str, Any] = {"max_single_get_size": 4 << 20, "max_chunk_get_size": 4 << 20}
 _DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
 
 
@@ -84,9 +86,9 @@ class Azure:
     def blobs(self) -> BlobServiceClient:
         account = self.storage_account
         if account.key is None:
-            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS, **_storage_retry())
+            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS, **_PARTS, **_storage_retry())
         key = {"account_name": account.name, "account_key": account.key.get_secret_value()}
-        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS, **_storage_retry())
+        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS, **_PARTS, **_storage_retry())
 
     def signer(self, expires: datetime) -> Signer:
         """What signs SAS URLs that end at `expires`."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from tasks.artifacts import short_node
 from tasks.outcomes import TaskOutcome
+from tasks.shown import columns_of, cut
 
 MOST_BARS = 30
 MOST_ROWS = 40
@@ -25,9 +24,6 @@ MOST_TASKS = 300
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif"
 _INK, _QUIET, _GRID, _STRIPE = "#1f2933", "#5f6b7a", "#dfe4ea", "#f5f7fa"
 _COLUMN = 7.4  # pixels that one column of 12 px text takes at most in any of these fonts
-# What XML forbids, control characters, and those that turn the text round, which can make a program look like a text.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-_LINE_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
 _MARGIN = 16
 _WIDTH = 720  # about what either UI gives to markdown, so that the text keeps its size
 
@@ -75,9 +71,9 @@ def bar_chart(words: Sequence[tuple[str, int]], title: str) -> str:
         return _picture(_WIDTH, [_heading(title), _text(_MARGIN, 58, "No words", ink=_QUIET)], 76)
     shown = words[:MOST_BARS]
     labels = [cut(word, 26) for word, _ in shown]
-    left = _MARGIN + max(_columns(label) for label in labels) * _COLUMN + 10
+    left = _MARGIN + max(columns_of(label) for label in labels) * _COLUMN + 10
     most = max(1, *(count for _, count in shown))
-    scale = (_WIDTH - _MARGIN - left - _columns(f"{most:,}") * _COLUMN - 8) / most
+    scale = (_WIDTH - _MARGIN - left - columns_of(f"{most:,}") * _COLUMN - 8) / most
     marks = [_heading(title)]
     for index, (label, (_, count)) in enumerate(zip(labels, shown, strict=True)):
         top = 46 + index * 24
@@ -104,7 +100,7 @@ def timeline(tasks: Sequence[TaskOutcome], now: datetime | None = None) -> str:
     rows = _rows(_bars(ran[:MOST_TASKS], now))
     shown = rows[:MOST_ROWS]
     drawn = sum(len(row.bars) for row in shown)
-    left = _MARGIN + max(_columns(_row_label(row)) for row in shown) * _COLUMN + 12
+    left = _MARGIN + max(columns_of(_row_label(row)) for row in shown) * _COLUMN + 12
     seconds = max(0.001, *(bar.end for row in shown for bar in row.bars))
     scale = (_WIDTH - _MARGIN - 14 - left) / seconds
     bottom = 70 + len(shown) * 24
@@ -117,31 +113,6 @@ def timeline(tasks: Sequence[TaskOutcome], now: datetime | None = None) -> str:
         marks.append(_text(_MARGIN, height + 10, note, ink=_QUIET))
         height += 22
     return _picture(_WIDTH, marks, height)
-
-
-def cut(text: str, columns: int) -> str:
-    """The text on one line within so many columns, ending in … where it was cut; control characters made visible."""
-    text = _UNSEEN.sub("\ufffd", _LINE_BREAK.sub("⏎", text).replace("\t", "⇥"))
-    kept, used, marks = [], 0, 0
-    for char in text:
-        marks = marks + 1 if _columns(char) == 0 else 0
-        if marks > 2:  # a heap of combining marks would grow into the rows above and below
-            continue
-        used += _columns(char)
-        if used > columns:
-            break
-        kept.append(char)
-    else:
-        return "".join(kept)
-    while _columns("".join(kept)) > columns - 1:
-        kept.pop()
-    return "".join(kept) + "…"
-
-
-def _columns(text: str) -> int:
-    """Columns of a terminal that the text takes: an East Asian letter and an emoji take two, a combining mark none."""
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.category(char) in ("Mn", "Me", "Cf") for char in text)
 
 
 def _bars(ran: Sequence[TaskOutcome], now: datetime | None) -> list[_Bar]:
@@ -193,9 +164,9 @@ def _bar_label(bar: _Bar, look: _Look, x: float, width: float, until: float, y: 
     mark = "✕ " if look is _Look.FAILED else ""
     inside, beside = int((width - 8) / _COLUMN), int((until - x - width - 8) / _COLUMN)
     name = mark + _isolated(cut(bar.outcome.file, 60))
-    if _columns(name) <= inside:
+    if columns_of(name) <= inside:
         return [_text(x + 5, y, name, ink=look.ink)]
-    if _columns(name) <= beside:
+    if columns_of(name) <= beside:
         return [_text(x + width + 4, y, name)]
     if inside < 5:
         return []

@@ -198,6 +198,7 @@ class Chronicle:
             nodes_until=self.run.until,
             problem=problem,
             top_words=self._top_words(),
+            replaced=self.summary.replaced if self.summary else (),
         )
 
     def _pool_times(self) -> tuple[datetime | None, datetime]:

@@ -33,6 +33,8 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
+from tasks.shown import visible
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
     from tasks.outcomes import TaskOutcome
     from tasks.summary import Summary
 
-# What has to be over first: a resource of the same name that is still going away, or a pool's change of size.
-_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized"}
+# What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
+# what was damaged on the way.
+_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized", "Md5Mismatch"}
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _SIGN_IN = (
     "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
@@ -66,12 +69,12 @@ class TopWordsError(Exception):
     summary: Summary | None = None
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(without_secrets(message))
+        super().__init__(visible(without_secrets(message)))
 
     def saying(self, message: str) -> Self:
         """The same error in other words."""
         other = copy(self)
-        other.args = (without_secrets(message),)
+        other.args = (visible(without_secrets(message)),)
         return other
 
     def __repr__(self) -> str:
@@ -200,6 +203,8 @@ class _ReadableErrors(logging.Filter):
 
     Drops the traceback of a TopWordsError, whose message is already in them, and says in plain words that a run was
     stopped.
+
+    What a terminal would obey, in names and words, is replaced in every record.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -207,6 +212,9 @@ class _ReadableErrors(logging.Filter):
             record.exc_info = None
         if stopped := _STOPPED.get(str(record.msg)):
             record.msg, record.levelno, record.levelname = stopped, logging.WARNING, "WARNING"
+        message = record.getMessage()
+        if (shown := visible(message)) != message:
+            record.msg, record.args = shown, None
         return True
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
+from azure.storage.blob import BlobProperties, BlobServiceClient
 from prefect.logging import get_run_logger
 
 from tasks.artifacts import publish_sas_links
 from tasks.azure import Azure
-from tasks.errors import InputError
-from tasks.inputs import InputFile, md5_of
+from tasks.inputs import InputFile
 from tasks.parallel import in_parallel
 from tasks.settings import Role, Run
 from tasks.steps import step
+from tasks.upload import Content, Line, upload
 
 NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
 
@@ -64,54 +64,46 @@ def _upload(
     container = blobs.get_container_client(run.container(role))
     present = {blob.name: blob for blob in container.list_blobs()}
     signer = azure.signer(run.expires)
+    logger = get_run_logger()
+    line = Line()
 
     def send(file: InputFile) -> tuple[bool, UploadedFile]:
         there = present.get(file.blob_name)
-        md5 = _md5(file)
-        same = there is not None and bytes(there.content_settings.content_md5 or b"") == md5
-        modified = there.last_modified if there and same else _send(container, file, md5)
+        content = Content.of(file.path)
+        same = there is not None and _holds(there, content)
+        if there and same:
+            modified = there.last_modified
+            line.note(content.size)
+        else:
+            blob = container.get_blob_client(file.blob_name)
+            modified = upload(blob, file.path, content, _PLAIN_TEXT, line)
         uploaded = UploadedFile(
             blob_name=file.blob_name,
-            size=file.size,
+            size=content.size,
             output_name=file.output_name,
             task_id=file.task_id,
-            md5=md5.hex(),
+            md5=content.md5.hex(),
             modified=modified,
             sas_url=signer.read_url(container.container_name, file.blob_name),
         )
         return not same, uploaded
 
-    done = in_parallel(send, files)
+    def tell() -> None:
+        logger.info("%s of %s bytes uploaded to %s so far", f"{line.sent:,}", f"{size:,}", container.container_name)
+
+    size = sum(file.size for file in files)
+    done = in_parallel(send, files, meanwhile=tell)
     sent = sum(sent for sent, _ in done)
-    get_run_logger().info(
+    logger.info(
         "%d of %d files (%s bytes) uploaded to %s%s",
         sent,
         len(files),
-        f"{sum(file.size for file in files):,}",
+        f"{sum(file.size for _, file in done):,}",
         container.container_name,
         "" if sent == len(files) else "; the others are there already",
     )
     return [uploaded for _, uploaded in done]
 
 
-def _send(container: ContainerClient, file: InputFile, md5: bytes) -> datetime:
-    settings = ContentSettings(content_type=_PLAIN_TEXT, content_md5=bytearray(md5))
-    try:
-        with file.path.open("rb") as data:
-            blob = container.get_blob_client(file.blob_name)
-            answer = blob.upload_blob(data, overwrite=True, content_settings=settings)
-    except OSError as error:
-        raise _unreadable(file, error) from None
-    modified: datetime = answer["last_modified"]
-    return modified
-
-
-def _md5(file: InputFile) -> bytes:
-    try:
-        return md5_of(file.path)
-    except OSError as error:
-        raise _unreadable(file, error) from None
-
-
-def _unreadable(file: InputFile, error: OSError) -> InputError:
-    return InputError(f"input {str(file.path)!r} can no longer be read ({error.strerror})")
+def _holds(blob: BlobProperties, content: Content) -> bool:
+    return blob.size == content.size and bytes(blob.content_settings.content_md5 or b"") == content.md5

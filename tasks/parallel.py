@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from typing import TypeVar
 
-_AT_A_TIME = 8  # requests in flight; more gains nothing on one connection pool
+AT_A_TIME = 8  # requests in flight; more gains nothing on one connection pool
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def in_parallel(
+    work: Callable[[T], R], items: Iterable[T], *, meanwhile: Callable[[], None] | None = None, every: float = 20.0
+) -> list[R]:
     """The work done on each item, several at a time; the first error ends it, once what is under way has ended.
 
     A signal waits for nothing: of a run that is cancelled only seconds are left, in which it has to delete.
+    `meanwhile` is called after every so many seconds.
     """
-    pool = ThreadPoolExecutor(_AT_A_TIME)
+    pool = ThreadPoolExecutor(AT_A_TIME)
     wait = False
     try:
         futures = [pool.submit(work, item) for item in items]
+        while meanwhile and (state := wait_for(futures, every, FIRST_EXCEPTION)).not_done:
+            if any(future.exception() for future in state.done):
+                break
+            meanwhile()
         return [future.result() for future in futures]
     except Exception:
         wait = True

@@ -11,10 +11,11 @@ from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
 from tasks.artifacts import escape, short_node
-from tasks.charts import bar_chart, cut, timeline
+from tasks.charts import bar_chart, timeline
 from tasks.errors import without_secrets
 from tasks.outcomes import TaskOutcome, missing
 from tasks.prices import LEFT_OUT, Price, price_of, region_of
+from tasks.shown import cut, visible
 
 MOST_FAILURES = 50  # told in full
 MOST_NAMES = 200  # of files without output
@@ -22,8 +23,6 @@ MOST_STEPS = 100
 _NAMED = 3  # files, in the line that says why a run failed
 STDERR_LINES = 20
 STDERR_CHARACTERS = 2_000
-_CONTROL = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-
 
 _BOUNDS = (
     "Each count adds up the files' lists, and so is a lower bound: a file in which the word is just below its list "
@@ -67,6 +66,7 @@ class RunFacts:
     problem: str = ""  # why the run ended early
     nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
     top_words: Sequence[tuple[str, int]] = ()
+    replaced: Sequence[tuple[str, int]] = ()  # files with bytes that are no text, and how many those are
 
     @property
     def no_node_seen(self) -> bool:
@@ -84,6 +84,7 @@ def report(facts: RunFacts) -> str:
         _links(facts.flow_run_id),
         _overview(facts),
         _failures(facts),
+        _replaced(facts.replaced),
     ]
     if facts.top_words:
         chart = bar_chart(facts.top_words, "Over all files, at least")
@@ -197,7 +198,7 @@ def _failure(outcome: TaskOutcome) -> str:
 
 def _block(stderr: str) -> str:
     """The last lines of a task's stderr as a code block that they cannot end: its fence is longer than any in them."""
-    text = _CONTROL.sub("\ufffd", without_secrets(stderr).replace("\r\n", "\n").replace("\r", "\n")).strip("\n")
+    text = visible(without_secrets(stderr).replace("\r\n", "\n").replace("\r", "\n")).strip("\n")
     lines = text[-STDERR_CHARACTERS:].split("\n")[-STDERR_LINES:]
     shown = "\n".join(lines)
     fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", shown)), default=0))
@@ -209,6 +210,17 @@ def _names(outcomes: Sequence[TaskOutcome]) -> str:
     names = ", ".join(_plain(outcome.file, 80) for outcome in outcomes[:MOST_NAMES])
     more = f" and {len(outcomes) - MOST_NAMES:,} more" if len(outcomes) > MOST_NAMES else ""
     return f"All without output: {names}{more}"
+
+
+def _replaced(replaced: Sequence[tuple[str, int]]) -> str:
+    if not replaced:
+        return ""
+    rows = [f"| {_plain(file, 80)} | {count:,} |" for file, count in replaced[:MOST_NAMES]]
+    more = [f"| and {len(replaced) - MOST_NAMES:,} more files | |"] if len(replaced) > MOST_NAMES else []
+    why = (
+        "These bytes are not in their file's encoding and stand as U+FFFD in its words. Name the encoding (`encoding`)."
+    )
+    return "\n".join(["## Replaced bytes", "", why, "", "| file | bytes |", "|:--|--:|", *rows, *more])
 
 
 def _durations(facts: RunFacts) -> str:

@@ -17,26 +17,34 @@ from tasks.errors import NotDeleted, TasksFailed, TopWordsError
 from tasks.logs import as_lines
 from tasks.outcomes import TaskOutcome, missing
 from tasks.results import Results, at
+from tasks.shown import cut, visible
 from tasks.steps import step
+from tasks.tables import read_table, write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
+TEXTS = ("file", "word", "task", "node")  # the columns of both tables that hold text
+REPLACED = "replaced_bytes"
 _RULE = "-" * 30
 _MOST_NAMED, _MOST_FAILURES = 20, 10  # files named in a line, and failures in full
 _MOST_PRINTED, _WIDEST = 30, 32  # rows and characters of a column, on the terminal
+_NAME_IT = "Name the encoding: encoding, or --encoding on the command line"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Summary:
     """The top words of each file and of all files together.
 
-    by_file: a row per file and rank, with the columns file, rank (from 1), word, count (exact), task, node.
+    by_file: a row per file and rank, with the columns file, rank (from 1), word, count (exact), task, node, and
+    replaced_bytes: how many bytes of the file are not in its encoding, and stand as U+FFFD in its words.
 
     overall: a row per word that is in any file's list, most frequent first, with the columns rank, word, count,
     at_most and files. `count` adds up the lists in which the word is, so it is a LOWER BOUND of its true total: a
     file in which the word is just below the top N adds nothing. `at_most` is an upper bound: for each file whose
     list lacks the word it adds the count of that list's last word (0 if the list is shorter than N, and so has
     every word of the file). The total is exact where the two are equal. `files` is the number of lists with the word.
+
+    replaced: the files with replaced bytes, and how many those are.
 
     missing: the files without output, because their Batch task failed; both bounds are without them.
 
@@ -49,14 +57,18 @@ class Summary:
     overall: pd.DataFrame
     folder: Path
     missing: tuple[str, ...] = ()
+    replaced: tuple[tuple[str, int], ...] = ()
     flow_run_id: str = ""
 
     def __str__(self) -> str:
-        by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
+        by_file = for_people(self.by_file)
         parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
+        if self.replaced:
+            files = [f"{file} ({count:,})" for file, count in self.replaced]
+            parts += ["", f"Bytes that are no text and were replaced: {_listed(files)}. {_NAME_IT}"]
         if self.missing:
             parts += ["", f"Without output: {_listed(self.missing)}"]
-        return "\n".join(parts)
+        return visible("\n".join(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +79,7 @@ class FileOutput:
     words: Sequence[tuple[str, int]]
     task: str
     node: str
+    replaced: int = 0  # bytes
 
 
 @step("summarise")
@@ -80,16 +93,29 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
         overall=words_overall(outputs, top_n),
         folder=results.folder,
         missing=tuple(outcome.file for outcome in missing(outcomes)),
+        replaced=tuple((output.file, output.replaced) for output in outputs if output.replaced),
         flow_run_id=str(flow_run.id),
     )
     for table, name in ((summary.by_file, BY_FILE), (summary.overall, OVERALL)):
         with at(results.path(name)):
-            table.to_csv(results.path(name), index=False)
-    publish_summary(summary.by_file, summary.overall, summary.missing)
+            write_table(table, results.path(name))
+    publish_summary(for_people(summary.by_file), summary.overall, summary.missing)
+    _warn_of_replaced(summary.replaced)
     get_run_logger().info(
         "%d words of %d files summarised in %s", len(summary.by_file), len(outputs), results.path(BY_FILE)
     )
     return summary
+
+
+def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables `by_file` and `overall` of a run, from its folder, each word as it is in the text."""
+    return read_table(folder / BY_FILE, TEXTS), read_table(folder / OVERALL, TEXTS)
+
+
+def for_people(by_file: pd.DataFrame) -> pd.DataFrame:
+    """The table with short node ids, and without the column of replaced bytes where there are none."""
+    table = by_file.assign(node=by_file["node"].map(short_node))
+    return table if REPLACED in table and table[REPLACED].any() else table.drop(columns=REPLACED, errors="ignore")
 
 
 def complete(
@@ -151,18 +177,24 @@ def parse_output(file: str, path: Path) -> FileOutput:
         last = lines.index(_RULE, first + 1)
         words = [_word_and_count(line) for line in lines[first + 1 : last]]
         trailer = dict(line.split(":", 1) for line in lines[last + 1 :] if line)
-        return FileOutput(file=file, words=words, task=trailer["Task"].strip(), node=trailer["Node"].strip())
+        return FileOutput(
+            file=file,
+            words=words,
+            task=trailer["Task"].strip(),
+            node=trailer["Node"].strip(),
+            replaced=int(trailer.get("Replaced bytes", 0)),
+        )
     except (ValueError, KeyError) as error:
         raise TopWordsError(f"{path} is not an output of the node script: {error}") from None
 
 
 def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
     rows = [
-        (output.file, rank, word, count, output.task, output.node)
+        (output.file, rank, word, count, output.task, output.node, output.replaced)
         for output in outputs
         for rank, (word, count) in enumerate(output.words, start=1)
     ]
-    return pd.DataFrame(rows, columns=["file", "rank", "word", "count", "task", "node"])
+    return pd.DataFrame(rows, columns=["file", "rank", "word", "count", "task", "node", REPLACED])
 
 
 def words_overall(outputs: Sequence[FileOutput], top_n: int) -> pd.DataFrame:
@@ -191,7 +223,18 @@ def _word_and_count(line: str) -> tuple[str, int]:
     return word, int(count)
 
 
+def _warn_of_replaced(replaced: Sequence[tuple[str, int]]) -> None:
+    for file, count in replaced[:_MOST_NAMED]:
+        get_run_logger().warning(
+            "%s: %d bytes are not in its encoding; they stand as U+FFFD in its words. %s", file, count, _NAME_IT
+        )
+    if len(replaced) > _MOST_NAMED:
+        get_run_logger().warning("%d more files have such bytes; see %s", len(replaced) - _MOST_NAMED, BY_FILE)
+
+
 def _head(frame: pd.DataFrame, file: str) -> str:
-    text = frame.head(_MOST_PRINTED).to_string(index=False, max_colwidth=_WIDEST)
+    head = frame.head(_MOST_PRINTED)
+    texts = {name: head[name].map(lambda text: cut(str(text), _WIDEST)) for name in TEXTS if name in head}
+    text = head.assign(**texts).to_string(index=False)
     more = len(frame) - _MOST_PRINTED
     return f"{text}\n... and {more} more rows in {file}" if more > 0 else text

@@ -41,8 +41,10 @@ from tasks.outcomes import TaskOutcome, missing
 from tasks.pool import create_pool, delete_pool
 from tasks.results import Results, at
 from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
+from tasks.shown import visible
 from tasks.steps import step, timed_steps
 from tasks.stopped import fetch_finished
+from tasks.tables import write_table
 from tasks.watch import Patience
 
 HERE = Path(__file__).resolve().parent
@@ -63,7 +65,7 @@ class LogLevels:
 
     def __str__(self) -> str:
         without = f"\n\nWithout output: {', '.join(self.missing)}" if self.missing else ""
-        return f"{self.by_file.to_string(index=False)}{without}\n\nResults: {self.folder}"
+        return visible(f"{self.by_file.to_string(index=False)}{without}\n\nResults: {self.folder}")
 
 
 @flow(
@@ -140,9 +142,7 @@ def log_levels(
                     if chronicle.cancelled:
                         deletes = delete_what_bills()
                 outcomes = chronicle.note(outcomes)
-                outcomes = chronicle.note(
-                    download_output(azure, run, uploads, outcomes, results, chronicle.seen.board)
-                )
+                outcomes = chronicle.note(download_output(azure, run, uploads, outcomes, results, chronicle.seen.board))
             summary = summarise(outcomes, results, levels)
             chronicle.stored = True
             if not deletes:
@@ -181,7 +181,7 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequenc
     by_file = pd.DataFrame([{"file": file, **counts} for file, counts in counted], columns=columns)
     by_file = by_file.sort_values([levels[0], "file"], ascending=[False, True])
     with at(results.path(CSV)):
-        by_file.to_csv(results.path(CSV), index=False)
+        write_table(by_file, results.path(CSV))
     summary = LogLevels(by_file=by_file, folder=results.folder, missing=tuple(each.file for each in missing(outcomes)))
     publish(summary)
     return summary

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.settings import get_current_settings
 
 import examples.log_levels.flow as example
-from examples.log_levels.count_levels import UPLOAD_FAILED, count
+from examples.log_levels.count_levels import NOT_TEXT, UPLOAD_FAILED, NotText, count
 from node_scripts import top_words
 from tasks.azure import Azure
 from tasks.errors import InputError, TasksFailed
@@ -101,6 +103,25 @@ def test_a_line_counts_for_the_first_level_that_it_holds_as_a_word(tmp_path: Pat
     log = tmp_path / "a.log"
     log.write_bytes(b"INFO then ERROR\nERRORS\n\xff\xfe ERROR\n\nDEBUG")
     assert count(str(log), ["ERROR", "INFO"]) == {"ERROR": 1, "INFO": 1, "other": 3}
+
+
+def test_log_lines_in_utf_16_and_32_are_counted(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    text = "\ufeffINFO naïve\nWARNING: ERROR\r\nnothing\n"
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8"):
+        log.write_bytes(text.encode(encoding))
+        assert count(str(log), ["ERROR", "WARNING", "INFO"]) == {"ERROR": 0, "WARNING": 1, "INFO": 1, "other": 1}
+
+
+def test_a_binary_log_is_refused_naming_it(tmp_path: Path) -> None:
+    assert NOT_TEXT == top_words.NOT_TEXT == 65
+    log = tmp_path / "a.log"
+    for data in (gzip.compress(b"ERROR"), b"ERROR\0\0", "ERROR\n".encode("utf-16-le")):
+        log.write_bytes(data)
+        with pytest.raises(NotText):
+            count(str(log), ["ERROR"])
+    log.write_bytes(codecs.BOM_UTF16_LE)
+    assert count(str(log), ["ERROR"]) == {"ERROR": 0, "other": 0}
 
 
 def test_the_node_script_ends_a_failed_upload_as_the_flow_expects_and_shows_no_token(tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
     told.uploads = UPLOADS.__class__(node_script=UPLOADS.node_script, inputs=[*UPLOADS.inputs, file(LATE)])
     for name, state, succeeded in (("a.txt", "completed", True), ("b.txt", "running", False)):
         added = AddedTask(id=file(name).task_id, file=name, output_name=file(name).output_name)
-        told.progress.outcomes[added.id] = TaskOutcome(
+        told.seen.outcomes[added.id] = TaskOutcome(
             id=added.id, file=name, output_name=added.output_name, state=state, succeeded=succeeded
         )
-    told.progress.succeeded = 1
+    told.seen.succeeded = 1
     return told
 
 

@@ -35,7 +35,7 @@ from flows.top_words import top_words
 from tasks.azure import Azure
 from tasks.errors import InputError, TasksFailed
 from tasks.settings import PROJECT, CleanUp, Disposal, PoolSettings
-from tasks.summary import Summary
+from tasks.summary import Summary, read_summary
 from tests.conftest import DATA
 from tests.flow.deployed import eventually
 
@@ -117,7 +117,8 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     (node,) = set(summary.by_file["node"])
     assert task == "topNtask0"
     assert (summary.folder / "summary.csv").read_text() == (
-        f"file,rank,word,count,task,node\nclouds.txt,1,the,16,topNtask0,{node}\nclouds.txt,2,a,10,topNtask0,{node}\n"
+        '"file","rank","word","count","task","node","replaced_bytes"\n'
+        f'"clouds.txt",1,"the",16,"topNtask0","{node}",0\n"clouds.txt",2,"a",10,"topNtask0","{node}",0\n'
     )
     assert (summary.folder / "clouds_OUTPUT.txt").read_text() == (
         f"Word\tCount\n{'-' * 30}\nthe:\t16\na:\t10\n{'-' * 30}\n"
@@ -232,7 +233,6 @@ AWKWARD = [
     "--sastoken=x.txt",
     "-n.txt",
     "naïve 日本語 🎉.txt",
-    "two\nlines.txt",
     "100%25 #1?&x=+y.txt",
     " leading and trailing .txt ",
     "no extension",
@@ -250,8 +250,42 @@ def test_awkward_file_names_survive_from_upload_to_download(tmp_path: Path) -> N
     assert {file: words(summary, file) for file in AWKWARD} == {
         name: [(f"word{index}", 2)] for index, name in enumerate(AWKWARD)
     }
-    assert (summary.folder / "two\nlines_OUTPUT.txt").exists()
     assert not list(tmp_path.rglob("pwned"))
+
+
+def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    text = "Съешь ещё, ещё булок. NA 007"
+    long = "x" * 5_000_000
+    (folder / "cp1251.txt").write_bytes(text.encode("cp1251") + b" \x98")
+    (folder / "long.txt").write_text(f"\x1b[31m{long} {long}")
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n and words")
+    (folder / "utf16.txt").write_bytes(text.encode("utf-16"))
+    state = top_words(
+        inputs=[str(folder)],
+        output_folder=str(tmp_path / "out"),
+        allow_failures=1,
+        encoding="windows-1251",
+        return_state=True,
+    )
+    summary = state.result()
+    found = [("ещё", 2), ("Съешь", 1), ("булок", 1), ("NA", 1), ("007", 1)]
+    assert words(summary, "cp1251.txt") == [*found, ("\ufffd", 1)]
+    assert words(summary, "utf16.txt") == found
+    assert (summary.missing, summary.replaced) == (("picture.png",), (("cp1251.txt", 1),))
+    by_file, overall = read_summary(summary.folder)
+    assert by_file.to_dict("list") == summary.by_file.to_dict("list")
+    assert overall.to_dict("list") == summary.overall.to_dict("list")
+    assert set(by_file["word"]) == {word for word, _ in found} | {"\ufffd", f"\x1b[31m{long}", long}
+    for key in ("top-words-by-file", "top-words-overall"):
+        shown = {row["word"] for row in artifact(state, key)}
+        assert shown == {word for word, _ in found} | {"\ufffd", "\ufffd" + "x" * 198 + "…", "x" * 199 + "…"}
+    assert "| cp1251.txt | 1 |" in artifact(state, "run-report")
+    assert "cp1251.txt: 1 bytes are not in its encoding" in caplog.text
+    assert "picture.png is not text: it starts as a PNG file does" in caplog.text
 
 
 def test_the_sas_links_open_while_the_containers_are_there_and_permit_reading_only(tmp_path: Path) -> None:
@@ -370,6 +404,7 @@ def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
         ),
         ({"delay_seconds": math.nan}, "delay_seconds is nan; a delay is 0 or more seconds"),
         ({"inputs": [""]}, "an input is empty"),
+        ({"encoding": "utf-61"}, "encoding 'utf-61' is no text encoding that Python knows"),
         ({"output_folder": "~nobody-here/x"}, "output folder '~nobody-here/x': "),
         ({"pool": {"existing_pool_id": "nobodys-pool"}}, "pool 'nobodys-pool' does not exist in this Batch account"),
         (
@@ -420,6 +455,7 @@ def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
     schema = top_words.parameters
     assert list(schema.properties) == [
         "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts", "delay_seconds",
+        "encoding",
     ]  # fmt: skip
     assert all(schema.properties[name].get("description") for name in schema.properties)
     assert schema.properties["top_n"]["minimum"] == 1

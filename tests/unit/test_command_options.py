@@ -90,6 +90,7 @@ DEFAULTS: dict[str, Any] = {
     "allow_failures": 0,
     "accounts": None,
     "delay_seconds": 0,
+    "encoding": None,
 }
 
 OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -121,6 +122,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
     "ask": (["--ask"], {"clean_up": CleanUp(job=Disposal.ASK, pool=Disposal.ASK)}),
     "accounts": (["--accounts", "mine"], {"accounts": "mine"}),
+    "encoding": (["--encoding", "windows-1251"], {"encoding": "windows-1251"}),
 }
 
 
@@ -161,6 +163,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "output_folder": "elsewhere",
             "clean_up": CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP),
             "allow_failures": 12,
+            "encoding": "windows-1251",
             "accounts": "mine",
             "delay_seconds": 1.5,
         }

@@ -226,3 +226,19 @@ def test_a_usual_name_is_not_escaped() -> None:
 def test_a_node_id_is_shortened_to_its_ends() -> None:
     assert short_node("tvmps_" + "0123456789abcdef" * 4 + "_d") == "tvmps_012345…cdef_d"
     assert short_node("short") == "short"
+
+
+OBEYED = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \u202etxt.exe\r \u2028"
+
+
+def test_nothing_that_a_terminal_obeys_is_in_an_error() -> None:
+    shown = "�red� �]0;title� �2J �txt.exe� �"
+    assert str(InputError(OBEYED)) == str(InputError("").saying(OBEYED)) == shown
+    assert str(InputError("two\nlines\tof שלום 👩‍👧")) == "two\nlines\tof שלום 👩‍👧"
+
+
+def test_nothing_that_a_terminal_obeys_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    log_errors_without_traceback()
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).warning("%s of %d", "\x1b[31mx", 3)
+    assert caplog.messages == ["�x of 3"] * 2

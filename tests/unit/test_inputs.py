@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.inputs import find_inputs
+from tasks.inputs import encoding_arguments, find_inputs
 
 
 @pytest.fixture
@@ -106,7 +106,17 @@ def test_two_files_with_one_blob_name_are_refused_naming_both(folder: Path) -> N
     ("name", "reason"),
     [
         ("back\\slash.txt", "Blob Storage turns the backslash in the name into a folder"),
-        ("bell\a.txt", "the name holds a control character"),
+        ("bell\a.txt", "Azure refuses the character U+0007 in the name of a blob"),
+        ("tab\t.txt", "Azure refuses the character U+0009 in the name of a blob"),
+        ("line\n.txt", "Azure refuses the character U+000A in the name of a blob"),
+        ("delete\x7f.txt", "Azure refuses the character U+007F in the name of a blob"),
+        ("c1\x81.txt", "Azure refuses the character U+0081 in the name of a blob"),
+        ("private\ue000.txt", "Azure refuses the character U+E000 in the name of a blob"),
+        ("private\U000f0000.txt", "Azure refuses the character U+F0000 in the name of a blob"),
+        ("replacement\ufffd.txt", "Azure refuses the character U+FFFD in the name of a blob"),
+        ("none\uffff.txt", "Azure refuses the character U+FFFF in the name of a blob"),
+        ("none\ufdd0.txt", "Azure refuses the character U+FDD0 in the name of a blob"),
+        ("none\U0001ffff.txt", "Azure refuses the character U+1FFFF in the name of a blob"),
         ("dot.", "Blob Storage drops the dot at the end of the name"),
         ("x" * 249, "would have a name longer than 255 bytes"),
     ],
@@ -114,6 +124,31 @@ def test_two_files_with_one_blob_name_are_refused_naming_both(folder: Path) -> N
 def test_a_name_that_no_blob_or_node_can_have_is_refused(folder: Path, name: str, reason: str) -> None:
     (folder / name).touch()
     assert reason in refusal(str(folder))
+
+
+def test_names_in_any_script_are_taken(folder: Path) -> None:
+    for name in (
+        "Übung 日本.txt",
+        "שלום.txt",
+        "👩‍👩‍👧.txt",
+        'it\'s "q" #?%&+=;,@!$()[]{}^`|<>*:~.txt',
+        "﷐"[:0] + "ﷲ.txt",
+    ):
+        (folder / name).touch()
+        assert names(str(folder / name).replace("[", "[[]")) == [name]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arguments"), [(None, []), ("", []), ("windows-1251", ["--encoding=windows-1251"])]
+)
+def test_an_encoding_becomes_an_argument_of_the_node_script(encoding: str | None, arguments: list[str]) -> None:
+    assert encoding_arguments(encoding) == arguments
+
+
+@pytest.mark.parametrize("encoding", ["utf-61", "base64", " "])
+def test_an_unknown_encoding_is_refused(encoding: str) -> None:
+    with pytest.raises(InputError, match=f"^encoding '{encoding}' is no text encoding that Python knows"):
+        encoding_arguments(encoding)
 
 
 def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import base64
+import codecs
+import gzip
+import hashlib
 import os
 import string
 import subprocess
@@ -47,9 +51,18 @@ def rule(data: bytes, wanted: int) -> list[tuple[str, int]]:
     return Counter(word for word in words if word).most_common(wanted)
 
 
+def replaced_bytes(data: bytes) -> int:
+    """How many bytes are no UTF-8, one error after the other."""
+    decoder = script.Decoder("utf-8")
+    decoder.decode(data, True)
+    return decoder.replaced
+
+
 def count(data: bytes, wanted: int = 10, **parameters: int) -> list[tuple[str, int]]:
     Path("text").write_bytes(data)
-    return script.top_words("text", wanted, **parameters)
+    words, replaced = script.top_words("text", wanted, **parameters)
+    assert replaced == replaced_bytes(data)
+    return words
 
 
 # --- the rule for words -----------------------------------------------------------------------------------
@@ -164,7 +177,7 @@ def test_memory_stays_bounded_when_every_word_is_new() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import top_words\n"
         "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
-        "before = peak(); print(top_words.top_words('text', 2, table_bytes=4 << 20)); print(peak() - before)"
+        "before = peak(); print(top_words.top_words('text', 2, table_bytes=4 << 20)[0]); print(peak() - before)"
     )
     output = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, str(SCRIPT.parent)],
@@ -204,6 +217,131 @@ def test_a_large_file_is_counted_by_several_processes_from_the_command_line() ->
     assert run("--filepath", "text", "--numwords", "3").returncode == 0
     lines = Path("text_OUTPUT").read_text(encoding="utf-8").splitlines()
     assert lines[2:5] == ["three:\t960000", "two:\t640000", "one:\t320000"]
+
+
+# --- what a file is ---------------------------------------------------------------------------------------
+
+LATIN = "It's naïve: the fox, the dog and the \U0001f600. €5\n" * 3
+CYRILLIC = "Съешь же ещё этих мягких булок, да выпей же чаю.\n" * 3
+CHINESE = "敏捷的棕色狐狸。 日月盈昃， 日月盈昃\n42 " * 3
+WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+
+
+@pytest.mark.parametrize("text", [LATIN, CYRILLIC, CHINESE, "a", "a b a"])
+@pytest.mark.parametrize("encoding", WIDE)
+def test_utf_16_and_32_are_counted_with_and_without_a_mark(text: str, encoding: str) -> None:
+    expected = rule(text.encode(), 10)
+    marked = text.encode(encoding) if encoding[-1].isdigit() else ("\ufeff" + text).encode(encoding)
+    for data in (text.encode(encoding), marked):
+        Path("text").write_bytes(data)
+        found = script.encoding_of("text")
+        assert found == encoding if encoding[-2] == "-" else found.startswith(encoding)
+        assert script.as_utf8("text", found, "utf8") == 0
+        assert script.top_words("utf8", 10, block_bytes=7) == (expected, 0)
+
+
+def test_wide_text_is_decoded_across_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Characters of two and four bytes around the edges of what is read at once, and one that is cut off at the end."""
+    text = "x" * ((1 << 19) - 2) + "\U0001f600 \U0001f600\U0001f600 " * 3
+    Path("text").write_bytes(text.encode("utf-16") + b"\x3d\xd8\x00")
+    assert script.as_utf8("text", "utf-16-le", "utf8") == 3
+    words, _ = script.top_words("utf8", 3)
+    assert [(word[-2:], number) for word, number in words] == [
+        ("\U0001f600\U0001f600", 3),
+        *(("\U0001f600", 2), ("x\U0001f600", 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (gzip.compress(b"word " * 100), "it starts as a gzip file does"),
+        (b"\x89PNG\r\n\x1a\n" + b"IHDR" * 9, "it starts as a PNG file does"),
+        (b"PK\x03\x04 words", "it starts as a zip file does"),
+        (b"%PDF-1.7\nwords", "it starts as a PDF file does"),
+        (b"hello w\0rld!", "it holds NUL bytes, and is neither UTF-16 nor UTF-32"),
+        (b"a" * 10 + b"\0", "it holds NUL bytes, and is neither UTF-16 nor UTF-32"),
+        (b"\0" * 99, "it holds NUL bytes, and is neither UTF-16 nor UTF-32"),
+        (bytes(range(1, 256)) * 8, "8% of its characters are control characters, 50% of its bytes not utf-8"),
+        (b"\x01\x02\x03abcdef", "33% of its characters are control characters, 0% of its bytes not utf-8"),
+        (
+            "敏捷的棕色狐狸跳过懒狗天地玄黄宇宙洪荒日月盈昃辰宿列张".encode("utf-16-le"),
+            "of its characters are control characters",
+        ),
+    ],
+)
+def test_a_binary_file_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    Path("x.bin").write_bytes(data)
+    with pytest.raises(script.NotText) as refused:
+        script.encoding_of("x.bin")
+    assert reason in str(refused.value)
+
+
+def test_a_refusal_is_one_sentence_that_names_the_file_and_exit_code_65() -> None:
+    Path("x.gz").write_bytes(gzip.compress(b"a"))
+    done = run("--filepath=x.gz", "--numwords=1")
+    assert (done.returncode, done.stdout) == (65, "")
+    assert done.stderr == "x.gz is not text: it starts as a gzip file does\n"
+    assert os.listdir() == ["x.gz"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b" ", b"a", b"\x1b[31mred\x1b[0m \x1b[1mbold\x1b[0m", b"a\x1fb\x1ea\x1fb\x1e" * 9),
+        *("naïve".encode("latin-1"), CYRILLIC.encode("cp1251"), CHINESE.encode("gbk"), b"\xff"),
+        *(b"x=1\x01y=22\x01z=333\n" * 9, codecs.BOM_UTF8 + b"a"),
+    ],
+)
+def test_awkward_text_is_no_binary_file(data: bytes) -> None:
+    Path("text").write_bytes(data)
+    assert script.encoding_of("text") == "utf-8"
+
+
+@pytest.mark.parametrize(
+    ("named", "data", "shown"),
+    [
+        ("windows-1251", CYRILLIC.encode("cp1251"), "cp1251"),
+        ("latin-1", "über Öl, über".encode("latin-1"), "iso8859-1"),
+        ("gb18030", CHINESE.encode("gb18030"), "gb18030"),
+        ("utf-16", CHINESE.encode("utf-16-be"), "utf-16-be"),
+        ("utf-16", "敏捷的棕色狐狸".encode("utf-16-le"), "utf-16-le"),
+        ("windows-1251", CYRILLIC.encode("utf-16"), "utf-16-le"),  # a mark is worth more than the name for all files
+    ],
+)
+def test_an_encoding_may_be_named(named: str, data: bytes, shown: str) -> None:
+    Path("text").write_bytes(data)
+    done = run("--filepath=text", "--numwords=3", f"--encoding={named}")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = Path("text_OUTPUT").read_text(encoding="utf-8").split("\n")
+    expected = rule(data.decode("utf-16" if data.startswith(codecs.BOM_UTF16_LE) else shown).encode(), 3)
+    assert lines[2 : 2 + len(expected)] == [f"{word}:\t{number}" for word, number in expected]
+    assert lines[-2:] == [f"Encoding: {shown}", ""]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_replaced_bytes_are_counted_and_reported(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"caf\xe9 \xef\xbf\xbd \xe2\x82 ok " * 999
+    assert count(data, 2, workers=workers, block_bytes=500) == [("caf\ufffd", 999), ("\ufffd", 1998)][::-1]
+    done = run("--filepath=text", "--numwords=1")
+    assert done.stderr == "text: 2997 bytes are not utf-8 and were replaced; name its encoding with --encoding\n"
+    assert Path("text_OUTPUT").read_text(encoding="utf-8").endswith("Pool: \nReplaced bytes: 2997\n")
+
+
+def test_replaced_bytes_of_another_encoding_are_counted_too() -> None:
+    Path("text").write_bytes(b"\xe9\x98 \x98")
+    done = run("--filepath=text", "--numwords=2", "--encoding=windows-1251")
+    assert "2 bytes are not cp1251" in done.stderr
+    assert Path("text_OUTPUT").read_text(encoding="utf-8").endswith("Encoding: cp1251\nReplaced bytes: 2\n")
+
+
+def test_a_name_that_a_terminal_would_obey_is_escaped() -> None:
+    name = "\x1b[31m\u202ered.txt"
+    Path(name).write_bytes(b"\0")
+    done = run(f"--filepath={name}", "--numwords=1")
+    assert done.stderr.startswith("\\x1b[31m\\u202ered.txt is not text")
+    Path(name).write_bytes(b"a")
+    assert run(f"--filepath={name}", "--numwords=1").stdout == "Wrote \\x1b[31m\\u202ered_OUTPUT.txt\n"
 
 
 # --- the output -------------------------------------------------------------------------------------------
@@ -300,6 +438,13 @@ def test_the_output_is_put_as_a_block_blob_with_the_sas_from_the_environment(ser
     assert headers["x-ms-blob-type"] == "BlockBlob"
     assert headers["x-ms-version"] == "2021-08-06"
     assert headers["content-type"] == "text/plain; charset=utf-8"
+    assert headers["content-md5"] == base64.b64encode(hashlib.md5(body).digest()).decode()
+
+
+def test_an_output_damaged_on_the_way_is_sent_again(server: BlobServer) -> None:
+    server.answers = [(400, {"x-ms-error-code": "Md5Mismatch", "Retry-After": "0"}, b"")]
+    done = run_upload(server)
+    assert (done.returncode, len(server.requests)) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -449,6 +594,8 @@ UPLOAD = ["--storageaccount=texts1", "--storagecontainer=c"]
     [
         (["--numwords=0"], "argument --numwords: 0 is less than 1"),
         (["--numwords=many"], "argument --numwords: invalid"),
+        (["--numwords=1", "--encoding=utf-61"], "argument --encoding: 'utf-61' is no text encoding"),
+        (["--numwords=1", "--encoding=base64"], "argument --encoding: 'base64' is no text encoding"),
         (["--numwords=1", "--slots=0"], "argument --slots: 0 is less than 1"),
         (["--numwords=1", "--delay=-1"], "argument --delay: -1 is not a number of seconds from 0 up"),
         (["--numwords=1", "--delay=nan"], "argument --delay: nan is not a number of seconds from 0 up"),
@@ -481,6 +628,15 @@ def test_a_missing_file_is_named() -> None:
 def test_help_explains_every_argument_and_keeps_the_token() -> None:
     done = run("--help", OUTPUT_SAS_TOKEN=SAS)
     assert done.returncode == 0
-    for name in ("filepath", "numwords", "storageaccount", "storagecontainer", "sastoken", "delay", "slots"):
+    for name in (
+        "filepath",
+        "numwords",
+        "storageaccount",
+        "storagecontainer",
+        "sastoken",
+        "delay",
+        "slots",
+        "encoding",
+    ):
         assert f"--{name} " in done.stdout
     assert SAS not in done.stdout

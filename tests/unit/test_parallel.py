@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
+import pytest
+
 from tasks.parallel import in_parallel
 
 
@@ -55,3 +57,29 @@ def test_an_error_waits_for_what_is_under_way() -> None:
     works.free.set()
     assert isinstance(works.ended_with(), ValueError)
     assert works.under_way == set()
+
+
+def test_meanwhile_is_called_until_all_is_done() -> None:
+    calls: list[int] = []
+    enough = threading.Event()
+
+    def tell() -> None:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            enough.set()
+
+    assert in_parallel(lambda _: enough.wait(30), [0, 1], meanwhile=tell, every=0.01) == [True, True]
+    assert len(calls) >= 3
+
+
+def test_an_error_ends_what_is_called_meanwhile() -> None:
+    calls: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 1:
+            raise ValueError("enough")
+        threading.Event().wait(0.1)
+
+    with pytest.raises(ValueError, match="enough"):
+        in_parallel(work, [0, 1], meanwhile=lambda: calls.append(1), every=30)
+    assert calls == []

@@ -109,7 +109,7 @@ def test_a_note_in_other_bytes_than_utf_8_counts_for_nothing(results: Results, f
 
 
 def test_a_name_that_needs_escapes_is_remembered(tmp_path: Path, results: Results) -> None:
-    name = 'ü "quoted"\n.txt'
+    name = 'ü "quoted".txt'
     (tmp_path / name).write_text("text")
     (file,) = find_inputs([str(tmp_path / name)])
     results.path(file.output_name).write_text("an output")

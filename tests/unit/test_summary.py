@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import TopWordsError
-from tasks.summary import FileOutput, Summary, parse_output, words_by_file, words_overall
+from tasks.summary import (
+    BY_FILE,
+    OVERALL,
+    FileOutput,
+    Summary,
+    for_people,
+    parse_output,
+    read_summary,
+    words_by_file,
+    words_overall,
+)
+from tasks.tables import read_table, write_table
 
 RULE = "-" * 30
+COLUMNS = ["file", "rank", "word", "count", "task", "node", "replaced_bytes"]
 
 
 def output(file: str, *words: tuple[str, int]) -> FileOutput:
@@ -20,16 +34,16 @@ def output(file: str, *words: tuple[str, int]) -> FileOutput:
 
 def test_there_is_a_row_per_file_and_rank() -> None:
     frame = words_by_file([output("a.txt", ("the", 3), ("cat", 1)), output("b.txt", ("dog", 2))])
-    assert frame.to_dict("split")["columns"] == ["file", "rank", "word", "count", "task", "node"]
+    assert frame.to_dict("split")["columns"] == COLUMNS
     assert frame.values.tolist() == [
-        ["a.txt", 1, "the", 3, "task of a.txt", "node"],
-        ["a.txt", 2, "cat", 1, "task of a.txt", "node"],
-        ["b.txt", 1, "dog", 2, "task of b.txt", "node"],
+        ["a.txt", 1, "the", 3, "task of a.txt", "node", 0],
+        ["a.txt", 2, "cat", 1, "task of a.txt", "node", 0],
+        ["b.txt", 1, "dog", 2, "task of b.txt", "node", 0],
     ]
 
 
 def test_no_output_makes_an_empty_table_with_the_same_columns() -> None:
-    assert words_by_file([]).columns.tolist() == ["file", "rank", "word", "count", "task", "node"]
+    assert words_by_file([]).columns.tolist() == COLUMNS
     assert words_overall([], top_n=3).columns.tolist() == ["rank", "word", "count", "at_most", "files"]
 
 
@@ -92,3 +106,80 @@ def test_the_printed_summary_names_the_missing_files(tmp_path: Path) -> None:
         missing=("b.txt",),
     )
     assert str(summary).splitlines()[-1] == "Without output: b.txt"
+
+
+def test_replaced_bytes_are_read_back(tmp_path: Path) -> None:
+    path = written(tmp_path, "Word\tCount", RULE, RULE, *TRAILER[:-1], "Encoding: cp1251", "Replaced bytes: 12", "")
+    assert parse_output("x.txt", path).replaced == 12
+
+
+def test_replaced_bytes_are_in_the_table_and_the_printed_summary_where_there_are_some(tmp_path: Path) -> None:
+    clean, bad = output("a", ("the", 9)), FileOutput(file="b", words=[("x", 1)], task="t", node="n", replaced=7)
+    assert "replaced_bytes" not in for_people(words_by_file([clean]))
+    table = for_people(words_by_file([clean, bad]))
+    assert table["replaced_bytes"].tolist() == [0, 7]
+    overall = words_overall([clean, bad], 2)
+    summary = Summary(by_file=table, overall=overall, folder=tmp_path, replaced=(("b", 7),))
+    assert str(summary).splitlines()[-1].startswith("Bytes that are no text and were replaced: b (7). Name the enc")
+
+
+def test_what_is_printed_is_cut_and_holds_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    outputs = [output("\x1b[2J\u202e.txt", ("x" * 5_000_000, 2), ("\x1b]0;title\x07", 1))]
+    summary = Summary(by_file=words_by_file(outputs), overall=words_overall(outputs, 2), folder=tmp_path)
+    shown = str(summary)
+    assert len(shown) < 1000
+    assert "x" * 31 + "…" in shown
+    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+
+
+AWKWARD = [
+    *("NA", "null", "nan", "None", "N/A", "", "007", "1e5", "True", "inf", "2026-11-28", "-1", "+1", "=1+1", "@x", "|"),
+    *(
+        '"quotes"',
+        '"',
+        "a,b",
+        "a\rb",
+        "a\nb",
+        "\r",
+        "\n=1",
+        "\tx",
+        "'x",
+        "''=1",
+        "\ud800",
+        "a\0b",
+        "\ufeffx",
+        "＝1",
+        "\\",
+    ),
+    "x" * 300_000,
+]
+
+
+def test_tables_are_read_back_as_they_were(tmp_path: Path) -> None:
+    outputs = [output(f"{word}.txt", (word, number)) for number, word in enumerate(AWKWARD, start=1)]
+    by_file, overall = words_by_file(outputs), words_overall(outputs, 3)
+    write_table(by_file, tmp_path / BY_FILE)
+    write_table(overall, tmp_path / OVERALL)
+    read = read_summary(tmp_path)
+    assert read[0].to_dict("list") == by_file.to_dict("list")
+    assert read[1].to_dict("list") == overall.to_dict("list")
+    assert read[0]["count"].dtype == by_file["count"].dtype
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_any_text_is_read_back(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    write_table(pd.DataFrame({"word": pd.Series(words, dtype=object), "count": range(len(words))}), path)
+    assert read_table(path, ["word"])["word"].tolist() == words
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"word": AWKWARD[:-1], "count": -1}), tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+        words = [row[0] for row in csv.reader(file)]
+    assert [word for word in words if word.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝"))] == []
+
+
+def test_text_is_quoted_and_numbers_are_not(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"word": ["007"], "count": [7]}), tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == '"word","count"\n"007",7\n'

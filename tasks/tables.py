@@ -1,0 +1,31 @@
+"""Tables as CSV: quoted text, plain numbers, and no cell that a spreadsheet would run. What is written is read back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+# Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
+_GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write the table as CSV, with an apostrophe before text that a spreadsheet would run, or that begins with one."""
+    texts = [str(name) for name in table.columns if not is_numeric_dtype(table[name])]
+    guarded = _changed(table, texts, lambda text: f"'{text}" if text.startswith(_GUARDED) else text)
+    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        guarded.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+
+
+def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
+    """Read a table that write_table wrote; `texts` are the columns of text, in which NA is a word as any other."""
+    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), na_filter=False, encoding_errors="surrogatepass")
+    return _changed(table, [name for name in texts if name in table.columns], lambda text: text.removeprefix("'"))
+
+
+def _changed(table: pd.DataFrame, texts: Iterable[str], change: Callable[[str], str]) -> pd.DataFrame:
+    return table.assign(**{name: table[name].map(change) for name in texts})
