@@ -118,8 +118,10 @@ def top_words(
                 "containers": delete_containers.submit(azure, run, clean_up.containers),
             }
             wait(list(deletes.values()))
-            net.fold()
-            chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
+            deleted = [thing for thing, delete in deletes.items() if delete.state.is_completed()]
+            if len(deleted) == len(deletes):
+                net.fold()
+            chronicle.close(clean_up, deleted)
 
     for delete in deletes.values():
         delete.result()

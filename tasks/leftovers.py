@@ -12,11 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchJob, BatchJobUpdateOptions, BatchPool, BatchPoolUpdateOptions
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerProperties
 
 from tasks.azure import Azure
-from tasks.errors import ServiceError, error_code
+from tasks.errors import SERVICE_FAILURES, ServiceError, error_code
 from tasks.pool import metadata, tags
 from tasks.settings import PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 
@@ -137,7 +137,7 @@ def delete_each(azure: Azure, leftovers: Iterable[Leftover]) -> Iterator[Deletio
         for leftover in sorted(leftovers, key=lambda each: order.index(each.kind)):
             try:
                 yield Deletion(leftover=leftover, ending=shelf.delete(leftover))
-            except AzureError as error:
+            except SERVICE_FAILURES as error:
                 reason = str(ServiceError.of(error))
                 yield Deletion(leftover=leftover, ending=Ending.FAILED, reason=reason)
 
@@ -152,7 +152,7 @@ def clean_up_after(azure: Azure, flow_run_id: str, clean_up: CleanUp, logger: Lo
         for kind, name in _names(flow_run_id):
             try:
                 _clean_up(shelf, kind, name, flow_run_id, _disposal(clean_up, kind), logger)
-            except AzureError as error:
+            except SERVICE_FAILURES as error:
                 logger.warning("The %s %s was not cleaned up: %s", kind.value, name, ServiceError.of(error))
 
 

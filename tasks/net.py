@@ -31,7 +31,7 @@ class SafetyNet:
         self._spread = True
 
     def fold(self) -> None:
-        """The steps have deleted it."""
+        """The steps have deleted it, and it is confirmed."""
         self._spread = False
 
     def __enter__(self) -> SafetyNet:
@@ -40,5 +40,5 @@ class SafetyNet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self._spread:
+        if self._spread:
             clean_up_after(self._azure, self._run.flow_run_id, self.clean_up, get_run_logger())

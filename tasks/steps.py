@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ParamSpec, TypeVar
 
-from azure.core.exceptions import AzureError
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from tasks.errors import ServiceError
+from tasks.errors import SERVICE_FAILURES, ServiceError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,7 +86,7 @@ def _observed(name: str, function: Callable[P, R]) -> Callable[P, R]:
         began, start = datetime.now(timezone.utc), time.monotonic()
         try:
             return function(*args, **kwargs)
-        except AzureError as error:
+        except SERVICE_FAILURES as error:
             raise ServiceError.of(error) from None
         finally:
             _note(StepTime(name=name, began=began, seconds=time.monotonic() - start))
