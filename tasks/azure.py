@@ -26,7 +26,7 @@ from azure.storage.blob import (
 from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
-from tasks.errors import InputError, ServiceError
+from tasks.errors import EmbeddedAzureEnded, InputError
 from tasks.responses import CheckedTransport
 
 BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
@@ -196,15 +196,13 @@ def _transport(endpoint: str) -> CheckedTransport:
 
 
 def _check_embedded(endpoint: str) -> None:
-    """Raises ServiceError where the endpoint is of an embedded local Azure that has ended: no retry brings it back."""
+    """Raises EmbeddedAzureEnded where the endpoint is of one that has ended: no retry brings it back."""
     from local_azure.embedded import exit_code_at
 
     if (code := exit_code_at(endpoint)) is not None:
-        raise ServiceError(
+        raise EmbeddedAzureEnded(
             f"the embedded local Azure ended (exit code {code}), and what was in it is gone with it; "
-            "start the run again: nothing bills",
-            code="EmbeddedAzureEnded",
-            transient=False,
+            "start the run again: nothing bills"
         )
 
 

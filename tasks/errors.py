@@ -149,6 +149,13 @@ class ServiceError(TopWordsError):
         return cls("\n".join(lines), code=code, transient=transient)
 
 
+class EmbeddedAzureEnded(ServiceError):
+    """The embedded local Azure ended before the run did, and all that was in it with it."""
+
+    def __init__(self, message: str, *, code: str = "EmbeddedAzureEnded", transient: bool = False) -> None:
+        super().__init__(message, code=code, transient=transient)
+
+
 # What the SDKs raise for a request that failed, and what has been made of it already.
 SERVICE_FAILURES = (AzureError, DeserializationError, ServiceError)
 

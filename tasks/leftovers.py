@@ -16,7 +16,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerProperties
 
 from tasks.azure import Azure
-from tasks.errors import SERVICE_FAILURES, ServiceError, error_code
+from tasks.errors import SERVICE_FAILURES, EmbeddedAzureEnded, ServiceError, error_code
 from tasks.pool import metadata, tags
 from tasks.settings import PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 
@@ -258,6 +258,8 @@ def _disposal(clean_up: CleanUp, kind: Kind) -> Disposal:
 def _unless_gone(act: Callable[[], D], otherwise: D) -> D:
     try:
         return act()
+    except EmbeddedAzureEnded:
+        return otherwise
     except HttpResponseError as error:
         if error_code(error) not in _GONE:
             raise

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
-from tasks.errors import ConflictError, ServiceError, error_code
+from tasks.errors import ConflictError, EmbeddedAzureEnded, ServiceError, error_code
 from tasks.pace import Pace
 from tasks.settings import Disposal, Run
 
@@ -127,7 +127,7 @@ def _adopted(run: Run, resource: Resource) -> bool:
 def _tags(run: Run, resource: Resource) -> Mapping[str, str] | None:
     try:
         return _read(run, resource)
-    except ResourceNotFoundError:
+    except (ResourceNotFoundError, EmbeddedAzureEnded):
         return None
 
 
