@@ -49,6 +49,7 @@ from tasks.azure import Azure
 from tasks.errors import TopWordsError
 from tasks.monitor import monitor_tasks
 from tasks.pace import Pace
+from tasks.pool import tags as tags_of
 from tasks.summary import Summary
 from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
 
@@ -310,8 +311,8 @@ class Runs:
     def _kept(self, name: str) -> list[str]:
         """What a run has marked as kept, without its name; it is deleted here."""
         with self.accounts.batch() as batch, self.accounts.blobs() as blobs:
-            listed = [*(("pool", each) for each in batch.list_pools()), *(("job", each) for each in batch.list_jobs())]
-            tags = {f"{kind} {each.id}": {tag.name: tag.value for tag in each.metadata or ()} for kind, each in listed}
+            tags = {f"pool {pool.id}": tags_of(pool.metadata) for pool in batch.list_pools()}
+            tags |= {f"job {job.id}": tags_of(job.metadata) for job in batch.list_jobs()}
             for container in blobs.list_containers(include_metadata=True):
                 tags[f"container {container.name}"] = container.metadata or {}
         self.remove(name)

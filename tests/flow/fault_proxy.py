@@ -107,12 +107,11 @@ class Passage:
         self.run = ""  # its name, once one of its calls was for something of that name
 
     def restart(self, decide: Decide) -> None:
-        """Forget what has been called until now, and decide so from now on."""
+        """Forget the calls until now, but for the nodes', and decide so from now on."""
         self._decide = decide
         self._seen.clear()
         self.calls.clear()
         self.faulted.clear()
-        self.by_nodes.clear()
 
     def let_nodes_through(self) -> None:
         """From now on; where they are held back, no Batch task can have begun before."""
