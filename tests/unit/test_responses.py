@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.core.pipeline.transport import HttpTransport
+from pydantic import SecretStr
 
 from tasks.azure import Azure, BatchAccount, StorageAccount
+from tasks.check import check_accounts
 from tasks.errors import ServiceError
+from tasks.ownership import Resource, remove
 from tasks.responses import Response, Service, UnusableResponse, problem
+from tasks.results import Results
+from tasks.settings import PoolSettings, Run
+from tasks.steps import RETRIES
 
 BATCH = "https://a.westeurope.batch.azure.com"
 STORAGE = "https://a.blob.core.windows.net"
@@ -23,6 +31,7 @@ XML = {"x-ms-request-id": "1", "content-type": "application/xml"}
 HTML = b"<html>Sign in, sig=secret</html>"
 COUNTS = {"active": 0, "running": 1, "completed": 2, "succeeded": 2, "failed": 0}
 TASK = {"id": "t", "state": "completed", "executionInfo": {"result": "success"}}
+RUN = Run(flow_run_id="run", started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
 BLOBS = b"<EnumerationResults><Blobs><Blob><Name>a</Name></Blob></Blobs></EnumerationResults>"
 
 
@@ -139,8 +148,6 @@ class Gateway(HTTPServer):
 
     @property
     def azure(self) -> Azure:
-        from pydantic import SecretStr
-
         at, key = f"http://127.0.0.1:{self.server_port}", SecretStr("YWJj")
         return Azure(
             batch_account=BatchAccount(name="b", endpoint=at, key=key),
@@ -207,6 +214,18 @@ def test_the_sdks_ask_again_where_a_gateway_answered(
     assert gateway.asked == 4
 
 
+@pytest.mark.parametrize("status", [200, 407])
+def test_before_step_1_a_gateway_is_asked_again_and_its_setting_named(
+    gateway: Gateway, status: int, tmp_path: Path
+) -> None:
+    gateway.status = status
+    with pytest.raises(ServiceError) as raised:
+        check_accounts.fn(gateway.azure, PoolSettings(), Results(folder=tmp_path))
+    assert raised.value.transient
+    assert str(raised.value).endswith("; check AZURE_BATCH_ENDPOINT and the network")
+    assert (gateway.asked, check_accounts.retries) == (4, RETRIES)
+
+
 @pytest.mark.parametrize(("code", "gone"), [("PoolNotFound", True), ("AccountNotFound", False)])
 def test_only_a_code_of_the_thing_itself_says_that_it_is_gone(gateway: Gateway, code: str, gone: bool) -> None:
     gateway.status, gateway.headers = 404, JSON
@@ -228,3 +247,30 @@ def test_the_address_says_which_service_a_gateway_failed_for(gateway: Gateway, a
     assert str(ServiceError.of(raised.value)) == (
         f"no answer from {service.value}: {here} answered GET with 502 text/html"
     )
+
+
+class Tagged(Resource):
+    """A thing whose first answer was damaged."""
+
+    name, exists, going = "thing", "ThingExists", "ThingBeingDeleted"
+
+    def __init__(self, answers: list[Mapping[str, str] | None]) -> None:
+        self._answers = answers
+        self.deleted = False
+
+    def tags(self) -> Mapping[str, str] | None:
+        return self._answers.pop(0)
+
+    def delete(self) -> None:
+        self.deleted = True
+
+    def create(self) -> None: ...
+    def renew(self) -> None: ...
+    def mark(self, tags: Mapping[str, str]) -> None: ...
+
+
+@pytest.mark.parametrize(("second", "deleted"), [(RUN.tags, True), ({"flow_run": "other"}, False)])
+def test_tags_that_are_not_the_runs_are_read_twice(second: Mapping[str, str], deleted: bool) -> None:
+    thing = Tagged([{**RUN.tags, "flow_run": "damaged"}, second, None])
+    assert remove(RUN, thing) is deleted
+    assert thing.deleted is deleted
