@@ -238,7 +238,7 @@ class _Proxy:
         method = request.start.split(" ", 1)[0]
         call, mode = await self._passage.admit(self._service, request)
         answer = None if mode in _NOT_ACTED else await upstream.ask(request, method)
-        if call and answer and not answer.raw.endswith(b"\r\n\r\n"):
+        if call and answer and answer.raw.partition(b"\r\n\r\n")[2]:
             self._passage.with_body.add(call)
         if mode in (Mode.DROPPED, Mode.UNHEARD):
             return False
