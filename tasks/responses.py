@@ -76,8 +76,9 @@ class Response:
     @property
     def origin(self) -> str:
         """Such as "account.region.batch.azure.com answered GET with 403 text/html"; never the path, query or body."""
-        kind = self.headers.get("content-type", "").partition(";")[0].strip()[:80] or "without content type"
-        return f"{urlsplit(self.url).netloc.rpartition('@')[2]} answered {self.method} with {self.status} {kind}"
+        kind = "".join(filter(str.isprintable, self.headers.get("content-type", "").partition(";")[0].strip()))[:80]
+        host = urlsplit(self.url).netloc.rpartition("@")[2]
+        return f"{host} answered {self.method} with {self.status} {kind or 'without content type'}"
 
 
 class CheckedTransport(RequestsTransport):  # type: ignore[misc]  # which azure-core loads when asked for
