@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from tasks.azure import Azure, BatchAccount, StorageAccount
 from tasks.check import check_accounts
-from tasks.errors import ServiceError
+from tasks.errors import ServiceError, log_errors_without_traceback
 from tasks.ownership import Resource, remove
 from tasks.responses import Response, Service, UnusableResponse, problem
 from tasks.results import Results
@@ -236,6 +236,16 @@ def test_only_a_code_of_the_thing_itself_says_that_it_is_gone(gateway: Gateway, 
     failure = ServiceError.of(raised.value)
     assert (failure.code, failure.transient) == (code, False)
     assert str(failure).startswith(f"Azure Batch answered 404 {code}: ")
+
+
+def test_the_sdk_logs_no_traceback_of_a_file_that_is_not_there(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_errors_without_traceback()
+    gateway.status, gateway.headers = 404, JSON
+    with pytest.raises(ResourceNotFoundError):
+        ASKING["ask for a file"](gateway.azure)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(("ask", "service"), [("get a pool", Service.BATCH), ("list blobs", Service.STORAGE)])
