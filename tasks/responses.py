@@ -15,15 +15,6 @@ from xml.etree import ElementTree
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import RequestsTransport
 
-# Success as the REST references give it for what is asked here; any other below 400 is no success.
-_SUCCESS = {
-    "GET": {200, 206},
-    "HEAD": {200},
-    "PUT": {200, 201},
-    "POST": {200, 201, 202},
-    "PATCH": {200},
-    "DELETE": {200, 202},
-}
 _BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 # The codes of a 404 that say that the thing itself is gone. Others say something else, such as AccountNotFound.
 GONE = {
@@ -128,8 +119,6 @@ def problem(response: Response) -> str:
 
 
 def _missing(response: Response) -> str:
-    if response.status < 400 and response.status not in _SUCCESS.get(response.method, set()):
-        return "which is no success of this request"
     if response.body is None or response.method == "HEAD":
         return ""
     if response.status >= 400:
