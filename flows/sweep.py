@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from azure.core.exceptions import AzureError
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
@@ -27,7 +26,7 @@ from prefect.states import Completed
 from flows.hooks import accounts_in_use
 from tasks.artifacts import MOST_ROWS, best_effort, escape
 from tasks.azure import Azure
-from tasks.errors import InputError, ServiceError, TopWordsError, log_errors_without_traceback
+from tasks.errors import SERVICE_FAILURES, InputError, ServiceError, TopWordsError, log_errors_without_traceback
 from tasks.leftovers import (
     Deletion,
     Ending,
@@ -133,7 +132,7 @@ def _listed(azure: Azure) -> tuple[list[Leftover], list[str]]:
     for what, look in lists.items():
         try:
             found += look(azure)
-        except AzureError as error:
+        except SERVICE_FAILURES as error:
             failure = ServiceError.of(error)
             tries_left = failure.transient and (task_run.run_count or 0) <= RETRIES
             if tries_left or len(unseen) == len(lists) - 1:

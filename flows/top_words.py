@@ -146,8 +146,10 @@ def top_words(
             fetch_finished(chronicle)
             deletes["containers"] = delete_containers.submit(azure, run, clean_up.containers, chronicle.holds())
             wait(list(deletes.values()))
-            net.fold()
-            chronicle.close(clean_up, [thing for thing, delete in deletes.items() if delete.state.is_completed()])
+            deleted = [thing for thing, delete in deletes.items() if delete.state.is_completed()]
+            if len(deleted) == len(deletes):
+                net.fold()
+            chronicle.close(clean_up, deleted)
 
     return complete(summary, outcomes, allow_failures, chronicle.problem, not_deleted(deletes, run))
 

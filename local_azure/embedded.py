@@ -12,6 +12,7 @@ _SETTINGS = 5  # lines that python -m local_azure prints when both services are 
 _STOP_LIMIT = 15.0  # seconds
 
 _started_ahead: list[EmbeddedAzure] = []
+_running: list[EmbeddedAzure] = []
 
 
 class EmbeddedAzureFailed(Exception):
@@ -47,7 +48,13 @@ class EmbeddedAzure:
         if len(lines) < _SETTINGS:
             code = self._process.wait()
             raise EmbeddedAzureFailed(f"the embedded local Azure did not start (exit code {code}); it says why above")
-        return dict(line.rstrip("\n").split("=", 1) for line in lines)
+        self._settings = dict(line.rstrip("\n").split("=", 1) for line in lines)
+        return self._settings
+
+    def exit_code_at(self, endpoint: str) -> int | None:
+        """Its exit code, if it has ended and one of its services was at that endpoint."""
+        found = any(endpoint in value for value in self._settings.values())
+        return self._process.poll() if found else None
 
     def stop(self) -> None:
         assert self._process.stdin
@@ -66,9 +73,19 @@ def embedded_azure() -> Iterator[dict[str, str]]:
     """A local Azure of the caller's own: its settings, for as long as the context lasts."""
     embedded = _started_ahead.pop() if _started_ahead else EmbeddedAzure()
     try:
-        yield embedded.settings()
+        settings = embedded.settings()
+        _running.append(embedded)
+        yield settings
     finally:
+        if embedded in _running:
+            _running.remove(embedded)
         embedded.stop()
+
+
+def exit_code_at(endpoint: str) -> int | None:
+    """The exit code of this process's local Azure that had a service at that endpoint; None while it runs."""
+    codes = [embedded.exit_code_at(endpoint) for embedded in _running]
+    return next((code for code in codes if code is not None), None)
 
 
 @contextmanager

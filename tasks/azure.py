@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +26,8 @@ from azure.storage.blob import (
 from prefect.logging import get_run_logger
 from pydantic import SecretStr
 
-from tasks.errors import InputError
+from tasks.errors import EmbeddedAzureEnded, InputError
+from tasks.responses import CheckedTransport
 
 BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
 STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY")
@@ -81,14 +82,14 @@ class Azure:
             credential = _entra_id()
         else:
             credential = AzureNamedKeyCredential(account.name, account.key.get_secret_value())
-        return BatchClient(account.endpoint, credential, **_TIMEOUTS)
+        return BatchClient(account.endpoint, credential, transport=_transport(account.endpoint))
 
     def blobs(self) -> BlobServiceClient:
         account = self.storage_account
         if account.key is None:
-            return BlobServiceClient(account.endpoint, _entra_id(), **_TIMEOUTS, **_PARTS, **_storage_retry())
+            return BlobServiceClient(account.endpoint, _entra_id(), **_storage_options(account.endpoint))
         key = {"account_name": account.name, "account_key": account.key.get_secret_value()}
-        return BlobServiceClient(account.endpoint, key, **_TIMEOUTS, **_PARTS, **_storage_retry())
+        return BlobServiceClient(account.endpoint, key, **_storage_options(account.endpoint))
 
     def signer(self, expires: datetime) -> Signer:
         """What signs SAS URLs that end at `expires`."""
@@ -186,10 +187,25 @@ def _embedded() -> Iterator[Azure]:
         yield embedded
 
 
-def _storage_retry() -> dict[str, Any]:
-    """A policy of the client's own: it is a link of one client's pipeline, and two clients would share all after it."""
+def _storage_options(endpoint: str) -> dict[str, Any]:
+    # A retry policy of the client's own: it is a link of one client's pipeline, and two would share all after it.
     policy = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3, random_jitter_range=1)
-    return {"retry_policy": policy}
+    return {**_PARTS, "retry_policy": policy, "transport": _transport(endpoint)}
+
+
+def _transport(endpoint: str) -> CheckedTransport:
+    return CheckedTransport(check_host=partial(_check_embedded, endpoint), **_TIMEOUTS)
+
+
+def _check_embedded(endpoint: str) -> None:
+    """Raises EmbeddedAzureEnded where the endpoint is of one that has ended: no retry brings it back."""
+    from local_azure.embedded import exit_code_at
+
+    if (code := exit_code_at(endpoint)) is not None:
+        raise EmbeddedAzureEnded(
+            f"the embedded local Azure ended (exit code {code}), and what was in it is gone with it; "
+            "start the run again: nothing bills"
+        )
 
 
 def _batch_account(given: Mapping[str, str]) -> BatchAccount:

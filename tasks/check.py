@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.errors import InputError, without_secrets
+from tasks.errors import InputError, ServiceError, without_secrets
 from tasks.images import supported_image
 from tasks.inputs import InputFile, find_inputs
 from tasks.pool import existing_pool
+from tasks.responses import UnusableResponse
 from tasks.results import Results
 from tasks.settings import PoolSettings, TimeLimits
 from tasks.steps import step
@@ -47,7 +48,7 @@ def check_input(
     return files
 
 
-@step("0 check accounts", retries=0)
+@step("0 check accounts")
 def check_accounts(azure: Azure, pool: PoolSettings, results: Results) -> None:
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
     _make_folder(results.folder)
@@ -64,14 +65,19 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results) -> None:
 
 @contextmanager
 def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
-    """Turns silence into an InputError: at the very start a wrong address is likelier than a lost answer."""
+    """Name the setting where nothing answers: at the start a wrong address is likelier than a lost answer.
+
+    What answers, but not as Azure does, may be a gateway in between: that is asked again.
+    """
+    advice = f"check {setting} and the network"
     try:
         yield
-    except (ServiceRequestError, ServiceResponseError) as error:
+    except UnusableResponse as error:
+        failure = ServiceError.of(error)
+        raise failure.saying(f"{failure}; {advice}") from None
+    except (ServiceRequestError, ServiceResponseTimeoutError) as error:
         reason = without_secrets(str(error.message))
-        raise InputError(
-            f"{account} at {endpoint} does not answer; check {setting} and the network ({reason})"
-        ) from None
+        raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None
 
 
 def _make_folder(results: Path) -> None:

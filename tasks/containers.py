@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from azure.core.exceptions import AzureError, ResourceNotFoundError
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from prefect.logging import get_run_logger
 
 from tasks.azure import Azure
-from tasks.errors import ServiceError
+from tasks.errors import SERVICE_FAILURES, ServiceError
 from tasks.ownership import Resource, keep, make, remove
 from tasks.settings import HELD, Disposal, Role, Run
 from tasks.steps import RETRIES_OF_DELETES, step
@@ -88,9 +88,7 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal, held: bool | N
                 else:
                     done = "deleted" if remove(run, container) else "is not there, or not this run's"
                 logger.info("Container %s %s", run.container(role), done)
-            except AzureError as error:
+            except SERVICE_FAILURES as error:
                 problems.append(ServiceError.of(error))
-            except ServiceError as error:
-                problems.append(error)
     if problems:
         raise min(problems, key=lambda problem: not problem.transient)  # one that is worth another try, if any is

@@ -10,14 +10,14 @@ from pathlib import Path
 from threading import Event
 from uuid import uuid4
 
-from azure.core.exceptions import AzureError, ResourceNotFoundError, ServiceResponseError
+from azure.core.exceptions import ResourceNotFoundError, ServiceResponseError
 from azure.storage.blob import ContainerClient, StorageStreamDownloader
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
 from tasks.artifacts import TaskBoard
 from tasks.azure import Azure
-from tasks.errors import NotDownloaded, ResultsError, ServiceError, error_code
+from tasks.errors import SERVICE_FAILURES, NotDownloaded, ResultsError, ServiceError, error_code
 from tasks.events import RunEvents
 from tasks.failures import Failures
 from tasks.files import UploadedFile, Uploads
@@ -42,7 +42,7 @@ class Download:
     stop: Event = field(default_factory=Event)  # set: no further one begins
 
     def fetch(self, azure: Azure, run: Run, files: Sequence[UploadedFile]) -> None:
-        """Download the outputs of these files, the first of them first. Raises AzureError and ResultsError."""
+        """Download the outputs of these files, the first of them first. Raises one of SERVICE_FAILURES, or ResultsError."""
         with azure.blobs() as blobs:
             container = blobs.get_container_client(run.container(Role.OUTPUT))
 
@@ -81,7 +81,7 @@ def download_output(
     download = Download(results=results)
     try:
         _fetch_all(azure, run, counted, download)
-    except (AzureError, ResultsError) as error:
+    except (*SERVICE_FAILURES, ResultsError) as error:
         raise _not_downloaded(run, error, len(counted) - len(download.stored), len(counted), results) from None
     outcomes = _tell_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
     logger = get_run_logger()
@@ -163,12 +163,12 @@ def _chunks(blob: StorageStreamDownloader[bytes]) -> Iterator[bytes]:
 
 
 def _not_downloaded(
-    run: Run, error: AzureError | ResultsError, missing: int, total: int, results: Results
+    run: Run, error: Exception, missing: int, total: int, results: Results
 ) -> ServiceError | NotDownloaded:
     """What the step raises: while it may be tried again, the error itself."""
     advice = "Free some space there or make it writable"
     reason = str(error)
-    if isinstance(error, AzureError):
+    if not isinstance(error, ResultsError):
         failure = ServiceError.of(error)
         if failure.code in _CONTAINER_GONE or (failure.transient and 0 < (task_run.run_count or 0) <= RETRIES):
             return failure

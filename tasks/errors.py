@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from http import HTTPStatus
@@ -27,12 +27,14 @@ from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
     DecodeError,
+    DeserializationError,
     HttpResponseError,
     IncompleteReadError,
     ServiceRequestError,
     ServiceResponseError,
 )
 
+from tasks.responses import Response, UnusableResponse
 from tasks.shown import visible
 
 if TYPE_CHECKING:
@@ -130,8 +132,15 @@ class ServiceError(TopWordsError):
         return partial(type(self), code=self.code, transient=self.transient), self.args, self.__dict__
 
     @classmethod
-    def of(cls, error: AzureError) -> ServiceError:
-        """The error of either SDK as one message: what it was, its code, and the service's own details."""
+    def of(cls, error: Exception) -> ServiceError:
+        """One of SERVICE_FAILURES as one message: what it was, its code, and the service's own details."""
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, UnusableResponse):
+            return cls(str(error.message), code="NoAnswer", transient=True)
+        if not isinstance(error, AzureError):
+            message = "incomplete answer from the service: a value in it cannot be read"
+            return cls(message, code="NoAnswer", transient=True)
         lost = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError, DecodeError))
         no_token = isinstance(error, ClientAuthenticationError) and not _of_a_service(error)
         if isinstance(error, HttpResponseError) and error.response is not None and not lost and not no_token:
@@ -147,10 +156,25 @@ class ServiceError(TopWordsError):
     def _answered(cls, error: HttpResponseError) -> ServiceError:
         code = error_code(error)
         status = error.status_code or 0
-        lines = [f"{_service_name(error)} answered {status} {code}: {_first_line(error)}"]
+        response = _response(error)
+        transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
+        if not response.request_id:  # so its body is not the service's either
+            return cls(f"no answer from {response.service.value}: {response.origin}", code=code, transient=transient)
+        lines = [f"{response.service.value} answered {status} {code}: {_first_line(error)}"]
         lines += [f"  {name}: {value}" for name, value in _details(error)]
-        transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500
+        lines.append(f"  request id: {response.request_id}")
         return cls("\n".join(lines), code=code, transient=transient)
+
+
+class EmbeddedAzureEnded(ServiceError):
+    """The embedded local Azure ended before the run did, and all that was in it with it."""
+
+    def __init__(self, message: str, *, code: str = "EmbeddedAzureEnded", transient: bool = False) -> None:
+        super().__init__(message, code=code, transient=transient)
+
+
+# What the SDKs raise for a request that failed, and what has been made of it already.
+SERVICE_FAILURES = (AzureError, DeserializationError, ServiceError)
 
 
 def error_code(error: HttpResponseError) -> str:
@@ -170,8 +194,13 @@ def _of_a_service(error: HttpResponseError) -> bool:
     return bool(getattr(error, "model", None) or getattr(error, "error_code", None))
 
 
-def _service_name(error: HttpResponseError) -> str:
-    return "Azure Batch" if getattr(error, "model", None) is not None else "Blob Storage"
+def _response(error: HttpResponseError) -> Response:
+    """What was answered, without its body."""
+    answer: Any = error.response
+    request = answer.request
+    return Response(
+        method=request.method, url=request.url, status=answer.status_code, headers=answer.headers, body=None
+    )
 
 
 def _first_line(error: HttpResponseError) -> str:
@@ -181,14 +210,11 @@ def _first_line(error: HttpResponseError) -> str:
 
 
 def _details(error: HttpResponseError) -> list[tuple[str, str]]:
-    """The key-value details of a Batch error, or the additional fields of a Storage error, and the request's id."""
+    """The key-value details of a Batch error, or the additional fields of a Storage error."""
     values = getattr(getattr(error, "model", None), "error_values", None)  # the SDK's name for `values`
     details = [(str(value.key), str(value.value)) for value in values or ()]
     details += [(str(key), str(value)) for key, value in (getattr(error, "additional_info", None) or {}).items()]
-    response = error.response
-    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
-    request_id = headers.get("request-id") or headers.get("x-ms-request-id")
-    return [*details, ("request id", request_id)] if request_id else details
+    return details
 
 
 # What Prefect calls a crash is mostly somebody's wish: Cancel in the UI, the worker's end, Ctrl-C.
@@ -219,7 +245,12 @@ class _ReadableErrors(logging.Filter):
 
 
 def log_errors_without_traceback() -> None:
-    """Make Prefect log a TopWordsError as its message alone; safe to call more than once."""
+    """Make Prefect log a TopWordsError as its message alone; safe to call more than once.
+
+    The SDKs' own warnings, some with a traceback, tell nothing that the errors do not.
+    """
+    if (sdks := logging.getLogger("azure")).level == logging.NOTSET:
+        sdks.setLevel(logging.ERROR)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
         if not any(isinstance(present, _ReadableErrors) for present in logger.filters):

@@ -11,11 +11,12 @@ from tasks.errors import InputError
 def supported_image(batch: BatchClient, image: str) -> BatchSupportedImage:
     """The supported image that `image` (publisher:offer:sku) names; InputError, with the choice there is, if none."""
     publisher, offer, sku, *_ = image.lower().split(":")
-    linux = list(batch.list_supported_images(filter="osType eq 'linux'"))
-    for candidate in linux:
-        reference = candidate.image_reference
-        if [publisher, offer, sku] == [(part or "").lower() for part in _parts(reference)]:
-            return candidate
+    for _ in range(2):  # one answer may be damaged, and what is refused here is refused for good
+        linux = list(batch.list_supported_images(filter="osType eq 'linux'"))
+        for candidate in linux:
+            reference = candidate.image_reference
+            if [publisher, offer, sku] == [(part or "").lower() for part in _parts(reference)]:
+                return candidate
     choice = sorted({":".join(_parts(each.image_reference)) for each in linux if each.verification_type == "verified"})
     raise InputError(
         f"image {image!r} is not supported by this Batch account; verified Linux images are: {', '.join(choice)}"

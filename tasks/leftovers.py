@@ -12,11 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchJob, BatchJobUpdateOptions, BatchPool, BatchPoolUpdateOptions
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerProperties
 
 from tasks.azure import Azure
-from tasks.errors import ServiceError, error_code
+from tasks.errors import SERVICE_FAILURES, EmbeddedAzureEnded, ServiceError, error_code
 from tasks.pool import metadata, tags
 from tasks.settings import HELD, PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
 
@@ -141,7 +141,7 @@ def delete_each(azure: Azure, leftovers: Iterable[Leftover]) -> Iterator[Deletio
         for leftover in sorted(leftovers, key=lambda each: order.index(each.kind)):
             try:
                 yield Deletion(leftover=leftover, ending=shelf.delete(leftover))
-            except AzureError as error:
+            except SERVICE_FAILURES as error:
                 reason = str(ServiceError.of(error))
                 yield Deletion(leftover=leftover, ending=Ending.FAILED, reason=reason)
 
@@ -157,7 +157,7 @@ def clean_up_after(azure: Azure, flow_run_id: str, clean_up: CleanUp, logger: Lo
         for kind, name in _names(flow_run_id):
             try:
                 _clean_up(shelf, kind, name, flow_run_id, _disposal(clean_up, kind), logger, held)
-            except AzureError as error:
+            except SERVICE_FAILURES as error:
                 logger.warning("The %s %s was not cleaned up: %s", kind.value, name, ServiceError.of(error))
 
 
@@ -272,6 +272,8 @@ def _disposal(clean_up: CleanUp, kind: Kind) -> Disposal:
 def _unless_gone(act: Callable[[], D], otherwise: D) -> D:
     try:
         return act()
+    except EmbeddedAzureEnded:
+        return otherwise
     except HttpResponseError as error:
         if error_code(error) not in _GONE:
             raise

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchFileProperties
-from azure.core.exceptions import AzureError
 from azure.storage.blob import ContainerClient
 
 from tasks.azure import Azure
-from tasks.errors import without_secrets
+from tasks.errors import SERVICE_FAILURES, without_secrets
 from tasks.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.parallel import in_parallel
 from tasks.results import Results
@@ -72,7 +71,7 @@ def _stored(container: ContainerClient) -> dict[str, int]:
     """The stored logs and their sizes; none where they cannot be listed, as when somebody has deleted the container."""
     try:
         return {blob.name: blob.size for blob in container.list_blobs(name_starts_with=f"{LOGS}/")}
-    except AzureError:
+    except SERVICE_FAILURES:
         return {}
 
 
@@ -102,7 +101,7 @@ def _end_of_blob(container: ContainerClient, blob: str, most: int, size: int | N
         if size is None:
             size = container.get_blob_client(blob).get_blob_properties().size
         return container.download_blob(blob, offset=max(0, size - most), length=most).readall() if size else b""
-    except AzureError:
+    except SERVICE_FAILURES:
         return None
 
 
@@ -121,5 +120,5 @@ def _end_of_file(
     try:
         size = properties().content_length or 0
         return b"".join(download(f"bytes={max(0, size - most)}-{size - 1}")) if size else b""
-    except AzureError:
+    except SERVICE_FAILURES:
         return None

@@ -35,7 +35,7 @@ class SafetyNet:
         self._outputs_left = outputs_left
 
     def fold(self) -> None:
-        """The steps have deleted it."""
+        """The steps have deleted it, and it is confirmed."""
         self._spread = False
 
     def __enter__(self) -> SafetyNet:
@@ -44,7 +44,7 @@ class SafetyNet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self._spread:
+        if self._spread:
             held = self._outputs_left()
             clean_up_after(self._azure, self._run.flow_run_id, self.clean_up, get_run_logger(), held=held)
 

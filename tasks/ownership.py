@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
-from tasks.errors import ConflictError, ServiceError, error_code
+from tasks.errors import ConflictError, EmbeddedAzureEnded, ServiceError, error_code
 from tasks.pace import Pace
 from tasks.settings import Disposal, Run
 
@@ -77,7 +77,7 @@ def remove(run: Run, resource: Resource) -> bool:
 
     Raises ServiceError where it is still there after a delete that the service has accepted.
     """
-    tags = _tags(resource)
+    tags = _tags(run, resource)
     if not run.owns(tags):
         return False
     try:
@@ -87,14 +87,14 @@ def remove(run: Run, resource: Resource) -> bool:
     except ResourceExistsError as error:
         if error_code(error) != resource.going:
             raise
-    if run.owns(_tags(resource)):
+    if run.owns(_tags(run, resource)):
         raise ServiceError(f"{resource.name} is still there after its delete", code="NotDeleted", transient=True)
     return True
 
 
 def keep(run: Run, resource: Resource) -> bool:
     """Mark it as kept on purpose, so that no sweep deletes it; False if there is none of this run."""
-    tags = _tags(resource)
+    tags = _tags(run, resource)
     if not run.owns(tags):
         return False
     if tags != (kept := {**(tags or {}), **run.tags_for(Disposal.KEEP)}):
@@ -108,7 +108,7 @@ def keep(run: Run, resource: Resource) -> bool:
 def _adopted(run: Run, resource: Resource) -> bool:
     """Whether it is this run's, with its lifetime renewed. False where it is going or gone."""
     try:
-        tags = resource.tags()
+        tags = _read(run, resource)
         if tags is None:
             return False
         if not run.owns(tags):
@@ -124,8 +124,14 @@ def _adopted(run: Run, resource: Resource) -> bool:
         return False
 
 
-def _tags(resource: Resource) -> Mapping[str, str] | None:
+def _tags(run: Run, resource: Resource) -> Mapping[str, str] | None:
     try:
-        return resource.tags()
-    except ResourceNotFoundError:
+        return _read(run, resource)
+    except (ResourceNotFoundError, EmbeddedAzureEnded):
         return None
+
+
+def _read(run: Run, resource: Resource) -> Mapping[str, str] | None:
+    """Its tags; those of another are read twice, for the name is the run's own and one answer may be damaged."""
+    tags = resource.tags()
+    return tags if tags is None or run.owns(tags) else resource.tags()

@@ -230,7 +230,7 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
         raise InputError(
             f"pool {pool_id!r} does not exist in this Batch account; `az batch pool list` shows those that do"
         ) from None
-    if pool.state != BatchPoolState.ACTIVE:
+    if pool.state == BatchPoolState.DELETING:
         raise InputError(f"pool {pool_id!r} is being deleted; name another, or none to have one made")
     if settings.slots_per_task > (slots := pool.task_slots_per_node or 1):
         raise InputError(

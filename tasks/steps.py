@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from azure.core.exceptions import AzureError
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateDetails, TaskRun
@@ -21,7 +20,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
-from tasks.errors import ServiceError
+from tasks.errors import SERVICE_FAILURES, ServiceError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,7 +123,7 @@ def _observed(name: str, function: Callable[P, R]) -> Callable[P, R]:
         began, start = datetime.now(timezone.utc), time.monotonic()
         try:
             return function(*args, **kwargs)
-        except AzureError as error:
+        except SERVICE_FAILURES as error:
             raise ServiceError.of(error) from None
         finally:
             _note(StepTime(name=name, began=began, seconds=time.monotonic() - start, task_run_id=_task_run_id()))

@@ -8,14 +8,23 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from azure.batch import BatchClient
-from azure.batch.models import BatchTaskCounts
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.batch.models import BatchTask, BatchTaskCounts
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
 from tasks.artifacts import MOST_ROWS, TaskBoard
 from tasks.attempts import Attempts
 from tasks.cancellation import Cancellation
-from tasks.errors import Cancelled, RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError, error_code
+from tasks.errors import (
+    SERVICE_FAILURES,
+    Cancelled,
+    RunTimeout,
+    ServiceError,
+    Stalled,
+    TasksFailed,
+    TopWordsError,
+    error_code,
+)
 from tasks.events import PoolReady, Preempted, RunEvents
 from tasks.events import Stalled as StalledEvent
 from tasks.failures import Failures
@@ -103,7 +112,7 @@ class Watch:
                     if self._look():
                         return None
                     self._answered = self._pace.now()
-                except AzureError as error:
+                except SERVICE_FAILURES as error:
                     self._bear(error)
         except (TasksFailed, RunTimeout, Stalled, Cancelled, ServiceError) as problem:
             return problem
@@ -116,7 +125,7 @@ class Watch:
             try:
                 outcomes = self.outcomes()
                 break
-            except AzureError as error:
+            except SERVICE_FAILURES as error:
                 if problem is not None:  # enough has been waited
                     break
                 try:
@@ -127,7 +136,7 @@ class Watch:
         outcomes = outcomes or self._last_known()
         return outcomes, None if all(outcome.completed for outcome in outcomes) else problem
 
-    def _bear(self, error: AzureError) -> None:
+    def _bear(self, error: Exception) -> None:
         """Go on where the answer may still come: the Batch tasks need nobody to watch them. Else raise ServiceError."""
         failure = ServiceError.of(error)
         minutes = self._patience.limits.stall_minutes
@@ -146,7 +155,12 @@ class Watch:
             known = {task.id: task for task in self._batch.list_tasks(self._run.job_id, select=OUTCOME_FIELDS)}
         except ResourceNotFoundError:
             return self._last_known()
-        return [self._seen(TaskOutcome.of(added, known.get(added.id))) for added in self._tasks]
+        return [self._outcome(added, known.get(added.id)) for added in self._tasks]
+
+    def _outcome(self, added: AddedTask, task: BatchTask | None) -> TaskOutcome:
+        """What became of the task; one that has completed stays so where a later list lacks it."""
+        last = self._last.get(added.id)
+        return last if task is None and last and last.completed else self._seen(TaskOutcome.of(added, task))
 
     def _seen(self, outcome: TaskOutcome) -> TaskOutcome:
         self._last[outcome.id] = seen = self._attempts.seen(outcome, self._pace.now())
@@ -156,7 +170,7 @@ class Watch:
         """What was known last of each task, where the service no longer tells; an output tells of a success."""
         try:
             outputs = self._outputs()
-        except AzureError:
+        except SERVICE_FAILURES:
             outputs = ()
         known = []
         for added in self._tasks:
@@ -357,7 +371,7 @@ class Watch:
         """By the tasks themselves, where the service tells of them."""
         try:
             return self._progress(self.outcomes())
-        except AzureError:
+        except SERVICE_FAILURES:
             return Progress.of_counts(counts, total=self._in_job, earlier=self._earlier)
 
     def _help_spot(self, idle: timedelta) -> None:

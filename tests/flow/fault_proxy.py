@@ -1,4 +1,4 @@
-"""A reverse proxy between the SDKs and the services: it tells a run's HTTP calls apart, and loses answers on demand.
+"""A reverse proxy between the SDKs and the services: it tells a run's HTTP calls apart, and loses or falsifies answers.
 
 Signatures cover the path and the headers but not the host, so requests pass byte for byte as they came. What the nodes
 send (it carries a SAS signature instead of an Authorization header) passes too, but is neither a call nor faulted.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -43,6 +44,20 @@ class Mode(str, Enum):
     UNHEARD = "acted, then connection dropped"
     DISOWNED = "acted, then 500"
     CUT = "acted, then half an answer"
+    FLIPPED = "acted, then a changed byte"
+    EMPTY_200 = "acted, then 200 with nothing"
+    NOTHING_204 = "acted, then 204"
+    HTML_200 = "200 of a gateway"
+    HTML_401 = "401 of a gateway"
+    HTML_403 = "403 of a gateway"
+    HTML_404 = "404 of a gateway"
+    HTML_407 = "407 of a gateway"
+    HTML_409 = "409 of a gateway"
+    HTML_502 = "502 of a gateway"
+
+
+_NOT_ACTED = {Mode.REFUSED, Mode.DROPPED, *(mode for mode in Mode if mode.name.startswith("HTML"))}
+_PAGE = b"<html><body>Sign in to go on.</body></html>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +103,22 @@ class Passage:
         self.faulted: list[tuple[Call, Mode]] = []
         self.by_nodes: list[str] = []  # such as "GET /account/{run}-input/a.txt"
         self.settings: dict[str, str] = {}
+        self.with_body: set[Call] = set()  # the calls whose answers have one
         self.run = ""  # its name, once one of its calls was for something of that name
+
+    def restart(self, decide: Decide) -> None:
+        """Forget the calls until now, but for the nodes', and decide so from now on."""
+        self._decide = decide
+        self._seen.clear()
+        self.calls.clear()
+        self.faulted.clear()
 
     def let_nodes_through(self) -> None:
         """From now on; where they are held back, no Batch task can have begun before."""
         self._loop.call_soon_threadsafe(self._open_to_nodes.set)
 
-    async def admit(self, service: Service, request: _Message) -> Mode | None:
-        """Write the request down; how it is to be faulted, if it is."""
+    async def admit(self, service: Service, request: _Message) -> tuple[Call | None, Mode | None]:
+        """Write the request down; which call it is, if it is one, and how it is to be faulted, if it is."""
         method, target, _ = request.start.split(" ", 2)
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
@@ -105,7 +128,7 @@ class Passage:
             self.by_nodes.append(f"{method} {_blank(url.path)}")
             if self._hold_nodes:
                 await self._open_to_nodes.wait()
-            return None
+            return None, None
         telling = "&".join(f"{name}={_blank(query[name])}" for name in _TELLING if name in query)
         key = (service, method, _blank(url.path), telling)
         self._seen[key] += 1
@@ -114,7 +137,7 @@ class Passage:
         mode = self._decide(call)
         if mode:
             self.faulted.append((call, mode))
-        return mode
+        return call, mode
 
 
 class FaultProxies:
@@ -213,8 +236,10 @@ class _Proxy:
         """One request and its answer; whether the connection goes on."""
         request = await _read(reader)
         method = request.start.split(" ", 1)[0]
-        mode = await self._passage.admit(self._service, request)
-        answer = None if mode in (Mode.REFUSED, Mode.DROPPED) else await upstream.ask(request, method)
+        call, mode = await self._passage.admit(self._service, request)
+        answer = None if mode in _NOT_ACTED else await upstream.ask(request, method)
+        if call and answer and answer.raw.partition(b"\r\n\r\n")[2]:
+            self._passage.with_body.add(call)
         if mode in (Mode.DROPPED, Mode.UNHEARD):
             return False
         if mode is Mode.CUT:
@@ -223,8 +248,11 @@ class _Proxy:
             writer.write(answer.raw[: head + (len(answer.raw) - head) // 2] if len(answer.raw) > head else b"")
             await writer.drain()
             return False
-        if mode:
-            writer.write(_error(self._service, 503 if mode is Mode.REFUSED else 500, method))
+        if mode is Mode.FLIPPED:
+            assert answer
+            answer = _flipped(answer, str(call))
+        elif mode:
+            writer.write(_false_answer(mode, self._service, method))
             await writer.drain()
             return True
         assert answer
@@ -286,6 +314,40 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
             return body
 
 
+def _false_answer(mode: Mode, service: Service, method: str) -> bytes:
+    """What comes in the place of the service's answer."""
+    if mode in (Mode.REFUSED, Mode.DISOWNED):
+        return _error(service, 503 if mode is Mode.REFUSED else 500, method)
+    if mode is Mode.NOTHING_204:
+        return b"HTTP/1.1 204 No Content\r\n\r\n"
+    page = b"" if mode is Mode.EMPTY_200 else _PAGE
+    head = f"HTTP/1.1 {mode.name[-3:]} Gateway\r\nContent-Type: text/html\r\nContent-Length: {len(page)}\r\n\r\n"
+    return head.encode() + (b"" if method == "HEAD" else page)
+
+
+def _flipped(answer: _Message, seed: str) -> _Message:
+    """The answer with one of its body's bytes changed, if it has any."""
+    head, _, body = answer.raw.partition(b"\r\n\r\n")
+    if answer.headers.get("transfer-encoding", "").lower() == "chunked":
+        body = _unchunked(body)
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"transfer-encoding:")]
+        head = b"\r\n".join([*lines, b"Content-Length: %d" % len(body)])
+    if body:
+        dice = random.Random(seed)
+        at = dice.randrange(len(body))
+        body = body[:at] + bytes([body[at] ^ (1 << dice.randrange(7))]) + body[at + 1 :]
+    return replace(answer, raw=head + b"\r\n\r\n" + body)
+
+
+def _unchunked(body: bytes) -> bytes:
+    data = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size.split(b";")[0], 16)
+        data, body = data + rest[:length], rest[length + 2 :]
+    return data
+
+
 def _error(service: Service, status: int, method: str) -> bytes:
     """What the service itself would say."""
     reason, code = {503: ("Service Unavailable", "ServerBusy"), 500: ("Internal Server Error", "InternalError")}[status]
@@ -296,6 +358,7 @@ def _error(service: Service, status: int, method: str) -> bytes:
         kind = "application/xml"
         body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>Asked for.</Message></Error>'
     head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nx-ms-error-code: {code}\r\n"
+    head += f"{'request-id' if service is Service.BATCH else 'x-ms-request-id'}: asked-for\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{'' if method == 'HEAD' else body}".encode()
 
 

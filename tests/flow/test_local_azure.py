@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,8 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from azure.core.pipeline.transport import HttpTransport
 
+from local_azure import embedded
+from local_azure.embedded import embedded_azure
 from tasks.azure import Azure
+from tasks.errors import EmbeddedAzureEnded
+from tasks.leftovers import clean_up_after
+from tasks.settings import CleanUp
 from tests.conftest import DATA
 
 ROOT = DATA.parent
@@ -215,6 +222,24 @@ def test_azurite_does_not_survive_a_service_that_is_killed(start: Callable[..., 
     while left():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_nobody_waits_for_an_embedded_one_that_was_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(HttpTransport, "sleep", lambda self, duration: pytest.fail("it waits"))
+    with embedded_azure() as settings:
+        azure = Azure.from_environment(settings)
+        assert azure is not None
+        process = embedded._running[-1]._process
+        process.kill()
+        process.wait()
+        with azure.batch() as batch, pytest.raises(EmbeddedAzureEnded, match=r"ended \(exit code -9\)") as error:
+            batch.get_pool("any")
+        assert not error.value.transient
+        with caplog.at_level(logging.INFO):
+            clean_up_after(azure, "0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11", CleanUp(), logging.getLogger("tests"))
+        assert caplog.messages == []  # nothing is left that a warning could tell of
 
 
 def ask(settings: dict[str, str], *arguments: str) -> tuple[int, str]:

@@ -10,10 +10,12 @@ import pytest
 from azure.core.exceptions import (
     ClientAuthenticationError,
     DecodeError,
+    DeserializationError,
     HttpResponseError,
     IncompleteReadError,
     ServiceRequestError,
 )
+from azure.core.rest import HttpRequest
 from prefect._internal.states import exception_to_crashed_state_sync
 from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import TerminationSignal
@@ -27,6 +29,7 @@ from tasks.steps import is_transient
 
 class Response:
     def __init__(self, status_code: int) -> None:
+        self.request = HttpRequest("GET", "https://account.blob.core.windows.net/container?comp=list")
         self.status_code = status_code
         self.reason = "Because"
         self.headers = {"x-ms-request-id": "42"}
@@ -74,6 +77,12 @@ def test_half_an_answer_is_a_lost_one(error: HttpResponseError) -> None:
     failure = ServiceError.of(error)
     assert (failure.code, failure.transient) == ("NoAnswer", True)
     assert str(failure).startswith("no whole answer from the service: ")
+
+
+def test_a_value_that_cannot_be_read_is_a_lost_answer() -> None:
+    failure = ServiceError.of(DeserializationError())
+    assert (failure.code, failure.transient) == ("NoAnswer", True)
+    assert str(failure) == "incomplete answer from the service: a value in it cannot be read"
 
 
 def test_an_error_can_be_kept_and_read_again() -> None:

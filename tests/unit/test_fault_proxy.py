@@ -151,6 +151,36 @@ def test_one_call_is_lost_in_one_of_four_ways_and_no_other(
     assert passage.faulted == [(call, mode)]
 
 
+@pytest.mark.parametrize(
+    ("mode", "acted", "answer"),
+    [
+        (Mode.EMPTY_200, 1, (200, b"")),
+        (Mode.NOTHING_204, 1, (204, b"")),
+        (Mode.HTML_200, 0, (200, b"<html><body>Sign in to go on.</body></html>")),
+        (Mode.HTML_407, 0, (407, b"<html><body>Sign in to go on.</body></html>")),
+    ],
+)
+def test_a_false_answer_comes_in_the_place_of_the_services(
+    proxies: FaultProxies, upstream: Upstream, mode: Mode, acted: int, answer: tuple[int, bytes]
+) -> None:
+    with proxies.passage(upstream.settings, lambda made: mode) as passage:
+        connection = connect(passage)
+        assert ask(connection, "PUT", "/pools") == answer
+        connection.close()
+    assert upstream.asked == ["PUT /pools"] * acted
+
+
+@pytest.mark.parametrize(("path", "whole"), [("/path", b"/path"), ("/chunked", b"abcde")])
+def test_one_byte_of_an_answer_is_changed(proxies: FaultProxies, upstream: Upstream, path: str, whole: bytes) -> None:
+    with proxies.passage(upstream.settings, lambda made: Mode.FLIPPED) as passage:
+        connection = connect(passage)
+        status, body = ask(connection, "GET", path)
+        connection.close()
+    assert (status, len(body)) == (200, len(whole))
+    assert sum(one != other for one, other in zip(body, whole, strict=True)) == 1
+    assert len(passage.with_body) == 1
+
+
 def test_answers_are_rewritten_on_request(proxies: FaultProxies, upstream: Upstream) -> None:
     with proxies.passage(upstream.settings, rewrite=(b"status", b"STATUS")) as passage:
         connection = connect(passage)

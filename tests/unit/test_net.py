@@ -86,9 +86,12 @@ def test_what_the_steps_have_deleted_is_left_to_them(
     assert cleaned_up == []
 
 
-def test_a_run_that_ends_well_has_nothing_left_to_it(
-    run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_run_that_ends_well_leaves_to_it_what_was_not_deleted(
+    run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]], confirmed: bool
 ) -> None:
     with SafetyNet(AZURE, RUN, CleanUp()) as net:
         net.spread()
-    assert cleaned_up == []
+        if confirmed:
+            net.fold()
+    assert cleaned_up == ([] if confirmed else [("run", CleanUp(), False)])
