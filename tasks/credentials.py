@@ -18,7 +18,8 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure
+from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
+from tasks.azure import Azure
 from tasks.errors import InputError
 
 _COMMAND = "python -m tasks.credentials"

@@ -18,7 +18,8 @@ from prefect.settings import get_current_settings
 from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner, Result
 
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure, azure_for_run
+from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
+from tasks.azure import Azure, azure_for_run
 from tasks.credentials import AzureBatchAccounts, accounts, app
 from tasks.errors import InputError
 from tests.flow.test_steps import in_flow

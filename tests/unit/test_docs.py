@@ -29,8 +29,8 @@ from examples.log_levels.flow import log_levels
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
 from tasks import events
+from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.artifacts import Key
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.outcomes import Cause
 from tasks.settings import CleanUp, PoolSettings, TimeLimits
 
