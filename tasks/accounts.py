@@ -18,9 +18,9 @@ from tasks.errors import InputError
 
 BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
 STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY")
-_BLOB_ENDPOINT = "AZURE_STORAGE_SERVICE_ENDPOINT"  # as in `az storage blob --blob-endpoint`
+BLOB_ENDPOINT = "AZURE_STORAGE_SERVICE_ENDPOINT"  # as in `az storage blob --blob-endpoint`
 _SAS_TOKEN = "AZURE_STORAGE_SAS_TOKEN"
-_READ = (*BATCH_SETTINGS, *STORAGE_SETTINGS, _BLOB_ENDPOINT, _SAS_TOKEN)
+_READ = (*BATCH_SETTINGS, *STORAGE_SETTINGS, BLOB_ENDPOINT, _SAS_TOKEN)
 # Set for `az` or for other programs; they name no account, so a run need not know them.
 _OTHERS = {"AZURE_STORAGE_AUTH_MODE", "AZURE_STORAGE_CONTAINER", "AZURE_STORAGE_CONTAINER_NAME"}
 _PREFIXES = ("AZURE_BATCH_", "AZURE_STORAGE_")
@@ -53,15 +53,21 @@ def accounts_in(environment: Mapping[str, str]) -> tuple[BatchAccount, StorageAc
     Raises InputError for a misspelled setting, a value that cannot be right, and where only part of the settings is
     there: a run never falls back to another place.
     """
+    given = settings_in(environment)
+    return (_batch_account(given), _storage_account(given)) if given else None
+
+
+def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """What is set of the settings, without quotes. Raises InputError where that names only a part of the accounts."""
     refuse_unknown_settings(environment)
     given = {name: value for name in _READ if (value := _unquoted(name, environment.get(name, "")))}
     if not given:
-        return None
+        return {}
     if "." in given.get("AZURE_BATCH_ACCOUNT", ""):  # a URL or a host name, and so the endpoint too
         given.setdefault("AZURE_BATCH_ENDPOINT", given["AZURE_BATCH_ACCOUNT"])
     _refuse_a_lone_token(given)
     _refuse_a_part(given)
-    return _batch_account(given), _storage_account(given)
+    return given
 
 
 def refuse_unknown_settings(names: Iterable[str]) -> None:
@@ -140,10 +146,10 @@ def _storage_account(given: Mapping[str, str]) -> StorageAccount:
     if connection_string := given.get("AZURE_STORAGE_CONNECTION_STRING"):
         return _from_connection_string(connection_string)
     name, host = _name_and_host("AZURE_STORAGE_ACCOUNT", given["AZURE_STORAGE_ACCOUNT"], ".blob.")
-    endpoint = given.get(_BLOB_ENDPOINT) or (host if "." in host else f"{name}.blob.core.windows.net")
+    endpoint = given.get(BLOB_ENDPOINT) or (host if "." in host else f"{name}.blob.core.windows.net")
     return StorageAccount(
         name=name,
-        endpoint=_url(_BLOB_ENDPOINT, endpoint, "https://<account>.blob.core.windows.net"),
+        endpoint=_url(BLOB_ENDPOINT, endpoint, "https://<account>.blob.core.windows.net"),
         key=_key("AZURE_STORAGE_KEY", given.get("AZURE_STORAGE_KEY", "")),
     )
 

@@ -25,6 +25,7 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts import BatchAccount, StorageAccount, accounts_in
 from tasks.errors import InputError
+from tasks.terminal import terminate_on_hangup
 
 # Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
@@ -124,6 +125,7 @@ def azure_for_run(accounts: str | None = None) -> AbstractContextManager[Azure]:
     The latter runs for as long as the context is entered. Raises InputError where there is no such block, and where
     half of an account is configured.
     """
+    terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
     logger = get_run_logger()
     configured = _of_block(accounts) if accounts else Azure.from_environment(os.environ)
     if configured is not None:

@@ -138,9 +138,9 @@ def test_bad_input_ends_the_command_at_once_with_one_readable_message(environmen
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--nodes", "-1"], "Error: --dedicated-nodes: Input should be greater than or equal to 0"),
+        (["--nodes", "-1"], "Error: --nodes: Input should be greater than or equal to 0"),
         (["--pool-id", "my pool!"], "Error: --pool-id: 'my pool!' is not a pool id; an id has 1 to 64 letters"),
-        (["--top-n", "0"], "Error: top_n is 0; ask for at least 1 word per file"),
+        (["--top-n", "0"], "Error: --top-n is 0; ask for at least 1 word per file"),
         (["--image", "ubuntu"], "Error: --image: 'ubuntu' is not an image; write publisher:offer:sku"),
     ],
 )

@@ -20,7 +20,8 @@ from typer.testing import CliRunner, Result
 
 from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.azure import Azure, azure_for_run
-from tasks.credentials import AzureBatchAccounts, accounts, app
+from tasks.credentials import AzureBatchAccounts, accounts
+from tasks.credentials_command import app
 from tasks.errors import InputError
 from tests.flow.test_steps import in_flow
 
@@ -157,7 +158,7 @@ def test_an_existing_block_is_replaced_only_when_told_so(saved: Saved) -> None:
     assert save("other", settings=SETTINGS).exit_code == 0
     refused = save("other", settings=ENTRA_ID)
     assert refused.exit_code == 1
-    assert refused.stderr == "Error: there is a block 'other' already; replace what it holds with --overwrite\n"
+    assert refused.stderr == "\nError: there is a block 'other' already; replace what it holds with --overwrite\n"
     assert accounts("other").batch_account.key
     assert save("other", "--overwrite", settings=ENTRA_ID).exit_code == 0
     assert accounts("other") == Azure.from_environment(ENTRA_ID)
@@ -181,7 +182,7 @@ def test_on_a_server_that_has_never_seen_such_a_block_the_error_is_as_clear(
 def test_a_name_that_prefect_refuses_is_an_error_that_says_so(saved: Saved) -> None:
     refused = save("My Accounts", settings=SETTINGS)
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("Error: ")
+    assert refused.stderr.startswith("\nError: ")
     assert "lowercase letters, numbers, and dashes" in refused.stderr
     assert "Traceback" not in refused.output
 
@@ -196,7 +197,7 @@ def test_a_name_that_prefect_refuses_is_an_error_that_says_so(saved: Saved) -> N
 def test_half_of_the_accounts_saves_no_block(settings: dict[str, str], reason: str) -> None:
     refused = save("half", settings=settings)
     assert refused.exit_code == 1
-    assert refused.stderr.startswith(f"Error: {reason}")
+    assert refused.stderr.startswith(f"\nError: {reason}")
 
 
 def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(saved: Saved) -> None:

@@ -39,8 +39,9 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed, Runnin
 from typer.testing import CliRunner
 
 import flows.hooks
+from flows.command_line import sweep_app as app
 from flows.hooks import clean_up_dead_run, within
-from flows.sweep import app, find_leftovers, sweep
+from flows.sweep import find_leftovers, sweep
 from local_azure import faults
 from tasks.azure import Azure
 from tasks.credentials import AzureBatchAccounts
