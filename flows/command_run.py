@@ -21,8 +21,8 @@ from tasks.summary import Summary
 
 def run_top_words(output: str, *parameters: Any) -> None:
     """Run the flow and print its summary. Raises TopWordsError with what there is to say of a run that failed."""
-    ensure_prefect_server()
     started = time.monotonic()
+    ensure_prefect_server()
     with _heartbeats_where_they_are_heard():
         try:
             # Not the run's state: what a server gives whose first answer was lost has no result in it.

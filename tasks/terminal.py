@@ -26,7 +26,7 @@ class _Console(io.FileIO):
 def outlive_console() -> None:
     """Let no reader that leaves (`| head`), no closed descriptor and no encoding end what this process does."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # one that was closed: else the next file to be opened would take its place
+        os.set_inheritable(descriptor, True)  # one that was closed: else the next file would take its place
     os.close(descriptor)
     for name, number in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)

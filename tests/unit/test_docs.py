@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 import examples.log_levels.command_line
 import flows.command_line
+import flows.sweep
 import local_azure.__main__
 import tasks.credentials_command
 from examples.log_levels.flow import log_levels
