@@ -12,10 +12,10 @@ import typer
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 from prefect.utilities.urls import url_for
 
-from flows.prefect_server import ensure_prefect_server
 from flows.sweep import sweep
 from flows.top_words import top_words
 from tasks.errors import TopWordsError
+from tasks.prefect_server import ensure_prefect_server
 from tasks.summary import Summary
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,4 +88,5 @@ def run(app: typer.Typer, name: str) -> None:
     outlive_console()
     exit_on_termination()
     terminate_on_hangup()
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # ensure_prefect_server says it
     app(prog_name=f"python -m {name}")

@@ -31,7 +31,9 @@ def command(
         raise InputError(f"none of {names} is set; set those of your accounts and run the command again")
 
     from tasks.credentials import save  # it imports Prefect, which takes seconds
+    from tasks.prefect_server import ensure_prefect_server
 
+    ensure_prefect_server()
     block = save(name, overwrite=overwrite)
     print(f"Saved the block {name!r}: {block.azure().describe()}")
     print(f'Name it in the parameters of a run or of a deployment: accounts: "{name}"')

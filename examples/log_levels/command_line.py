@@ -31,7 +31,7 @@ def command(
     find_inputs(inputs)
 
     from examples.log_levels.flow import log_levels  # it imports Prefect, which takes seconds
-    from flows.prefect_server import ensure_prefect_server
+    from tasks.prefect_server import ensure_prefect_server
 
     ensure_prefect_server()
     print(log_levels(inputs))

@@ -191,7 +191,10 @@ def test_a_name_that_prefect_refuses_is_an_error_that_says_so(saved: Saved) -> N
     ("settings", "reason"),
     [
         ({}, "none of AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT"),
-        ({"AZURE_BATCH_ACCOUNT": "mybatch"}, "AZURE_BATCH_ENDPOINT is not set"),
+        (
+            {"AZURE_BATCH_ACCOUNT": "mybatch"},
+            "AZURE_BATCH_ENDPOINT and AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT) are not set",
+        ),
     ],
 )
 def test_half_of_the_accounts_saves_no_block(settings: dict[str, str], reason: str) -> None:
@@ -214,7 +217,8 @@ def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(save
             },
         )
     assert answer.status_code == 201
-    with pytest.raises(InputError, match=r"the block 'from-the-form' .* AZURE_BATCH_ENDPOINT is not set") as caught:
+    missing = r"the block 'from-the-form' .* AZURE_BATCH_ENDPOINT and AZURE_STORAGE_CONNECTION_STRING .* are not set"
+    with pytest.raises(InputError, match=missing) as caught:
         accounts("from-the-form")
     assert BATCH_KEY not in str(caught.value)
 
@@ -222,6 +226,11 @@ def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(save
 def test_no_validation_error_quotes_a_key() -> None:
     slip = SecretStr(f"{BATCH_KEY}!")
     with pytest.raises(ValidationError, match="holds no account key") as caught:
-        AzureBatchAccounts(batch_account="mybatch", batch_endpoint="https://b.batch.azure.com", batch_key=slip)
+        AzureBatchAccounts(
+            batch_account="mybatch",
+            batch_endpoint="https://b.batch.azure.com",
+            batch_key=slip,
+            storage_account="mystorage",
+        )
     assert BATCH_KEY not in str(caught.value)
     assert BATCH_KEY not in repr(caught.value)

@@ -35,9 +35,10 @@ def _refuse_silent_server(url: str) -> None:
         error = client.api_healthcheck()
     if error is None or isinstance(error, httpx.ReadTimeout):  # it may be busy
         return
-    command = "unset" if "PREFECT_API_URL" in os.environ else "prefect config unset"
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    command = "unset" if "PREFECT_API_URL" in os.environ else ".venv/bin/prefect config unset"  # it is in a profile
     raise TopWordsError(
-        f"no Prefect server answers at {url} (PREFECT_API_URL): {error}. Start it (`make ui` starts one on this "
+        f"no Prefect server answers at {url} (PREFECT_API_URL): {reason}. Start it (`make ui` starts one on this "
         f"machine), or run without it after `{command} PREFECT_API_URL`"
     )
 
