@@ -6,14 +6,17 @@ python -m flows.sweep --delete
 
 # No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
 
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from flows.command_line import main_of_sweep
+
+    main_of_sweep()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-import typer
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
@@ -39,11 +42,11 @@ from tasks.leftovers import (
     list_in_batch,
     list_in_storage,
 )
+from tasks.parameters import flow_run_uuid
 from tasks.settings import CleanUp
 from tasks.steps import RETRIES, step
 
 KEY = "leftovers"  # of the artifact; stable, so that the UI shows its history over the sweeps
-_RESOURCE = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
 
 log_errors_without_traceback()
 
@@ -156,19 +159,6 @@ def delete_leftovers(azure: Azure, doomed: Sequence[Leftover]) -> list[Deletion]
     return deletions
 
 
-def flow_run_uuid(flow_run_id: str | None) -> UUID | None:
-    """The id, bare or as the event of a trigger gives it (prefect.flow-run.<id>). Raises InputError for any other."""
-    if not flow_run_id:  # also a field of the form that was filled in and emptied again
-        return None
-    try:
-        return UUID(flow_run_id.strip().removeprefix(_RESOURCE))
-    except ValueError:
-        raise InputError(
-            f"flow_run_id is {flow_run_id!r}, which is no id of a flow run; it looks like "
-            f"0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11 or {_RESOURCE}0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11"
-        ) from None
-
-
 def read_flow_run(flow_run_id: UUID) -> FlowRun:
     """The flow run as the Prefect server has it. Raises InputError where it has none."""
     with get_client(sync_client=True) as client:
@@ -260,25 +250,3 @@ def _span(span: timedelta) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@app.command()
-def command(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; otherwise only say what there is.")] = False,
-    flow_run: Annotated[str | None, typer.Option(help="Delete only what this flow run created, if it ended.")] = None,
-    include_kept: Annotated[bool, typer.Option("--include-kept", help="Also what was kept on purpose.")] = False,
-    accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
-) -> None:
-    """Find what runs of top-words have left in the accounts, and delete what has expired."""
-    state = sweep(delete, flow_run, include_kept, accounts, return_state=True)
-    if not state.is_completed():
-        print(f"\nError: {state.result(raise_on_failure=False)}", file=sys.stderr)
-        raise typer.Exit(1)
-    print(f"\n{state.message}")
-
-
-if __name__ == "__main__":
-    app(prog_name="python -m flows.sweep")

@@ -5,6 +5,11 @@ python -m flows.top_words 'texts/*.txt' --top-n 10
 
 # No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from flows.command_line import main
+
+    main()
+
 from datetime import datetime
 from typing import Annotated
 
@@ -152,9 +157,3 @@ def top_words(
             chronicle.close(clean_up, deleted)
 
     return complete(summary, outcomes, allow_failures, chronicle.problem, not_deleted(deletes, run))
-
-
-if __name__ == "__main__":
-    from flows.command_line import main
-
-    main()

@@ -6,11 +6,10 @@ import argparse
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import signal
+import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, AzuriteFailed, azurite, ensure_installed
 from local_azure.batch.server import Account, AutoStorage, DataDirectoryInUse, serve
+from local_azure.data import data_directory
 
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
@@ -57,18 +57,27 @@ def main() -> int:
     options = arguments().parse_args()
     try:
         _refuse_foreign(options.env_file)
+        _refuse_taken_ports(options)
         ensure_installed()
-        with _data_directory(options.data) as data:
+        with data_directory(options.data) as data:
             return asyncio.run(_run(options, data))
     except (AzuriteFailed, DataDirectoryInUse, accounts.Unusable, OSError) as error:
-        print(f"local Azure: {_explain(error, options)}", file=sys.stderr)
+        print(f"local Azure: {error}", file=sys.stderr)
         return 1
 
 
-def _explain(error: Exception, options: argparse.Namespace) -> str:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"port {options.batch_port} is taken; name another with --batch-port, or 0 for any that is free"
-    return str(error)
+def _refuse_taken_ports(options: argparse.Namespace) -> None:
+    """Here, since what fails to listen later cannot say which option to change."""
+    if options.batch_port == options.blob_port != 0:
+        raise accounts.Unusable(f"--batch-port and --blob-port are both {options.batch_port}; name two ports")
+    for option, port in (("--batch-port", options.batch_port), ("--blob-port", options.blob_port)):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise accounts.Unusable(
+                f"port {port} {reason}; name another with {option}, or 0 for any that is free"
+            ) from None
 
 
 def _refuse_foreign(env_file: Path | None) -> None:
@@ -129,24 +138,6 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
 
 
 @contextlib.contextmanager
-def _data_directory(wanted: Path | None) -> Iterator[Path]:
-    """The directory of all state, ours alone while the context lasts."""
-    if wanted is None:
-        with tempfile.TemporaryDirectory(prefix="local-azure-") as temporary:
-            yield Path(temporary)
-        return
-    wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(os.open(wanted / "lock", os.O_WRONLY | os.O_CREAT, 0o600)) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirectoryInUse(
-                f"{wanted} is in use by another local Azure; stop it, or name another --data"
-            ) from None
-        yield wanted.resolve()
-
-
-@contextlib.contextmanager
 def _announced(settings: dict[str, str], env_file: Path | None) -> Iterator[None]:
     """Print the settings, and keep them in the file while the services run."""
     lines = "".join(f"{name}={value}\n" for name, value in settings.items())
@@ -165,8 +156,9 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # under nohup it stays ignored
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def _stop_when_stdin_closes(stop: asyncio.Event) -> None:

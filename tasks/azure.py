@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property, partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential, TokenCredential
@@ -24,37 +22,17 @@ from azure.storage.blob import (
     generate_container_sas,
 )
 from prefect.logging import get_run_logger
-from pydantic import SecretStr
 
+from tasks.accounts import BatchAccount, StorageAccount, accounts_in
 from tasks.errors import EmbeddedAzureEnded, InputError
 from tasks.responses import CheckedTransport
-
-BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
-STORAGE_SETTINGS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY")
+from tasks.terminal import terminate_on_hangup
 
 # Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
 # Downloads come in parts that a slow line can carry, each tried again by itself; for uploads see tasks/upload.py.
 _PARTS: dict[str, Any] = {"max_single_get_size": 4 << 20, "max_chunk_get_size": 4 << 20}
 _DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
-
-
-@dataclass(frozen=True, kw_only=True)
-class StorageAccount:
-    """A storage account: its name, its blob endpoint, and its key unless Entra ID signs."""
-
-    name: str
-    endpoint: str
-    key: SecretStr | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchAccount:
-    """A Batch account: its name, its endpoint, and its key unless Entra ID signs."""
-
-    name: str
-    endpoint: str
-    key: SecretStr | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +44,9 @@ class Azure:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Azure | None:
-        """The accounts that `az` and the SDKs would use; None where nothing at all is set.
-
-        Raises InputError where only half of the settings is there: a run never falls back to another place.
-        """
-        given = {name: environment.get(name, "").strip() for name in (*BATCH_SETTINGS, *STORAGE_SETTINGS)}
-        if not any(given.values()):
-            return None
-        return cls(batch_account=_batch_account(given), storage_account=_storage_account(given))
+        """The accounts that `az` and the SDKs would use; None where nothing at all is set. See accounts_in."""
+        found = accounts_in(environment)
+        return cls(batch_account=found[0], storage_account=found[1]) if found else None
 
     def batch(self) -> BatchClient:
         account = self.batch_account
@@ -155,6 +128,7 @@ def azure_for_run(accounts: str | None = None) -> AbstractContextManager[Azure]:
     The latter runs for as long as the context is entered. Raises InputError where there is no such block, and where
     half of an account is configured.
     """
+    terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
     logger = get_run_logger()
     configured = _of_block(accounts) if accounts else Azure.from_environment(os.environ)
     if configured is not None:
@@ -206,81 +180,6 @@ def _check_embedded(endpoint: str) -> None:
             f"the embedded local Azure ended (exit code {code}), and what was in it is gone with it; "
             "start the run again: nothing bills"
         )
-
-
-def _batch_account(given: Mapping[str, str]) -> BatchAccount:
-    name, endpoint, key = (given[setting] for setting in BATCH_SETTINGS)
-    for setting in BATCH_SETTINGS[:2]:
-        if not given[setting]:
-            raise InputError(_half(setting, "the Batch account", given))
-    endpoint = _url("AZURE_BATCH_ENDPOINT", endpoint)
-    if not key and endpoint.startswith("http:"):
-        raise InputError(
-            f"AZURE_BATCH_ENDPOINT is {endpoint}, and no Entra ID token is ever sent over plain http; "
-            "set AZURE_BATCH_ACCESS_KEY, or use the https endpoint"
-        )
-    return BatchAccount(name=name, endpoint=endpoint, key=_key("AZURE_BATCH_ACCESS_KEY", key))
-
-
-def _storage_account(given: Mapping[str, str]) -> StorageAccount:
-    connection_string, name, key = (given[setting] for setting in STORAGE_SETTINGS)
-    if connection_string:
-        return _from_connection_string(connection_string)
-    if not name:
-        missing = "AZURE_STORAGE_ACCOUNT" if key else "AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT)"
-        raise InputError(_half(missing, "the storage account", given))
-    endpoint = f"https://{name}.blob.core.windows.net"
-    return StorageAccount(name=name, endpoint=endpoint, key=_key("AZURE_STORAGE_KEY", key))
-
-
-def _from_connection_string(connection_string: str) -> StorageAccount:
-    try:
-        client = BlobServiceClient.from_connection_string(connection_string)
-    except ValueError:  # its message may quote the string, and so the key
-        raise InputError(
-            "AZURE_STORAGE_CONNECTION_STRING is not a connection string; copy it from "
-            "`az storage account show-connection-string --name <account>`"
-        ) from None
-    key = getattr(client.credential, "account_key", None)
-    if not key or not client.account_name:
-        raise InputError(
-            "AZURE_STORAGE_CONNECTION_STRING has no AccountKey, without which no SAS URL can be signed; use the "
-            "connection string with the key, or AZURE_STORAGE_ACCOUNT alone to sign with Entra ID"
-        )
-    secret = _key("AZURE_STORAGE_CONNECTION_STRING", key)
-    return StorageAccount(name=client.account_name, endpoint=client.url.rstrip("/"), key=secret)
-
-
-def _key(setting: str, value: str) -> SecretStr | None:
-    try:
-        base64.b64decode(value, validate=True)
-    except ValueError:  # the value itself is not shown: it may be a key with a slip of the keyboard
-        raise InputError(
-            f"{setting} holds no account key: a key is base64; copy it again from the portal or `az`"
-        ) from None
-    return SecretStr(value) if value else None
-
-
-def _half(missing: str, thing: str, given: Mapping[str, str]) -> str:
-    there = ", ".join(name for name, value in given.items() if value)
-    return (
-        f"{missing} is not set, but {there} is: only half of what names {thing} is there. "
-        "Set it too, or unset all AZURE_BATCH_* and AZURE_STORAGE_* to run on the embedded local Azure"
-    )
-
-
-def _url(setting: str, value: str) -> str:
-    url = value if "://" in value else f"https://{value}"  # `az batch account show` gives the bare host name
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # such as a port that is no number
-        good = False
-    if not good:
-        raise InputError(
-            f"{setting} is {value!r}, which is no URL; it looks like https://<account>.<region>.batch.azure.com"
-        )
-    return url.rstrip("/")
 
 
 def _entra_id() -> TokenCredential:

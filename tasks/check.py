@@ -13,28 +13,13 @@ from prefect.logging import get_run_logger
 from tasks.azure import Azure
 from tasks.errors import InputError, ServiceError, without_secrets
 from tasks.images import supported_image
-from tasks.inputs import InputFile, find_inputs
+from tasks.inputs import InputFile
+from tasks.parameters import refuse_bad_input
 from tasks.pool import existing_pool
 from tasks.responses import UnusableResponse
 from tasks.results import Results
 from tasks.settings import PoolSettings, TimeLimits
 from tasks.steps import step
-
-
-def refuse_bad_input(
-    inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits, allow_failures: int = 0
-) -> list[InputFile]:
-    """The input files. Raises InputError, naming the thing and the fix, for anything that cannot work."""
-    if top_n < 1:
-        raise InputError(f"top_n is {top_n}; ask for at least 1 word per file")
-    if not 0 <= delay_seconds < limits.task_minutes * 60:  # nan is neither
-        raise InputError(
-            f"delay_seconds is {delay_seconds:g}; a delay is 0 or more seconds, and less than the "
-            f"{limits.task_minutes} minutes (task_minutes) that a Batch task may take"
-        )
-    if allow_failures < 0:
-        raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
-    return find_inputs(inputs)
 
 
 @step("0 check input")

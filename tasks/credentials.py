@@ -5,20 +5,24 @@ python -m tasks.credentials production     # saves the AZURE_* settings of the e
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from tasks.credentials_command import main
+
+    main()
+
 import os
-import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn, cast
+from typing import Any, cast
 
 import httpx
-import typer
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure
+from tasks.accounts import BLOB_ENDPOINT, settings_in
+from tasks.azure import Azure
 from tasks.errors import InputError
 
 _COMMAND = "python -m tasks.credentials"
@@ -78,12 +82,12 @@ class AzureBatchAccounts(Block):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> AzureBatchAccounts:
-        """The block of what the environment sets. Raises InputError where that is nothing, or half of an account."""
-        if Azure.from_environment(environment) is None:
-            names = ", ".join((*BATCH_SETTINGS, *STORAGE_SETTINGS))
-            raise InputError(f"none of {names} is set; set those of your accounts and run the command again")
-        given: dict[str, Any] = {field: environment.get(setting, "").strip() for field, setting in _FIELDS.items()}
-        return cls(**{field: value for field, value in given.items() if value})
+        """The block of what the environment sets. Raises InputError where that names only a part of the accounts."""
+        settings = settings_in(environment)
+        if BLOB_ENDPOINT in settings:  # the account as its URL
+            settings["AZURE_STORAGE_ACCOUNT"] = settings[BLOB_ENDPOINT]
+        given: dict[str, Any] = {field: settings[setting] for field, setting in _FIELDS.items() if setting in settings}
+        return cls(**given)
 
     def azure(self) -> Azure:
         """The accounts. Raises InputError, with the words of the same rule for the environment."""
@@ -139,41 +143,20 @@ def _plain(value: str | SecretStr | None) -> str:
     return value or ""
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@app.command()
-def command(
-    name: Annotated[str, typer.Argument(help="Name of the block: lowercase letters, digits and dashes.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the block of this name holds.")] = False,
-) -> None:
-    """Save the accounts that the AZURE_* settings of the environment name as a Prefect block.
-
-    On the Prefect server at PREFECT_API_URL, or without that setting where `make ui` finds it. The keys come from
-    the environment alone, never from the command line, where other users of the machine could read them.
-    """
+def save(name: str, *, overwrite: bool) -> AzureBatchAccounts:
+    """The block of this name, with what the environment sets. Raises InputError where it cannot be saved."""
     try:
         block = AzureBatchAccounts.from_environment(os.environ)
         block.save(name, overwrite=overwrite)
     except ValidationError as error:
-        _fail(_reasons(error))
-    except InputError as error:
-        _fail(str(error))
+        raise InputError(_reasons(error)) from None
+    except InputError:
+        raise
     except ValueError as error:
         if "already in use" not in str(error):
             raise
-        _fail(f"there is a block {name!r} already; replace what it holds with --overwrite")
+        raise InputError(f"there is a block {name!r} already; replace what it holds with --overwrite") from None
     except (PrefectHTTPStatusError, httpx.HTTPError) as error:
         where = get_current_settings().api.url or "a temporary address"
-        _fail(f"the Prefect server at {where} did not save the block: {type(error).__name__}")
-    print(f"Saved the block {name!r}: {block.azure().describe()}")
-    print(f'Name it in the parameters of a run or of a deployment: accounts: "{name}"')
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app(prog_name=_COMMAND)
+        raise InputError(f"the Prefect server at {where} did not save the block: {type(error).__name__}") from None
+    return block

@@ -42,7 +42,7 @@ class Download:
     stop: Event = field(default_factory=Event)  # set: no further one begins
 
     def fetch(self, azure: Azure, run: Run, files: Sequence[UploadedFile]) -> None:
-        """Download the outputs of these files, the first of them first. Raises one of SERVICE_FAILURES, or ResultsError."""
+        """Download the outputs of these files in their order. Raises one of SERVICE_FAILURES, or ResultsError."""
         with azure.blobs() as blobs:
             container = blobs.get_container_client(run.container(Role.OUTPUT))
 

@@ -69,6 +69,7 @@ class TopWordsError(Exception):
     monitored: Monitored | None = None
     outcomes: Sequence[TaskOutcome] = ()
     summary: Summary | None = None
+    report_url: str = ""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(visible(without_secrets(message)))

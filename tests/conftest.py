@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from local_azure.embedded import embedded_azure
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure
+from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
+from tasks.azure import Azure
 
 # Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,9 +6,13 @@ python -m examples.log_levels.flow '/var/log/app/*.log'
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from examples.log_levels.command_line import main
+
+    main()
+
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,10 +219,3 @@ def complete(
     if not_deleted:
         error = error.saying(f"{error}\n{not_deleted}") if error else NotDeleted(not_deleted)
     return summary if error is None else cast(LogLevels, end_with(error))
-
-
-if __name__ == "__main__":
-    try:
-        print(log_levels(sys.argv[1:] or [str(HERE / "logs")]))
-    except TopWordsError as error:
-        sys.exit(f"Error: {error}")

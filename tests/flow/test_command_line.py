@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from prefect.settings import get_current_settings
 
+from tasks.azure import Azure
 from tests.conftest import DATA
+from tests.flow.conftest import list_leftovers
 
 ROOT = DATA.parent
 LIMIT = 120.0  # seconds
@@ -92,8 +94,11 @@ def read_until(command: subprocess.Popen[str], text: str) -> str:
 def test_without_an_account_it_runs_on_the_embedded_local_azure_and_leaves_only_results(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    code, output = finished(start(environment, str(DATA), "--top-n", "1"))
+    # Nothing answers at the proxy: what runs on this machine is not to be asked through it.
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9")
+    code, output = finished(start({**environment, **proxies}, str(DATA), "--top-n", "1"))
     assert code == 0, output
+    assert output.startswith("3 input files; starting Prefect and the embedded local Azure\n")
     assert "running on the embedded local Azure" in output
     assert re.search(r"^ *clouds\.txt +1 +the +16 +topNtask0 +tvmps_", output, re.MULTILINE)
     assert re.search(r"^ *1 +the +64 +64 +3$", output, re.MULTILINE)
@@ -116,6 +121,22 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_running(served: dict[str, str],
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_a_closed_terminal_ends_the_run_and_all_that_it_started(
+    environment: dict[str, str], azure: Azure, tmp_path: Path
+) -> None:
+    before = {each.name for each in list_leftovers(azure)}
+    accounts = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
+    command = start({**environment, **accounts}, str(DATA), "--delay", "600")
+    read_until(command, "2 running")
+    assert {each.name for each in list_leftovers(azure)} > before
+    assert command.stdout
+    command.stdout.close()
+    os.killpg(command.pid, signal.SIGHUP)  # the terminal sends it to each of its processes
+    assert command.wait(LIMIT) == 128 + signal.SIGTERM
+    assert {each.name for each in list_leftovers(azure)} == before
+    assert processes_using(str(tmp_path)) == []
+
+
 def test_the_local_azure_does_not_outlive_a_flow_that_is_killed(served: dict[str, str], tmp_path: Path) -> None:
     command = start(served, str(DATA), "--delay", "600")
     read_until(command, "2 running")
@@ -125,6 +146,24 @@ def test_the_local_azure_does_not_outlive_a_flow_that_is_killed(served: dict[str
     wait_until(
         lambda: not [line for line in processes_using(str(tmp_path)) if local in line or "sleep" in line],
         "the local Azure is still there",
+    )
+
+
+def test_a_dead_prefect_server_is_named_with_the_fix(environment: dict[str, str]) -> None:
+    code, output = finished(start({**environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}, str(DATA)))
+    assert code == 1
+    assert output.splitlines()[-1] == (
+        "Error: no Prefect server answers at http://127.0.0.1:9/api (PREFECT_API_URL): [Errno 111] Connection refused. "
+        "Start it (`make ui` starts one on this machine), or run without it after `unset PREFECT_API_URL`"
+    )
+
+
+def test_a_home_that_cannot_be_written_is_named_with_the_fix(environment: dict[str, str]) -> None:
+    code, output = finished(start({**environment, "PREFECT_HOME": "/proc/home"}, str(DATA)))
+    assert (code, output.splitlines()[-1]) == (
+        1,
+        "Error: Prefect cannot write its database in /proc/home (No such file or directory); set PREFECT_HOME to a "
+        "writable folder",
     )
 
 
@@ -138,9 +177,9 @@ def test_bad_input_ends_the_command_at_once_with_one_readable_message(environmen
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--nodes", "-1"], "Error: --dedicated-nodes: Input should be greater than or equal to 0"),
+        (["--nodes", "-1"], "Error: --nodes: Input should be greater than or equal to 0"),
         (["--pool-id", "my pool!"], "Error: --pool-id: 'my pool!' is not a pool id; an id has 1 to 64 letters"),
-        (["--top-n", "0"], "Error: top_n is 0; ask for at least 1 word per file"),
+        (["--top-n", "0"], "Error: --top-n is 0; ask for at least 1 word per file"),
         (["--image", "ubuntu"], "Error: --image: 'ubuntu' is not an image; write publisher:offer:sku"),
     ],
 )

@@ -18,8 +18,10 @@ from prefect.settings import get_current_settings
 from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner, Result
 
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS, Azure, azure_for_run
-from tasks.credentials import AzureBatchAccounts, accounts, app
+from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
+from tasks.azure import Azure, azure_for_run
+from tasks.credentials import AzureBatchAccounts, accounts
+from tasks.credentials_command import app
 from tasks.errors import InputError
 from tests.flow.test_steps import in_flow
 
@@ -156,7 +158,7 @@ def test_an_existing_block_is_replaced_only_when_told_so(saved: Saved) -> None:
     assert save("other", settings=SETTINGS).exit_code == 0
     refused = save("other", settings=ENTRA_ID)
     assert refused.exit_code == 1
-    assert refused.stderr == "Error: there is a block 'other' already; replace what it holds with --overwrite\n"
+    assert refused.stderr == "\nError: there is a block 'other' already; replace what it holds with --overwrite\n"
     assert accounts("other").batch_account.key
     assert save("other", "--overwrite", settings=ENTRA_ID).exit_code == 0
     assert accounts("other") == Azure.from_environment(ENTRA_ID)
@@ -180,7 +182,7 @@ def test_on_a_server_that_has_never_seen_such_a_block_the_error_is_as_clear(
 def test_a_name_that_prefect_refuses_is_an_error_that_says_so(saved: Saved) -> None:
     refused = save("My Accounts", settings=SETTINGS)
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("Error: ")
+    assert refused.stderr.startswith("\nError: ")
     assert "lowercase letters, numbers, and dashes" in refused.stderr
     assert "Traceback" not in refused.output
 
@@ -189,13 +191,16 @@ def test_a_name_that_prefect_refuses_is_an_error_that_says_so(saved: Saved) -> N
     ("settings", "reason"),
     [
         ({}, "none of AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT"),
-        ({"AZURE_BATCH_ACCOUNT": "mybatch"}, "AZURE_BATCH_ENDPOINT is not set"),
+        (
+            {"AZURE_BATCH_ACCOUNT": "mybatch"},
+            "AZURE_BATCH_ENDPOINT and AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT) are not set",
+        ),
     ],
 )
 def test_half_of_the_accounts_saves_no_block(settings: dict[str, str], reason: str) -> None:
     refused = save("half", settings=settings)
     assert refused.exit_code == 1
-    assert refused.stderr.startswith(f"Error: {reason}")
+    assert refused.stderr.startswith(f"\nError: {reason}")
 
 
 def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(saved: Saved) -> None:
@@ -212,7 +217,8 @@ def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(save
             },
         )
     assert answer.status_code == 201
-    with pytest.raises(InputError, match=r"the block 'from-the-form' .* AZURE_BATCH_ENDPOINT is not set") as caught:
+    missing = r"the block 'from-the-form' .* AZURE_BATCH_ENDPOINT and AZURE_STORAGE_CONNECTION_STRING .* are not set"
+    with pytest.raises(InputError, match=missing) as caught:
         accounts("from-the-form")
     assert BATCH_KEY not in str(caught.value)
 
@@ -220,6 +226,11 @@ def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(save
 def test_no_validation_error_quotes_a_key() -> None:
     slip = SecretStr(f"{BATCH_KEY}!")
     with pytest.raises(ValidationError, match="holds no account key") as caught:
-        AzureBatchAccounts(batch_account="mybatch", batch_endpoint="https://b.batch.azure.com", batch_key=slip)
+        AzureBatchAccounts(
+            batch_account="mybatch",
+            batch_endpoint="https://b.batch.azure.com",
+            batch_key=slip,
+            storage_account="mystorage",
+        )
     assert BATCH_KEY not in str(caught.value)
     assert BATCH_KEY not in repr(caught.value)

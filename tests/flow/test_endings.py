@@ -507,16 +507,20 @@ def interrupted(house: House) -> dict[str, tuple[Local, Run]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "left"),
-    [("SIGINT", signal.SIGINT, ()), ("SIGTERM", signal.SIGTERM, ALL), ("existing", signal.SIGTERM, ())],
+    ("name", "number", "left", "code"),
+    [
+        ("SIGINT", signal.SIGINT, (), 130),
+        ("SIGTERM", signal.SIGTERM, ALL, 128 + signal.SIGTERM),  # the command, which stops what it has started
+        ("existing", signal.SIGTERM, (), -signal.SIGTERM),  # the flow in a process that sets no handler
+    ],
 )
 def test_a_signal_ends_a_run_as_its_parameters_say(
-    house: House, interrupted: dict[str, tuple[Local, Run]], name: str, number: int, left: tuple[str, ...]
+    house: House, interrupted: dict[str, tuple[Local, Run]], name: str, number: int, left: tuple[str, ...], code: int
 ) -> None:
     local, run = interrupted[name]
     local.signal(number)
     house.ends_as(UUID(run.flow_run_id), "Crashed", left)
-    assert local.exit_code() == (130 if number == signal.SIGINT else -signal.SIGTERM)
+    assert local.exit_code() == code
 
 
 def test_while_storage_is_silent_the_nodes_go_at_once_and_a_second_signal_keeps_nothing(

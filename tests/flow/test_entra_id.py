@@ -25,7 +25,8 @@ from cryptography.x509.oid import NameOID
 
 import tasks.azure
 from local_azure.azurite import MAIN, ensure_installed, node
-from tasks.azure import Azure, BatchAccount, StorageAccount
+from tasks.accounts import BatchAccount, StorageAccount
+from tasks.azure import Azure
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from azure.core.pipeline.transport import HttpTransport
 
 from local_azure import embedded
+from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
 from tasks.azure import Azure
 from tasks.errors import EmbeddedAzureEnded
@@ -82,7 +85,7 @@ def pools(settings: dict[str, str]) -> list[str]:
         return [pool.id for pool in batch.list_pools()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_prints_five_settings_that_work_and_ends_on_a_signal_without_a_trace(
     number: int, start: Callable[..., LocalAzure], tmp_path: Path
 ) -> None:
@@ -129,11 +132,17 @@ def test_what_cannot_be_used_is_refused_by_name(
     assert (tmp_path / "mine.env").read_text() == "MY=1\n"
 
 
-def test_a_port_that_is_taken_is_named(start: Callable[..., LocalAzure]) -> None:
-    port = start().settings["AZURE_BATCH_ENDPOINT"].rsplit(":", 1)[1]
-    second = start(f"--batch-port={port}")
-    _, error = second.process.communicate(timeout=30)
-    assert error == f"local Azure: port {port} is taken; name another with --batch-port, or 0 for any that is free\n"
+@pytest.mark.parametrize("option", ["--batch-port", "--blob-port"])
+def test_a_port_that_is_taken_is_named_with_its_option(option: str, start: Callable[..., LocalAzure]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        _, error = start(f"{option}={port}").process.communicate(timeout=30)
+    assert error == f"local Azure: port {port} is taken; name another with {option}, or 0 for any that is free\n"
+
+
+def test_one_port_for_both_services_is_refused(start: Callable[..., LocalAzure]) -> None:
+    _, error = start("--batch-port=10100", "--blob-port=10100").process.communicate(timeout=30)
+    assert error == "local Azure: --batch-port and --blob-port are both 10100; name two ports\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -217,11 +226,39 @@ def test_azurite_does_not_survive_a_service_that_is_killed(start: Callable[..., 
         return [line for line in lines if str(tmp_path) in line]
 
     assert len(left()) == 1
+    (abandoned,) = (tmp_path / "tmp").glob("local-azure-*")
     local.stop(signal.SIGKILL)
     deadline = time.monotonic() + 30
     while left():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert abandoned.exists()
+    start()  # removes it
+    assert not abandoned.exists()
+
+
+def test_only_abandoned_directories_of_a_local_azure_are_removed(tmp_path: Path) -> None:
+    names = ["local-azure-abandoned", "local-azure-used", "local-azure-without-lock", "other-abandoned"]
+    for name in names:
+        (tmp_path / name / "nodes" / "read-only").mkdir(parents=True)
+        (tmp_path / name / "nodes" / "read-only" / "file").touch()
+        (tmp_path / name / "nodes" / "read-only").chmod(0o500)
+        if name != "local-azure-without-lock":
+            (tmp_path / name / "lock").touch()
+    (tmp_path / "local-azure-link").symlink_to(tmp_path / "other-abandoned")
+    with (tmp_path / "local-azure-used" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["local-azure-link", *names[1:]]
+    assert all((tmp_path / name / "nodes" / "read-only" / "file").exists() for name in names[1:])
+
+
+def test_a_temporary_directory_is_marked_as_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with data_directory(None) as mine:
+        remove_abandoned(tmp_path)
+        assert [path.name for path in mine.iterdir()] == ["lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_waits_for_an_embedded_one_that_was_killed(

@@ -39,8 +39,9 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed, Runnin
 from typer.testing import CliRunner
 
 import flows.hooks
+from flows.command_line import sweep_app as app
 from flows.hooks import clean_up_dead_run, within
-from flows.sweep import app, find_leftovers, sweep
+from flows.sweep import find_leftovers, sweep
 from local_azure import faults
 from tasks.azure import Azure
 from tasks.credentials import AzureBatchAccounts
@@ -431,7 +432,10 @@ def test_the_hook_tells_what_is_wrong_and_raises_nothing(
     flow_run = dead_flow_run()
     clean_up_dead_run(a_flow, flow_run, Crashed())
     (said,) = caplog.messages
-    assert said.startswith(f"Flow run {flow_run.id} was not cleaned up after: InputError: AZURE_BATCH_ENDPOINT is not")
+    assert said.startswith(
+        f"Flow run {flow_run.id} was not cleaned up after: InputError: AZURE_BATCH_ENDPOINT and "
+        "AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT) are not set, but AZURE_BATCH_ACCOUNT is: "
+    )
 
 
 def test_the_hook_waits_for_no_answer_for_long(
@@ -695,7 +699,7 @@ def test_the_command_sweeps_when_told_to(accounts: Azure) -> None:
     assert (result.exit_code, there(accounts)) == (0, set())
     result = CliRunner().invoke(app, ["--flow-run", "x"])
     assert result.exit_code == 1
-    assert "Error: flow_run_id is 'x', which is no id of a flow run" in result.output
+    assert "Error: --flow-run is 'x', which is no id of a flow run" in result.output
 
 
 # A flow whose process really ends: the hook runs in the process that had started it.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ import typer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner, Result
 
-from flows import command_line
+from flows import command_line, command_run
 from flows.top_words import top_words
 from tasks.errors import ConflictError, TasksFailed
 from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
@@ -32,6 +35,7 @@ SUMMARY = Summary(
     folder=Path("results/top-words-c0de"),
     flow_run_id=RUN,
 )
+STARTING = "3 input files; starting Prefect\n"
 HARBOUR = str(DATA / "har*.txt")
 ACCOUNTS = {
     "AZURE_BATCH_ACCOUNT": "batch",
@@ -71,7 +75,8 @@ def flow(no_azure: None, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     for name, value in ACCOUNTS.items():
         monkeypatch.setenv(name, value)
     recorder = Recorder()
-    monkeypatch.setattr(command_line, "top_words", recorder)
+    monkeypatch.setattr(command_run, "top_words", recorder)
+    monkeypatch.setattr(command_run, "ensure_prefect_server", lambda: None)
     monkeypatch.setattr(command_line, "starting_ahead", recorder.starting_ahead)
     return recorder
 
@@ -192,10 +197,10 @@ class Clock:
 def test_the_summary_the_time_the_folder_and_the_page_of_the_run_are_printed(
     api: str | None, where: str, flow: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line, "time", Clock(1000.0, 1063.5))
+    monkeypatch.setattr(command_run, "time", Clock(1000.0, 1063.5))
     with temporary_settings({PREFECT_API_URL: api}):
         result = run()
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, STARTING)
     assert result.stdout == (
         f"\n{SUMMARY}\n\nElapsed time: 63.5 s. Results: results/top-words-c0de\n"
         f"See this run in the Prefect UI: {where.format(run=RUN)}\n"
@@ -206,14 +211,14 @@ def test_an_error_of_ours_is_its_message_on_stderr_and_exit_code_1(flow: Recorde
     flow.ends = ConflictError("pool top-words-c0de exists and was not created by this run")
     result = run()
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "\nError: pool top-words-c0de exists and was not created by this run\n"
+    assert result.stderr == f"{STARTING}\nError: pool top-words-c0de exists and was not created by this run\n"
 
 
 def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None:
     flow.ends = ZeroDivisionError("division by zero")
     result = run()
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "\nError: ZeroDivisionError: division by zero\n"
+    assert result.stderr == f"{STARTING}\nError: ZeroDivisionError: division by zero\n"
 
 
 def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_printed(flow: Recorder) -> None:
@@ -223,7 +228,7 @@ def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_pri
     result = run()
     assert (result.exit_code, result.stdout.split("\n\nSee this run in the Prefect UI: ")[0]) == (1, f"\n{SUMMARY}")
     assert result.stdout.endswith(f"/runs/flow-run/{RUN}\n")
-    assert result.stderr == "\nError: 1 of 2 Batch tasks failed\n"
+    assert result.stderr == f"{STARTING}\nError: 1 of 2 Batch tasks failed\n"
 
 
 def test_a_prefect_server_that_is_gone_is_named_and_so_is_the_place_of_what_was_counted(flow: Recorder) -> None:
@@ -232,7 +237,7 @@ def test_a_prefect_server_that_is_gone_is_named_and_so_is_the_place_of_what_was_
         result = run("--output", "elsewhere")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        "\nError: the Prefect server at http://prefect.example:4200/api does not do its part "
+        f"{STARTING}\nError: the Prefect server at http://prefect.example:4200/api does not do its part "
         "(ConnectError: All connection attempts failed). The Batch work does not need it"
     )
     assert "in the run's folder in elsewhere" in result.stderr
@@ -246,28 +251,88 @@ def test_a_prefect_server_that_is_gone_is_named_and_so_is_the_place_of_what_was_
         (["--task-retries", "101"], "--task-retries: Input should be less than or equal to 100"),
         (
             ["--nodes", "-1", "--pool-id", "no pool"],
-            "--dedicated-nodes: Input should be greater than or equal to 0\n"
+            "--nodes: Input should be greater than or equal to 0\n"
             "--pool-id: 'no pool' is not a pool id; an id has 1 to 64 letters, digits, - and _",
         ),
         (
             ["--nodes", "0"],
-            "dedicated_nodes and spot_nodes are both 0; a pool without nodes runs no task",
+            "--nodes and --spot-nodes are both 0; a pool without nodes runs no task",
         ),
         (
             ["--slots-per-task", "2"],
-            "slots_per_task is 2, but a node has 1 (slots_per_node); no node could ever run such a task",
+            "--slots-per-task is 2, but a node has 1 (--slots-per-node); no node could ever run such a task",
         ),
         (
             ["--dedicated-after-minutes", "5"],
-            "dedicated_after_minutes is for pools with spot_nodes, and there are none",
+            "--dedicated-after-minutes is for pools with --spot-nodes, and there are none",
         ),
-        (["--top-n", "0"], "top_n is 0; ask for at least 1 word per file"),
+        (
+            ["--dedicated-nodes=0", "--image", "ubuntu"],
+            "--image: 'ubuntu' is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server",
+        ),
+        (["--dedicated-nodes=0"], "--dedicated-nodes and --spot-nodes are both 0; a pool without nodes runs no task"),
+        (["--top-n", "0"], "--top-n is 0; ask for at least 1 word per file"),
+        (["--allow-failures", "-1"], "--allow-failures is -1; allow 0 or more files to be without output"),
+        (
+            ["--delay", "60", "--task-minutes", "1"],
+            "--delay is 60; a delay is 0 or more seconds, and less than the 1 minutes (--task-minutes) that a Batch "
+            "task may take",
+        ),
     ],
 )
 def test_wrong_options_are_each_named_and_no_flow_runs(arguments: list[str], said: str, flow: Recorder) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"\nError: {said}\n")
     assert (flow.calls, flow.local_azure) == ([], [])
+
+
+@pytest.mark.parametrize("typed", ["--nodes", "--dedicated-nodes"])
+def test_a_value_of_the_wrong_type_is_refused_at_the_option_typed(typed: str, flow: Recorder) -> None:
+    result = run(typed, "many")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"\nError: Invalid value for '{typed}': " in result.stderr
+
+
+def test_an_error_of_the_flow_names_options_but_leaves_paths_alone(flow: Recorder) -> None:
+    flow.ends = ConflictError("top_n and output_folder are wrong in top_n/x.txt, 'top_n' and my-top_n")
+    assert run().stderr == f"{STARTING}\nError: --top-n and --output are wrong in top_n/x.txt, 'top_n' and my-top_n\n"
+
+
+def test_more_paths_than_prefect_takes_are_one_line_that_says_to_quote(flow: Recorder) -> None:
+    result = CliRunner().invoke(command_line.app, [f"texts/{number:0200}.txt" for number in range(2600)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "\nError: 2,600 inputs with 556,400 bytes of paths are more than the 524,288 bytes that Prefect accepts as "
+        "parameters; quote the glob, so that the flow expands it and not the shell: 'texts/*.txt'\n"
+    )
+    assert (flow.calls, flow.local_azure) == ([], [])
+
+
+def test_a_misspelled_setting_is_refused_before_the_input_is_read(
+    flow: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_BATCH_ACOUNT", "x")
+    result = CliRunner().invoke(command_line.app, ["no/such/file"])
+    assert (result.exit_code, result.stderr.count("AZURE_BATCH_ACOUNT")) == (1, 1)
+    assert (flow.calls, flow.local_azure) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        ("flows.top_words", ["data", "--topn", "3"], "No such option: --topn"),
+        ("flows.top_words", ["no/such/file"], "input 'no/such/file': no file matches"),
+        ("flows.top_words", ["--help"], "one Batch task per file"),
+        ("flows.sweep", ["--flow-run", "x"], "--flow-run is 'x', which is no id of a flow run"),
+        ("tasks.credentials", ["x", "--overwrit"], "No such option: --overwrit"),
+        ("examples.log_levels.flow", ["no/such/file"], "input 'no/such/file': no file matches"),
+    ],
+)
+def test_an_answer_to_what_was_typed_needs_no_slow_import(module: str, arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", module, *arguments]
+    done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True, check=False)
+    assert (done.stdout + done.stderr).count(said) == 1
+    assert not re.findall(r"\| +((?:prefect|pandas|httpx|azure\.(?:batch|storage))\S*)$", done.stderr, re.MULTILINE)
 
 
 def test_half_an_account_is_refused_and_nothing_local_is_started(

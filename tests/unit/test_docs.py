@@ -21,16 +21,17 @@ import yaml  # type: ignore[import-untyped]
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
+import examples.log_levels.command_line
 import flows.command_line
 import flows.sweep
 import local_azure.__main__
-import tasks.credentials
+import tasks.credentials_command
 from examples.log_levels.flow import log_levels
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
 from tasks import events
+from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.artifacts import Key
-from tasks.azure import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.outcomes import Cause
 from tasks.settings import CleanUp, PoolSettings, TimeLimits
 
@@ -108,11 +109,11 @@ def options_in(parser: argparse.ArgumentParser) -> set[str]:
 
 OPTIONS = {
     "flows.top_words": options_of(flows.command_line.app),
-    "flows.sweep": options_of(flows.sweep.app),
-    "tasks.credentials": options_of(tasks.credentials.app),
+    "flows.sweep": options_of(flows.command_line.sweep_app),
+    "tasks.credentials": options_of(tasks.credentials_command.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
-    "examples.log_levels.flow": set[str](),
+    "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),
 }
 NODE_SCRIPT = set(re.findall(r'"(--[a-z]+)"', inspect.getsource(node_script.parse)))
 

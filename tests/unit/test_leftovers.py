@@ -7,9 +7,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from flows.sweep import Finding, flow_run_uuid
+from flows.sweep import Finding
 from tasks.errors import InputError
 from tasks.leftovers import Kind, Leftover, Verdict, _leftover, clean_up_of, judge, judge_after
+from tasks.parameters import flow_run_uuid
 from tasks.settings import CleanUp, Disposal
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import tasks.net
-from tasks.azure import Azure, BatchAccount, StorageAccount
+from tasks.accounts import BatchAccount, StorageAccount
+from tasks.azure import Azure
 from tasks.net import SafetyNet
 from tasks.settings import CleanUp, Disposal, Run
 

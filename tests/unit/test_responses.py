@@ -15,7 +15,8 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.core.pipeline.transport import HttpTransport
 from pydantic import SecretStr
 
-from tasks.azure import Azure, BatchAccount, StorageAccount
+from tasks.accounts import BatchAccount, StorageAccount
+from tasks.azure import Azure
 from tasks.check import check_accounts
 from tasks.errors import ServiceError, log_errors_without_traceback
 from tasks.ownership import Resource, remove

@@ -72,12 +72,97 @@ def test_a_batch_account_without_storage_is_refused() -> None:
 
 def test_storage_without_a_batch_account_is_refused() -> None:
     assert refusal(STORAGE).startswith(
-        "AZURE_BATCH_ACCOUNT is not set, but AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY is:"
+        "AZURE_BATCH_ACCOUNT and AZURE_BATCH_ENDPOINT are not set, but AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY are:"
     )
 
 
 def test_a_storage_key_without_its_account_is_refused() -> None:
     assert refusal({**BATCH, "AZURE_STORAGE_KEY": KEY}).startswith("AZURE_STORAGE_ACCOUNT is not set, but ")
+
+
+def test_a_lone_storage_key_is_refused_naming_all_that_is_missing() -> None:
+    assert refusal({"AZURE_STORAGE_KEY": KEY}).startswith(
+        "AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT and AZURE_STORAGE_ACCOUNT are not set, but AZURE_STORAGE_KEY is: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AZURE_BATCH_ACOUNT", "AZURE_BATCH_ACCOUNT"),
+        ("AZURE_BATCH_ACCOUNT_NAME", "AZURE_BATCH_ACCOUNT"),
+        ("AZURE_BATCH_ACCOUNT_KEY", "AZURE_BATCH_ACCESS_KEY"),
+        ("AZURE_BATCH_ACCOUNT_URL", "AZURE_BATCH_ENDPOINT"),
+        ("azure_batch_endpoint", "AZURE_BATCH_ENDPOINT"),
+        ("AZURE_BACTH_ACCOUNT", "AZURE_BATCH_ACCOUNT"),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
+        ("AZURE_STORAGE_CONECTION_STRING", "AZURE_STORAGE_CONNECTION_STRING"),
+        ("AZURE_STORGE_KEY", "AZURE_STORAGE_KEY"),
+    ],
+)
+def test_a_misspelled_setting_is_refused_with_the_nearest_one(name: str, meant: str) -> None:
+    for environment in ({name: KEY}, {**BATCH, **STORAGE, name: KEY}):
+        assert refusal(environment) == (
+            f"{name} is not a setting of this program; did you mean {meant}? Rename or unset it"
+        )
+
+
+def test_settings_of_other_programs_are_left_alone() -> None:
+    others = ["STORAGE_AUTH_MODE", "STORAGE_CONTAINER_NAME", "CLIENT_ID", "BATCHAI_STORAGE_KEY", "SEARCH_ENDPOINT"]
+    assert Azure.from_environment({f"AZURE_{name}": "x" for name in others}) is None
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_value_are_not_part_of_it(quote: str) -> None:
+    plain = {**BATCH, **STORAGE}
+    assert Azure.from_environment(
+        {name: f"{quote}{value}{quote}\r" for name, value in plain.items()}
+    ) == Azure.from_environment(plain)
+
+
+def test_a_lone_quote_is_refused_without_showing_the_value() -> None:
+    environment = {**BATCH, **STORAGE, "AZURE_STORAGE_KEY": f'"{KEY}'}
+    assert refusal(environment) == "the value of AZURE_STORAGE_KEY begins or ends with a quote; write it without quotes"
+
+
+@pytest.mark.parametrize("scheme", ["https://", ""])
+def test_an_account_given_as_url_is_understood(scheme: str) -> None:
+    urls = {
+        "AZURE_BATCH_ACCOUNT": f"{scheme}mybatch.westeurope.batch.azure.com",
+        "AZURE_BATCH_ACCESS_KEY": KEY,
+        "AZURE_STORAGE_ACCOUNT": f"{scheme}mystorage.blob.core.windows.net/",
+        "AZURE_STORAGE_KEY": KEY,
+    }
+    assert Azure.from_environment(urls) == Azure.from_environment({**BATCH, **STORAGE})
+
+
+def test_the_blob_endpoint_of_az_is_used() -> None:
+    endpoint = "https://mystorage.blob.core.chinacloudapi.cn"
+    azure = Azure.from_environment({**BATCH, **STORAGE, "AZURE_STORAGE_SERVICE_ENDPOINT": endpoint})
+    assert azure is not None
+    assert azure.storage_account.endpoint == endpoint
+
+
+@pytest.mark.parametrize("setting", ["AZURE_BATCH_ACCOUNT", "AZURE_STORAGE_ACCOUNT"])
+@pytest.mark.parametrize("value", ["My Account", "http://127.0.0.1:10000/devstoreaccount1", "https://[bad"])
+def test_what_is_no_account_name_is_refused(setting: str, value: str) -> None:
+    assert refusal({**BATCH, **STORAGE, setting: value}).startswith(f"{setting} is {value!r}, which is not an account")
+
+
+def test_a_key_in_place_of_a_name_is_not_shown() -> None:
+    key = base64.b64encode(bytes(range(64))).decode()
+    for setting in ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_STORAGE_ACCOUNT"):
+        message = refusal({**BATCH, **STORAGE, setting: key, "AZURE_BATCH_ACCESS_KEY": "a2V5"})
+        assert key not in message
+
+
+def test_a_sas_token_alone_is_refused_as_it_cannot_sign() -> None:
+    token = {"AZURE_STORAGE_ACCOUNT": "mystorage", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=abc"}
+    message = refusal({**BATCH, **token})
+    assert message.startswith("AZURE_STORAGE_SAS_TOKEN is set without an account key, and a SAS token cannot sign")
+    assert "abc" not in message
+    assert Azure.from_environment({**BATCH, **STORAGE, **token}) == Azure.from_environment({**BATCH, **STORAGE})
 
 
 def test_a_broken_connection_string_is_refused_without_being_shown() -> None:

@@ -1,0 +1,41 @@
+"""python -m examples.log_levels.flow: the flow as a command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tasks.accounts import accounts_in
+from tasks.commands import Command, make_app, run
+from tasks.inputs import find_inputs
+from tasks.parameters import refuse_too_many_paths
+
+_LOGS = Path(__file__).resolve().parent / "logs"
+
+app = make_app()
+
+
+@app.command(cls=Command)
+def command(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Log files, folders and globs; without any, the sample logs.")
+    ] = None,
+) -> None:
+    """Count the lines of log files by level on Azure Batch, one Batch task per file."""
+    accounts_in(os.environ)
+    inputs = inputs or [str(_LOGS)]
+    refuse_too_many_paths(inputs)
+    find_inputs(inputs)
+
+    from examples.log_levels.flow import log_levels  # it imports Prefect, which takes seconds
+    from tasks.prefect_server import ensure_prefect_server
+
+    ensure_prefect_server()
+    print(log_levels(inputs))
+
+
+def main() -> None:
+    run(app, "examples.log_levels.flow")

@@ -1,0 +1,82 @@
+"""Runs a flow for its command, and prints what it ends with."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import typer
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_UI_URL,
+    get_current_settings,
+    temporary_settings,
+)
+
+from flows.sweep import sweep
+from flows.top_words import top_words
+from tasks.errors import TopWordsError
+from tasks.pages import Page, address, forget_report, latest_report, ui_url
+from tasks.prefect_server import ensure_prefect_server
+from tasks.summary import Summary
+
+
+def run_top_words(output: str, *parameters: Any) -> None:
+    """Run the flow and print its summary. Raises TopWordsError with what there is to say of a run that failed."""
+    started = time.monotonic()
+    ensure_prefect_server()
+    forget_report()
+    with _heartbeats_where_they_are_heard():
+        try:
+            # Not the run's state: what a server gives whose first answer was lost has no result in it.
+            summary = top_words(*parameters)
+        except TopWordsError as error:
+            if error.summary:
+                print(f"\n{error.summary}\n\n{_where_to_see(error.summary)}")
+            error.report_url = latest_report()
+            raise
+        except Exception as error:
+            explained = TopWordsError(_explained(error, output))
+            explained.report_url = latest_report()
+            raise explained from error
+    print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
+    print(_where_to_see(summary))
+    if report := latest_report():
+        print(f"Report: {report}")
+
+
+def run_sweep(*parameters: Any) -> None:
+    ensure_prefect_server()
+    state = sweep(*parameters, return_state=True)
+    if not state.is_completed():
+        print(f"\nError: {state.result(raise_on_failure=False)}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"\n{state.message}")
+
+
+def _explained(error: Exception, output: str) -> str:
+    if isinstance(error, httpx.HTTPError):  # of Prefect's client; that of Azure's is a TopWordsError
+        where = get_current_settings().api.url or "a temporary address"
+        return (
+            f"the Prefect server at {where} does not do its part ({type(error).__name__}: {error}). The Batch work "
+            f"does not need it: what was counted, if anything, is in the run's folder in {output}, and the log says "
+            "what was cleaned up"
+        )
+    return f"{type(error).__name__}: {error}"
+
+
+def _heartbeats_where_they_are_heard() -> AbstractContextManager[object]:
+    """A temporary server ends with the run and so hears none, while a run waits up to a second for its last one.
+
+    Of any other server, Prefect's own lines are to name the UI that it shows by default.
+    """
+    if ui := ui_url():
+        return temporary_settings({PREFECT_UI_URL: ui})
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+
+
+def _where_to_see(summary: Summary) -> str:
+    return f"See this run in the Prefect UI: {address(Page.RUN, summary.flow_run_id)}"

@@ -1,0 +1,94 @@
+"""What the commands have in common: each error once, as one message, with the options as they were typed."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from pydantic import BaseModel, ValidationError
+from typer.core import TyperCommand
+
+from tasks.errors import TopWordsError
+from tasks.terminal import exit_on_termination, outlive_console, terminate_on_hangup
+
+# Parameters of the flows that have another name than their option.
+_RENAMED = {
+    "delay_seconds": "delay",
+    "output_folder": "output",
+    "existing_pool_id": "pool_id",
+    "flow_run_id": "flow_run",
+}
+
+
+class Command(TyperCommand):
+    """A command whose errors are messages; the rest of what it does may raise them in the flow's own words."""
+
+    _typed: Sequence[str] = ()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        self._typed = [arg.partition("=")[0] for arg in args]
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if error.param and error.param.name and error.param.param_type_name == "option":
+                error.param_hint = f"'{self._options()[error.param.name]}'"
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TopWordsError as error:
+            print(f"\nError: {with_options(str(error), self._options())}", file=sys.stderr)
+            if error.report_url:  # last, so that it is found
+                print(f"Report: {error.report_url}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    def _options(self) -> dict[str, str]:
+        """The option of each parameter: the spelling that was typed, where there are several."""
+        options = {}
+        for parameter in self.params:
+            if parameter.name and parameter.param_type_name == "option":
+                typed = [option for option in parameter.opts if option in self._typed]
+                options[parameter.name] = (typed or parameter.opts)[0]
+        return options
+
+
+def with_options(message: str, options: Mapping[str, str]) -> str:
+    """The message with each option in place of the parameter of that name, but for parts of a path or a quotation."""
+    names = {**{name: name for name in options}, **_RENAMED}
+    known = {name: options[parameter] for name, parameter in names.items() if parameter in options and "_" in name}
+    if not known:
+        return message
+    return re.sub(rf"(?<![\w./'\"-])({'|'.join(known)})(?![\w/'\"-])", lambda found: known[found[1]], message)
+
+
+def checked(model: type[BaseModel], **values: Any) -> Any:
+    """The settings. Raises TopWordsError with each wrong one named."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        reasons = [_named(each["loc"]) + each["msg"].removeprefix("Value error, ") for each in error.errors()]
+        raise TopWordsError("\n".join(reasons)) from None
+
+
+def _named(location: tuple[int | str, ...]) -> str:
+    """The parameter at fault, to begin a message with; nothing where several are, which the message names itself."""
+    name = str(location[0]) if location else ""
+    return f"{name if '_' in name else f'--{name}'}: " if name else ""
+
+
+def make_app() -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run(app: typer.Typer, name: str) -> None:
+    """Run the command in this process, which is its own; never returns."""
+    outlive_console()
+    exit_on_termination()
+    terminate_on_hangup()
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # ensure_prefect_server says it
+    app(prog_name=f"python -m {name}")
