@@ -219,7 +219,8 @@ def ended(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], beat: 
         watch(azure, run, pool, added, pace(beat))
     assert time.monotonic() - began < AT_ONCE
     assert error.value.monitored is not None
-    assert error.value.monitored.outcomes[-1].cause is Cause.NOT_STARTED
+    last = error.value.monitored.outcomes[-1]
+    assert last.cause is (Cause.NOT_RUN if last.requeues else Cause.NOT_STARTED)
     return error.value
 
 
