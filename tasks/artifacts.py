@@ -106,6 +106,7 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
 def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Sequence[str]) -> None:
     """The summary's two tables; what is said of them names the files that are missing from them."""
     without = (f", without {visible(', '.join(missing[:20]))}" if missing else "") + attempt()
+    by_file = by_file.assign(node=by_file["node"].map(short_node))
     create_table_artifact(
         _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{without}{_cut(len(by_file))}"
     )

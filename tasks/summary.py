@@ -35,8 +35,8 @@ _NAME_IT = "Name the encoding: encoding, or --encoding on the command line"
 class Summary:
     """The top words of each file and of all files together.
 
-    by_file: a row per file and rank, with the columns file, rank (from 1), word, count (exact), task, node, and
-    replaced_bytes: how many bytes of the file are not in its encoding, and stand as U+FFFD in its words.
+    by_file: a row per file and rank, with the columns file, rank (from 1), word, count (exact), task, node; and, if any
+    file has such, replaced_bytes: how many bytes of the file are not in its encoding, and stand as U+FFFD in its words.
 
     overall: a row per word that is in any file's list, most frequent first, with the columns rank, word, count,
     at_most and files. `count` adds up the lists in which the word is, so it is a LOWER BOUND of its true total: a
@@ -61,7 +61,7 @@ class Summary:
     flow_run_id: str = ""
 
     def __str__(self) -> str:
-        by_file = for_people(self.by_file)
+        by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
         parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
         if self.replaced:
             files = [f"{file} ({count:,})" for file, count in self.replaced]
@@ -99,7 +99,7 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
     for table, name in ((summary.by_file, BY_FILE), (summary.overall, OVERALL)):
         with at(results.path(name)):
             write_table(table, results.path(name))
-    publish_summary(for_people(summary.by_file), summary.overall, summary.missing)
+    publish_summary(summary.by_file, summary.overall, summary.missing)
     _warn_of_replaced(summary.replaced)
     get_run_logger().info(
         "%d words of %d files summarised in %s", len(summary.by_file), len(outputs), results.path(BY_FILE)
@@ -110,12 +110,6 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> 
 def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables `by_file` and `overall` of a run, from its folder, each word as it is in the text."""
     return read_table(folder / BY_FILE, TEXTS), read_table(folder / OVERALL, TEXTS)
-
-
-def for_people(by_file: pd.DataFrame) -> pd.DataFrame:
-    """The table with short node ids, and without the column of replaced bytes where there are none."""
-    table = by_file.assign(node=by_file["node"].map(short_node))
-    return table if REPLACED in table and table[REPLACED].any() else table.drop(columns=REPLACED, errors="ignore")
 
 
 def complete(
@@ -194,7 +188,8 @@ def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
         for output in outputs
         for rank, (word, count) in enumerate(output.words, start=1)
     ]
-    return pd.DataFrame(rows, columns=["file", "rank", "word", "count", "task", "node", REPLACED])
+    table = pd.DataFrame(rows, columns=["file", "rank", "word", "count", "task", "node", REPLACED])
+    return table if table[REPLACED].any() else table.drop(columns=REPLACED)
 
 
 def words_overall(outputs: Sequence[FileOutput], top_n: int) -> pd.DataFrame:

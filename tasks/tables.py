@@ -1,4 +1,4 @@
-"""Tables as CSV: quoted text, plain numbers, and no cell that a spreadsheet would run. What is written is read back."""
+"""Tables as CSV: no cell that a spreadsheet would run, and what is written is read back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV, with an apostrophe before text that a spreadsheet would run, or that begins with one."""
     texts = [str(name) for name in table.columns if not is_numeric_dtype(table[name])]
     guarded = _changed(table, texts, lambda text: f"'{text}" if text.startswith(_GUARDED) else text)
+    returns = any(
+        "\r" in text for name in texts for text in table[name]
+    )  # which the csv module does not quote by itself
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        guarded.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        guarded.to_csv(
+            file, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, lineterminator="\n"
+        )
 
 
 def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:

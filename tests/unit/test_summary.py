@@ -16,7 +16,6 @@ from tasks.summary import (
     OVERALL,
     FileOutput,
     Summary,
-    for_people,
     parse_output,
     read_summary,
     words_by_file,
@@ -25,7 +24,7 @@ from tasks.summary import (
 from tasks.tables import read_table, write_table
 
 RULE = "-" * 30
-COLUMNS = ["file", "rank", "word", "count", "task", "node", "replaced_bytes"]
+COLUMNS = ["file", "rank", "word", "count", "task", "node"]
 
 
 def output(file: str, *words: tuple[str, int]) -> FileOutput:
@@ -36,9 +35,9 @@ def test_there_is_a_row_per_file_and_rank() -> None:
     frame = words_by_file([output("a.txt", ("the", 3), ("cat", 1)), output("b.txt", ("dog", 2))])
     assert frame.to_dict("split")["columns"] == COLUMNS
     assert frame.values.tolist() == [
-        ["a.txt", 1, "the", 3, "task of a.txt", "node", 0],
-        ["a.txt", 2, "cat", 1, "task of a.txt", "node", 0],
-        ["b.txt", 1, "dog", 2, "task of b.txt", "node", 0],
+        ["a.txt", 1, "the", 3, "task of a.txt", "node"],
+        ["a.txt", 2, "cat", 1, "task of a.txt", "node"],
+        ["b.txt", 1, "dog", 2, "task of b.txt", "node"],
     ]
 
 
@@ -115,8 +114,8 @@ def test_replaced_bytes_are_read_back(tmp_path: Path) -> None:
 
 def test_replaced_bytes_are_in_the_table_and_the_printed_summary_where_there_are_some(tmp_path: Path) -> None:
     clean, bad = output("a", ("the", 9)), FileOutput(file="b", words=[("x", 1)], task="t", node="n", replaced=7)
-    assert "replaced_bytes" not in for_people(words_by_file([clean]))
-    table = for_people(words_by_file([clean, bad]))
+    assert "replaced_bytes" not in words_by_file([clean])
+    table = words_by_file([clean, bad])
     assert table["replaced_bytes"].tolist() == [0, 7]
     overall = words_overall([clean, bad], 2)
     summary = Summary(by_file=table, overall=overall, folder=tmp_path, replaced=(("b", 7),))
@@ -178,8 +177,3 @@ def test_no_cell_is_a_formula_to_a_spreadsheet(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open(encoding="utf-8", errors="surrogatepass", newline="") as file:
         words = [row[0] for row in csv.reader(file)]
     assert [word for word in words if word.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝"))] == []
-
-
-def test_text_is_quoted_and_numbers_are_not(tmp_path: Path) -> None:
-    write_table(pd.DataFrame({"word": ["007"], "count": [7]}), tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text() == '"word","count"\n"007",7\n'
