@@ -65,11 +65,11 @@ lock: .venv/installed-dev ## pin requirements*.txt anew from pyproject.toml
 	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) -o requirements.txt
 	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
 
-LOCK := --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras --no-annotate --no-header \
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
 	--no-emit-index-url
 
 .venv/installed: requirements.txt local_azure/npm/package-lock.json
-	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit(f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
 	@echo "Installing, once: Python packages from PyPI into .venv, then Azurite from the npm registry. This takes a minute or two"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install --no-deps --require-hashes -r requirements.txt
