@@ -15,7 +15,7 @@ BEGIN, END = "<!-- operations: begin -->", "<!-- operations: end -->"
 
 sys.path.insert(0, str(ROOT))
 
-from local_azure.batch.routes import OPERATIONS  # noqa: E402
+from local_azure.batch.http.routes import OPERATIONS  # noqa: E402
 
 
 def table() -> str:

@@ -16,11 +16,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows.prefect_server import ensure_prefect_server
 from flows.sweep import sweep
 from flows.top_words import top_words
 from tasks.errors import TopWordsError
-from tasks.pages import Page, address, forget_report, latest_report, ui_url
-from tasks.prefect_server import ensure_prefect_server
+from tasks.reporting.pages import Page, address, forget_report, latest_report, ui_url
 from tasks.summary import Summary
 
 

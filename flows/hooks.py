@@ -15,9 +15,9 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import without_secrets
-from tasks.leftovers import Log, clean_up_after, clean_up_of
+from tasks.resources.leftovers import Log, clean_up_after, clean_up_of
 
 PATIENCE = 60.0  # seconds; the SDKs try for minutes where Azure does not answer, and the worker has other runs
 
@@ -28,7 +28,7 @@ def accounts_in_use(block: str | None) -> Azure | None:
     Raises InputError where there is no such block, or where it or the environment has half of an account.
     """
     if block:
-        from tasks.credentials import accounts  # only with a block is there more to import
+        from tasks.accounts.block import accounts  # only with a block is there more to import
 
         return accounts(block)
     return Azure.from_environment(os.environ)

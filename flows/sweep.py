@@ -7,7 +7,7 @@ python -m flows.sweep --delete
 # No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    from flows.command_line import main_of_sweep
+    from flows.cli import main_of_sweep
 
     main_of_sweep()
 
@@ -27,10 +27,10 @@ from prefect.runtime import task_run
 from prefect.states import Completed
 
 from flows.hooks import accounts_in_use
-from tasks.artifacts import MOST_ROWS, best_effort, escape
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, InputError, ServiceError, TopWordsError, log_errors_without_traceback
-from tasks.leftovers import (
+from tasks.reporting.artifacts import MOST_ROWS, best_effort, escape
+from tasks.resources.leftovers import (
     Deletion,
     Ending,
     Leftover,
@@ -42,9 +42,9 @@ from tasks.leftovers import (
     list_in_batch,
     list_in_storage,
 )
-from tasks.parameters import flow_run_uuid
-from tasks.settings import CleanUp
-from tasks.steps import RETRIES, step
+from tasks.run.parameters import flow_run_uuid
+from tasks.run.settings import CleanUp
+from tasks.step import RETRIES, step
 
 KEY = "leftovers"  # of the artifact; stable, so that the UI shows its history over the sweeps
 

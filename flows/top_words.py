@@ -6,7 +6,7 @@ python -m flows.top_words 'texts/*.txt' --top-n 10
 # No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    from flows.command_line import main
+    from flows.cli import main
 
     main()
 
@@ -19,26 +19,26 @@ from prefect.runtime import flow_run
 from pydantic import BeforeValidator, Field
 
 from flows.hooks import clean_up_dead_run
+from tasks.accounts.clients import azure_for_run
 from tasks.approval import ask
-from tasks.azure import azure_for_run
 from tasks.check import check_accounts, check_input
-from tasks.chronicle import Chronicle
 from tasks.containers import create_containers, delete_containers
 from tasks.download import download_output
-from tasks.earlier import find_counted
 from tasks.errors import InputError, log_errors_without_traceback
 from tasks.files import upload_files
-from tasks.inputs import as_list, encoding_arguments, find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
+from tasks.lifecycle import SafetyNet, not_deleted
 from tasks.monitor import how_it_ended, monitor_tasks
-from tasks.net import SafetyNet, not_deleted
 from tasks.pool import create_pool, delete_pool
-from tasks.results import Results
-from tasks.settings import CleanUp, PoolSettings, Run, TimeLimits
-from tasks.steps import timed_steps
+from tasks.record import Chronicle
+from tasks.run.inputs import as_list, encoding_arguments, find_inputs
+from tasks.run.previous_attempt import find_counted
+from tasks.run.results import Results
+from tasks.run.settings import CleanUp, PoolSettings, Run, TimeLimits
+from tasks.step import timed_steps
 from tasks.stopped import fetch_finished
 from tasks.summary import Summary, complete, parse_output, summarise
-from tasks.watch import Patience
+from tasks.watching.watch import Patience
 
 log_errors_without_traceback()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, AzuriteFailed, azurite, ensure_installed
-from local_azure.batch.server import Account, AutoStorage, DataDirectoryInUse, serve
+from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
 from local_azure.data import data_directory
 
 BLOB_PORT = 10000  # Azurite's usual one

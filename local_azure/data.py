@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from local_azure.batch.server import DataDirectoryInUse
+from local_azure.batch.http.server import DataDirectoryInUse
 
 _PREFIX = "local-azure-"
 _LOCK = "lock"

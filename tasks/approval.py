@@ -32,10 +32,10 @@ from prefect.settings import (
 from prefect.states import Paused
 from pydantic import Field, ValidationError, create_model
 
-from tasks.artifacts import escape
 from tasks.errors import without_secrets
-from tasks.pages import Page, address
-from tasks.settings import CleanUp, Disposal
+from tasks.reporting.artifacts import escape
+from tasks.reporting.pages import Page, address
+from tasks.run.settings import CleanUp, Disposal
 
 _THINGS = ("containers", "job", "pool")  # the fields of CleanUp that may say "ask"
 _POLL = 2.0  # seconds between two looks at the flow run

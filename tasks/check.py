@@ -10,16 +10,16 @@ from pathlib import Path
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError, ServiceError, without_secrets
-from tasks.images import supported_image
-from tasks.inputs import InputFile
-from tasks.parameters import refuse_bad_input
+from tasks.errors.responses import UnusableResponse
 from tasks.pool import existing_pool
-from tasks.responses import UnusableResponse
-from tasks.results import Results
-from tasks.settings import PoolSettings, TimeLimits
-from tasks.steps import step
+from tasks.resources.images import supported_image
+from tasks.run.inputs import InputFile
+from tasks.run.parameters import refuse_bad_input
+from tasks.run.results import Results
+from tasks.run.settings import PoolSettings, TimeLimits
+from tasks.step import step
 
 
 @step("0 check input")

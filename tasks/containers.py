@@ -8,11 +8,11 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from prefect.logging import get_run_logger
 
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, ServiceError
-from tasks.ownership import Resource, keep, make, remove
-from tasks.settings import HELD, Disposal, Role, Run
-from tasks.steps import RETRIES_OF_DELETES, step
+from tasks.resources.base import Resource, keep, make, remove
+from tasks.run.settings import HELD, Disposal, Role, Run
+from tasks.step import RETRIES_OF_DELETES, step
 
 
 class Container(Resource):

@@ -15,18 +15,18 @@ from azure.storage.blob import ContainerClient, StorageStreamDownloader
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
-from tasks.artifacts import TaskBoard
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, NotDownloaded, ResultsError, ServiceError, error_code
-from tasks.events import RunEvents
-from tasks.failures import Failures
 from tasks.files import UploadedFile, Uploads
-from tasks.logs import download_logs
-from tasks.outcomes import LOGS, Cause, TaskOutcome
-from tasks.parallel import in_parallel
-from tasks.results import Results, at
-from tasks.settings import Role, Run
-from tasks.steps import RETRIES, step
+from tasks.reporting.artifacts import TaskBoard
+from tasks.reporting.events import RunEvents
+from tasks.run.outcomes import LOGS, Cause, TaskOutcome
+from tasks.run.parallel import in_parallel
+from tasks.run.results import Results, at
+from tasks.run.settings import Role, Run
+from tasks.step import RETRIES, step
+from tasks.watching.failures import Failures
+from tasks.watching.logs import download_logs
 
 _DAMAGED_TIMES = 3  # downloads of one blob that differ from it
 _CONTAINER_GONE = ("ContainerNotFound", "ContainerBeingDeleted")

@@ -10,13 +10,13 @@ from pathlib import Path
 from azure.storage.blob import BlobProperties, BlobServiceClient
 from prefect.logging import get_run_logger
 
-from tasks.artifacts import publish_sas_links
-from tasks.azure import Azure
-from tasks.inputs import InputFile
-from tasks.parallel import in_parallel
-from tasks.settings import Role, Run
-from tasks.steps import step
-from tasks.upload import Content, Line, upload
+from tasks.accounts.clients import Azure
+from tasks.reporting.artifacts import publish_sas_links
+from tasks.resources.upload import Content, Line, upload
+from tasks.run.inputs import InputFile
+from tasks.run.parallel import in_parallel
+from tasks.run.settings import Role, Run
+from tasks.step import step
 
 NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
 

@@ -28,17 +28,17 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
-from tasks.azure import Azure
-from tasks.bulk import ENDED_CODES, add_all
-from tasks.earlier import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
+from tasks.accounts.clients import Azure
 from tasks.errors import error_code
 from tasks.files import UploadedFile, Uploads
-from tasks.outcomes import FETCH_FAILED, STREAMS, AddedTask, log_blob
-from tasks.ownership import Resource, keep, make, remove
-from tasks.parallel import in_parallel
 from tasks.pool import UsedPool, metadata, tags
-from tasks.settings import Disposal, Role, Run, TimeLimits
-from tasks.steps import RETRIES_OF_DELETES, step
+from tasks.resources.base import Resource, keep, make, remove
+from tasks.resources.bulk import ENDED_CODES, add_all
+from tasks.run.outcomes import FETCH_FAILED, STREAMS, AddedTask, log_blob
+from tasks.run.parallel import in_parallel
+from tasks.run.previous_attempt import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
+from tasks.run.settings import Disposal, Role, Run, TimeLimits
+from tasks.step import RETRIES_OF_DELETES, step
 
 ENDED_STATES = (BatchJobState.TERMINATING, BatchJobState.COMPLETED)
 

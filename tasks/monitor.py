@@ -8,17 +8,17 @@ from functools import partial
 
 from prefect.client.schemas.objects import State
 
-from tasks.azure import Azure
-from tasks.earlier import outputs_there
+from tasks.accounts.clients import Azure
 from tasks.errors import TopWordsError
-from tasks.events import RunEvents
-from tasks.failures import Failures
-from tasks.outcomes import AddedTask, TaskOutcome
-from tasks.pace import Pace
 from tasks.pool import UsedPool
-from tasks.settings import Run
-from tasks.steps import step
-from tasks.watch import LastSeen, Patience, Watch
+from tasks.reporting.events import RunEvents
+from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.polling import Pace
+from tasks.run.previous_attempt import outputs_there
+from tasks.run.settings import Run
+from tasks.step import step
+from tasks.watching.failures import Failures
+from tasks.watching.watch import LastSeen, Patience, Watch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,13 @@ from azure.batch.models._models import BatchNodeRebootOptions  # 15.1 leaves it 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError
 from tasks.files import UploadedFile
-from tasks.images import machine
-from tasks.ownership import Resource, keep, make, remove
-from tasks.settings import Disposal, PoolSettings, Run
-from tasks.steps import RETRIES_OF_DELETES, step
+from tasks.resources.base import Resource, keep, make, remove
+from tasks.resources.images import machine
+from tasks.run.settings import Disposal, PoolSettings, Run
+from tasks.step import RETRIES_OF_DELETES, step
 
 RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one

@@ -11,15 +11,15 @@ import pandas as pd
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.artifacts import publish_summary, short_node
-from tasks.cancellation import end_with
 from tasks.errors import NotDeleted, TasksFailed, TopWordsError
-from tasks.logs import as_lines
-from tasks.outcomes import TaskOutcome, missing
-from tasks.results import Results, at
-from tasks.shown import cut, visible
-from tasks.steps import step
-from tasks.tables import read_table, write_table
+from tasks.errors.text import cut, visible
+from tasks.reporting.artifacts import publish_summary, short_node
+from tasks.run.outcomes import TaskOutcome, missing
+from tasks.run.results import Results, at
+from tasks.run.tables import read_table, write_table
+from tasks.step import step
+from tasks.watching.cancellation import end_with
+from tasks.watching.logs import as_lines
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from local_azure.embedded import embedded_azure
-from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
+from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 
 # Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

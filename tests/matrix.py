@@ -38,18 +38,18 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
-import tasks.artifacts
-import tasks.chronicle
 import tasks.job
-import tasks.net
+import tasks.lifecycle
+import tasks.record
+import tasks.reporting.artifacts
 from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure.embedded import embedded_azure
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import TopWordsError
 from tasks.monitor import monitor_tasks
-from tasks.pace import Pace
 from tasks.pool import tags as tags_of
+from tasks.run.polling import Pace
 from tasks.summary import Summary
 from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
 
@@ -169,15 +169,15 @@ def quick() -> Iterator[None]:
         return name.startswith(("create_", "update_")) and name.endswith("_artifact")
 
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
-        for name in filter(informs, vars(tasks.artifacts)):
-            patch.setattr(tasks.artifacts, name, lambda *args, **kwargs: None)
+        for name in filter(informs, vars(tasks.reporting.artifacts)):
+            patch.setattr(tasks.reporting.artifacts, name, lambda *args, **kwargs: None)
         patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
         for step in [value for value in vars(flow_module).values() if isinstance(value, Task)]:
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
             if step.name in DELETES:
                 patch.setattr(step, "fn", _of_the_living(step.fn))
-        for owner, name in ((tasks.chronicle.Chronicle, "close"), (tasks.net, "clean_up_after")):
+        for owner, name in ((tasks.record.Chronicle, "close"), (tasks.lifecycle, "clean_up_after")):
             patch.setattr(owner, name, _of_the_living(getattr(owner, name)))
         patch.setattr(tasks.job, "STREAMS", ())  # to store them, each Batch task would load an SDK
         patch.setattr(HttpTransport, "sleep", lambda self, duration: None)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tasks.accounts import accounts_in
-from tasks.commands import Command, make_app, run
-from tasks.inputs import find_inputs
-from tasks.parameters import refuse_too_many_paths
+from flows.commands import Command, make_app, run
+from tasks.accounts.environment import accounts_in
+from tasks.run.inputs import find_inputs
+from tasks.run.parameters import refuse_too_many_paths
 
 _LOGS = Path(__file__).resolve().parent / "logs"
 
@@ -31,7 +31,7 @@ def command(
     find_inputs(inputs)
 
     from examples.log_levels.flow import log_levels  # it imports Prefect, which takes seconds
-    from tasks.prefect_server import ensure_prefect_server
+    from flows.prefect_server import ensure_prefect_server
 
     ensure_prefect_server()
     print(log_levels(inputs))

@@ -16,11 +16,11 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from flows import top_words as flow_module
 from local_azure import faults
-from tasks.azure import Azure
-from tasks.leftovers import Leftover, list_in_batch, list_in_storage
+from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
-from tasks.pace import Pace
-from tasks.settings import Run
+from tasks.resources.leftovers import Leftover, list_in_batch, list_in_storage
+from tasks.run.polling import Pace
+from tasks.run.settings import Run
 from tests.conftest import DATA
 from tests.flow.test_steps import job_and_pool_ids, new_run, wait_until
 

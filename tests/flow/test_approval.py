@@ -27,7 +27,7 @@ from prefect.states import Cancelled
 
 import tasks.approval
 from tasks.approval import ask
-from tasks.settings import CleanUp, Disposal
+from tasks.run.settings import CleanUp, Disposal
 from tests.flow.deployed import Deployed, deployed, eventually
 
 __all__ = ["deployed"]  # the fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import get_current_settings
 
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tests.conftest import DATA
 from tests.flow.conftest import list_leftovers
 

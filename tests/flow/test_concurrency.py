@@ -23,8 +23,8 @@ from prefect.client.schemas.filters import (
 from prefect.settings import PREFECT_LOGGING_TO_API_BATCH_INTERVAL, temporary_settings
 
 from flows.top_words import top_words
-from tasks.azure import Azure
-from tasks.settings import PoolSettings
+from tasks.accounts.clients import Azure
+from tasks.run.settings import PoolSettings
 from tasks.summary import Summary
 
 RUNS = 5

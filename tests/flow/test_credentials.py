@@ -18,10 +18,10 @@ from prefect.settings import get_current_settings
 from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner, Result
 
-from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
-from tasks.azure import Azure, azure_for_run
-from tasks.credentials import AzureBatchAccounts, accounts
-from tasks.credentials_command import app
+from flows.credentials import app
+from tasks.accounts.block import AzureBatchAccounts, accounts
+from tasks.accounts.clients import Azure, azure_for_run
+from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.errors import InputError
 from tests.flow.test_steps import in_flow
 
@@ -58,7 +58,7 @@ def save_in_a_process(name: str, settings: Mapping[str, str]) -> Saved:
     assert url
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.credentials", name],
+        [sys.executable, "-m", "tasks.accounts.block", name],
         cwd=ROOT,
         env={**inherited, **settings, "PREFECT_API_URL": url},
         stdout=subprocess.PIPE,
@@ -132,7 +132,7 @@ def test_the_keys_are_nowhere_but_in_the_block(saved: Saved) -> None:
     shown += [answer.text for answer in answers]
     for secret in (BATCH_KEY, STORAGE_KEY):
         assert not [text for text in shown if secret in text]
-    assert any("tasks.credentials\0production" in line for line in saved.command_lines)  # it was looked at
+    assert any("tasks.accounts.block\0production" in line for line in saved.command_lines)  # it was looked at
 
 
 def test_the_database_of_the_server_holds_no_key_in_clear(saved: Saved) -> None:
@@ -168,7 +168,7 @@ def test_a_block_that_does_not_exist_is_named_with_those_that_do_and_the_command
     with pytest.raises(InputError, match="there is no block 'productoin' of the type Azure Batch Accounts") as caught:
         accounts("productoin")
     assert "'production'" in str(caught.value)
-    assert "`python -m tasks.credentials productoin`" in str(caught.value)
+    assert "`python -m tasks.accounts.block productoin`" in str(caught.value)
 
 
 def test_on_a_server_that_has_never_seen_such_a_block_the_error_is_as_clear(

@@ -23,8 +23,8 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.templating import apply_values
 from pydantic import BaseModel
 
-from tasks.azure import Azure
-from tasks.settings import Run, TimeLimits
+from tasks.accounts.clients import Azure
+from tasks.run.settings import Run, TimeLimits
 from tests.flow.deployed import Deployed, deployed, eventually
 
 __all__ = ["deployed"]  # the fixture

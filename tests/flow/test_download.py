@@ -15,16 +15,16 @@ from azure.core.pipeline.transport import HttpTransport
 from azure.storage.blob import ContainerClient, ContentSettings
 from prefect.logging import disable_run_logger
 
-from tasks.artifacts import TaskBoard
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.download import download_output
 from tasks.errors import NotDownloaded, ServiceError, TopWordsError
-from tasks.events import RunEvents
 from tasks.files import UploadedFile, Uploads
-from tasks.outcomes import Cause, TaskOutcome
-from tasks.results import Results
-from tasks.settings import Role, Run
+from tasks.reporting.artifacts import TaskBoard
+from tasks.reporting.events import RunEvents
+from tasks.run.outcomes import Cause, TaskOutcome
+from tasks.run.results import Results
+from tasks.run.settings import Role, Run
 from tests.flow.fault_proxy import Call, FaultProxies, Mode, Service
 
 NAMES = ("a.txt", "b.txt", "c.txt")

@@ -44,14 +44,14 @@ from prefect.states import Suspended
 import flows.sweep
 import tasks.download
 import tasks.files
-from flows import command_line
+from flows import cli as command_line
 from flows import top_words as flow_module
 from flows.sweep import sweep
 from flows.top_words import top_words
 from local_azure import faults
-from tasks.azure import Azure
-from tasks.credentials import AzureBatchAccounts
-from tasks.settings import Role, Run, TimeLimits
+from tasks.accounts.block import AzureBatchAccounts
+from tasks.accounts.clients import Azure
+from tasks.run.settings import Role, Run, TimeLimits
 from tests.flow.conftest import azure_with_faults, list_leftovers
 from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
 

@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-import tasks.azure
+import tasks.accounts.clients
 from local_azure.azurite import MAIN, ensure_installed, node
-from tasks.accounts import BatchAccount, StorageAccount
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
+from tasks.accounts.environment import BatchAccount, StorageAccount
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 
@@ -82,7 +82,7 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
     endpoint = listening.split()[-1] + "/devstoreaccount1"
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    monkeypatch.setattr(tasks.azure, "_entra_id", MadeUpToken)
+    monkeypatch.setattr(tasks.accounts.clients, "_entra_id", MadeUpToken)
     try:
         yield Azure(
             batch_account=BatchAccount(name="none", endpoint="https://127.0.0.1"),

@@ -19,7 +19,7 @@ from prefect.settings import get_current_settings
 import examples.log_levels.flow as example
 from examples.log_levels.count_levels import NOT_TEXT, UPLOAD_FAILED, NotText, count
 from node_scripts import top_words
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
 
 ROOT = Path(example.__file__).resolve().parents[2]

@@ -21,10 +21,10 @@ from azure.core.pipeline.transport import HttpTransport
 from local_azure import embedded
 from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import EmbeddedAzureEnded
-from tasks.leftovers import clean_up_after
-from tasks.settings import CleanUp
+from tasks.resources.leftovers import clean_up_after
+from tasks.run.settings import CleanUp
 from tests.conftest import DATA
 
 ROOT = DATA.parent

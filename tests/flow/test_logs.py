@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import tasks.logs
-from tasks.azure import Azure
-from tasks.logs import download_logs, read_stderr
-from tasks.outcomes import Cause, TaskOutcome, log_blob
-from tasks.results import Results
-from tasks.settings import Role, Run
+import tasks.watching.logs
+from tasks.accounts.clients import Azure
+from tasks.run.outcomes import Cause, TaskOutcome, log_blob
+from tasks.run.results import Results
+from tasks.run.settings import Role, Run
+from tasks.watching.logs import download_logs, read_stderr
 from tests.flow.test_steps import make_job, make_pool, run, wait_until
 
 __all__ = ["run"]
@@ -23,7 +23,7 @@ MOST = 2000  # bytes read, in these tests
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_MOST_READ", "_LONGEST"):
-        monkeypatch.setattr(tasks.logs, name, MOST)
+        monkeypatch.setattr(tasks.watching.logs, name, MOST)
 
 
 def text(size: int) -> str:
@@ -84,7 +84,7 @@ def test_of_very_many_tasks_without_stored_logs_only_some_are_asked_of_their_nod
         asked.append(task)
         return b"x"
 
-    monkeypatch.setattr(tasks.logs, "_end_on_node", on_node)
-    monkeypatch.setattr(tasks.logs, "_MOST_ASKED", 2)
+    monkeypatch.setattr(tasks.watching.logs, "_end_on_node", on_node)
+    monkeypatch.setattr(tasks.watching.logs, "_MOST_ASKED", 2)
     assert download_logs(azure, run, [outcome(f"t{number}") for number in range(5)], Results(folder=tmp_path)) == 4
     assert sorted(asked) == ["t0", "t0", "t1", "t1"]

@@ -15,8 +15,8 @@ from azure.batch.models import BatchTaskCreateOptions
 from azure.core.pipeline.policies import RetryPolicy
 
 import tasks.job
-from tasks.azure import Azure
-from tasks.steps import RETRIES
+from tasks.accounts.clients import Azure
+from tasks.step import RETRIES
 from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Service
 from tests.matrix import TEXTS, Matrix, Outcome, Runs, Scenario, Verdict, quick
 

@@ -19,11 +19,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.runtime import flow_run
 
-import tasks.artifacts
-import tasks.watch
-from tasks.azure import Azure
+import tasks.reporting.artifacts
+import tasks.watching.watch
+from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
-from tasks.settings import Run
+from tasks.run.settings import Run
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, eventually
 from tests.flow.test_steps import in_flow, make_job, make_pool, pace, run
@@ -43,7 +43,7 @@ def published(key: str) -> Any:
 def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_totals_by_state(
     azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tasks.artifacts, tasks.watch):
+    for module in (tasks.reporting.artifacts, tasks.watching.watch):
         monkeypatch.setattr(module, "MOST_ROWS", 4)
     gate = tmp_path / "gate"
     pool = make_pool(azure, run, nodes=1)

@@ -46,21 +46,21 @@ from prefect.settings import (
 from prefect.states import Crashed, Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
-import tasks.artifacts
-import tasks.chronicle
-import tasks.leftovers
-import tasks.net
+import tasks.lifecycle
+import tasks.record
+import tasks.reporting.artifacts
+import tasks.resources.leftovers
 import tasks.stopped
 from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure import faults
 from node_scripts import top_words as node_script
-from tasks.artifacts import short_node
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import NotDownloaded, TasksFailed
-from tasks.leftovers import clean_up_after
-from tasks.pace import Pace
-from tasks.settings import CleanUp, Role, Run, TimeLimits
+from tasks.reporting.artifacts import short_node
+from tasks.resources.leftovers import clean_up_after
+from tasks.run.polling import Pace
+from tasks.run.settings import CleanUp, Role, Run, TimeLimits
 from tasks.summary import Summary
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, deployed, eventually
@@ -261,8 +261,8 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
             patch.setattr(step, "fn", _watched(step.name, step.fn, nodes.script))
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
-        patch.setattr(tasks.chronicle.Chronicle, "close", _of_the_living(tasks.chronicle.Chronicle.close))
-        patch.setattr(tasks.net, "clean_up_after", _of_the_living(tasks.leftovers.clean_up_after))
+        patch.setattr(tasks.record.Chronicle, "close", _of_the_living(tasks.record.Chronicle.close))
+        patch.setattr(tasks.lifecycle, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
         patch.setattr(flow_module, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
         patch.setattr(Run, "begun_now", _begun_now)
         patch.setattr(Pace, "beats", _beats)
@@ -282,9 +282,9 @@ def for_machines_only(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
-        for name in vars(tasks.artifacts):
+        for name in vars(tasks.reporting.artifacts):
             if name.startswith(("create_", "update_")) and name.endswith("_artifact"):
-                patch.setattr(tasks.artifacts, name, lambda *args, **kwargs: None)
+                patch.setattr(tasks.reporting.artifacts, name, lambda *args, **kwargs: None)
         patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
         yield
 

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from local_azure import faults
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tests.flow.conftest import accounts_of, azure_with_faults
 from tests.flow.deployed import ROOT, Deployed, eventually
 
@@ -36,8 +36,8 @@ RUN = """
 import sys
 import tasks.job
 from flows.top_words import top_words
-from tasks.bulk import add_all
-from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.resources.bulk import add_all
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 
 def add_some_that_fail(batch, job_id, tasks):
     for task in tasks:

@@ -18,18 +18,18 @@ from azure.batch.models import (
 
 import tasks.pool
 from local_azure import faults
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.errors import Stalled
-from tasks.events import Payload, Preempted, RunEvents
 from tasks.files import upload_files
-from tasks.inputs import find_inputs
 from tasks.job import Work, add_tasks, create_job
 from tasks.monitor import monitor_tasks
-from tasks.outcomes import AddedTask
 from tasks.pool import UsedPool, create_pool, delete_pool, metadata
-from tasks.settings import Disposal, PoolSettings, Run, TimeLimits
-from tasks.watch import Patience
+from tasks.reporting.events import Payload, Preempted, RunEvents
+from tasks.run.inputs import find_inputs
+from tasks.run.outcomes import AddedTask
+from tasks.run.settings import Disposal, PoolSettings, Run, TimeLimits
+from tasks.watching.watch import Patience
 from tests.conftest import DATA
 from tests.flow.conftest import accounts_of, azure_with_faults
 from tests.flow.test_steps import in_flow, is_running, make_job, new_run, pace, wait_until

@@ -42,18 +42,18 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from flows.top_words import top_words
 from local_azure import faults
-from tasks.azure import Azure
-from tasks.bulk import _add
+from tasks.accounts.clients import Azure
 from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, ServiceError, TasksFailed
 from tasks.files import UploadedFile, Uploads, upload_files
-from tasks.inputs import find_inputs
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
-from tasks.outcomes import AddedTask, TaskOutcome
-from tasks.pace import Pace
 from tasks.pool import UsedPool, create_pool, delete_pool, metadata
-from tasks.settings import CleanUp, Disposal, PoolSettings, Role, Run, TimeLimits
+from tasks.resources.bulk import _add
+from tasks.run.inputs import find_inputs
+from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.polling import Pace
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, Role, Run, TimeLimits
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

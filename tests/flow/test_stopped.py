@@ -10,18 +10,18 @@ from threading import Event
 import pytest
 from azure.storage.blob import ContainerClient
 
-import tasks.chronicle
 import tasks.download
+import tasks.record
 import tasks.stopped
-from tasks.azure import Azure
-from tasks.chronicle import Chronicle
+from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
-from tasks.earlier import outputs_there
-from tasks.inputs import InputFile
-from tasks.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.report import RunFacts
-from tasks.results import Results
-from tasks.settings import HELD, CleanUp, Disposal, Role, Run
+from tasks.record import Chronicle
+from tasks.reporting.report import RunFacts
+from tasks.run.inputs import InputFile
+from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.run.previous_attempt import outputs_there
+from tasks.run.results import Results
+from tasks.run.settings import HELD, CleanUp, Disposal, Role, Run
 from tasks.stopped import fetch_finished
 from tests.flow.test_download import NAMES, UPLOADS, container, file, parse, quick, remembered, run
 
@@ -34,9 +34,9 @@ LATE = "d.txt"  # its Batch task has not begun
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
     facts: list[RunFacts] = []
-    monkeypatch.setattr(tasks.chronicle, "publish_report", lambda write: write())
-    monkeypatch.setattr(tasks.chronicle, "report", facts.append)
-    for module in (tasks.chronicle, tasks.stopped):
+    monkeypatch.setattr(tasks.record, "publish_report", lambda write: write())
+    monkeypatch.setattr(tasks.record, "report", facts.append)
+    for module in (tasks.record, tasks.stopped):
         monkeypatch.setattr(module, "get_run_logger", lambda: LOGGER)
     return facts
 

@@ -39,15 +39,15 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed, Runnin
 from typer.testing import CliRunner
 
 import flows.hooks
-from flows.command_line import sweep_app as app
+from flows.cli import sweep_app as app
 from flows.hooks import clean_up_dead_run, within
 from flows.sweep import find_leftovers, sweep
 from local_azure import faults
-from tasks.azure import Azure
-from tasks.credentials import AzureBatchAccounts
+from tasks.accounts.block import AzureBatchAccounts
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
-from tasks.settings import CleanUp, Disposal, Role, Run, TimeLimits
+from tasks.resources.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
+from tasks.run.settings import CleanUp, Disposal, Role, Run, TimeLimits
 from tests.conftest import DATA
 from tests.flow.conftest import list_leftovers
 
@@ -713,8 +713,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.hooks import clean_up_dead_run
-from tasks.azure import Azure
-from tasks.settings import Role, Run, TimeLimits
+from tasks.accounts.clients import Azure
+from tasks.run.settings import Role, Run, TimeLimits
 
 
 @flow(on_crashed=[clean_up_dead_run], on_cancellation=[clean_up_dead_run])

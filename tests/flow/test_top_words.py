@@ -30,11 +30,11 @@ from typer.testing import CliRunner
 
 import tasks.files
 import tasks.pool
-from flows.command_line import app
+from flows.cli import app
 from flows.top_words import top_words
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
-from tasks.settings import PROJECT, CleanUp, Disposal, PoolSettings
+from tasks.run.settings import PROJECT, CleanUp, Disposal, PoolSettings
 from tasks.summary import Summary, read_summary
 from tests.conftest import DATA
 from tests.flow.deployed import eventually

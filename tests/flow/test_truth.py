@@ -29,13 +29,13 @@ from prefect.client.schemas.objects import State
 
 import tasks.job
 from flows.top_words import top_words
-from tasks.azure import Azure
-from tasks.bulk import add_all
-from tasks.earlier import INPUT_FILE
+from tasks.accounts.clients import Azure
 from tasks.errors import TasksFailed
-from tasks.events import BatchTaskFailed, CleanedUp, Payload, PoolReady, RunEvents
-from tasks.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.reporting.events import BatchTaskFailed, CleanedUp, Payload, PoolReady, RunEvents
+from tasks.resources.bulk import add_all
+from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.run.previous_attempt import INPUT_FILE
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
 from tests.flow.conftest import accounts_of, clear, logged, monitor_at
 from tests.flow.test_steps import pace, wait_until

@@ -25,11 +25,11 @@ from azure.storage.blob import (
     generate_container_sas,
 )
 
-import tasks.upload
-from tasks.azure import Azure
+import tasks.resources.upload
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.parallel import in_parallel
-from tasks.upload import LEAST_BLOCK, MOST_BLOCK, Content, Line, upload
+from tasks.resources.upload import LEAST_BLOCK, MOST_BLOCK, Content, Line, upload
+from tasks.run.parallel import in_parallel
 
 K = 1 << 10
 
@@ -133,10 +133,10 @@ def test_many_files_on_a_slow_line_only_take_longer(
     azure: Azure, container: ContainerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight files of 64 kB at once, at 256 kB a second, as 8 of 10 MB are on 10 Mbit/s; a request may take 1.5 s."""
-    monkeypatch.setattr(tasks.upload, "LEAST_BLOCK", 16 * K)
-    monkeypatch.setattr(tasks.upload, "_FAST", 0.05)
-    monkeypatch.setattr(tasks.upload, "_SLOW", 0.4)
-    monkeypatch.setattr(tasks.upload, "_TIMEOUT", {"connection_timeout": 1.5, "read_timeout": 1.5})
+    monkeypatch.setattr(tasks.resources.upload, "LEAST_BLOCK", 16 * K)
+    monkeypatch.setattr(tasks.resources.upload, "_FAST", 0.05)
+    monkeypatch.setattr(tasks.resources.upload, "_SLOW", 0.4)
+    monkeypatch.setattr(tasks.resources.upload, "_TIMEOUT", {"connection_timeout": 1.5, "read_timeout": 1.5})
     address = urlsplit(azure.storage_account.endpoint)
     line = SlowLine(address.port or 80, 256 * K)
     account = replace(azure.storage_account, endpoint=f"http://127.0.0.1:{line.port}{address.path}")

@@ -33,14 +33,14 @@ import tasks.monitor
 import tasks.pool
 from flows.top_words import top_words
 from local_azure import faults
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError, RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError
 from tasks.monitor import monitor_tasks
-from tasks.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.pace import Pace
 from tasks.pool import Pool, UsedPool
-from tasks.settings import PoolSettings, Run, TimeLimits
-from tasks.watch import Patience
+from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.run.polling import Pace
+from tasks.run.settings import PoolSettings, Run, TimeLimits
+from tasks.watching.watch import Patience
 from tests.flow.conftest import clear, monitor_at
 from tests.flow.test_steps import SCRIPT, in_flow, is_running, make_job, make_pool, new_run, pace, wait_until
 from tests.flow.test_top_words import artifact

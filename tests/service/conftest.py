@@ -23,7 +23,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 
-from local_azure.batch.server import Account, AutoStorage, Clock, Timings, serve
+from local_azure.batch.http.server import Account, AutoStorage, Clock, Timings, serve
 from tests.service.contract import CheckedAsyncTransport, CheckedTransport
 
 T = TypeVar("T")

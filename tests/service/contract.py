@@ -13,8 +13,8 @@ from azure.batch import models
 from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
 from isodate import parse_duration
 
-from local_azure.batch.routes import Router
-from local_azure.batch.wire import parse_timestamp
+from local_azure.batch.http.routes import Router
+from local_azure.batch.state.wire import parse_timestamp
 
 # What each operation answers with; one that is not here must answer without a body.
 ANSWERS = {

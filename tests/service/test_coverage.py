@@ -9,7 +9,7 @@ from pathlib import Path
 
 from azure.batch._operations import _operations as sdk
 
-from local_azure.batch.routes import OPERATIONS, Router
+from local_azure.batch.http.routes import OPERATIONS, Router
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,9 +18,9 @@ from azure.batch import models as m
 from azure.batch.models import _models
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
-from local_azure.batch import strays
-from local_azure.batch.clock import Clock
-from local_azure.batch.store import Store
+from local_azure.batch.node import strays
+from local_azure.batch.state.clock import Clock
+from local_azure.batch.state.store import Store
 from tests.service.conftest import (
     RunningService,
     create_job,
@@ -48,8 +48,8 @@ class Trap:
 
 REBOOT = _models.BatchNodeRebootOptions(node_reboot_kind="requeue")
 NOWHERE = Trap()
-ANSWERED = Trap(function="local_azure.batch.app:App._send", moment="after")
-COMMITTED = Trap(function="local_azure.batch.app:App._answer", moment="after")
+ANSWERED = Trap(function="local_azure.batch.http.app:App._send", moment="after")
+COMMITTED = Trap(function="local_azure.batch.http.app:App._answer", moment="after")
 
 
 class TrappedService(ServiceProcess):
@@ -313,7 +313,7 @@ def test_task_that_was_not_started_yet_runs_once(process, effect, function, mome
 
 @pytest.mark.parametrize("moment", ["shim", "command"])
 def test_task_that_was_running_runs_again(process, effect, moment):
-    trap = Trap(function="local_azure.batch.runner:Runner.start", moment="after") if moment == "shim" else NOWHERE
+    trap = Trap(function="local_azure.batch.node.runner:Runner.start", moment="after") if moment == "shim" else NOWHERE
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -387,7 +387,7 @@ def test_end_that_was_recorded_leaves_no_status_file(process, effect, tmp_path):
 
 
 def test_retry_of_a_task_is_counted_once(process, effect, tmp_path):
-    client = process.begin(Trap(function="local_azure.batch.scheduler:Scheduler._advance", moment="after"))
+    client = process.begin(Trap(function="local_azure.batch.engine.scheduler:Scheduler._advance", moment="after"))
     create_pool(client)
     create_job(client)
     flag = tmp_path / "go"
@@ -443,10 +443,10 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
 @pytest.mark.parametrize(
     ("function", "moment"),
     [
-        ("local_azure.batch.service:Service.discard", "after"),  # not committed
-        ("local_azure.batch.lifecycle:Lifecycle.visit_remains", "before"),  # committed, nothing done
-        ("local_azure.batch.node_agent:NodeAgent.discard", "before"),
-        ("local_azure.batch.node_agent:NodeAgent.discard", "after"),  # out of sight, and still to be forgotten
+        ("local_azure.batch.engine.service:Service.discard", "after"),  # not committed
+        ("local_azure.batch.engine.lifecycle:Lifecycle.visit_remains", "before"),  # committed, nothing done
+        ("local_azure.batch.node.node_agent:NodeAgent.discard", "before"),
+        ("local_azure.batch.node.node_agent:NodeAgent.discard", "after"),  # out of sight, and still to be forgotten
         ("shutil:rmtree", "before"),
         ("os:rmdir", "before"),  # half removed
     ],
@@ -481,10 +481,10 @@ def test_removal_of_a_directory_goes_on(process, effect, kind, function, moment)
 @pytest.mark.parametrize(
     ("function", "moment"),
     [
-        ("local_azure.batch.allocator:Allocator._add_node", "after"),
-        ("local_azure.batch.allocator:Allocator._creating", "after"),
-        ("local_azure.batch.node_agent:NodeAgent.make_node", "after"),
-        ("local_azure.batch.allocator:Allocator._become_steady", "before"),
+        ("local_azure.batch.engine.allocator:Allocator._add_node", "after"),
+        ("local_azure.batch.engine.allocator:Allocator._creating", "after"),
+        ("local_azure.batch.node.node_agent:NodeAgent.make_node", "after"),
+        ("local_azure.batch.engine.allocator:Allocator._become_steady", "before"),
     ],
 )
 def test_allocation_goes_on(process, effect, function, moment):
@@ -515,7 +515,7 @@ def test_service_killed_while_it_makes_the_schema_leaves_none_or_all_of_it(tmp_p
 SCHEMA_PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from local_azure.batch.store import Store
+from local_azure.batch.state.store import Store
 
 left = int(sys.argv[2])
 

@@ -19,7 +19,7 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
-from local_azure.batch.wire import parse_timestamp
+from local_azure.batch.state.wire import parse_timestamp
 from tests.service.conftest import (
     create_job,
     create_pool,

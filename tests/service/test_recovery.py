@@ -22,8 +22,8 @@ from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 
-from local_azure.batch.server import DataDirectoryInUse
-from local_azure.batch.store import UnknownSchema
+from local_azure.batch.http.server import DataDirectoryInUse
+from local_azure.batch.state.store import UnknownSchema
 from tests.service.conftest import (
     CheckedTransport,
     create_job,
@@ -44,7 +44,7 @@ PROGRAM = """
 import asyncio, functools, importlib, inspect, json, os, pathlib, signal, sys
 from datetime import timedelta
 from local_azure.batch import shapes
-from local_azure.batch.server import Account, Clock, serve
+from local_azure.batch.http.server import Account, Clock, serve
 
 def trapped(function, moment, armed):
     def die_if(here):

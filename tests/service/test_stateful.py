@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from local_azure.batch.states import JOB, TASK
+from local_azure.batch.state.states import JOB, TASK
 from tests.service.conftest import QUICK, RunningService, create_job, create_pool, shell, task
 
 REASON = _models.BatchJobTerminateOptions(termination_reason="Enough")

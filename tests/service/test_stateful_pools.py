@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from local_azure.batch.states import ALLOCATION, NODE, POOL
+from local_azure.batch.state.states import ALLOCATION, NODE, POOL
 from tests.service.conftest import (
     QUICK,
     RunningService,

@@ -13,7 +13,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import ContainerClient, generate_container_sas
 
-from local_azure.batch.server import AutoStorage
+from local_azure.batch.http.server import AutoStorage
 from tests.service.conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for_task
 
 

@@ -17,7 +17,7 @@ from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceModifiedError
 
-from local_azure.batch.wire import http_date
+from local_azure.batch.state.wire import http_date
 from tests.service.conftest import create_job, pool_options
 
 VERSION = "2025-06-01"

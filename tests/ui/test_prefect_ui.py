@@ -19,8 +19,8 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceNotFoundError
 from playwright.sync_api import expect
 
-from tasks.azure import Azure
-from tasks.settings import Role, Run, TimeLimits
+from tasks.accounts.clients import Azure
+from tasks.run.settings import Role, Run, TimeLimits
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, deployed
 from tests.ui.pages import PrefectUI, browser_page, cells, chromium, drawn_width

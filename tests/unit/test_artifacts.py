@@ -7,15 +7,15 @@ import logging
 import pytest
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES
 
-import tasks.artifacts
-from tasks.artifacts import best_effort, publish_report
+import tasks.reporting.artifacts
+from tasks.reporting.artifacts import best_effort, publish_report
 
 LOGGER = logging.getLogger("tests.artifacts")
 
 
 @pytest.fixture(autouse=True)
 def outside_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.artifacts, "get_run_logger", lambda: LOGGER)
+    monkeypatch.setattr(tasks.reporting.artifacts, "get_run_logger", lambda: LOGGER)
 
 
 def settings() -> tuple[int, float]:

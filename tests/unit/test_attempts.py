@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from tasks.attempts import Attempts
-from tasks.outcomes import TaskOutcome
+from tasks.run.outcomes import TaskOutcome
+from tasks.watching.attempts import Attempts
 
 FIRST = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 QUEUED = TaskOutcome(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt", state="active")

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tasks.charts import bar_chart, timeline
-from tasks.outcomes import TaskOutcome
-from tasks.shown import cut
+from tasks.errors.text import cut
+from tasks.reporting.charts import bar_chart, timeline
+from tasks.run.outcomes import TaskOutcome
 
 START = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
 SVG = "{http://www.w3.org/2000/svg}"

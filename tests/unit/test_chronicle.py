@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from prefect.exceptions import TerminationSignal
 
-import tasks.chronicle
-from tasks.azure import Azure
-from tasks.chronicle import Chronicle
+import tasks.record
+from tasks.accounts.clients import Azure
 from tasks.errors import TasksFailed
-from tasks.inputs import InputFile
 from tasks.monitor import Monitored
-from tasks.outcomes import Cause, TaskOutcome
 from tasks.pool import UsedPool
-from tasks.report import RunFacts
-from tasks.results import Results
-from tasks.settings import CleanUp, Disposal, Run
-from tasks.steps import StepTime
+from tasks.record import Chronicle
+from tasks.reporting.report import RunFacts
+from tasks.run.inputs import InputFile
+from tasks.run.outcomes import Cause, TaskOutcome
+from tasks.run.results import Results
+from tasks.run.settings import CleanUp, Disposal, Run
+from tasks.step import StepTime
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOGGER = logging.getLogger("tests.chronicle")
@@ -61,9 +61,9 @@ def chronicle(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> Ch
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
     facts: list[RunFacts] = []
-    monkeypatch.setattr(tasks.chronicle, "publish_report", lambda write: write())
-    monkeypatch.setattr(tasks.chronicle, "report", facts.append)
-    monkeypatch.setattr(tasks.chronicle, "get_run_logger", lambda: LOGGER)
+    monkeypatch.setattr(tasks.record, "publish_report", lambda write: write())
+    monkeypatch.setattr(tasks.record, "report", facts.append)
+    monkeypatch.setattr(tasks.record, "get_run_logger", lambda: LOGGER)
     return facts
 
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from local_azure.batch.agenda import Agenda
-from local_azure.batch.clock import Clock
+from local_azure.batch.engine.agenda import Agenda
+from local_azure.batch.state.clock import Clock
 
 
 @pytest.mark.asyncio

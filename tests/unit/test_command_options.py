@@ -18,10 +18,11 @@ import typer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner, Result
 
-from flows import command_line, command_run
+from flows import cli as command_line
+from flows import command_run
 from flows.top_words import top_words
 from tasks.errors import ConflictError, TasksFailed
-from tasks.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
 from tests.conftest import DATA
 
@@ -324,7 +325,7 @@ def test_a_misspelled_setting_is_refused_before_the_input_is_read(
         ("flows.top_words", ["no/such/file"], "input 'no/such/file': no file matches"),
         ("flows.top_words", ["--help"], "one Batch task per file"),
         ("flows.sweep", ["--flow-run", "x"], "--flow-run is 'x', which is no id of a flow run"),
-        ("tasks.credentials", ["x", "--overwrit"], "No such option: --overwrit"),
+        ("tasks.accounts.block", ["x", "--overwrit"], "No such option: --overwrit"),
         ("examples.log_levels.flow", ["no/such/file"], "input 'no/such/file': no file matches"),
     ],
 )

@@ -22,18 +22,18 @@ from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
 import examples.log_levels.command_line
-import flows.command_line
+import flows.cli
+import flows.credentials
 import flows.sweep
 import local_azure.__main__
-import tasks.credentials_command
 from examples.log_levels.flow import log_levels
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
-from tasks import events
-from tasks.accounts import BATCH_SETTINGS, STORAGE_SETTINGS
-from tasks.artifacts import Key
-from tasks.outcomes import Cause
-from tasks.settings import CleanUp, PoolSettings, TimeLimits
+from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
+from tasks.reporting import events
+from tasks.reporting.artifacts import Key
+from tasks.run.outcomes import Cause
+from tasks.run.settings import CleanUp, PoolSettings, TimeLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -108,9 +108,9 @@ def options_in(parser: argparse.ArgumentParser) -> set[str]:
 
 
 OPTIONS = {
-    "flows.top_words": options_of(flows.command_line.app),
-    "flows.sweep": options_of(flows.command_line.sweep_app),
-    "tasks.credentials": options_of(tasks.credentials_command.app),
+    "flows.top_words": options_of(flows.cli.app),
+    "flows.sweep": options_of(flows.cli.sweep_app),
+    "tasks.accounts.block": options_of(flows.credentials.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
     "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),

@@ -21,10 +21,10 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
-from tasks.artifacts import escape, short_node, task_table
 from tasks.errors import InputError, ServiceError, TasksFailed, log_errors_without_traceback, without_secrets
-from tasks.outcomes import Cause, Failure, TaskOutcome
-from tasks.steps import is_transient
+from tasks.reporting.artifacts import escape, short_node, task_table
+from tasks.run.outcomes import Cause, Failure, TaskOutcome
+from tasks.step import is_transient
 
 
 class Response:

@@ -12,7 +12,7 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.events import (
+from tasks.reporting.events import (
     MOST_FAILURES,
     BatchTaskFailed,
     CleanedUp,
@@ -158,7 +158,7 @@ def test_without_a_server_and_outside_a_run_nothing_is_handed_to_prefect(
     def start_a_server(*_: object, **__: object) -> None:
         pytest.fail("Prefect would start a server for this event")
 
-    monkeypatch.setattr("tasks.events.emit_event", start_a_server)
+    monkeypatch.setattr("tasks.reporting.events.emit_event", start_a_server)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert run_events.emit(READY) is False
 
@@ -169,7 +169,7 @@ def test_an_event_that_prefect_refuses_does_not_raise(
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError(f"too large: {SAS}")
 
-    monkeypatch.setattr("tasks.events.emit_event", refuse)
+    monkeypatch.setattr("tasks.reporting.events.emit_event", refuse)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         assert run_events.emit(READY) is False
     assert "Event azure-batch.pool.ready not sent: too large" in caplog.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.inputs import encoding_arguments, find_inputs
+from tasks.run.inputs import encoding_arguments, find_inputs
 
 
 @pytest.fixture

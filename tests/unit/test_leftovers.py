@@ -9,9 +9,9 @@ import pytest
 
 from flows.sweep import Finding
 from tasks.errors import InputError
-from tasks.leftovers import Kind, Leftover, Verdict, _leftover, clean_up_of, judge, judge_after
-from tasks.parameters import flow_run_uuid
-from tasks.settings import CleanUp, Disposal
+from tasks.resources.leftovers import Kind, Leftover, Verdict, _leftover, clean_up_of, judge, judge_after
+from tasks.run.parameters import flow_run_uuid
+from tasks.run.settings import CleanUp, Disposal
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 RUN = "0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11"

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-import tasks.net
-from tasks.accounts import BatchAccount, StorageAccount
-from tasks.azure import Azure
-from tasks.net import SafetyNet
-from tasks.settings import CleanUp, Disposal, Run
+import tasks.lifecycle
+from tasks.accounts.clients import Azure
+from tasks.accounts.environment import BatchAccount, StorageAccount
+from tasks.lifecycle import SafetyNet
+from tasks.run.settings import CleanUp, Disposal, Run
 
 AZURE = Azure(
     batch_account=BatchAccount(name="batch", endpoint="https://batch"),
@@ -32,9 +32,9 @@ def run_count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, CleanUp, bool]]:
     done: list[tuple[str, CleanUp, bool]] = []
     monkeypatch.setattr(
-        tasks.net, "clean_up_after", lambda azure, run, clean_up, logger, held: done.append((run, clean_up, held))
+        tasks.lifecycle, "clean_up_after", lambda azure, run, clean_up, logger, held: done.append((run, clean_up, held))
     )
-    monkeypatch.setattr(tasks.net, "get_run_logger", lambda: logging.getLogger("tests.net"))
+    monkeypatch.setattr(tasks.lifecycle, "get_run_logger", lambda: logging.getLogger("tests.net"))
     return done
 
 

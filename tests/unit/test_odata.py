@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_azure.batch.errors import BatchError, Code
-from local_azure.batch.odata import Kind, parse_filter, parse_select, select
+from local_azure.batch.rest.odata import Kind, parse_filter, parse_select, select
+from local_azure.batch.state.errors import BatchError, Code
 
 PROPERTIES = {
     "id": Kind.TEXT,

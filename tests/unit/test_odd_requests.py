@@ -24,17 +24,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from local_azure.batch import files, shapes
-from local_azure.batch.admin import _OPERATIONS as FAULTS
-from local_azure.batch.agenda import Agenda
-from local_azure.batch.app import App
-from local_azure.batch.auth import Account
-from local_azure.batch.clock import Clock, Timings
-from local_azure.batch.paths import remove_tree
-from local_azure.batch.routes import OPERATIONS, Operation, Router
-from local_azure.batch.service import Service
-from local_azure.batch.store import Row, Store
-from local_azure.batch.wire import LAST, http_date
+from local_azure.batch.engine.agenda import Agenda
+from local_azure.batch.engine.service import Service
+from local_azure.batch.http.app import App
+from local_azure.batch.http.routes import OPERATIONS, Operation, Router
+from local_azure.batch.operations import files
+from local_azure.batch.operations.admin import _OPERATIONS as FAULTS
+from local_azure.batch.rest import shapes
+from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.clock import Clock, Timings
+from local_azure.batch.state.paths import remove_tree
+from local_azure.batch.state.store import Row, Store
+from local_azure.batch.state.wire import LAST, http_date
 
 KEY = base64.b64encode(b"key").decode()
 NODE = "tvmps_node_d"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from azure.batch.models import BatchTask, BatchTaskExecutionInfo, BatchTaskFailureInfo
 
-from tasks.outcomes import AddedTask, Cause, TaskOutcome
+from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 
 ADDED = AddedTask(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt")
 QUEUED = TaskOutcome.of(ADDED, None)

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-from tasks.pages import Page, address, ui_url
+from tasks.reporting.pages import Page, address, ui_url
 
 
 @contextmanager

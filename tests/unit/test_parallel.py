@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from tasks.parallel import in_parallel
+from tasks.run.parallel import in_parallel
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from local_azure.batch.paths import PathEscapes, resolve_inside
-from local_azure.batch.patterns import expand_variables, matches
+from local_azure.batch.node.patterns import expand_variables, matches
+from local_azure.batch.state.paths import PathEscapes, resolve_inside
 
 
 @pytest.fixture

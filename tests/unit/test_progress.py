@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 from azure.batch.models import BatchTaskCounts
 
-from tasks.outcomes import TaskOutcome
-from tasks.progress import Progress, estimate, is_due
+from tasks.run.outcomes import TaskOutcome
+from tasks.watching.progress import Progress, estimate, is_due
 
 QUEUED = TaskOutcome(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt", state="active")
 RUNNING = replace(QUEUED, state="running")

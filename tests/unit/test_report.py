@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 
 from tasks.errors import TasksFailed
-from tasks.outcomes import Cause, Failure, TaskOutcome
-from tasks.prices import PRICES_OF, price_of, region_of
-from tasks.report import RunFacts, report, result_line, why_failed
+from tasks.reporting.prices import PRICES_OF, price_of, region_of
+from tasks.reporting.report import RunFacts, report, result_line, why_failed
+from tasks.run.outcomes import Cause, Failure, TaskOutcome
 
 START = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
 ENDPOINT = "https://mybatch.westeurope.batch.azure.com"

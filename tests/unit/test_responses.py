@@ -15,15 +15,15 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.core.pipeline.transport import HttpTransport
 from pydantic import SecretStr
 
-from tasks.accounts import BatchAccount, StorageAccount
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
+from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.check import check_accounts
 from tasks.errors import ServiceError, log_errors_without_traceback
-from tasks.ownership import Resource, remove
-from tasks.responses import Response, Service, UnusableResponse, problem
-from tasks.results import Results
-from tasks.settings import PoolSettings, Run
-from tasks.steps import RETRIES
+from tasks.errors.responses import Response, Service, UnusableResponse, problem
+from tasks.resources.base import Resource, remove
+from tasks.run.results import Results
+from tasks.run.settings import PoolSettings, Run
+from tasks.step import RETRIES
 
 BATCH = "https://a.westeurope.batch.azure.com"
 STORAGE = "https://a.blob.core.windows.net"

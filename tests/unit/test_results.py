@@ -10,8 +10,8 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from tasks.errors import InputError
-from tasks.inputs import InputFile, find_inputs, md5_of
-from tasks.results import Results
+from tasks.run.inputs import InputFile, find_inputs, md5_of
+from tasks.run.results import Results
 
 COUNTED = ".counted.json"
 

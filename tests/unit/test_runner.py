@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from local_azure.batch import shim, strays
-from local_azure.batch.runner import Attempt, Command, Ending, Outcome, Runner
+from local_azure.batch.node import shim, strays
+from local_azure.batch.node.runner import Attempt, Command, Ending, Outcome, Runner
 
 pytestmark = pytest.mark.asyncio
 
@@ -56,7 +56,7 @@ time.sleep(1000)
 DRIVER = """
 import asyncio, sys
 from pathlib import Path
-from local_azure.batch.runner import Command, Runner
+from local_azure.batch.node.runner import Command, Runner
 
 async def main(instance, directory, line):
     runner = Runner(instance, grace=0.3)

@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from tasks.azure import Azure
+from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.settings import PoolSettings, Role, Run, TimeLimits
+from tasks.run.settings import PoolSettings, Role, Run, TimeLimits
 
 KEY = base64.b64encode(b"a key that must stay secret").decode()
 BATCH = {

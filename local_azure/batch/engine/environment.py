@@ -1,0 +1,101 @@
+"""The environment of a command on a node: built from nothing, as on a fresh machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from local_azure.batch.engine.service import Service
+from local_azure.batch.state.paths import make_private
+from local_azure.batch.state.store import Document
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PYTHON = "python"  # below the data directory: what all nodes have of Python
+# Azure's Ubuntu images have python3 alone; this machine may have these, with packages that a node would not have.
+_ABSENT = ("python", "pip", "pip3")
+_NOT_FOUND = """#!/bin/sh
+echo "${0##*/}: not found: Azure's Ubuntu images have python3 only, without pip" >&2
+exit 127
+"""
+
+
+def make_python(data: Path) -> None:
+    """Make the `python3` of all nodes: the service's interpreter with the standard library and nothing else.
+
+    It is a virtual environment without packages, because such a one also shuts out what is installed beside the base
+    interpreter and in the user's home, and programs that a task starts by `sys.executable` see no more either.
+    """
+    directory, interpreter = data / _PYTHON, Path(getattr(sys, "_base_executable", None) or sys.executable)
+    shutil.rmtree(directory, ignore_errors=True)  # a former service's, perhaps of another interpreter
+    programs = directory / "bin"
+    make_private(programs)
+    for name in ("python3", f"python3.{sys.version_info.minor}"):
+        (programs / name).symlink_to(interpreter)
+    for name in _ABSENT:
+        (programs / name).touch(mode=0o700)
+        (programs / name).write_text(_NOT_FOUND)
+    (directory / "pyvenv.cfg").touch(mode=0o600)
+    (directory / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
+
+
+def base(service: Service, *, pool: str, node: Document, root: Path, directory: Path) -> dict[str, str]:
+    """What every command gets. `pool` is the id as written, `directory` the task's, above its working directory."""
+    working = str(directory / "wd")
+    return {
+        "PATH": f"{service.data / _PYTHON / 'bin'}:{_PATH}",
+        "HOME": working,
+        "PWD": working,
+        # As on Azure's Linux images, whose locale is C.UTF-8: text is UTF-8, sorting is by code point.
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",
+        "USER": "_azbatch",
+        "LOGNAME": "_azbatch",
+        "AZ_BATCH_ACCOUNT_NAME": service.account.name,
+        "AZ_BATCH_ACCOUNT_URL": service.endpoint + "/",
+        "AZ_BATCH_CERTIFICATES_DIR": str(directory / "certs"),
+        "AZ_BATCH_NODE_ID": node["id"],
+        "AZ_BATCH_NODE_IS_DEDICATED": str(node["isDedicated"]).lower(),
+        "AZ_BATCH_NODE_MOUNTS_DIR": str(root / "fsmounts"),
+        "AZ_BATCH_NODE_ROOT_DIR": str(root),
+        "AZ_BATCH_NODE_SHARED_DIR": str(root / "shared"),
+        "AZ_BATCH_NODE_STARTUP_DIR": str(root / "startup"),
+        "AZ_BATCH_NODE_STARTUP_WORKING_DIR": str(root / "startup" / "wd"),
+        "AZ_BATCH_POOL_ID": pool,
+        "AZ_BATCH_TASK_DIR": str(directory),
+        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(_free_bytes(root)),
+        "AZ_BATCH_TASK_WORKING_DIR": working,
+    }
+
+
+def of_job(root: Path, job: Document, task_id: str) -> dict[str, str]:
+    """What a task of a job gets beside that."""
+    variables = {"AZ_BATCH_JOB_ID": job["id"], "AZ_BATCH_TASK_ID": task_id}
+    if preparation := job.get("jobPreparationTask"):
+        directory = root / job_directory(job["id"]) / preparation["id"]
+        variables["AZ_BATCH_JOB_PREP_DIR"] = str(directory)
+        variables["AZ_BATCH_JOB_PREP_WORKING_DIR"] = str(directory / "wd")
+    return variables
+
+
+def settings(*lists: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
+    """The environment settings of lists, of which later ones win."""
+    return {item["name"]: item.get("value", "") for items in lists for item in items or ()}
+
+
+def job_directory(job: str) -> Path:
+    """Where a job's tasks have their directories, below the node's root. A scheduled job's id is <schedule>:job-<n>."""
+    schedule, _, number = job.partition(":")
+    return Path("workitems", schedule, number or "job-1")
+
+
+def job_root(job: str) -> Path:
+    """All that a job has below the node's root; a job schedule's jobs share the directory above."""
+    return job_directory(job) if ":" in job else job_directory(job).parent
+
+
+def _free_bytes(root: Path) -> int:
+    free = os.statvfs(root)
+    return free.f_bavail * free.f_frsize

@@ -1,0 +1,67 @@
+"""How jobs come to be: with their auto pool and their job manager task."""
+
+from __future__ import annotations
+
+import uuid
+
+from local_azure.batch.engine.service import Service
+from local_azure.batch.operations import pools, tasks
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.states import JOB
+from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import timestamp
+
+
+def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None = None) -> Row:
+    """Put a job with all that belongs to it into the store. Raises BatchError if its id is taken."""
+    if existing := service.store.jobs.get(job_id.lower()):
+        deleting = existing.document["state"] == "deleting"
+        raise BatchError(Code.JobBeingDeleted if deleting else Code.JobExists)
+    now = service.now()
+    document = {**spec, "id": job_id, "creationTime": timestamp(now)}
+    service.touch(document)
+    JOB.enter(document, "active", now)
+    pool, private = _pool(service, spec["poolInfo"], schedule)
+    document["executionInfo"] = {"startTime": timestamp(now), "poolId": pool}
+    extra = {"schedule": schedule.id if schedule else None}
+    row = service.store.jobs.add(Row(keys=(job_id.lower(),), document=document, private=private, extra=extra))
+    if manager := spec.get("jobManagerTask"):
+        _add_manager(service, row, manager)
+    service.agenda.wake("job", row.id)
+    service.agenda.wake("assign", pool.lower())
+    return row
+
+
+def _pool(service: Service, info: Document, schedule: Row | None) -> tuple[str, Document]:
+    """The id of the job's pool, which may have to be created, and what to remember of that."""
+    auto = info.get("autoPoolSpecification")
+    if not auto:
+        return info["poolId"], {}
+    if auto["poolLifetimeOption"] == "jobschedule" and schedule:
+        if known := schedule.private.get("autoPool"):
+            return known, {}
+        pool = schedule.private["autoPool"] = _add_pool(service, auto)
+        return pool, {}
+    pool = _add_pool(service, auto)
+    return pool, {} if auto["keepAlive"] else {"autoPool": pool}
+
+
+def _add_pool(service: Service, auto: Document) -> str:
+    prefix = auto.get("autoPoolIdPrefix")
+    pool = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4()).upper()
+    pools.add_pool(service, {**auto["pool"], "id": pool})
+    return pool
+
+
+def _add_manager(service: Service, job: Row, manager: Document) -> None:
+    """The job manager task is the job's first task; when it ends, it may end the job."""
+    of_manager = {"killJobOnCompletion", "runExclusive", "allowLowPriorityNode"}
+    spec = {name: value for name, value in manager.items() if name not in of_manager}
+    tasks.add_task(
+        service,
+        job,
+        spec,
+        killsJob=manager["killJobOnCompletion"],
+        exclusive=manager["runExclusive"],
+        dedicated=not manager["allowLowPriorityNode"],
+    )

@@ -1,0 +1,117 @@
+"""What a job is to be like: rules and defaults, the same for jobs and for those that a job schedule creates."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from local_azure.batch.engine import pool_specs, task_specs
+from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.store import Document
+from local_azure.batch.state.wire import UNLIMITED_TEXT, is_id, parse_duration
+
+MAXIMUM_RELEASE = timedelta(minutes=15)  # a job release task's maxWallClockTime
+
+_AUTO_USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
+_UNLIMITED = {"maxWallClockTime": UNLIMITED_TEXT, "retentionTime": task_specs.DEFAULT_RETENTION, "maxTaskRetryCount": 0}
+
+
+def with_defaults(spec: Document, *, scheduled: bool = False) -> Document:
+    """The specification as the service shows it. Raises BatchError for what cannot be."""
+    check_numbers(spec)
+    check_pool(spec["poolInfo"], scheduled=scheduled)
+    spec = {
+        "priority": 0,
+        "maxParallelTasks": -1,
+        "allowTaskPreemption": False,
+        "usesTaskDependencies": False,
+        "onAllTasksComplete": "noaction",
+        "onTaskFailure": "noaction",
+        **spec,
+    }
+    spec["constraints"] = {"maxWallClockTime": UNLIMITED_TEXT, "maxTaskRetryCount": 0, **spec.get("constraints", {})}
+    for name, complete in (
+        ("jobManagerTask", _manager),
+        ("jobPreparationTask", _preparation),
+        ("jobReleaseTask", _release),
+    ):
+        if name in spec:
+            spec[name] = complete(spec[name])
+            _check_task(name, spec[name])
+    if "jobReleaseTask" in spec and "jobPreparationTask" not in spec:
+        raise invalid_property("jobReleaseTask", "", "a job release task needs a job preparation task")
+    return spec
+
+
+def check_numbers(spec: Document) -> None:
+    if not -1000 <= spec.get("priority", 0) <= 1000:
+        raise BatchError(Code.OutOfRangePriority, "It must be between -1000 and 1000.")
+    if (limit := spec.get("maxParallelTasks", -1)) < 1 and limit != -1:
+        raise invalid_property("maxParallelTasks", limit, "it must be -1, for no limit, or positive")
+    retries = spec.get("constraints", {}).get("maxTaskRetryCount", 0)
+    if retries < -1:
+        raise invalid_property("constraints.maxTaskRetryCount", retries, "it must be -1, for no limit, or not negative")
+
+
+def check_pool(info: Document, *, scheduled: bool = False) -> None:
+    if len(info.keys() & {"poolId", "autoPoolSpecification"}) != 1:
+        raise invalid_property("poolInfo", "", "give either poolId or autoPoolSpecification")
+    auto = info.get("autoPoolSpecification")
+    if not auto:
+        if not is_id(info["poolId"]):
+            raise invalid_property("poolInfo.poolId", info["poolId"], "it is not an id")
+        return
+    if auto["poolLifetimeOption"] == "jobschedule" and not scheduled:
+        reason = "the lifetime of a job schedule is for job schedules only"
+        raise invalid_property("poolInfo.autoPoolSpecification.poolLifetimeOption", "jobschedule", reason)
+    if not is_id(auto.get("autoPoolIdPrefix", "x")) or len(auto.get("autoPoolIdPrefix", "")) > 20:
+        raise invalid_property("poolInfo.autoPoolSpecification.autoPoolIdPrefix", auto["autoPoolIdPrefix"], "too long")
+    if "pool" not in auto:
+        raise BatchError(
+            Code.MissingRequiredProperty,
+            "poolInfo.autoPoolSpecification.pool",
+            PropertyName="autoPoolSpecification.pool",
+        )
+    auto["pool"] = pool_specs.with_defaults(auto["pool"])
+    auto.setdefault("keepAlive", False)
+
+
+def _manager(task: Document) -> Document:
+    return {
+        "userIdentity": _AUTO_USER,
+        "requiredSlots": 1,
+        "killJobOnCompletion": True,
+        "runExclusive": True,
+        "allowLowPriorityNode": True,
+        **task,
+        "constraints": {**_UNLIMITED, **task.get("constraints", {})},
+    }
+
+
+def _preparation(task: Document) -> Document:
+    return {
+        "id": "jobpreparation",
+        "userIdentity": _AUTO_USER,
+        "waitForSuccess": True,
+        "rerunOnNodeRebootAfterSuccess": True,
+        **task,
+        "constraints": {**_UNLIMITED, **task.get("constraints", {})},
+    }
+
+
+def _release(task: Document) -> Document:
+    limit = task.get("maxWallClockTime", "PT15M")
+    if parse_duration(limit) > MAXIMUM_RELEASE:
+        raise invalid_property("jobReleaseTask.maxWallClockTime", limit, "it must not be more than PT15M")
+    return {
+        "id": "jobrelease",
+        "userIdentity": _AUTO_USER,
+        "maxWallClockTime": limit,
+        "retentionTime": task_specs.DEFAULT_RETENTION,
+        **task,
+    }
+
+
+def _check_task(name: str, task: Document) -> None:
+    if not is_id(task["id"]):
+        raise invalid_property(f"{name}.id", task["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    task_specs.check_command(task, f"{name}.")

@@ -1,0 +1,162 @@
+"""How jobs end: by their tasks, by their time, by request; and how long tasks' files stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from local_azure.batch.engine import attempts, environment
+from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.job_tasks import JobTasks
+from local_azure.batch.engine.service import Service
+from local_azure.batch.node.node_agent import NodeAgent
+from local_azure.batch.state.states import JOB, POOL
+from local_azure.batch.state.store import Row
+from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, parse_timestamp, timestamp
+
+
+class Lifecycle:
+    """Drives jobs that are not settled to their next state, and removes files whose time is over."""
+
+    def __init__(self, service: Service, agent: NodeAgent, job_tasks: JobTasks) -> None:
+        self._service = service
+        self._agent = agent
+        self._job_tasks = job_tasks
+        self._states: dict[str, Callable[[Row], datetime | None]] = {
+            "active": self._active,
+            "disabling": self._disabling,
+            "disabled": self._limit,
+            "enabling": self._enabling,
+            "terminating": self._terminating,
+            "deleting": self._deleting,
+        }
+        service.agenda.visits("job", self.visit_job)
+        service.agenda.visits("retention", self.visit_retention)
+        service.agenda.visits("remains", self.visit_remains)
+
+    def resume(self) -> None:
+        self.visit_remains()
+        for job in self._service.store.jobs.where():
+            self._service.agenda.wake("job", job.id)
+        self._service.agenda.wake("retention")
+
+    def visit_job(self, name: str) -> datetime | None:
+        job = self._service.store.jobs.get(name)
+        if job is None:
+            return None
+        with self._service.store.transaction():
+            visit = self._states.get(job.document["state"])
+            return visit(job) if visit else None
+
+    def _enter(self, job: Row, state: str) -> None:
+        JOB.enter(job.document, state, self._service.now())
+        self._service.store.jobs.save(job)
+        self._service.agenda.wake("job", job.id)
+
+    def _due(self, job: Row, seconds: float) -> datetime | None:
+        due = parse_timestamp(job.document["stateTransitionTime"]) + timedelta(seconds=seconds)
+        return due if due > self._service.now() else None
+
+    def _active(self, job: Row) -> datetime | None:
+        if job.document["onAllTasksComplete"] == "terminatejob" and not unfinished_tasks(self._service, job.id):
+            terminate(self._service, job, "AllTasksComplete")
+            return None
+        return self._limit(job)
+
+    def _limit(self, job: Row) -> datetime | None:
+        """The job's maxWallClockTime counts from its creation."""
+        limit = parse_duration(job.document["constraints"]["maxWallClockTime"])
+        if limit >= UNLIMITED:
+            return None
+        due = after(parse_timestamp(job.document["creationTime"]), limit)
+        if due > self._service.now():
+            return due
+        terminate(self._service, job, "MaxWallClockTimeExpiry")
+        return None
+
+    def _disabling(self, job: Row) -> datetime | None:
+        if attempts.of_job(self._service, job.id):
+            return None  # the end of an attempt wakes the job
+        if due := self._due(job, self._service.timings.termination):
+            return due
+        self._enter(job, "disabled")
+        return None
+
+    def _enabling(self, job: Row) -> datetime | None:
+        if due := self._due(job, self._service.timings.termination):
+            return due
+        self._enter(job, "active")
+        self._service.agenda.wake("assign", str(job.document["executionInfo"].get("poolId", "")).lower())
+        return None
+
+    def _terminating(self, job: Row) -> datetime | None:
+        if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
+            return None
+        if due := self._due(job, self._service.timings.termination):
+            return due
+        job.document["executionInfo"]["endTime"] = timestamp(self._service.now())
+        self._enter(job, "completed")
+        self._let_go(job)
+        return None
+
+    def _let_go(self, job: Row) -> None:
+        """Tell the job schedule, and delete the auto pool, of a job that is over."""
+        if schedule := job.extra["schedule"]:
+            self._service.agenda.wake("schedule", schedule)
+        pool = self._service.store.pools.get(job.private.get("autoPool", "").lower())
+        if pool and pool.document["state"] == "active":
+            POOL.enter(pool.document, "deleting", self._service.now())
+            self._service.store.pools.save(pool)
+            self._service.agenda.wake("pool", pool.id)
+
+    def _deleting(self, job: Row) -> datetime | None:
+        if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
+            return None
+        if due := self._due(job, self._service.timings.removal):
+            return due
+        store = self._service.store
+        store.execute("DELETE FROM tasks WHERE job = ?", job.id)
+        store.execute("DELETE FROM task_counts WHERE job = ?", job.id)
+        store.execute("DELETE FROM dependencies WHERE job = ?", job.id)
+        store.jobs.remove(job)
+        self._let_go(job)
+        directory = environment.job_root(job.document["id"])
+        for path in (self._service.data / "nodes").glob(f"*/*/{directory}"):
+            self._service.discard(path)
+        return None
+
+    def visit_retention(self) -> datetime | None:
+        """Remove the directories of completed tasks whose retention time is over."""
+        store, now = self._service.store, timestamp(self._service.now())
+        with store.transaction():
+            for task in list(store.tasks.where("expires <= ? ORDER BY expires LIMIT 100", now)):
+                info = task.document["nodeInfo"]
+                root = self._service.node_directory(info["poolId"].lower(), info["nodeId"].lower())
+                self._service.discard(root / info["taskRootDirectory"])
+                task.extra["expires"] = None
+                task.private["cleaned"] = True
+                store.tasks.save(task)
+            following = store.value("SELECT min(expires) FROM tasks WHERE expires IS NOT NULL")
+        return parse_timestamp(following) if following else None
+
+    def visit_remains(self) -> None:
+        """Take what is to be removed out of sight, before anything new can come to its place."""
+        store = self._service.store
+        for (path,) in store.execute("SELECT path FROM remains").fetchall():
+            self._agent.discard(self._service.data / path)
+            store.execute("DELETE FROM remains WHERE path = ?", path)
+
+
+def unfinished_tasks(service: Service, job: str) -> int:
+    found = service.store.value("SELECT sum(tasks) FROM task_counts WHERE job = ? AND state <> 'completed'", job)
+    return int(found or 0)
+
+
+def terminate(service: Service, job: Row, reason: str) -> None:
+    """Begin the end of a job: what runs is ended, what is active stays so. Saves the job."""
+    JOB.enter(job.document, "terminating", service.now())
+    job.document["executionInfo"]["terminateReason"] = reason
+    service.store.jobs.save(job)
+    for attempt in attempts.of_job(service, job.id):
+        attempts.stop(service, attempt, Stop.TERMINATE)
+    service.agenda.wake("job", job.id)

@@ -1,0 +1,101 @@
+"""What a pool is to be like: rules and defaults, the same for pools and auto pools."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from local_azure.batch.engine import autoscale, task_specs
+from local_azure.batch.operations.images import node_agent_of
+from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.store import Document
+from local_azure.batch.state.wire import duration, parse_duration
+
+MINIMUM_RESIZE_TIMEOUT = timedelta(minutes=5)
+MAXIMUM_SLOTS_PER_NODE = 256
+# The Dv2 sizes count up, where newer ones have the number of cores in their name.
+_DV2_CORES = {1: 1, 2: 2, 3: 4, 4: 8, 5: 16, 11: 2, 12: 4, 13: 8, 14: 16, 15: 20}
+
+
+def with_defaults(spec: Document) -> Document:
+    """The specification as the service shows it: defaults filled in. Raises BatchError for what cannot be."""
+    _check_machine(spec)
+    check_targets(spec)
+    autoscale.check_spec(spec)
+    spec = {
+        "resizeTimeout": "PT15M",
+        "targetDedicatedNodes": 0,
+        "targetLowPriorityNodes": 0,
+        "enableAutoScale": False,
+        "enableInterNodeCommunication": False,
+        "taskSlotsPerNode": 1,
+        **spec,
+    }
+    spec["taskSchedulingPolicy"] = {"nodeFillType": "Spread", **spec.get("taskSchedulingPolicy", {})}
+    check_slots(spec)
+    if "startTask" in spec:
+        spec["startTask"] = start_task(spec["startTask"])
+    for account in spec.get("userAccounts", ()):
+        account.pop("password")
+        account.setdefault("elevationLevel", "nonadmin")
+    return spec
+
+
+def start_task(task: Document) -> Document:
+    task_specs.check_command(task, "startTask.")
+    auto_user = {"scope": "pool", "elevationLevel": "nonadmin"}
+    return {"userIdentity": {"autoUser": auto_user}, "maxTaskRetryCount": 0, "waitForSuccess": True, **task}
+
+
+def check_targets(body: Document) -> None:
+    for name in ("targetDedicatedNodes", "targetLowPriorityNodes"):
+        if body.get(name, 0) < 0:
+            raise invalid_property(name, body[name], "it must not be negative")
+    check_resize_timeout(body)
+
+
+def check_resize_timeout(body: Document) -> None:
+    if "resizeTimeout" in body and parse_duration(body["resizeTimeout"]) < MINIMUM_RESIZE_TIMEOUT:
+        reason = f"it must be at least {duration(MINIMUM_RESIZE_TIMEOUT)}"
+        raise invalid_property("resizeTimeout", body["resizeTimeout"], reason)
+
+
+def check_slots(spec: Document) -> None:
+    allowed = min(4 * cores(spec["vmSize"]), MAXIMUM_SLOTS_PER_NODE)
+    if not 1 <= spec["taskSlotsPerNode"] <= allowed:
+        reason = f"it must be between 1 and {allowed} for the size {spec['vmSize']}"
+        raise invalid_property("taskSlotsPerNode", spec["taskSlotsPerNode"], reason)
+
+
+def cores(vm_size: str) -> int:
+    """The cores of a VM size, as far as its name tells: 2 for standard_d2s_v3."""
+    match = re.match(r"(?:standard|basic)_([a-z]+)(\d+)(?:-(\d+))?[a-z]*(?:_[a-z0-9]+)*?(?:_v(\d+))?\Z", vm_size, re.I)
+    if not match:
+        return MAXIMUM_SLOTS_PER_NODE
+    family, number, constrained, version = match.groups()
+    if version == "2" and family.lower() in ("d", "ds"):
+        return _DV2_CORES.get(int(number), int(number))
+    # The first series have numbers that say nothing about their cores.
+    return int(constrained or number) if version or family.lower() not in ("a", "d", "ds", "g", "gs") else 64
+
+
+def _check_machine(spec: Document) -> None:
+    if not spec["vmSize"].strip():
+        raise invalid_property("vmSize", spec["vmSize"], "it must not be empty")
+    machine = spec.get("virtualMachineConfiguration")
+    if machine is None:
+        name = "virtualMachineConfiguration"
+        raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
+    reference = machine["imageReference"]
+    if any(name in reference for name in ("virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId")):
+        return
+    agent = node_agent_of(reference)
+    path = "virtualMachineConfiguration.imageReference"
+    if agent is None:
+        image = "/".join(str(reference.get(name, "")) for name in ("publisher", "offer", "sku"))
+        reason = "the image is not among the supported images, which GET /supportedimages lists"
+        raise invalid_property(path, image, reason)
+    if machine["nodeAgentSKUId"].lower() != agent:
+        reason = f"the node agent for this image is {agent!r}"
+        raise invalid_property("virtualMachineConfiguration.nodeAgentSKUId", machine["nodeAgentSKUId"], reason)
+    reference.setdefault("version", "latest")

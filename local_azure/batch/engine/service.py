@@ -1,0 +1,75 @@
+"""What every operation needs: the state, the time, and whom to wake when the state has changed."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from local_azure.batch.engine.agenda import Agenda
+from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.auto_storage import AutoStorage
+from local_azure.batch.state.clock import Clock, Timings
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.faults import Faults
+from local_azure.batch.state.store import Document, Row, Store
+from local_azure.batch.state.wire import next_etag, timestamp
+
+
+@dataclass(kw_only=True)
+class Service:
+    """One account: its state, its time, its nodes. Operations change the state and wake the agenda."""
+
+    account: Account
+    store: Store
+    clock: Clock
+    usual_timings: Timings
+    data: Path
+    agenda: Agenda
+    faults: Faults = field(default_factory=Faults)
+    auto_storage: Future[AutoStorage] | None = None  # the linked storage account, which may still be starting
+    endpoint: str = ""  # known once the service listens
+
+    @property
+    def timings(self) -> Timings:
+        return self.faults.timings or self.usual_timings
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def touch(self, document: Document) -> None:
+        """Mark a resource as modified by a client. State transitions do not count as that."""
+        now = self.now()
+        document["eTag"] = next_etag(document.get("eTag"), now)
+        document["lastModified"] = timestamp(now)
+
+    def node_directory(self, pool: str, node: str) -> Path:
+        """The node's root directory; both ids in lower case."""
+        return self.data / "nodes" / pool / node
+
+    def discard(self, path: Path) -> None:
+        """Have a directory removed, once this transaction is over."""
+        self.store.execute("INSERT INTO remains VALUES (?)", str(path.relative_to(self.data)))
+        self.agenda.wake("remains")
+
+    def pool(self, pool: str) -> Row:
+        return self.store.pools.get(pool.lower()) or _missing(Code.PoolNotFound)
+
+    def node(self, pool: str, node: str) -> Row:
+        self.pool(pool)
+        return self.store.nodes.get(pool.lower(), node.lower()) or _missing(Code.NodeNotFound)
+
+    def job(self, job: str) -> Row:
+        return self.store.jobs.get(job.lower()) or _missing(Code.JobNotFound)
+
+    def schedule(self, schedule: str) -> Row:
+        return self.store.schedules.get(schedule.lower()) or _missing(Code.JobScheduleNotFound)
+
+    def task(self, job: str, task: str) -> Row:
+        self.job(job)
+        return self.store.tasks.get(job.lower(), task.lower()) or _missing(Code.TaskNotFound)
+
+
+def _missing(code: Code) -> Row:
+    raise BatchError(code)

@@ -1,0 +1,58 @@
+"""The end of a task, and what follows from it."""
+
+from __future__ import annotations
+
+from local_azure.batch.engine import attempts, dependencies, lifecycle
+from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.exit_conditions import consequence
+from local_azure.batch.engine.service import Service
+from local_azure.batch.node.node_agent import Result
+from local_azure.batch.state.states import JOB, TASK
+from local_azure.batch.state.store import Row
+from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, timestamp
+
+
+def complete(service: Service, task: Row, result: Result) -> None:
+    """Put the task into its last state, and let that have its consequences. Saves the task."""
+    now = service.now()
+    TASK.enter(task.document, "completed", now)
+    info = task.document["executionInfo"]
+    info["endTime"] = timestamp(now)
+    if result.exit_code is not None:
+        info["exitCode"] = result.exit_code
+    info["result"] = "success" if result.succeeded else "failure"
+    if result.failure:
+        info["failureInfo"] = result.failure
+    if "nodeInfo" in task.document:
+        retention = parse_duration(task.document["constraints"]["retentionTime"])
+        task.extra["expires"] = None if retention >= UNLIMITED else timestamp(after(now, retention))
+        service.agenda.wake("retention")
+    follows = consequence(task.document.get("exitConditions"), result)
+    task.extra["satisfies"] = int(follows.satisfies)
+    service.store.tasks.save(task)
+    if follows.satisfies:
+        dependencies.satisfy(service, task)
+    _act_on_job(service, task, follows.job_action)
+
+
+def _act_on_job(service: Service, task: Row, action: str) -> None:
+    job = service.job(task.keys[0])
+    if job.document["state"] not in ("active", "disabling", "disabled", "enabling"):
+        return
+    if task.private.get("killsJob"):
+        lifecycle.terminate(service, job, "JMComplete")
+    elif job.document["onTaskFailure"] != "performexitoptionsjobaction":
+        return
+    elif action == "terminate":
+        lifecycle.terminate(service, job, "TaskFailed")
+    elif action == "disable" and job.document["state"] == "active":
+        disable(service, job, Stop.REQUEUE)
+
+
+def disable(service: Service, job: Row, stop: Stop | None) -> None:
+    """Start no more tasks of the job; those that run are stopped, or waited for. Saves the job."""
+    JOB.enter(job.document, "disabling", service.now())
+    service.store.jobs.save(job)
+    for attempt in attempts.of_job(service, job.id) if stop else ():
+        attempts.stop(service, attempt, stop or Stop.REQUEUE)
+    service.agenda.wake("job", job.id)

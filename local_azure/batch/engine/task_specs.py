@@ -1,0 +1,78 @@
+"""What a task is to be like: rules and defaults."""
+
+from __future__ import annotations
+
+from local_azure.batch.engine import dependencies, exit_conditions
+from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.store import Document
+from local_azure.batch.state.wire import UNLIMITED_TEXT, is_id
+
+DEFAULT_RETENTION = "P7D"
+# The service's own error names this limit ("Total size of commandLine cannot be more than 32768 characters", reported
+# in virtual-kubelet/virtual-kubelet#503). It also bounds the time that splitting takes, which grows with the square.
+MAXIMUM_COMMAND_LINE = 32_768
+
+
+def with_defaults(spec: Document, job: Document) -> Document:
+    """The task as the service shows it, in a job. Raises BatchError for what cannot be."""
+    check(spec, job)
+    return {
+        "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
+        "requiredSlots": 1,
+        **spec,
+        "constraints": constraints(spec.get("constraints", {}), job),
+        "executionInfo": {"retryCount": 0, "requeueCount": 0},
+    }
+
+
+def constraints(given: Document, job: Document) -> Document:
+    retries = given.get("maxTaskRetryCount", 0)
+    if retries < -1:
+        raise invalid_property("constraints.maxTaskRetryCount", retries, "it must be -1, for no limit, or not negative")
+    defaults = {"maxWallClockTime": UNLIMITED_TEXT, "retentionTime": DEFAULT_RETENTION}
+    return {**defaults, "maxTaskRetryCount": job["constraints"]["maxTaskRetryCount"], **given}
+
+
+def check(spec: Document, job: Document) -> None:
+    if not is_id(spec["id"]):
+        raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    check_command(spec)
+    if spec.get("requiredSlots", 1) < 1:
+        raise invalid_property("requiredSlots", spec["requiredSlots"], "it must be positive")
+    _check_ids_of_job_tasks(spec["id"], job)
+    dependencies.check(spec.get("dependsOn"), job)
+    exit_conditions.check(spec.get("exitConditions"), job)
+
+
+def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:
+    for name, code in (
+        ("jobPreparationTask", Code.TaskIdSameAsJobPreparationTask),
+        ("jobReleaseTask", Code.TaskIdSameAsJobReleaseTask),
+    ):
+        if job.get(name, {}).get("id", "").lower() == task_id.lower():
+            raise BatchError(code)
+
+
+def check_command(task: Document, path: str = "") -> None:
+    """What all commands have in common; `path` is where the task is in the body, with a dot after it."""
+    name, command_line = f"{path}commandLine", task["commandLine"]
+    if not command_line.strip():
+        raise invalid_property(name, command_line, "it must not be empty")
+    if len(command_line) > MAXIMUM_COMMAND_LINE:
+        shown = f"{command_line[:100]}..."
+        raise invalid_property(name, shown, f"it must not have more than {MAXIMUM_COMMAND_LINE} characters")
+    for resource in task.get("resourceFiles", ()):
+        _check_resource_file(resource)
+
+
+def _check_resource_file(resource: Document) -> None:
+    sources = ("httpUrl", "storageContainerUrl", "autoStorageContainerName")
+    given = [name for name in sources if resource.get(name)]
+    if len(given) != 1:
+        raise invalid_property("resourceFiles", ", ".join(given), f"give exactly one of {', '.join(sources)}")
+    if given == ["httpUrl"] and not resource.get("filePath"):
+        raise BatchError(
+            Code.MissingRequiredProperty,
+            "A resource file with an httpUrl needs a filePath.",
+            PropertyName="filePath",
+        )

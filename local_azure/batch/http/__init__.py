@@ -1,0 +1,1 @@
+"""The HTTP server: routes, and what becomes of a request."""

@@ -1,0 +1,1 @@
+"""A node: running commands, staging files."""

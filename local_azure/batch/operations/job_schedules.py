@@ -1,0 +1,161 @@
+"""Operations on job schedules."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from local_azure.batch.engine import job_specs
+from local_azure.batch.engine.service import Service
+from local_azure.batch.operations import jobs
+from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.rest.odata import Kind
+from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.states import SCHEDULE
+from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import is_id, parse_duration, parse_timestamp, timestamp
+
+MINIMUM_INTERVAL = timedelta(minutes=1)
+
+_FILTERABLE = {
+    "id": Kind.TEXT,
+    "displayName": Kind.TEXT,
+    "state": Kind.STATE,
+    "stateTransitionTime": Kind.TIME,
+    "previousState": Kind.STATE,
+    "creationTime": Kind.TIME,
+    "lastModified": Kind.TIME,
+}
+
+
+def show(call: Call, row: Row) -> Document:
+    info = row.document["executionInfo"]
+    if recent := info.get("recentJob"):
+        info = {**info, "recentJob": {**recent, "url": call.url("jobs", recent["id"])}}
+    return {**row.document, "executionInfo": info, "url": call.url("jobschedules", row.document["id"])}
+
+
+def create_job_schedule(service: Service, call: Call) -> Answer:
+    body = call.body("BatchJobScheduleCreateOptions")
+    if not is_id(body["id"]):
+        raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    if service.store.schedules.get(body["id"].lower()):
+        raise BatchError(Code.JobScheduleExists)
+    _check_rule(service, body["schedule"])
+    now = service.now()
+    document = {**body, "creationTime": timestamp(now), "executionInfo": {}}
+    document["jobSpecification"] = job_specs.with_defaults(body["jobSpecification"], scheduled=True)
+    service.touch(document)
+    SCHEDULE.enter(document, "active", now)
+    row = Row(keys=(body["id"].lower(),), document=document)
+    _plan(row)
+    service.store.schedules.add(row)
+    service.agenda.wake("schedule", row.id)
+    return created(call, document, "jobschedules", document["id"])
+
+
+def _check_rule(service: Service, rule: Document) -> None:
+    for name in ("recurrenceInterval", "startWindow"):
+        if name in rule and parse_duration(rule[name]) < MINIMUM_INTERVAL:
+            raise invalid_property(f"schedule.{name}", rule[name], "it must be at least one minute")
+    if "doNotRunAfter" in rule and parse_timestamp(rule["doNotRunAfter"]) <= service.now():
+        raise invalid_property("schedule.doNotRunAfter", rule["doNotRunAfter"], "it has passed")
+
+
+def _plan(row: Row) -> None:
+    """The first job is due at once, or when the rule allows it."""
+    start = row.document.get("schedule", {}).get("doNotRunUntil", row.document["creationTime"])
+    row.document["executionInfo"]["nextRunTime"] = start
+
+
+def list_job_schedules(service: Service, call: Call) -> Answer:
+    listing = Listing(
+        kind="jobschedules", filterable=_FILTERABLE, show=lambda row: show(call, row), model="BatchJobSchedule"
+    )
+    return listing.answer(call, lambda after: service.store.schedules.page((), after))
+
+
+def get_job_schedule(service: Service, call: Call) -> Answer:
+    row = service.schedule(call.ids["jobScheduleId"])
+    require_conditions(call, row.document)
+    return element(call, "jobschedules", show(call, row), "BatchJobSchedule")
+
+
+def job_schedule_exists(service: Service, call: Call) -> Answer:
+    row = service.schedule(call.ids["jobScheduleId"])
+    require_conditions(call, row.document)
+    return done(call, 200, row.document)
+
+
+def list_jobs_from_schedule(service: Service, call: Call) -> Answer:
+    schedule = service.schedule(call.ids["jobScheduleId"])
+    listing = Listing(kind="jobs", filterable=jobs.FILTERABLE, show=lambda row: jobs.show(call, row), model="BatchJob")
+    condition = "schedule = ? AND id > ? ORDER BY id"
+    return listing.answer(call, lambda after: service.store.jobs.where(condition, schedule.id, after))
+
+
+def _changeable(service: Service, call: Call, *refused: str) -> Row:
+    row = service.schedule(call.ids["jobScheduleId"])
+    require_conditions(call, row.document)
+    codes = {
+        "deleting": Code.JobScheduleBeingDeleted,
+        "terminating": Code.JobScheduleBeingTerminated,
+        "completed": Code.JobScheduleCompleted,
+    }
+    if row.document["state"] in refused:
+        raise BatchError(codes[row.document["state"]])
+    return row
+
+
+def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+    service.touch(row.document)
+    service.store.schedules.save(row)
+    service.agenda.wake("schedule", row.id)
+    return done(call, status, row.document)
+
+
+def update_job_schedule(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call, "deleting", "terminating", "completed")
+    return _changed(service, call, row, call.body("BatchJobScheduleUpdateOptions"))
+
+
+def replace_job_schedule(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call, "deleting", "terminating", "completed")
+    body = call.body("BatchJobSchedule")
+    row.document.pop("metadata", None)
+    return _changed(service, call, row, {"schedule": {}, **body})
+
+
+def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answer:
+    """A change is for jobs to come; one that is active goes on as it was created."""
+    if "jobSpecification" in changes:
+        changes["jobSpecification"] = job_specs.with_defaults(changes["jobSpecification"], scheduled=True)
+    row.document.update(changes)
+    if "schedule" in changes:
+        _check_rule(service, changes["schedule"])
+        if not row.private.get("jobs"):
+            _plan(row)
+    return _saved(service, call, row, 200)
+
+
+def disable_job_schedule(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call, "deleting", "terminating", "completed")
+    SCHEDULE.enter(row.document, "disabled", service.now())
+    return _saved(service, call, row, 204)
+
+
+def enable_job_schedule(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call, "deleting", "terminating", "completed")
+    SCHEDULE.enter(row.document, "active", service.now())
+    return _saved(service, call, row, 204)
+
+
+def terminate_job_schedule(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call, "deleting", "terminating", "completed")
+    SCHEDULE.enter(row.document, "terminating", service.now())
+    return _saved(service, call, row, 202)
+
+
+def delete_job_schedule(service: Service, call: Call) -> Answer:
+    row = _changeable(service, call, "deleting")
+    SCHEDULE.enter(row.document, "deleting", service.now())
+    return _saved(service, call, row, 202)

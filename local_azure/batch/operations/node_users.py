@@ -1,0 +1,65 @@
+"""Operations on the users of a node.
+
+A user is kept and checked like in Azure, and cannot log in: a node here is a directory of this machine.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from local_azure.batch.engine.service import Service
+from local_azure.batch.rest.call import Answer, Call, created, done
+from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import is_id, parse_timestamp, timestamp
+
+DEFAULT_LIFETIME = timedelta(days=1)
+
+
+def create_node_user(service: Service, call: Call) -> Answer:
+    node = _usable_node(service, call)
+    body = call.body("BatchNodeUserCreateOptions")
+    if not is_id(body["name"]):
+        raise invalid_property("name", body["name"], "it is not a user name")
+    if service.store.node_users.get(node.seq, body["name"].lower()):
+        raise BatchError(Code.NodeUserExists)
+    document = _without_secrets(service, body)
+    service.store.node_users.add(Row(keys=(node.seq, body["name"].lower()), document=document))
+    path = ("pools", call.ids["poolId"], "nodes", node.document["id"], "users", body["name"])
+    return created(call, {}, *path)
+
+
+def replace_node_user(service: Service, call: Call) -> Answer:
+    row = _user(service, call)
+    body = call.body("BatchNodeUserReplaceOptions")
+    row.document = _without_secrets(service, {"name": row.document["name"], **body})
+    service.store.node_users.save(row)
+    return done(call, 200)
+
+
+def delete_node_user(service: Service, call: Call) -> Answer:
+    service.store.node_users.remove(_user(service, call))
+    return Answer(status=200)
+
+
+def _usable_node(service: Service, call: Call) -> Row:
+    node = service.node(call.ids["poolId"], call.ids["nodeId"])
+    if node.document["state"] not in ("idle", "running", "starttaskfailed", "waitingforstarttask", "offline"):
+        raise BatchError(Code.OperationInvalidForCurrentState, f"The node is {node.document['state']}.")
+    return node
+
+
+def _user(service: Service, call: Call) -> Row:
+    node = _usable_node(service, call)
+    row = service.store.node_users.get(node.seq, call.ids["userName"].lower())
+    if row is None:
+        raise BatchError(Code.NodeUserNotFound)
+    return row
+
+
+def _without_secrets(service: Service, body: Document) -> Document:
+    """What is kept: neither the password nor the SSH key, as nothing here would use them."""
+    expiry = body.get("expiryTime", timestamp(service.now() + DEFAULT_LIFETIME))
+    if parse_timestamp(expiry) <= service.now():
+        raise invalid_property("expiryTime", expiry, "it has passed")
+    return {"name": body["name"], "isAdmin": body.get("isAdmin", False), "expiryTime": expiry}

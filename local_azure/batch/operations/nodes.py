@@ -1,0 +1,198 @@
+"""Operations on the nodes of a pool."""
+
+from __future__ import annotations
+
+from local_azure.batch.engine import attempts, job_tasks
+from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.service import Service
+from local_azure.batch.rest.call import Answer, Call, Listing, done, element
+from local_azure.batch.rest.odata import Kind
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.states import NODE
+from local_azure.batch.state.store import Document, Row
+
+RECENT_TASKS = 10
+
+_FILTERABLE = {
+    "id": Kind.TEXT,
+    "state": Kind.STATE,
+    "schedulingState": Kind.STATE,
+    "stateTransitionTime": Kind.TIME,
+    "lastBootTime": Kind.TIME,
+    "allocationTime": Kind.TIME,
+    "isDedicated": Kind.FLAG,
+    "vmSize": Kind.TEXT,
+    "startTaskInfo/state": Kind.STATE,
+    "startTaskInfo/result": Kind.STATE,
+    "startTaskInfo/exitCode": Kind.NUMBER,
+    "startTaskInfo/startTime": Kind.TIME,
+    "startTaskInfo/endTime": Kind.TIME,
+}
+
+# The states of a node, as GET /nodecounts names them.
+_COUNTED = (
+    "creating",
+    "idle",
+    "offline",
+    "preempted",
+    "rebooting",
+    "reimaging",
+    "running",
+    "starting",
+    "startTaskFailed",
+    "leavingPool",
+    "unknown",
+    "unusable",
+    "waitingForStartTask",
+    "deallocated",
+    "deallocating",
+    "upgradingOS",
+)
+
+
+def show(service: Service, call: Call, row: Row, pool: str) -> Document:
+    """A node as the client sees it; `pool` is the pool's id as written."""
+    running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.task]
+    return {
+        **row.document,
+        "url": call.url("pools", pool, "nodes", row.document["id"]),
+        "runningTasksCount": len(running),
+        "runningTaskSlotsCount": sum(attempt.slots for attempt in running),
+        "recentTasks": _recent_tasks(service, call, row),
+    }
+
+
+def _recent_tasks(service: Service, call: Call, row: Row) -> list[Document]:
+    tasks = service.store.tasks.where(
+        "json_extract(document, '$.nodeInfo.nodeId') = ? ORDER BY seq DESC LIMIT ?",
+        row.document["id"],
+        RECENT_TASKS,
+    )
+    return [
+        {
+            "taskUrl": call.url("jobs", task.keys[0], "tasks", task.document["id"]),
+            "jobId": service.job(task.keys[0]).document["id"],
+            "taskId": task.document["id"],
+            "taskState": task.document["state"],
+            "executionInfo": task.document["executionInfo"],
+        }
+        for task in tasks
+    ]
+
+
+def list_nodes(service: Service, call: Call) -> Answer:
+    pool = service.pool(call.ids["poolId"])
+    listing = Listing(
+        kind="nodes",
+        filterable=_FILTERABLE,
+        show=lambda row: show(service, call, row, pool.document["id"]),
+        model="BatchNode",
+    )
+    return listing.answer(call, lambda after: service.store.nodes.page((pool.id,), after))
+
+
+def get_node(service: Service, call: Call) -> Answer:
+    pool = service.pool(call.ids["poolId"])
+    row = service.node(pool.id, call.ids["nodeId"])
+    return element(call, "nodes", show(service, call, row, pool.document["id"]), "BatchNode")
+
+
+def _in_state(service: Service, call: Call, *states: str) -> Row:
+    """The node, which must be in one of the states."""
+    row = service.node(call.ids["poolId"], call.ids["nodeId"])
+    state = row.document["state"]
+    refusals = {
+        "creating": Code.NodeBeingCreated,
+        "starting": Code.NodeBeingStarted,
+        "rebooting": Code.NodeBeingRebooted,
+        "reimaging": Code.NodeBeingReimaged,
+        "unusable": Code.NodeStateUnusable,
+    }
+    if state not in states:
+        code = refusals.get(state, Code.OperationInvalidForCurrentState)
+        raise BatchError(code, f"The node is {state}; this needs it to be {' or '.join(states)}.")
+    return row
+
+
+def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+    service.store.nodes.save(row)
+    service.agenda.wake("node", *row.keys)
+    service.agenda.wake("assign", row.keys[0])
+    return done(call, status)
+
+
+def _restart(service: Service, call: Call, option: str, state: str) -> Answer:
+    row = _in_state(service, call, "idle", "running", "starttaskfailed", "offline")
+    for attempt in attempts.on_node(service, *row.keys):
+        attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.RECOVER)
+    NODE.enter(row.document, state, service.now())
+    job_tasks.forget(service, row, reimaged=state != "rebooting")
+    return _saved(service, call, row, 202)
+
+
+def reboot_node(service: Service, call: Call) -> Answer:
+    body = call.optional_body("BatchNodeRebootOptions")
+    return _restart(service, call, body.get("nodeRebootOption", "requeue"), "rebooting")
+
+
+def reimage_node(service: Service, call: Call) -> Answer:
+    body = call.optional_body("BatchNodeReimageOptions")
+    return _restart(service, call, body.get("nodeReimageOption", "requeue"), "reimaging")
+
+
+def deallocate_node(service: Service, call: Call) -> Answer:
+    body = call.optional_body("BatchNodeDeallocateOptions")
+    return _restart(service, call, body.get("nodeDeallocateOption", "requeue"), "deallocating")
+
+
+def start_node(service: Service, call: Call) -> Answer:
+    row = _in_state(service, call, "deallocated")
+    NODE.enter(row.document, "starting", service.now())
+    return _saved(service, call, row, 202)
+
+
+def disable_node_scheduling(service: Service, call: Call) -> Answer:
+    row = _in_state(service, call, "idle", "running", "waitingforstarttask", "offline", "starttaskfailed", "starting")
+    option = call.optional_body("BatchNodeDisableSchedulingOptions").get("nodeDisableSchedulingOption", "requeue")
+    if row.document["schedulingState"] == "disabled":
+        raise BatchError(Code.NodeAlreadyInTargetSchedulingState)
+    row.document["schedulingState"] = "disabled"
+    if option != "taskcompletion":
+        for attempt in attempts.on_node(service, *row.keys):
+            if attempt.task:
+                attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.REQUEUE)
+    if row.document["state"] == "idle":
+        NODE.enter(row.document, "offline", service.now())
+    return _saved(service, call, row, 200)
+
+
+def enable_node_scheduling(service: Service, call: Call) -> Answer:
+    row = service.node(call.ids["poolId"], call.ids["nodeId"])
+    if row.document["schedulingState"] == "enabled":
+        raise BatchError(Code.NodeAlreadyInTargetSchedulingState)
+    row.document["schedulingState"] = "enabled"
+    if row.document["state"] == "offline":
+        NODE.enter(row.document, "idle", service.now())
+    return _saved(service, call, row, 200)
+
+
+def list_pool_node_counts(service: Service, call: Call) -> Answer:
+    def show_counts(row: Row) -> Document:
+        found = service.store.execute(
+            "SELECT json_extract(document, '$.isDedicated'), state, count(*) FROM nodes WHERE pool = ? GROUP BY 1, 2",
+            row.id,
+        ).fetchall()
+        counts = {(bool(dedicated), state): count for dedicated, state, count in found}
+        return {
+            "poolId": row.document["id"],
+            "dedicated": _tally(counts, True),
+            "lowPriority": _tally(counts, False),
+        }
+
+    listing = Listing(kind="nodecounts", filterable={"poolId": Kind.TEXT}, show=show_counts)
+    return listing.answer(call, lambda after: service.store.pools.page((), after))
+
+
+def _tally(counts: dict[tuple[bool, str], int], dedicated: bool) -> Document:
+    tally = {name: counts.get((dedicated, name.lower()), 0) for name in _COUNTED}
+    return {**tally, "total": sum(tally.values())}

@@ -1,0 +1,54 @@
+"""Operations on a pool's automatic scaling."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from local_azure.batch.engine import autoscale
+from local_azure.batch.engine.service import Service
+from local_azure.batch.operations.pools import changeable, saved
+from local_azure.batch.rest.call import Answer, Call, done
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.wire import parse_timestamp, timestamp
+
+PAUSE = timedelta(seconds=30)  # between two requests that enable it on the same pool
+
+
+def enable_pool_auto_scale(service: Service, call: Call) -> Answer:
+    row = changeable(service, call)
+    body = call.optional_body("BatchPoolEnableAutoScaleOptions")
+    document = row.document
+    if not document["enableAutoScale"] and document["allocationState"] != "steady":
+        raise BatchError(Code.PoolBeingResized)
+    last = row.private.get("enabled")
+    if document["enableAutoScale"] and last and parse_timestamp(last) + PAUSE > service.now():
+        raise BatchError(Code.TooManyEnableAutoScaleRequests)
+    formula = body.get("autoScaleFormula", document.get("autoScaleFormula"))
+    if formula is None:
+        raise BatchError(Code.MissingRequiredProperty, PropertyName="autoScaleFormula")
+    autoscale.checked_formula(formula)
+    interval = body.get("autoScaleEvaluationInterval") or document.get("autoScaleEvaluationInterval")
+    interval = interval or autoscale.DEFAULT_INTERVAL
+    autoscale.check_interval(interval)
+    document |= {"enableAutoScale": True, "autoScaleFormula": formula, "autoScaleEvaluationInterval": interval}
+    row.private["enabled"] = timestamp(service.now())
+    row.private.pop("evaluation", None)
+    return saved(service, call, row, 200)
+
+
+def disable_pool_auto_scale(service: Service, call: Call) -> Answer:
+    row = changeable(service, call)
+    row.document["enableAutoScale"] = False
+    for name in ("autoScaleFormula", "autoScaleEvaluationInterval", "autoScaleRun"):
+        row.document.pop(name, None)
+    return saved(service, call, row, 200)
+
+
+def evaluate_pool_auto_scale(service: Service, call: Call) -> Answer:
+    """What the formula would do now; nothing is done."""
+    row = changeable(service, call)
+    if not row.document["enableAutoScale"]:
+        raise BatchError(Code.OperationNotValidOnPool, "Automatic scaling is not enabled on the pool.")
+    text = call.body("BatchPoolEvaluateAutoScaleOptions")["autoScaleFormula"]
+    run, _ = autoscale.evaluate(service, row, autoscale.checked_formula(text))
+    return Answer(document=run, kind="autoscalerun/@Element", headers=done(call, 200).headers)

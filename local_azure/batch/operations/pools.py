@@ -1,0 +1,207 @@
+"""Operations on pools."""
+
+from __future__ import annotations
+
+from local_azure.batch.engine import pool_specs
+from local_azure.batch.engine.service import Service
+from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.rest.odata import Kind
+from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.states import ALLOCATION, POOL
+from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import is_id, timestamp
+
+_FILTERABLE = {
+    "id": Kind.TEXT,
+    "displayName": Kind.TEXT,
+    "state": Kind.STATE,
+    "stateTransitionTime": Kind.TIME,
+    "allocationState": Kind.STATE,
+    "allocationStateTransitionTime": Kind.TIME,
+    "creationTime": Kind.TIME,
+    "lastModified": Kind.TIME,
+    "enableAutoScale": Kind.FLAG,
+    "vmSize": Kind.TEXT,
+}
+
+
+def show(service: Service, call: Call, row: Row) -> Document:
+    """A pool as the client sees it; its nodes are counted, not remembered."""
+    counts = dict(
+        service.store.execute(
+            "SELECT json_extract(document, '$.isDedicated'), count(*) FROM nodes"
+            " WHERE pool = ? AND state <> 'leavingpool' GROUP BY 1",
+            row.id,
+        ).fetchall()
+    )
+    return {
+        **row.document,
+        "url": call.url("pools", row.document["id"]),
+        "currentDedicatedNodes": counts.get(1, 0),
+        "currentLowPriorityNodes": counts.get(0, 0),
+    }
+
+
+def create_pool(service: Service, call: Call) -> Answer:
+    document = add_pool(service, pool_specs.with_defaults(call.body("BatchPoolCreateOptions"))).document
+    return created(call, document, "pools", document["id"])
+
+
+def add_pool(service: Service, spec: Document) -> Row:
+    """Put a pool into the store, to be filled with nodes. Raises BatchError if its id is taken or none."""
+    if not is_id(spec["id"]):
+        raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    if existing := service.store.pools.get(spec["id"].lower()):
+        deleting = existing.document["state"] == "deleting"
+        raise BatchError(Code.PoolBeingDeleted if deleting else Code.PoolExists)
+    now = service.now()
+    document = {**spec, "creationTime": timestamp(now)}
+    service.touch(document)
+    POOL.enter(document, "active", now)
+    ALLOCATION.enter(document, "resizing", now)
+    row = service.store.pools.add(Row(keys=(spec["id"].lower(),), document=document))
+    service.agenda.wake("pool", row.id)
+    return row
+
+
+def list_pools(service: Service, call: Call) -> Answer:
+    listing = Listing(
+        kind="pools", filterable=_FILTERABLE, show=lambda row: show(service, call, row), model="BatchPool"
+    )
+    return listing.answer(call, lambda after: service.store.pools.page((), after))
+
+
+def get_pool(service: Service, call: Call) -> Answer:
+    row = service.pool(call.ids["poolId"])
+    require_conditions(call, row.document)
+    return element(call, "pools", show(service, call, row), "BatchPool")
+
+
+def pool_exists(service: Service, call: Call) -> Answer:
+    row = service.pool(call.ids["poolId"])
+    require_conditions(call, row.document)
+    return done(call, 200, row.document)
+
+
+def changeable(service: Service, call: Call) -> Row:
+    row = service.pool(call.ids["poolId"])
+    require_conditions(call, row.document)
+    if row.document["state"] == "deleting":
+        raise BatchError(Code.PoolBeingDeleted)
+    return row
+
+
+def _steady(service: Service, call: Call) -> Row:
+    row = changeable(service, call)
+    if row.document["allocationState"] != "steady":
+        raise BatchError(Code.PoolBeingResized)
+    return row
+
+
+def saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+    service.touch(row.document)
+    service.store.pools.save(row)
+    service.agenda.wake("pool", row.id)
+    return done(call, status, row.document)
+
+
+def delete_pool(service: Service, call: Call) -> Answer:
+    row = changeable(service, call)
+    POOL.enter(row.document, "deleting", service.now())
+    return saved(service, call, row, 202)
+
+
+def update_pool(service: Service, call: Call) -> Answer:
+    row = changeable(service, call)
+    patch = call.body("BatchPoolUpdateOptions")
+    _check_machine_change(service, row, patch)
+    row.document.update(_checked_start_task(patch))
+    return saved(service, call, row, 200)
+
+
+def _check_machine_change(service: Service, row: Row, patch: Document) -> None:
+    """What a node is made of can only be changed while there is no node."""
+    fixed = {
+        "vmSize",
+        "virtualMachineConfiguration",
+        "taskSlotsPerNode",
+        "enableInterNodeCommunication",
+        "userAccounts",
+    }
+    named = sorted(fixed & patch.keys())
+    if named and service.store.value("SELECT 1 FROM nodes WHERE pool = ?", row.id):
+        detail = f"{', '.join(named)} can only be changed while the pool has no nodes."
+        raise BatchError(Code.OperationInvalidForCurrentState, detail)
+    if named:
+        patch.update(pool_specs.with_defaults({**row.document, **patch}))
+
+
+def _checked_start_task(body: Document) -> Document:
+    if "startTask" in body:
+        return {**body, "startTask": pool_specs.start_task(body["startTask"])}
+    return body
+
+
+def replace_pool_properties(service: Service, call: Call) -> Answer:
+    row = changeable(service, call)
+    body = _checked_start_task(call.body("BatchPoolReplaceOptions"))
+    for name in ("startTask", "metadata", "applicationPackageReferences"):
+        row.document.pop(name, None)
+    row.document.update({name: value for name, value in body.items() if value != []})
+    return saved(service, call, row, 204)
+
+
+def resize_pool(service: Service, call: Call) -> Answer:
+    row = _steady(service, call)
+    body = call.body("BatchPoolResizeOptions")
+    if row.document["enableAutoScale"]:
+        raise BatchError(Code.OperationNotValidOnPool, "The pool scales automatically.")
+    targets = body.keys() & {"targetDedicatedNodes", "targetLowPriorityNodes"}
+    if not targets:
+        name = "targetDedicatedNodes"
+        raise BatchError(
+            Code.MissingRequiredProperty,
+            "Give targetDedicatedNodes or targetLowPriorityNodes.",
+            PropertyName=name,
+        )
+    pool_specs.check_targets(body)
+    row.document.update({name: body[name] for name in targets})
+    row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")
+    return begin_resize(service, call, row, body.get("nodeDeallocationOption", "requeue"))
+
+
+def begin_resize(service: Service, call: Call, row: Row, deallocation: str) -> Answer:
+    """Let the allocator bring the pool to its targets; nodes that go treat their tasks as `deallocation` says."""
+    row.private["deallocation"] = deallocation
+    row.document.pop("resizeErrors", None)
+    ALLOCATION.enter(row.document, "resizing", service.now())
+    return saved(service, call, row, 202)
+
+
+def stop_pool_resize(service: Service, call: Call) -> Answer:
+    row = changeable(service, call)
+    if row.document["allocationState"] != "resizing":
+        raise BatchError(Code.OperationInvalidForCurrentState, "The pool is not being resized.")
+    ALLOCATION.enter(row.document, "stopping", service.now())
+    return saved(service, call, row, 202)
+
+
+def remove_nodes(service: Service, call: Call) -> Answer:
+    row = _steady(service, call)
+    body = call.body("BatchNodeRemoveOptions")
+    pool_specs.check_resize_timeout(body)
+    wanted = {node.lower() for node in body["nodeList"]}
+    if not 1 <= len(wanted) <= 100:
+        raise invalid_property("nodeList", len(wanted), "1 to 100 nodes can be removed at once")
+    found = [node for node in service.store.nodes.where("pool = ?", row.id) if node.id in wanted]
+    if len(found) < len(wanted):
+        raise BatchError(Code.NodeNotFound)
+    for node in found:
+        node.private["remove"] = True
+        service.store.nodes.save(node)
+        if "leave" in node.private:
+            continue  # the target is without it already
+        name = "targetDedicatedNodes" if node.document["isDedicated"] else "targetLowPriorityNodes"
+        row.document[name] = max(0, row.document[name] - 1)
+    row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")
+    return begin_resize(service, call, row, body.get("nodeDeallocationOption", "requeue"))

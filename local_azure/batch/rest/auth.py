@@ -1,0 +1,120 @@
+"""SharedKey authentication: the signature that every request carries, made with the account's key.
+
+The rule is Microsoft's "Authenticate requests to the Azure Batch service"; what clients make of it differs in two
+places, Content-Length and Accept headers of "0", and both readings are taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from urllib.parse import parse_qs
+
+from local_azure.batch.state.errors import BatchError, Code
+
+WINDOW = timedelta(minutes=15)  # a request's date may differ from the service's by this much
+
+_SIGNED_HEADERS = (
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-md5",
+    "content-type",
+    "date",
+    "if-modified-since",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+    "range",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A Batch account. `key` is its SharedKey in base64."""
+
+    name: str
+    key: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            base64.b64decode(self.key, validate=True)
+        except binascii.Error:
+            raise ValueError(f"The key of the Batch account {self.name!r} is not base64.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedRequest:
+    """What a signature covers: the path as it was sent, still percent-encoded; header names in lower case."""
+
+    method: str
+    raw_path: str
+    query: str
+    headers: Mapping[str, str]
+
+
+def verify(request: SignedRequest, account: Account, now: datetime) -> None:
+    """Raises AuthenticationFailed unless the request is signed with the account's key and is of now."""
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "sharedkey":
+        raise _refused("The Authorization header is missing or its scheme is not SharedKey.")
+    name, _, signature = credentials.strip().rpartition(":")
+    if name.lower() != account.name.lower():
+        raise _refused("The account in the Authorization header is not the account of this service.")
+    _verify_date(request.headers, now)
+    key = base64.b64decode(account.key)
+    # Every candidate is computed and compared, whichever one fits: the time taken tells nothing.
+    expected = [_signature(key, text) for text in _strings_to_sign(request, name)]
+    given = signature.encode("utf-8", "replace")
+    if not any([hmac.compare_digest(candidate, given) for candidate in expected]):  # noqa: C419
+        raise _refused("The signature is not that of this request made with the account's key.")
+
+
+def _refused(reason: str) -> BatchError:
+    return BatchError(Code.AuthenticationFailed, AuthenticationErrorDetail=reason)
+
+
+def _verify_date(headers: Mapping[str, str], now: datetime) -> None:
+    text = headers.get("ocp-date") or headers.get("date")
+    if not text:
+        raise _refused("The request has neither an ocp-date nor a Date header.")
+    try:
+        skewed = abs(now - _date(text)) > WINDOW
+    except (ValueError, TypeError, IndexError, OverflowError):
+        raise _refused("The request's date is not an RFC 1123 date.") from None
+    if skewed:
+        raise _refused(
+            "The date header in the request is outside the permissible range: it must be within 15 minutes of the "
+            f"service's time, {now:%Y-%m-%d %H:%M:%S} UTC."
+        )
+
+
+@lru_cache(maxsize=16)  # a client's requests of one second have the same date, and its parser is slow
+def _date(text: str) -> datetime:
+    date = parsedate_to_datetime(text)
+    # A date without a zone ("-0000") is UTC.
+    return date.replace(tzinfo=timezone.utc) if date.tzinfo is None else date
+
+
+def _signature(key: bytes, text: str) -> bytes:
+    return base64.b64encode(hmac.digest(key, text.encode("utf-8", "surrogateescape"), "sha256"))
+
+
+def _strings_to_sign(request: SignedRequest, account: str) -> Iterator[str]:
+    """The string that was signed, in each of the ways in which clients write a missing Content-Length."""
+    headers = request.headers
+    values = {name: headers.get(name, "") for name in _SIGNED_HEADERS}
+    if "ocp-date" in headers:
+        values["date"] = ""
+    ours = [f"{name}:{headers[name]}" for name in sorted(headers) if name.startswith("ocp-") and headers[name]]
+    query = [f"{name}:{value}" for name, (value, *_) in sorted(parse_qs(request.query).items())]
+    sent = values["content-length"]
+    for length in (sent,) if sent not in ("", "0") else ("", "0"):
+        values["content-length"] = length
+        yield "\n".join([request.method, *values.values(), *ours, f"/{account}{request.raw_path}", *query])

@@ -1,0 +1,200 @@
+"""One request as an operation sees it, and its answer; what all operations have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import Any
+
+from local_azure.batch.rest import odata, shapes
+from local_azure.batch.state import auto_storage
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import http_date, parse_timestamp, segment
+
+MAXIMUM_DEPTH = 64  # of objects and lists in each other; the API's own need a dozen
+PAGE_SIZE = 1000  # results per page, at the most and if not asked for otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A request that is authentic, and of a known operation: `query` has its names in lower case, without `$`."""
+
+    method: str
+    path: str  # still percent-encoded
+    ids: Mapping[str, str]  # the parameters in the path, decoded
+    query: Mapping[str, str]
+    headers: Mapping[str, str]  # names in lower case
+    content: bytes
+    endpoint: str  # http://127.0.0.1:PORT
+    linked: bool = False  # whether a storage account is linked to the Batch account
+
+    def body(self, model: str) -> Document:
+        """The body, checked against the model of that name. Raises BatchError."""
+        return self.checked(self.json(), model)
+
+    def checked(self, body: Any, model: str) -> Document:
+        """The same for a part of the body."""
+        document = shapes.check(body, model)
+        auto_storage.check(document, linked=self.linked)
+        return document
+
+    def optional_body(self, model: str) -> Document:
+        return self.body(model) if self.content.strip() else {}
+
+    def json(self) -> Any:
+        try:
+            body = json.loads(self.content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+            _check_plain(body)
+        except (ValueError, RecursionError) as error:
+            raise BatchError(Code.InvalidRequestBody, f"The body is not JSON: {error}.") from error
+        return body
+
+    def url(self, *segments: str) -> str:
+        return "/".join((self.endpoint, *map(segment, segments)))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what Python's parser lets pass: half of a surrogate pair, and nesting without end."""
+    if depth > MAXIMUM_DEPTH:
+        raise ValueError(f"it is nested more than {MAXIMUM_DEPTH} levels deep")
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, (dict, list)):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_plain(item, depth + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    status: int = 200
+    document: Document | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    kind: str = ""  # what odata.metadata says of the document: "pools/@Element"
+    stream: AsyncIterator[bytes] | None = None
+
+
+def resource_headers(document: Document) -> dict[str, str]:
+    """The headers that say which version of a resource an answer is about."""
+    if "eTag" not in document:
+        return {}
+    return {"ETag": document["eTag"], "Last-Modified": http_date(parse_timestamp(document["lastModified"]))}
+
+
+def element(call: Call, kind: str, document: Document, model: str) -> Answer:
+    """An answer with one resource of the model of that name, cut to the `$select` of the call."""
+    headers = resource_headers(document)
+    if text := call.query.get("select"):
+        document = odata.select(document, odata.parse_select(text, shapes.names(model)))
+    return Answer(document=document, kind=f"{kind}/@Element", headers=headers)
+
+
+def done(call: Call, status: int, document: Document | None = None) -> Answer:
+    """The empty answer to a write. `DataServiceId` is the URL of what was written."""
+    headers = {"DataServiceId": call.endpoint + call.path}
+    return Answer(status=status, headers={**headers, **(resource_headers(document) if document else {})})
+
+
+def created(call: Call, document: Document, *path: str) -> Answer:
+    url = call.url(*path)
+    return Answer(status=201, headers={"DataServiceId": url, "Location": url, **resource_headers(document)})
+
+
+def maximum_results(call: Call) -> int:
+    text = call.query.get("maxresults", str(PAGE_SIZE))
+    try:
+        wanted = int(text)
+    except ValueError:
+        wanted = 0
+    if not 1 <= wanted <= PAGE_SIZE:
+        reason = f"maxresults must be between 1 and {PAGE_SIZE}."
+        raise BatchError(
+            Code.OutOfRangeQueryParameterValue,
+            reason,
+            QueryParameterName="maxresults",
+            QueryParameterValue=text,
+            MinimumAllowed=1,
+            MaximumAllowed=PAGE_SIZE,
+        )
+    return wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A list operation: `filterable` names the properties for `$filter`, `show` makes a row what the client sees."""
+
+    kind: str
+    filterable: Mapping[str, odata.Kind]
+    show: Callable[[Row], Document]
+    model: str = ""
+
+    def answer(self, call: Call, rows_after: Callable[[str], Iterable[Row]]) -> Answer:
+        """One page of the rows after the call's `$skiptoken`, which come in the order of their ids."""
+        text = call.query.get("filter", "").strip()
+        matches = odata.parse_filter(text, self.filterable) if text else None
+        wanted = call.query.get("select")
+        names = odata.parse_select(wanted, shapes.names(self.model)) if wanted else None
+        size = maximum_results(call)
+        shown = ((row, self.show(row)) for row in rows_after(call.query.get("skiptoken", "")))
+        found = list(islice(((row, doc) for row, doc in shown if matches is None or matches(doc)), size + 1))
+        value = [odata.select(doc, names) if names else doc for _, doc in found[:size]]
+        document: Document = {"value": value}
+        if len(found) > size:
+            document["odata.nextLink"] = next_link(call, found[size - 1][0].id)
+        return Answer(document=document, kind=self.kind)
+
+
+def next_link(call: Call, token: str) -> str:
+    """The URL of the page after the one that ends with `token`."""
+    query = {
+        **{_QUERY_NAMES.get(name, name): value for name, value in call.query.items()},
+        "$skiptoken": token,
+    }
+    return f"{call.endpoint}{call.path}?" + "&".join(f"{name}={segment(value)}" for name, value in query.items())
+
+
+_QUERY_NAMES = {"filter": "$filter", "select": "$select", "expand": "$expand", "skiptoken": "$skiptoken"}
+
+
+def require_conditions(call: Call, document: Document) -> None:
+    """Raises ConditionNotMet unless the resource is as the call's conditional headers want it.
+
+    Clients put quotes around ETags, the service does not.
+    """
+    etag = document["eTag"]
+    modified = parse_timestamp(document["lastModified"]).replace(microsecond=0)
+    reading = call.method in ("GET", "HEAD")
+    if (wanted := call.headers.get("if-match")) and not _has_etag(wanted, etag):
+        raise BatchError(Code.ConditionNotMet)
+    if (limit := _date(call, "if-unmodified-since")) and modified > limit:
+        raise BatchError(Code.ConditionNotMet)
+    if (refused := call.headers.get("if-none-match")) and _has_etag(refused, etag):
+        raise BatchError(Code.NotModified if reading else Code.ConditionNotMet)
+    if (limit := _date(call, "if-modified-since")) and modified <= limit:
+        raise BatchError(Code.NotModified if reading else Code.ConditionNotMet)
+
+
+def _has_etag(header: str, etag: str) -> bool:
+    given = [part.strip().removeprefix("W/").strip('"') for part in header.split(",")]
+    return "*" in given or etag in given
+
+
+def _date(call: Call, name: str) -> datetime | None:
+    text = call.headers.get(name)
+    if not text:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise BatchError(
+            Code.InvalidHeaderValue, f"The header is {name}.", HeaderName=name, HeaderValue=text
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

@@ -1,0 +1,214 @@
+"""OData as the Batch service reads it: `$filter` and `$select`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any
+
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.wire import parse_timestamp, timestamp
+
+Predicate = Callable[[Mapping[str, Any]], bool]
+
+
+class Kind(Enum):
+    """What a filterable property holds, and so which operators and literals fit it."""
+
+    TEXT = "string"
+    STATE = "enumeration"
+    TIME = "datetime"
+    NUMBER = "number"
+    FLAG = "boolean"
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": eq,
+    "ne": ne,
+    "gt": gt,
+    "ge": ge,
+    "lt": lt,
+    "le": le,
+}
+_OPERATORS = {Kind.STATE: {"eq", "ne"}, Kind.FLAG: {"eq", "ne"}}
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<punctuation>[(),])
+        |(?P<time>(?i:datetime)'[^']*')
+        |(?P<text>'(?:[^']|'')*')
+        |(?P<number>-?\d+(?:\.\d+)?)(?![\w.])
+        |(?P<word>[A-Za-z_][\w/]*))""",
+    re.VERBOSE,
+)
+
+
+def _invalid(reason: str) -> BatchError:
+    return BatchError(Code.InvalidQueryParameterValue, reason, QueryParameterName="$filter", Reason=reason)
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    found, at = [], 0
+    text = text.rstrip()
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if not match:
+            raise _invalid(f"the filter expression cannot be read at position {at}: {text[at : at + 20]!r}.")
+        found.append((str(match.lastgroup), match.group(str(match.lastgroup))))
+        at = match.end()
+    return found
+
+
+def parse_filter(text: str, properties: Mapping[str, Kind]) -> Predicate:
+    """A predicate over documents. Raises InvalidQueryParameterValue, naming the property or operator at fault.
+
+    Property names are case-sensitive and text values are not, as in Azure.
+    """
+    parser = _Parser(_tokens(text), properties)
+    predicate = parser.either()
+    parser.expect_end()
+    return predicate
+
+
+class _Parser:
+    def __init__(self, tokens: list[tuple[str, str]], properties: Mapping[str, Kind]) -> None:
+        self._tokens = tokens
+        self._properties = properties
+        self._depth = 0
+
+    def _peek(self) -> tuple[str, str]:
+        return self._tokens[0] if self._tokens else ("end", "")
+
+    def _take(self, kind: str = "", value: str = "") -> str:
+        found_kind, found = self._peek()
+        if not self._tokens or (kind and found_kind != kind) or (value and found.lower() != value):
+            raise _invalid(f"expected {value or kind or 'more'} but found {found or 'the end'}.")
+        self._tokens.pop(0)
+        return found
+
+    def _is_word(self, word: str) -> bool:
+        kind, value = self._peek()
+        return kind == "word" and value.lower() == word
+
+    def expect_end(self) -> None:
+        if self._tokens:
+            raise _invalid(f"unexpected {self._peek()[1]!r}.")
+
+    def either(self) -> Predicate:
+        terms = [self._both()]
+        while self._is_word("or"):
+            self._take()
+            terms.append(self._both())
+        return terms[0] if len(terms) == 1 else lambda document: any(term(document) for term in terms)
+
+    def _both(self) -> Predicate:
+        terms = [self._term()]
+        while self._is_word("and"):
+            self._take()
+            terms.append(self._term())
+        return terms[0] if len(terms) == 1 else lambda document: all(term(document) for term in terms)
+
+    def _term(self) -> Predicate:
+        self._depth += 1
+        if self._depth > 100:
+            raise _invalid("the filter expression is nested too deeply.")
+        try:
+            if self._is_word("not"):
+                self._take()
+                negated = self._term()
+                return lambda document: not negated(document)
+            if self._peek() == ("punctuation", "("):
+                self._take()
+                inner = self.either()
+                self._take("punctuation", ")")
+                return inner
+            return self._startswith() if self._is_word("startswith") else self._comparison()
+        finally:
+            self._depth -= 1
+
+    def _property(self) -> tuple[str, Kind]:
+        name = self._take("word")
+        if name not in self._properties:
+            known = ", ".join(sorted(self._properties))
+            raise _invalid(f"the property {name!r} cannot be filtered on; those that can: {known}.")
+        return name, self._properties[name]
+
+    def _startswith(self) -> Predicate:
+        self._take()
+        self._take("punctuation", "(")
+        name, kind = self._property()
+        if kind is not Kind.TEXT:
+            raise _invalid(f"startswith needs a string, and {name} is a {kind.value}.")
+        self._take("punctuation", ",")
+        prefix = _text(self._take("text"))
+        self._take("punctuation", ")")
+        return lambda document: str(_find(document, name) or "").lower().startswith(prefix)
+
+    def _comparison(self) -> Predicate:
+        name, kind = self._property()
+        operator = self._take("word").lower()
+        if operator not in _COMPARISONS or operator not in _OPERATORS.get(kind, _COMPARISONS):
+            raise _invalid(f"the operator {operator!r} is not supported for the property {name}.")
+        literal_kind, literal = self._peek()
+        self._take()
+        expected = _literal(literal_kind, literal, name, kind)
+        compare = _COMPARISONS[operator]
+
+        def holds(document: Mapping[str, Any]) -> bool:
+            actual = _find(document, name)
+            if actual is None or expected is None:
+                # An absent property equals null alone and is in no order to anything.
+                return (actual is expected) if operator == "eq" else operator == "ne" and actual is not expected
+            return compare(actual.lower() if isinstance(actual, str) and kind is not Kind.TIME else actual, expected)
+
+        return holds
+
+
+def _literal(found: str, text: str, name: str, kind: Kind) -> Any:
+    if found == "word" and text == "null":
+        return None
+    try:
+        if kind is Kind.TIME and found == "time":
+            return timestamp(parse_timestamp(text[len("datetime") :].strip("'")))
+        if kind in (Kind.TEXT, Kind.STATE) and found == "text":
+            return _text(text)
+        if kind is Kind.NUMBER and found == "number":
+            return float(text)
+        if kind is Kind.FLAG and found == "word" and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+    except ValueError as error:
+        raise _invalid(f"{error}.") from error
+    hint = " (written DateTime'2026-03-06T18:29:52Z')" if kind is Kind.TIME else ""
+    raise _invalid(f"the property {name} is a {kind.value}{hint}, which {text or 'nothing'} is not.")
+
+
+def _text(literal: str) -> str:
+    return literal[1:-1].replace("''", "'").lower()
+
+
+def _find(document: Mapping[str, Any], path: str) -> Any:
+    value: Any = document
+    for name in path.split("/"):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def parse_select(text: str, known: Iterable[str]) -> list[str]:
+    """The property names of a `$select`. Raises InvalidQueryParameterValue for one that the resource does not have."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name.split("/")[0] not in known:
+            reason = f"the property {name!r} does not exist."
+            raise BatchError(
+                Code.InvalidQueryParameterValue,
+                reason,
+                QueryParameterName="$select",
+                QueryParameterValue=name,
+            )
+    return names
+
+
+def select(document: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: document[name] for name in (part.split("/")[0] for part in names) if name in document}

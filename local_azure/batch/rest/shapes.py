@@ -1,0 +1,236 @@
+"""What a request's body may contain: the property names and types of the Batch REST API.
+
+They are read from the models of Microsoft's own `azure-batch` package, at the first request that has a body: a table of
+our own would be a copy of a hundred classes, and this one cannot fall behind. Older clients also send properties that
+the current API version has dropped; those are listed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_served
+from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
+
+# Properties of API versions before 2025-06-01: accepted and without effect, as in Azure today.
+_FORMER = {"targetNodeCommunicationMode", "resourceTags"}
+# The same, but a value in them asks for something that a node would have to have.
+_FORMER_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
+_WITH_FORMER = {
+    "BatchPoolCreateOptions",
+    "BatchPoolSpecification",
+    "BatchPoolUpdateOptions",
+    "BatchPoolReplaceOptions",
+    "BatchStartTask",
+    "BatchTaskCreateOptions",
+    "BatchJobManagerTask",
+}
+# What exists in Azure Batch and not here. To accept these and do nothing would be a lie; the rest of what cannot matter
+# on one machine (networks, user accounts, operating system disks, upgrade policies) is accepted and shown again.
+_NOT_SERVED = {
+    "applicationPackageReferences",
+    "containerConfiguration",
+    "containerSettings",
+    "dataDisks",
+    "diskEncryptionConfiguration",
+    "extensions",
+    "identityReference",
+    "mountConfiguration",
+    "multiInstanceSettings",
+    "windowsConfiguration",
+}
+_NUMBER = re.compile(r"-?[0-9]{1,10}")
+_FIELD = re.compile(
+    r"(?:Optional\[)?(?P<list>list\[)?(?:Union\[str, )?[\"']?(?:_models\.)?(?:_enums\.|datetime\.)?(?P<name>\w+)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One property: its type's name (a model's, an enum's or a plain type's), and whether a list, and required."""
+
+    type: str
+    is_list: bool
+    required: bool
+
+
+def load() -> None:
+    """Read the models now, so that no request has to wait for it."""
+    fields("BatchPoolCreateOptions")
+
+
+@cache
+def fields(model: str) -> Mapping[str, Field]:
+    """The properties of a model that a client may send, by their names on the wire."""
+    from azure.batch import models
+    from azure.batch.models import _models
+
+    shape = getattr(models, model, None) or getattr(_models, model)
+    found = {}
+    for attribute, annotation in shape.__annotations__.items():
+        declared = shape.__dict__.get(attribute)
+        # `visibility` is the generator's mark for what only the service writes.
+        if declared is None or getattr(declared, "_visibility", None) == ["read"]:
+            continue
+        name = declared._rest_name_input or attribute
+        found[name] = _field(annotation)
+    return found
+
+
+@cache
+def names(model: str) -> frozenset[str]:
+    """The names of all properties of a model, as `$select` may name them."""
+    from azure.batch import models
+
+    declared = getattr(models, model).__dict__
+    return frozenset(
+        declared[attribute]._rest_name_input or attribute
+        for attribute in getattr(models, model).__annotations__
+        if attribute in declared
+    )
+
+
+def _field(annotation: Any) -> Field:
+    text = annotation if isinstance(annotation, str) else str(annotation).replace("typing.", "")
+    match = _FIELD.match(text.replace("<class '", "").replace("ForwardRef('", "").replace("List[", "list["))
+    assert match, text
+    optional = text.startswith("Optional[") or "NoneType" in text
+    return Field(type=match["name"], is_list=bool(match["list"]), required=not optional)
+
+
+@cache
+def _enum_values(name: str) -> Mapping[str, str] | None:
+    from azure.batch.models import _enums
+
+    found = getattr(_enums, name, None)
+    if isinstance(found, type) and issubclass(found, Enum):
+        return {member.value.lower(): member.value for member in found}
+    return None
+
+
+def check(body: Any, model: str) -> dict[str, Any]:
+    """The body with durations, timestamps and enum values in canonical form and nulls left out.
+
+    Raises BatchError, naming the property, for one that is unknown, missing, or not of its type.
+    """
+    if not isinstance(body, Mapping):
+        raise BatchError(Code.InvalidRequestBody, "The body must be a JSON object.")
+    return _object(body, model, "")
+
+
+def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
+    known = fields(model)
+    checked = {}
+    for name, value in body.items():
+        if name.startswith("odata.") or value is None or _is_former(model, name, value):
+            continue
+        if name not in known:
+            reason = f"The property {path + name!r} does not exist."
+            raise BatchError(Code.InvalidRequestBody, reason, PropertyName=path + name, Reason=reason)
+        if name in _NOT_SERVED and value:
+            raise not_served(f"The property {path}{name}")
+        field = known[name]
+        convert = _one_of(field.type)
+        checked[name] = _list(value, convert, path + name) if field.is_list else convert(value, path + name)
+    for name, field in known.items():
+        if field.required and name not in checked:
+            raise BatchError(Code.MissingRequiredProperty, f"The property is {path + name}.", PropertyName=path + name)
+    return checked
+
+
+def _is_former(model: str, name: str, value: Any) -> bool:
+    if model not in _WITH_FORMER or name not in _FORMER | _FORMER_FEATURES:
+        return False
+    if value and name in _FORMER_FEATURES:
+        raise not_served(f"The property {name}")
+    return True
+
+
+def _list(value: Any, convert: Callable[[Any, str], Any], path: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise invalid_property(path, value, "a list is required")
+    return [convert(item, f"{path}[{index}]") for index, item in enumerate(value)]
+
+
+@cache
+def _one_of(type_name: str) -> Callable[[Any, str], Any]:
+    """The function that checks one value of the type."""
+    if type_name in _PLAIN:
+        return _PLAIN[type_name]
+    values = _enum_values(type_name)
+    return _enumeration(values) if values is not None else _model(type_name)
+
+
+def _enumeration(values: Mapping[str, str]) -> Callable[[Any, str], Any]:
+    def convert(value: Any, path: str) -> Any:
+        if not isinstance(value, str) or value.lower() not in values:
+            raise invalid_property(path, value, f"it must be one of {', '.join(values.values())}")
+        return values[value.lower()]
+
+    return convert
+
+
+def _model(type_name: str) -> Callable[[Any, str], Any]:
+    def convert(value: Any, path: str) -> Any:
+        if not isinstance(value, Mapping):
+            raise invalid_property(path, value, "a JSON object is required")
+        return _object(value, type_name, path + ".")
+
+    return convert
+
+
+def _text(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise invalid_property(path, value, "a string is required")
+    return value
+
+
+def _integer(value: Any, path: str) -> int:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)  # the az command line sends its options as they were typed
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid_property(path, value, "an integer is required")
+    if not -(2**31) <= value < 2**31:
+        raise invalid_property(path, value, "the integer is out of range")
+    return value
+
+
+def _flag(value: Any, path: str) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise invalid_property(path, value, "true or false is required")
+    return value
+
+
+def _duration(value: Any, path: str) -> str:
+    try:
+        length = parse_duration(_text(value, path))
+    except ValueError as error:
+        raise invalid_property(path, value, str(error)) from error
+    if length < timedelta():
+        raise invalid_property(path, value, "it must not be negative")
+    return duration(length)
+
+
+def _timestamp(value: Any, path: str) -> str:
+    try:
+        return timestamp(parse_timestamp(_text(value, path)))
+    except ValueError as error:
+        raise invalid_property(path, value, str(error)) from error
+
+
+_PLAIN: Mapping[str, Callable[[Any, str], Any]] = {
+    "str": _text,
+    "int": _integer,
+    "bool": _flag,
+    "timedelta": _duration,
+    "datetime": _timestamp,
+    "dict": lambda value, path: value,
+}

@@ -1,0 +1,1 @@
+"""The state that survives the process: SQLite, states, clock, errors, faults."""

@@ -1,0 +1,67 @@
+"""The storage account that is linked to the Batch account: Azure Batch calls it auto-storage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from local_azure.batch.state.errors import invalid_property
+
+PROPERTY = "autoStorageContainerName"
+SAS_LIFETIME = timedelta(hours=1)
+
+_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9](?:-?[a-z0-9])+\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoStorage:
+    """A storage account; `key` is its SharedKey in base64 and does not leave the process that signs with it."""
+
+    account: str
+    blob_endpoint: str  # http://127.0.0.1:PORT/ACCOUNT, or https://ACCOUNT.blob.core.windows.net
+    key: str = field(repr=False)
+    killed_at: datetime | None = None  # when it was last found to have been killed, and so to have lost something
+
+    def container_url(self, container: str) -> str:
+        """The container's URL with a SAS to read and list it, valid from now and for as long as SAS_LIFETIME."""
+        from azure.storage.blob import ContainerSasPermissions, generate_container_sas  # takes half a second to import
+
+        token = generate_container_sas(
+            self.account,
+            container,
+            account_key=self.key,
+            permission=ContainerSasPermissions(read=True, list=True),
+            # The storage account's time is the machine's, wherever the service's clock has been moved.
+            expiry=datetime.now(timezone.utc) + SAS_LIFETIME,
+        )
+        return f"{self.blob_endpoint.rstrip('/')}/{container}?{token}"
+
+
+def check(body: Any, *, linked: bool) -> None:
+    """Raises InvalidPropertyValue for a container of a linked account in `body` if there is none, or no such name.
+
+    Azure documents no code of its own for it; this is the one that it gives for values that it cannot use.
+    """
+    for path, container in _containers(body, ""):
+        if not linked:
+            reason = "no storage account is linked to the Batch account: give storageContainerUrl or httpUrl"
+            raise invalid_property(path, container, reason)
+        if not _CONTAINER.match(container):
+            reason = "a container's name has 3 to 63 lower-case letters, digits and single hyphens between them"
+            raise invalid_property(path, container, reason)
+
+
+def _containers(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Each such property that has a value, wherever it is, with its path."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == PROPERTY and inner:
+                yield path + name, inner
+            elif isinstance(inner, (dict, list)):
+                yield from _containers(inner, path + name + ("." if isinstance(inner, dict) else ""))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _containers(inner, f"{path}[{index}].")

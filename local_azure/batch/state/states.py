@@ -1,0 +1,94 @@
+"""The state machines of the Batch service: which state may follow which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from local_azure.batch.state.wire import timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """States and transitions of one kind of resource, kept in the document's property `name`."""
+
+    name: str = "state"
+    remembers: bool = False  # whether the document tells the previous state, too
+    transitions: Mapping[str, str]  # from a state to those that may follow, separated by spaces
+
+    def enter(self, document: dict[str, Any], state: str, now: datetime) -> None:
+        """Put the document into the state; into the one it is in already is no transition."""
+        before = document.get(self.name)
+        if before == state:
+            return
+        assert before is None or state in self.transitions[before].split(), f"{before} -> {state}"
+        if before is not None and self.remembers:
+            document["previousState"] = before
+            document["previousStateTransitionTime"] = document["stateTransitionTime"]
+        document[self.name] = state
+        document[f"{self.name}TransitionTime"] = timestamp(now)
+
+
+POOL = Machine(transitions={"active": "deleting", "deleting": ""})
+
+ALLOCATION = Machine(
+    name="allocationState",
+    transitions={"steady": "resizing", "resizing": "steady stopping", "stopping": "steady resizing"},
+)
+
+# What a node in any state may come to.
+_LOST = " leavingpool preempted unusable rebooting reimaging deallocating"
+NODE = Machine(
+    transitions={
+        "creating": "starting" + _LOST,
+        "starting": "waitingforstarttask idle offline" + _LOST,
+        "waitingforstarttask": "idle offline starttaskfailed" + _LOST,
+        "starttaskfailed": "" + _LOST,
+        "idle": "running offline" + _LOST,
+        "running": "idle offline" + _LOST,
+        "offline": "idle running" + _LOST,
+        "rebooting": "starting" + _LOST,
+        "reimaging": "starting" + _LOST,
+        "deallocating": "deallocated" + _LOST,
+        "deallocated": "starting" + _LOST,
+        "preempted": "creating leavingpool",
+        "unusable": "leavingpool rebooting reimaging",
+        "leavingpool": "",
+    },
+)
+
+JOB = Machine(
+    remembers=True,
+    transitions={
+        "active": "disabling terminating deleting",
+        "disabling": "disabled terminating deleting",
+        "disabled": "enabling disabling terminating deleting",
+        "enabling": "active disabling terminating deleting",
+        "terminating": "completed deleting",
+        "completed": "deleting",
+        "deleting": "",
+    },
+)
+
+SCHEDULE = Machine(
+    remembers=True,
+    transitions={
+        "active": "disabled terminating deleting completed",
+        "disabled": "active terminating deleting completed",
+        "terminating": "completed deleting",
+        "completed": "deleting",
+        "deleting": "",
+    },
+)
+
+TASK = Machine(
+    remembers=True,
+    transitions={
+        "active": "preparing running completed",
+        "preparing": "running active completed",
+        "running": "completed active",
+        "completed": "active",
+    },
+)

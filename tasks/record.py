@@ -1,0 +1,228 @@
+"""What is remembered of a run while it goes on, for those who read of it when it is over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from tasks.accounts.clients import Azure
+from tasks.errors import Cancelled, TopWordsError
+from tasks.files import UploadedFile, Uploads
+from tasks.monitor import Monitored
+from tasks.pool import UsedPool
+from tasks.reporting.artifacts import attempt, publish_report
+from tasks.reporting.events import CleanedUp, RunEvents
+from tasks.reporting.prices import price_of, region_of
+from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
+from tasks.run.inputs import InputFile
+from tasks.run.outcomes import AddedTask, TaskOutcome, in_order
+from tasks.run.results import Results
+from tasks.run.settings import CleanUp, Disposal, Role, Run
+from tasks.step import StepTime
+from tasks.summary import Summary
+from tasks.watching.watch import LastSeen
+
+_THINGS = ("containers", "job", "pool")
+_NO_POOL = UsedPool(id="", slots_per_node=1, own=False)
+_MOST_WORDS = 30  # in the chart
+_MOST_NAMED = 20  # files
+
+
+@dataclass(kw_only=True)
+class Chronicle:
+    """One run, told as it goes on."""
+
+    azure: Azure
+    run: Run
+    results: Results
+    files: Sequence[InputFile]
+    counted: Sequence[TaskOutcome]  # by an earlier try of the run
+    allowed: int  # failures
+    steps: list[StepTime]
+    pool: UsedPool | None = None
+    summary: Summary | None = None
+    problem: TopWordsError | None = None  # why waiting was given up
+    began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    uploads: Uploads | None = None
+    seen: LastSeen = field(default_factory=LastSeen)
+    stored: bool = False  # all that the run was to leave is on this machine, and the containers are needed no more
+    not_downloaded: Sequence[str] | None = None  # the finished files whose outputs are not; None: not known
+
+    def __post_init__(self) -> None:
+        self._of_batch_tasks: Sequence[TaskOutcome] = ()
+        self.outcomes = self.note([])
+
+    def add(self, monitored: Monitored) -> list[TaskOutcome]:
+        """What became of all files, now that the Batch tasks have been watched."""
+        self.pool, self.problem = monitored.pool, monitored.problem
+        return self.note(monitored.outcomes)
+
+    def note(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+        """What is known of these files now; returns the outcomes of all."""
+        to_count = [TaskOutcome.not_begun(file) for file in self.files]
+        self._of_batch_tasks = [outcome for outcome in outcomes if outcome not in self.counted]
+        self.outcomes = in_order(self.files, to_count, self.counted, outcomes)
+        return self.outcomes
+
+    @property
+    def known(self) -> dict[str, TaskOutcome]:
+        """What was known last of each file that was uploaded, by its name."""
+        files = self.uploads.inputs if self.uploads else ()
+        last = {outcome.file: outcome for outcome in self._of_batch_tasks}
+        seen = self.seen.outcomes
+        return {
+            file.blob_name: last.get(file.blob_name) or seen.get(file.task_id) or TaskOutcome.of(_added(file), None)
+            for file in files
+        }
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled the run while it waited for its Batch tasks."""
+        return isinstance(self.problem, Cancelled)
+
+    def outputs_left(self) -> bool:
+        """Whether containers hold outputs, or may do so, that are nowhere else."""
+        if self.stored:
+            return False
+        if self.not_downloaded is not None:
+            return bool(self.not_downloaded)
+        return self.seen.succeeded > 0 or any(outcome.succeeded for outcome in self.known.values())
+
+    def holds(self) -> bool | None:
+        """The same for the step that deletes containers; None where only their tags can say so."""
+        return self.outputs_left() or (False if self.stored or self.not_downloaded is not None else None)
+
+    def left_text(self) -> str:
+        """Which finished outputs are not on this machine, and where they are; empty where there is none."""
+        names = self.not_downloaded or ()
+        if not names:
+            return ""
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return (
+            f"Not downloaded: the outputs of {', '.join(names[:_MOST_NAMED])}{more}. "
+            f"Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.until}; "
+            f"retry flow run {self.run.flow_run_id} before, and they are not counted again"
+        )
+
+    def close(self, clean_up: CleanUp, done: Sequence[str]) -> None:
+        """Publish the report, and the event that the run has cleaned up after itself; neither ever raises.
+
+        To be called in the `finally` that cleans up: it tells what the run is ending with. `done` are those of
+        containers, job and pool of which the clean-up has done what it was told.
+        """
+        ending = sys.exc_info()[1] or self.problem
+        deletes = [thing for thing in _THINGS if self._deletes(clean_up, thing)]
+        cleaned_up = CleanedUp(
+            job_id=self.run.job_id,
+            deleted=tuple(thing for thing in deletes if thing in done),
+            kept=tuple(thing for thing in _THINGS if thing not in deletes),
+            not_deleted=tuple(thing for thing in deletes if thing not in done),
+        )
+        if cleaned_up.not_deleted:
+            what = " and ".join(cleaned_up.not_deleted)
+            get_run_logger().error(
+                "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.until
+            )
+        reason = "\n".join(filter(None, [_reason(ending) if ending else "", self.left_text()]))
+        publish_report(lambda: report(self._facts(cleaned_up, reason)))
+        RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id).emit(cleaned_up)
+
+    def cost_while_waiting(self) -> str | None:
+        """What the pool costs while somebody is asked whether to delete it, for that person to read."""
+        pool = self.pool
+        if pool is None or not pool.own:
+            return None
+        nodes = pool.nodes
+        if is_loopback(self.azure.batch_account.endpoint):
+            return f"The pool's {nodes} nodes are on the embedded local Azure and cost nothing."
+        price = price_of(pool.vm_size, region_of(self.azure.batch_account.endpoint))
+        if price is None:
+            return f"The pool's {nodes} nodes of {pool.vm_size} bill while you decide; their price is not known here."
+        most = "at most " if pool.spot_nodes else "about "
+        return (
+            f"The pool's {nodes} nodes of {pool.vm_size} cost {most}${price.per_hour * nodes:.2f} an hour while you "
+            f"decide ({price.source})."
+        )
+
+    def failure(self) -> str:
+        """Why the run fails, for the person who is asked what to delete; empty where it completes."""
+        return why_failed(self.outcomes, self.allowed, self.problem)
+
+    def headline(self) -> str:
+        """The run's result in a line."""
+        done = sum(outcome.succeeded for outcome in self.outcomes)
+        return f"{done} of {len(self.outcomes)} files have been counted; the summary is in {self.results.folder}."
+
+    def _deletes(self, clean_up: CleanUp, thing: str) -> bool:
+        if thing == "containers" and self.outputs_left():
+            return False
+        if thing == "pool" and self.pool is not None and not self.pool.own:
+            return False
+        return getattr(clean_up, thing) is not Disposal.KEEP
+
+    def _facts(self, cleaned_up: CleanedUp, problem: str) -> RunFacts:
+        pool = self.pool or _NO_POOL
+        made, gone = self._pool_times()
+        alive = (gone - made).total_seconds() if pool.own and made else None
+        added = pool.added_nodes * (gone - pool.added_at).total_seconds() if pool.added_at else 0
+        return RunFacts(
+            run_name=f"{flow_run.name}{attempt()}",
+            flow_run_id=self.run.flow_run_id,
+            where=self.azure.describe(),
+            batch_endpoint=self.azure.batch_account.endpoint,
+            pool_id=pool.id,
+            own_pool=pool.own,
+            vm_size=pool.vm_size,
+            dedicated_nodes=pool.dedicated_nodes,
+            spot_nodes=pool.spot_nodes,
+            added_nodes=pool.added_nodes,
+            steps=[(step.name, step.seconds) for step in sorted(self.steps, key=lambda step: step.began)],
+            pool_seconds=alive,
+            node_seconds=None if alive is None else alive * pool.dedicated_nodes + added,
+            spot_node_seconds=(alive or 0) * pool.spot_nodes,
+            started=self.began,
+            ended=datetime.now(timezone.utc),
+            outcomes=self.outcomes,
+            allowed_failures=self.allowed,
+            results=str(self.results.folder),
+            deleted=cleaned_up.deleted,
+            kept=cleaned_up.kept,
+            not_deleted=cleaned_up.not_deleted,
+            pool_stays=pool.own and "pool" not in cleaned_up.deleted,
+            nodes_until=self.run.until,
+            problem=problem,
+            top_words=self._top_words(),
+            replaced=self.summary.replaced if self.summary else (),
+        )
+
+    def _pool_times(self) -> tuple[datetime | None, datetime]:
+        """When the pool was asked for, and when its end was, or now; what Azure bills is a little less."""
+        made = [step.began for step in self.steps if step.name.startswith("3 ")]
+        ended = [step.began for step in self.steps if step.name == "9 delete pool"]
+        return (made[0] if made else None), (ended or [datetime.now(timezone.utc)])[-1]
+
+    def _top_words(self) -> list[tuple[str, int]]:
+        if self.summary is None:
+            return []
+        overall = self.summary.overall.head(_MOST_WORDS)
+        return [(str(word), int(count)) for word, count in zip(overall["word"], overall["count"], strict=True)]
+
+
+def _added(file: UploadedFile) -> AddedTask:
+    return AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TopWordsError):
+        return str(error)
+    if isinstance(error, TerminationSignal):
+        return "The run was cancelled, or its process was told to end"
+    if isinstance(error, KeyboardInterrupt):
+        return "The run was interrupted from the keyboard"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""What a person, or an automation, sees of a run."""

@@ -1,0 +1,314 @@
+"""The page that a person opens after a run: where it ran, what failed and why, how long it took, what it may cost."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from urllib.parse import urlsplit
+
+from tasks.errors import without_secrets
+from tasks.errors.text import cut, visible
+from tasks.reporting.artifacts import escape, short_node
+from tasks.reporting.charts import bar_chart, timeline
+from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
+from tasks.run.outcomes import TaskOutcome, missing
+
+MOST_FAILURES = 50  # told in full
+MOST_NAMES = 200  # of files without output
+MOST_STEPS = 100
+_NAMED = 3  # files, in the line that says why a run failed
+STDERR_LINES = 20
+STDERR_CHARACTERS = 2_000
+
+_BOUNDS = (
+    "Each count adds up the files' lists, and so is a lower bound: a file in which the word is just below its list "
+    "adds nothing. The artifact `top-words-overall` has the upper bound beside it, as `at_most`."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What there is to say of a run when it is over.
+
+    `where` says in words which accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
+    deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
+    as they are for an existing pool; `pool_id` is empty where none was used. `kept` was to be kept, while `not_deleted`
+    was to be deleted and was not.
+    """
+
+    run_name: str
+    flow_run_id: str
+    where: str
+    batch_endpoint: str
+    pool_id: str
+    own_pool: bool
+    vm_size: str
+    dedicated_nodes: int
+    spot_nodes: int = 0
+    added_nodes: int = 0  # dedicated ones, while the run waited for spot nodes
+    steps: Sequence[tuple[str, float]] = ()
+    pool_seconds: float | None = None
+    node_seconds: float | None = None  # of dedicated nodes
+    spot_node_seconds: float = 0
+    started: datetime
+    ended: datetime
+    outcomes: Sequence[TaskOutcome] = ()
+    allowed_failures: int = 0
+    results: str
+    deleted: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    not_deleted: Sequence[str] = ()
+    pool_stays: bool = False
+    problem: str = ""  # why the run ended early
+    nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
+    top_words: Sequence[tuple[str, int]] = ()
+    replaced: Sequence[tuple[str, int]] = ()  # files with bytes that are no text, and how many those are
+
+    @property
+    def no_node_seen(self) -> bool:
+        """Whether no Batch task is known to have had a node, so that maybe none of them ever came."""
+        return bool(self.outcomes) and not any(outcome.node for outcome in self.outcomes)
+
+
+def report(facts: RunFacts) -> str:
+    """The report as markdown, its pictures as data URIs; at most about 400 kB, however large the run."""
+    parts = [
+        f"# {_plain(facts.run_name)}",
+        f"**{result_line(facts)}**",
+        _problem(facts.problem),
+        _plain(facts.where),
+        _links(facts.flow_run_id),
+        _overview(facts),
+        _failures(facts),
+        _replaced(facts.replaced),
+    ]
+    if facts.top_words:
+        chart = bar_chart(facts.top_words, "Over all files, at least")
+        parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{_BOUNDS}")
+    if any(outcome.started for outcome in facts.outcomes):
+        parts.append(f"## Batch tasks\n\n![Timeline]({timeline(facts.outcomes, facts.ended)})\n\n{_durations(facts)}")
+    parts += [_steps(facts), _cost(facts)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _problem(text: str) -> str:
+    """As a block of its own, for it may end with lines of stderr."""
+    lines = without_secrets(text)[:STDERR_CHARACTERS].splitlines()
+    return "\n".join(f"> {_plain(line)}  " for line in lines)
+
+
+def result_line(facts: RunFacts) -> str:
+    """Such as "3 files: 2 succeeded, 1 failed (1 allowed)"."""
+    outcomes = facts.outcomes
+    succeeded = sum(outcome.succeeded for outcome in outcomes)
+    failed = sum(outcome.completed and not outcome.succeeded for outcome in outcomes)
+    unfinished = len(outcomes) - succeeded - failed
+    earlier = sum(outcome.succeeded and outcome.started is None for outcome in outcomes)
+    line = f"{_count(len(outcomes), 'file')}: {succeeded:,} succeeded"
+    line += f" ({earlier:,} of them in an earlier try)" if earlier else ""
+    line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
+    return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
+
+
+def why_failed(outcomes: Sequence[TaskOutcome], allowed: int, problem: BaseException | None) -> str:
+    """Why a run fails, in a line that names the first files; empty where it completes."""
+    without = missing(outcomes)
+    if problem is not None:
+        return str(problem).partition("\n")[0]
+    if len(without) <= allowed:
+        return ""
+    named = "; ".join(map(_briefly, without[:_NAMED]))
+    more = f"; and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
+    return f"{len(without):,} of {_count(len(outcomes), 'file')} without output ({allowed:,} allowed): {named}{more}"
+
+
+def _briefly(outcome: TaskOutcome) -> str:
+    """Such as "a.txt exited non-zero, exit code 3 (no such word)"."""
+    exit_code = f", exit code {outcome.exit_code}" if outcome.exit_code else ""
+    last_line = (outcome.stderr.strip().splitlines() or [""])[-1]
+    detail = last_line or (outcome.failure.message if outcome.failure else "")
+    because = f" ({cut(without_secrets(detail), 150)})" if detail else ""
+    return f"{outcome.file} {outcome.cause.value if outcome.cause else outcome.state}{exit_code}{because}"
+
+
+def _links(flow_run_id: str) -> str:
+    """Seen from the artifact's page, wherever that is: a run does not know under which address people see it."""
+    page = f"../../runs/flow-run/{flow_run_id}"
+    return f"[The run]({page}) · [its log]({page}?tab=Logs) · [its artifacts]({page}?tab=Artifacts)"
+
+
+def _overview(facts: RunFacts) -> str:
+    owner = "made for this run" if facts.own_pool else "an existing pool, neither changed nor deleted"
+    requeues = sum(outcome.requeues for outcome in facts.outcomes)
+    rows = [
+        ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was used"),
+        ("nodes", _nodes(facts) if facts.pool_id else "none"),
+        ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
+        ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
+        ("took", _span((facts.ended - facts.started).total_seconds())),
+        ("requeues", f"{requeues:,}: Batch tasks begun again after the loss of their node, such as a preemption"),
+        ("results", facts.results),
+        ("deleted", ", ".join(facts.deleted) or "nothing"),
+        ("kept", ", ".join(facts.kept) or "nothing"),
+        ("NOT deleted", f"{', '.join(facts.not_deleted)}: see the log; the sweep deletes it once it has expired"),
+        ("flow run", facts.flow_run_id),
+    ]
+    absent = {"requeues": not requeues, "NOT deleted": not facts.not_deleted}
+    shown = [(name, value) for name, value in rows if not absent.get(name)]
+    return "\n".join(["| run | |", "|:--|:--|", *(f"| {name} | {_plain(value)} |" for name, value in shown)])
+
+
+def _nodes(facts: RunFacts) -> str:
+    spot = f" and {facts.spot_nodes:,} spot" if facts.spot_nodes else ""
+    added = f"; {facts.added_nodes:,} dedicated were added while it waited for spot nodes" if facts.added_nodes else ""
+    asked, none = (" asked for", "; none of them ran a Batch task") if facts.no_node_seen else ("", "")
+    return f"{facts.dedicated_nodes:,} dedicated{spot}{asked}, of {facts.vm_size}{added}{none}"
+
+
+def _failures(facts: RunFacts) -> str:
+    """The failed ones in full, then the names of all files without output."""
+    without = missing(facts.outcomes)
+    if not without:
+        return ""
+    told = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES]
+    parts = [f"## {_count(len(without), 'file')} without output", *(_failure(outcome) for outcome in told)]
+    if len(without) > len(told):
+        parts.append(f"The first {len(told)} of {len(without):,} are told in full. {_names(without)}")
+    return "\n\n".join(parts)
+
+
+def _failure(outcome: TaskOutcome) -> str:
+    facts: list[tuple[str, object]] = [
+        ("Batch task", outcome.id),
+        ("cause", outcome.reason or outcome.state),
+        ("service's words", outcome.failure),
+        ("exit code", outcome.exit_code),
+        ("node", short_node(outcome.node)),
+        ("retries", outcome.retries or None),
+        ("requeues", outcome.requeues or None),
+    ]
+    lines = [f"- {name}: {_plain(str(value))}" for name, value in facts if value is not None]
+    told = "\n".join([f"### {_plain(outcome.file)}", "", *lines])
+    return f"{told}\n\n{_block(outcome.stderr)}" if outcome.stderr.strip() else told
+
+
+def _block(stderr: str) -> str:
+    """The last lines of a task's stderr as a code block that they cannot end: its fence is longer than any in them."""
+    text = visible(without_secrets(stderr).replace("\r\n", "\n").replace("\r", "\n")).strip("\n")
+    lines = text[-STDERR_CHARACTERS:].split("\n")[-STDERR_LINES:]
+    shown = "\n".join(lines)
+    fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", shown)), default=0))
+    cut_off = "the end of " if len(shown) < len(text) else ""
+    return f"{cut_off}stderr:\n\n{fence}text\n{shown}\n{fence}"
+
+
+def _names(outcomes: Sequence[TaskOutcome]) -> str:
+    names = ", ".join(_plain(outcome.file, 80) for outcome in outcomes[:MOST_NAMES])
+    more = f" and {len(outcomes) - MOST_NAMES:,} more" if len(outcomes) > MOST_NAMES else ""
+    return f"All without output: {names}{more}"
+
+
+def _replaced(replaced: Sequence[tuple[str, int]]) -> str:
+    if not replaced:
+        return ""
+    rows = [f"| {_plain(file, 80)} | {count:,} |" for file, count in replaced[:MOST_NAMES]]
+    more = [f"| and {len(replaced) - MOST_NAMES:,} more files | |"] if len(replaced) > MOST_NAMES else []
+    why = (
+        "These bytes are not in their file's encoding and stand as U+FFFD in its words. Name the encoding (`encoding`)."
+    )
+    return "\n".join(["## Replaced bytes", "", why, "", "| file | bytes |", "|:--|--:|", *rows, *more])
+
+
+def _durations(facts: RunFacts) -> str:
+    seconds = [outcome.seconds for outcome in facts.outcomes if outcome.seconds is not None]
+    if not seconds:
+        return ""
+    shortest, longest = _span(min(seconds)), _span(max(seconds))
+    median = _span(statistics.median(seconds))
+    return f"{_count(len(seconds), 'Batch task')} ran: shortest {shortest}, median {median}, longest {longest}."
+
+
+def _steps(facts: RunFacts) -> str:
+    if not facts.steps:
+        return ""
+    rows = [f"| {_plain(name)} | {seconds:,.1f} |" for name, seconds in facts.steps[:MOST_STEPS]]
+    more = len(facts.steps) - len(rows)
+    rows += [f"| and {more:,} more | {sum(seconds for _, seconds in facts.steps[MOST_STEPS:]):,.1f} |"] if more else []
+    return "\n".join(["## Time by step", "", "| step | seconds |", "|:--|--:|", *rows])
+
+
+def _cost(facts: RunFacts) -> str:
+    return "\n\n".join(["## Cost", *_cost_lines(facts)])
+
+
+def _cost_lines(facts: RunFacts) -> Iterable[str]:
+    if is_loopback(facts.batch_endpoint):
+        yield "The embedded local Azure costs nothing."
+        return
+    if not facts.pool_id:
+        yield "No pool was used, so no node was billed."
+        return
+    if not facts.own_pool:
+        yield "The pool was there before this run and is billed whether or not it runs."
+        return
+    lived = f" The pool lived {_span(facts.pool_seconds)}." if facts.pool_seconds is not None else ""
+    spot = f" and {facts.spot_node_seconds:,.0f} of spot nodes" if facts.spot_node_seconds else ""
+    price = price_of(facts.vm_size, region_of(facts.batch_endpoint))
+    if facts.node_seconds is None:
+        yield f"How long the nodes lived is not known.{lived}"
+    else:
+        most = "At most " if facts.no_node_seen else ""
+        yield f"{most}{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}.{lived}"
+        yield _estimate(facts, price, facts.node_seconds)
+    if facts.pool_stays:
+        until = f"{facts.nodes_until} at the latest, or " if facts.nodes_until else ""
+        hourly = price.per_hour * (facts.dedicated_nodes + facts.added_nodes) if price else 0
+        about = f", about {_usd(hourly)} an hour for the dedicated ones" if hourly else ""
+        yield f"**The pool is still there: its nodes go on billing until {until}it is deleted{about}.**"
+
+
+def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
+    if price is None:
+        return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
+    least, most = price.of(node_seconds), price.of(node_seconds + facts.spot_node_seconds)
+    cost = f"{'at most ' if facts.no_node_seen else ''}**{_usd(least)}**"
+    if facts.spot_node_seconds:
+        cost = f"between {cost} and **{_usd(most)}**" if node_seconds else f"at most **{_usd(most)}**"
+    told = f"at {_usd(price.per_hour)} for a dedicated node and hour ({price.source})"
+    spot = "; a spot node never costs more, and often far less" if facts.spot_node_seconds else ""
+    return f"Estimated cost: {cost} {told}{spot}. Compute alone, without {LEFT_OUT}."
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether the endpoint is on this machine, as that of an embedded local Azure."""
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _plain(text: str, columns: int = 400) -> str:
+    return escape(cut(without_secrets(text), columns))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _span(seconds: float) -> str:
+    """Such as "0.3 s", "4 min 12 s" or "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _usd(dollars: float) -> str:
+    return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"

@@ -1,0 +1,1 @@
+"""A run as values: settings, identity, input files, uploads, outcomes, results."""

@@ -1,0 +1,224 @@
+"""The Batch tasks of a run as values: what was added, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+
+from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
+
+from node_scripts.top_words import UPLOAD_FAILED
+from tasks.errors import without_secrets
+from tasks.run.inputs import InputFile
+
+LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
+STREAMS = ("stdout.txt", "stderr.txt")
+FETCH_FAILED = 73  # exit code of a Batch task whose input is not what was uploaded; EX_CANTCREAT of sysexits.h
+NOT_TEXT = 65  # exit code of a node script whose input is not text; EX_DATAERR
+OUTCOME_FIELDS = ["id", "state", "executionInfo", "nodeInfo", "constraints"]  # of a task, for TaskOutcome.of
+
+
+class Cause(str, Enum):
+    """Why a Batch task did not succeed, as far as its failure tells."""
+
+    EXIT_CODE = "exited non-zero"
+    TIME_LIMIT = "timed out"
+    TERMINATED = "was terminated"
+    START = "could not start"
+    FETCH = "could not fetch its file"
+    NOT_TEXT = "could not read its file as text"
+    UPLOAD = "could not upload"
+    NO_OUTPUT = "left no output"
+    DAMAGED = "left a damaged output"
+    UNREADABLE = "left an output that cannot be read"
+    NOT_RUN = "did not get to its end"
+    NOT_STARTED = "never started"
+    OTHER = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedTask:
+    """A Batch task and the file that it counts; `earlier` if an earlier try of the run has counted it already."""
+
+    id: str
+    file: str
+    output_name: str
+    earlier: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a Batch task did not succeed, in the service's words."""
+
+    category: str
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code} ({self.category}): {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOutcome:
+    """The state of a Batch task, as far as it has come."""
+
+    id: str
+    file: str
+    output_name: str
+    state: str
+    exit_code: int | None = None
+    node: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    retries: int = 0  # after a failure of the task
+    requeues: int = 0  # after the loss of its node, such as a preemption; they use up no retry
+    succeeded: bool = False
+    earlier: bool = False  # by an earlier try of the run, of whose Batch task nothing else is known
+    failure: Failure | None = None
+    cause: Cause | None = None
+    detail: str = ""  # of the cause, where the service has no words for it
+    stderr: str = field(default="", repr=False)  # its end, without secrets
+
+    @classmethod
+    def of(cls, added: AddedTask, task: BatchTask | None) -> TaskOutcome:
+        """What the service says of the task; still `active` where it says nothing yet."""
+        if added.earlier and task is None:
+            return cls.counted_before(added.id, added.file, added.output_name)
+        if task is None:
+            return cls(id=added.id, file=added.file, output_name=added.output_name, state=BatchTaskState.ACTIVE.value)
+        info = task.execution_info
+        result = info.result if info else None
+        failure = _failure(task)
+        return cls(
+            id=added.id,
+            file=added.file,
+            output_name=added.output_name,
+            state=str(getattr(task.state, "value", task.state)),
+            exit_code=info.exit_code if info else None,
+            node=task.node_info.node_id if task.node_info else None,
+            started=info.start_time if info else None,
+            ended=info.end_time if info else None,
+            retries=info.retry_count or 0 if info else 0,
+            requeues=info.requeue_count or 0 if info else 0,
+            # "Completed" is not "succeeded": only the result tells.
+            succeeded=result == BatchTaskExecutionResult.SUCCESS,
+            failure=failure,
+            cause=_cause(task, failure) if failure else None,
+        )
+
+    @classmethod
+    def counted_before(cls, id: str, file: str, output_name: str) -> TaskOutcome:
+        """Of a file that an earlier try of the run has counted."""
+        return cls(
+            id=id,
+            file=file,
+            output_name=output_name,
+            state=BatchTaskState.COMPLETED.value,
+            succeeded=True,
+            earlier=True,
+        )
+
+    @classmethod
+    def not_begun(cls, file: InputFile) -> TaskOutcome:
+        """Of a file of which nothing is known but that it is to be counted."""
+        added = AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
+        return cls.of(added, None).unfinished()
+
+    def unfinished(self) -> TaskOutcome:
+        """The same of a task that nobody waits for any more; one that has completed stays as it is."""
+        if self.completed:
+            return self
+        begun = self.started or self.retries or self.requeues or self.state == BatchTaskState.RUNNING
+        return replace(self, cause=Cause.NOT_RUN if begun else Cause.NOT_STARTED, stderr="")
+
+    def without_output(self, cause: Cause, detail: str = "") -> TaskOutcome:
+        """The same of a Batch task that succeeded and whose output is of no use."""
+        return replace(self, succeeded=False, cause=cause, detail=without_secrets(detail))
+
+    @property
+    def completed(self) -> bool:
+        return self.state == BatchTaskState.COMPLETED
+
+    @property
+    def failed(self) -> bool:
+        return self.completed and not self.succeeded
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the task ran, or None where it has not ended."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+
+    @property
+    def reason(self) -> str:
+        """The cause with its detail; empty where there is none."""
+        return (self.cause.value if self.cause else "") + (f" ({self.detail})" if self.detail else "")
+
+    def why(self) -> str:
+        """The failure in one line: what happened, the service's words, and what was tried."""
+        parts = [self.reason or "failed"]
+        if self.exit_code is not None:
+            parts.append(f"exit code {self.exit_code}")
+        if self.node:
+            parts.append(f"node {self.node}")
+        parts += [_times(self.retries, "retry", "retries"), _times(self.requeues, "requeue", "requeues")]
+        return ", ".join(part for part in parts if part) + (f": {self.failure}" if self.failure else "")
+
+
+_EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}
+
+
+def log_blob(task: str, stream: str) -> str:
+    """The blob of the output container in which Batch keeps what a task wrote to stdout or stderr."""
+    return f"{LOGS}/{task}/{stream}"
+
+
+def in_order(files: Sequence[InputFile], *several: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+    """The outcomes in the order of their files."""
+    known = {outcome.file: outcome for outcomes in several for outcome in outcomes}
+    return [known[file.blob_name] for file in files]
+
+
+def missing(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+    """Those without output."""
+    return [outcome for outcome in outcomes if not outcome.succeeded]
+
+
+def _failure(task: BatchTask) -> Failure | None:
+    info = task.execution_info.failure_info if task.execution_info else None
+    if info is None:
+        return None
+    details = "; ".join(f"{detail.name}: {detail.value}" for detail in info.details or ())
+    message = f"{info.message or 'no message'} ({details})" if details else info.message or "no message"
+    category = str(getattr(info.category, "value", info.category))
+    # The service quotes the URLs that it was given, and their SAS with them.
+    return Failure(category=category, code=info.code or "", message=without_secrets(message))
+
+
+def _cause(task: BatchTask, failure: Failure) -> Cause:
+    code = failure.code
+    if code == "FailureExitCode":
+        assert task.execution_info is not None
+        return _EXIT_CODES.get(task.execution_info.exit_code or 0, Cause.EXIT_CODE)
+    if code == "TaskEnded":  # the service's code for both
+        return Cause.TIME_LIMIT if _used_up(task) else Cause.TERMINATED
+    starts = {
+        "Command": Cause.START,
+        "Blob": Cause.FETCH,
+        "ResourceContainer": Cause.FETCH,
+        "ResourceFile": Cause.FETCH,
+        "FileUpload": Cause.UPLOAD,
+    }
+    return next((cause for start, cause in starts.items() if code.startswith(start)), Cause.OTHER)
+
+
+def _used_up(task: BatchTask) -> bool:
+    info, limits = task.execution_info, task.constraints
+    if not (info and info.start_time and info.end_time and limits and limits.max_wall_clock_time):
+        return False
+    return info.end_time - info.start_time >= limits.max_wall_clock_time
+
+
+def _times(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}" if count else ""

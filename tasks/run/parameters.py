@@ -1,0 +1,54 @@
+"""The checks of the flow's parameters that need no service and no Prefect: a command makes them before it imports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from uuid import UUID
+
+from tasks.errors import InputError
+from tasks.run.inputs import InputFile, find_inputs
+from tasks.run.settings import TimeLimits
+
+FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
+_MOST_BYTES = 512 * 1024  # of all parameters of a flow run, as JSON; Prefect's server refuses more
+_OTHERS = 4 * 1024  # left for the parameters beside the inputs
+
+
+def refuse_bad_input(
+    inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits, allow_failures: int = 0
+) -> list[InputFile]:
+    """The input files. Raises InputError, naming the thing and the fix, for anything that cannot work."""
+    if top_n < 1:
+        raise InputError(f"top_n is {top_n}; ask for at least 1 word per file")
+    if not 0 <= delay_seconds < limits.task_minutes * 60:  # nan is neither
+        raise InputError(
+            f"delay_seconds is {delay_seconds:g}; a delay is 0 or more seconds, and less than the "
+            f"{limits.task_minutes} minutes (task_minutes) that a Batch task may take"
+        )
+    if allow_failures < 0:
+        raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
+    return find_inputs(inputs)
+
+
+def refuse_too_many_paths(inputs: Sequence[str]) -> None:
+    """Raises InputError where a shell has expanded a glob into more text than Prefect takes as a parameter."""
+    size = len(json.dumps(inputs))
+    if size > _MOST_BYTES - _OTHERS:
+        raise InputError(
+            f"{len(inputs):,} inputs with {size:,} bytes of paths are more than the {_MOST_BYTES:,} bytes that Prefect "
+            "accepts as parameters; quote the glob, so that the flow expands it and not the shell: 'texts/*.txt'"
+        )
+
+
+def flow_run_uuid(flow_run_id: str | None) -> UUID | None:
+    """The id, bare or as the event of a trigger gives it (prefect.flow-run.<id>). Raises InputError for any other."""
+    if not flow_run_id:  # also a field of the form that was filled in and emptied again
+        return None
+    try:
+        return UUID(flow_run_id.strip().removeprefix(FLOW_RUN))
+    except ValueError:
+        raise InputError(
+            f"flow_run_id is {flow_run_id!r}, which is no id of a flow run; it looks like "
+            f"0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11 or {FLOW_RUN}0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11"
+        ) from None

@@ -1,0 +1,1 @@
+"""Reads the job, decides what that means, and reports it."""

@@ -1,0 +1,124 @@
+"""What Batch tasks wrote to stdout and stderr: its end, without secrets, for people to read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+
+from azure.batch import BatchClient
+from azure.batch.models import BatchFileProperties
+from azure.storage.blob import ContainerClient
+
+from tasks.accounts.clients import Azure
+from tasks.errors import SERVICE_FAILURES, without_secrets
+from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
+from tasks.run.parallel import in_parallel
+from tasks.run.results import Results
+from tasks.run.settings import Role, Run
+
+_TAIL = 2000  # characters that are shown
+_MOST_READ = 100_000  # bytes of which they are the end
+_LONGEST = 10 << 20  # bytes of a log that are downloaded: its end
+_MOST_ASKED = 100  # Batch tasks whose logs are asked of their node, where Batch has stored none
+
+
+def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]) -> dict[str, str]:
+    """The end of what these Batch tasks wrote to stderr, by their ids; empty where there is none, or none to be had."""
+    with azure.blobs() as blobs:
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+
+        def read(id: str) -> str:
+            # From the blob in which Batch has stored it, for the node may be gone; else from the node.
+            stored = _end_of_blob(container, log_blob(id, "stderr.txt"), _MOST_READ)
+            return _shown(stored or _end_on_node(batch, run, id, "stderr.txt", _MOST_READ))
+
+        return dict(zip(tasks, in_parallel(read, tasks), strict=True))
+
+
+def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> int:
+    """Put what the failed tasks wrote to stdout and stderr into the results' folder; returns how many files that were.
+
+    Signatures are blanked on the way. What an earlier try of the run has put there goes.
+    """
+    shutil.rmtree(results.path(LOGS), ignore_errors=True)
+    failed = [outcome.id for outcome in outcomes if outcome.failed]
+    if not failed:
+        return 0
+    with azure.blobs() as blobs, azure.batch() as batch:
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+        stored = _stored(container)
+        unstored = [id for id in failed if not any(log_blob(id, stream) in stored for stream in STREAMS)]
+        asked = set(unstored[:_MOST_ASKED])
+
+        def download(log: tuple[str, str]) -> bool:
+            id, stream = log
+            if (size := stored.get(log_blob(id, stream))) is not None:
+                text = _end_of_blob(container, log_blob(id, stream), _LONGEST, size)
+            else:
+                text = _end_on_node(batch, run, id, stream, _LONGEST) if id in asked else None
+            if text is None:  # a task that could not start has written none
+                return False
+            target = results.path(log_blob(id, stream))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shown = without_secrets(text.decode(errors="surrogateescape"))
+            target.write_text(shown, encoding="utf-8", errors="surrogateescape")
+            return True
+
+        return sum(in_parallel(download, [(id, stream) for id in failed for stream in STREAMS]))
+
+
+def _stored(container: ContainerClient) -> dict[str, int]:
+    """The stored logs and their sizes; none where they cannot be listed, as when somebody has deleted the container."""
+    try:
+        return {blob.name: blob.size for blob in container.list_blobs(name_starts_with=f"{LOGS}/")}
+    except SERVICE_FAILURES:
+        return {}
+
+
+def start_task_stderr(batch: BatchClient, pool_id: str, node_id: str) -> str:
+    """The end of what a node's start task wrote to stderr, as further lines of a message."""
+    path = "startup/stderr.txt"
+    end = _end_of_file(
+        lambda: batch.get_node_file_properties(pool_id, node_id, path),
+        lambda part: batch.download_node_file(pool_id, node_id, path, ocp_range=part),
+        _MOST_READ,
+    )
+    return as_lines(_shown(end))
+
+
+def as_lines(stderr: str) -> str:
+    """The text as further lines of a message."""
+    return "\n  stderr: " + stderr.replace("\n", "\n  stderr: ") if stderr else ""
+
+
+def _shown(end: bytes | None) -> str:
+    return without_secrets((end or b"").decode(errors="replace").strip())[-_TAIL:]  # first blanked, then cut
+
+
+def _end_of_blob(container: ContainerClient, blob: str, most: int, size: int | None = None) -> bytes | None:
+    """The last bytes of a blob, of so many in all if that is known; None where it cannot be had."""
+    try:
+        if size is None:
+            size = container.get_blob_client(blob).get_blob_properties().size
+        return container.download_blob(blob, offset=max(0, size - most), length=most).readall() if size else b""
+    except SERVICE_FAILURES:
+        return None
+
+
+def _end_on_node(batch: BatchClient, run: Run, task: str, stream: str, most: int) -> bytes | None:
+    return _end_of_file(
+        lambda: batch.get_task_file_properties(run.job_id, task, stream),
+        lambda part: batch.download_task_file(run.job_id, task, stream, ocp_range=part),
+        most,
+    )
+
+
+def _end_of_file(
+    properties: Callable[[], BatchFileProperties], download: Callable[[str], Iterable[bytes]], most: int
+) -> bytes | None:
+    """The last bytes of a file on a node; None where it cannot be had."""
+    try:
+        size = properties().content_length or 0
+        return b"".join(download(f"bytes={max(0, size - most)}-{size - 1}")) if size else b""
+    except SERVICE_FAILURES:
+        return None

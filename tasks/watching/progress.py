@@ -1,0 +1,100 @@
+"""How far the Batch tasks of a run have come, how fast, and when the log says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from azure.batch.models import BatchTaskCounts, BatchTaskState
+
+from tasks.run.outcomes import TaskOutcome
+
+_SHORTEST, _LONGEST = timedelta(seconds=30), timedelta(minutes=5)  # between two lines of the log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The Batch tasks of a job by state, and the files that need none because a previous attempt has counted them."""
+
+    total: int
+    completed: int
+    succeeded: int
+    failed: int
+    running: int
+    queued: int
+    earlier: int = 0
+
+    @classmethod
+    def of_counts(cls, counts: BatchTaskCounts, *, total: int, earlier: int = 0) -> Progress:
+        """By the service's counts, which may lag behind the tasks."""
+        return cls(
+            total=total,
+            completed=counts.completed,
+            succeeded=counts.succeeded,
+            failed=counts.failed,
+            running=counts.running,
+            queued=counts.active,
+            earlier=earlier,
+        )
+
+    @classmethod
+    def of_outcomes(cls, outcomes: Sequence[TaskOutcome], *, earlier: int = 0) -> Progress:
+        return cls(
+            total=len(outcomes),
+            completed=sum(outcome.completed for outcome in outcomes),
+            succeeded=sum(outcome.succeeded for outcome in outcomes),
+            failed=sum(outcome.failed for outcome in outcomes),
+            running=sum(outcome.state == BatchTaskState.RUNNING for outcome in outcomes),
+            queued=sum(outcome.state == BatchTaskState.ACTIVE for outcome in outcomes),
+            earlier=earlier,
+        )
+
+    @property
+    def left(self) -> int:
+        return self.total - self.completed
+
+    def now(self, waiting_for: str = "") -> str:
+        """While the tasks are watched."""
+        return f"{self._done()}, {self.running} running, {self.queued} queued{self._others()}" + (
+            f"; {waiting_for}" if waiting_for else ""
+        )
+
+    def at_the_end(self, problem: str = "") -> str:
+        """When they are no longer watched."""
+        left = f", {self.left} not completed" if self.left else ""
+        reason = f": {problem}" if left and problem else ""
+        return f"{self._done()}{left}{self._others()}{reason}"
+
+    def _done(self) -> str:
+        return (
+            f"{self.completed} of {self.total} Batch tasks completed ({self.succeeded} succeeded, {self.failed} failed)"
+        )
+
+    def _others(self) -> str:
+        return f"; {self.earlier} files counted by an earlier try" if self.earlier else ""
+
+
+def is_due(*, silent: timedelta, unchanged: timedelta, next_look: timedelta) -> bool:
+    """Whether the log says again how far the tasks have come, lest it be silent for over half a minute.
+
+    What stays the same for long is repeated less often: after a tenth of that time, at most five minutes.
+    """
+    return silent + next_look > min(_LONGEST, max(_SHORTEST, unchanged / 10))
+
+
+def estimate(*, done: int, left: int, elapsed: timedelta) -> str:
+    """Rate and time left, as "4.5 per minute, about 2 min left"; `done` is what was completed in the elapsed time."""
+    if done <= 0 or elapsed <= timedelta():
+        return "time left not known until one completes"
+    per_minute = done / (elapsed / timedelta(minutes=1))
+    rate = f"{per_minute:,.0f}" if per_minute >= 10 else f"{per_minute:.2g}"
+    return f"{rate} per minute, about {_span(elapsed * (left / done))} left"
+
+
+def _span(time: timedelta) -> str:
+    seconds = max(1, round(time.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
