@@ -6,7 +6,6 @@ hook runs in the worker or in `serve`, where nothing of the run is left but its 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -15,23 +14,11 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
-from tasks.accounts.clients import Azure
+from tasks.accounts.choose import accounts_in_use
 from tasks.errors import without_secrets
 from tasks.resources.leftovers import Log, clean_up_after, clean_up_of
 
 PATIENCE = 60.0  # seconds; the SDKs try for minutes where Azure does not answer, and the worker has other runs
-
-
-def accounts_in_use(block: str | None) -> Azure | None:
-    """The accounts in that Prefect block, or those of the environment; None where there are none.
-
-    Raises InputError where there is no such block, or where it or the environment has half of an account.
-    """
-    if block:
-        from tasks.accounts.block import accounts  # only with a block is there more to import
-
-        return accounts(block)
-    return Azure.from_environment(os.environ)
 
 
 def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

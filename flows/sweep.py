@@ -26,7 +26,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 from prefect.states import Completed
 
-from flows.hooks import accounts_in_use
+from tasks.accounts.choose import accounts_in_use
 from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, InputError, ServiceError, TopWordsError, log_errors_without_traceback
 from tasks.reporting.artifacts import MOST_ROWS, best_effort, escape

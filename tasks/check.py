@@ -13,8 +13,8 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, ServiceError, without_secrets
 from tasks.errors.responses import UnusableResponse
-from tasks.pool import existing_pool
 from tasks.resources.images import supported_image
+from tasks.resources.pool import existing_pool
 from tasks.run.inputs import InputFile
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results

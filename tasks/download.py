@@ -17,13 +17,13 @@ from prefect.runtime import task_run
 
 from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, NotDownloaded, ResultsError, ServiceError, error_code
-from tasks.files import UploadedFile, Uploads
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
+from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
 from tasks.run.parallel import in_parallel
 from tasks.run.results import Results, at
-from tasks.run.settings import Role, Run
+from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES, step
 from tasks.watching.failures import Failures
 from tasks.watching.logs import download_logs

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from azure.storage.blob import BlobProperties, BlobServiceClient
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.sas import Signer
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.upload import Content, Line, upload
+from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.parallel import in_parallel
-from tasks.run.settings import Role, Run
+from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import step
 
 NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
 
 _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link instead of saving it
-
-
-@dataclass(frozen=True, kw_only=True)
-class UploadedFile:
-    """A blob and the URL from which a node reads it, whose SAS permits nothing else."""
-
-    blob_name: str
-    size: int  # bytes
-    output_name: str
-    task_id: str  # of the Batch task that counts it
-    md5: str  # hexadecimal
-    modified: datetime  # when the blob got its content, by the service's clock
-    sas_url: str = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uploads:
-    """What step 2 leaves in the application and input containers."""
-
-    node_script: UploadedFile
-    inputs: Sequence[UploadedFile]
 
 
 @step("2 upload files")
@@ -63,7 +42,7 @@ def _upload(
 ) -> list[UploadedFile]:
     container = blobs.get_container_client(run.container(role))
     present = {blob.name: blob for blob in container.list_blobs()}
-    signer = azure.signer(run.expires)
+    signer = Signer(azure, run.expires)
     logger = get_run_logger()
     line = Line()
 

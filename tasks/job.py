@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from azure.batch import BatchClient
 from azure.batch.models import (
-    BatchJobConstraints,
-    BatchJobCreateOptions,
-    BatchJobState,
-    BatchJobUpdateOptions,
-    BatchPoolInfo,
     BatchTaskConstraints,
     BatchTaskCreateOptions,
     EnvironmentSetting,
@@ -27,20 +22,21 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.sas import Signer
 from tasks.errors import error_code
-from tasks.files import UploadedFile, Uploads
-from tasks.pool import UsedPool, metadata, tags
-from tasks.resources.base import Resource, keep, make, remove
+from tasks.resources.base import keep, make, remove
 from tasks.resources.bulk import ENDED_CODES, add_all
-from tasks.run.outcomes import FETCH_FAILED, STREAMS, AddedTask, log_blob
+from tasks.resources.job import Job
+from tasks.run.identity import Role, Run, UsedPool
+from tasks.run.outcomes import FETCH_FAILED, STREAMS, AddedTask, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
 from tasks.run.previous_attempt import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
-from tasks.run.settings import Disposal, Role, Run, TimeLimits
+from tasks.run.settings import Disposal, TimeLimits
+from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES_OF_DELETES, step
-
-ENDED_STATES = (BatchJobState.TERMINATING, BatchJobState.COMPLETED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,73 +48,6 @@ class Work:
     limits: TimeLimits
     slots: int = 1  # that one task takes
     arguments: Sequence[str] = ()  # further ones, for a node script with options of its own
-
-
-class Job(Resource):
-    """The run's job."""
-
-    exists = "JobExists"
-    going = "JobBeingDeleted"
-
-    def __init__(self, batch: BatchClient, run: Run, pool_id: str = "", disposal: Disposal = Disposal.DELETE) -> None:
-        self._batch = batch
-        self._tags = run.tags_for(disposal)
-        self._run = run
-        self._pool_id = pool_id  # known where the job may be created
-        self.name = f"job {run.job_id}"
-
-    def create(self) -> None:
-        self._batch.create_job(
-            BatchJobCreateOptions(
-                id=self._run.job_id,
-                pool_info=BatchPoolInfo(pool_id=self._pool_id),
-                # The service itself ends the job after this, also when nobody is left to do so.
-                constraints=BatchJobConstraints(max_wall_clock_time=self._run.lifetime),
-                metadata=metadata(self._tags),
-            )
-        )
-
-    def tags(self) -> Mapping[str, str] | None:
-        job = self._batch.get_job(self._run.job_id)
-        return None if job.state == BatchJobState.DELETING else tags(job.metadata)
-
-    def renew(self) -> None:
-        """The new time limit. An ended job stays as it is, and one that is to end with its last task goes on to do so.
-
-        Azure Batch refuses to turn the latter off again.
-        """
-        job = self._batch.get_job(self._run.job_id)
-        if job.state in ENDED_STATES or job.creation_time is None:
-            return
-        limit = self._run.expires - job.creation_time  # the service counts from the job's creation
-        changes = BatchJobUpdateOptions(
-            constraints=BatchJobConstraints(max_wall_clock_time=limit),
-            metadata=metadata(self._tags),
-        )
-        try:
-            self._batch.update_job(self._run.job_id, changes)
-        except ResourceExistsError as error:
-            if error_code(error) not in ENDED_CODES:  # it may have ended just now
-                raise
-
-    def mark(self, tags: Mapping[str, str]) -> None:
-        self._batch.update_job(self._run.job_id, BatchJobUpdateOptions(metadata=metadata(tags)))
-
-    def delete(self) -> None:
-        self._batch.begin_delete_job(self._run.job_id)
-
-    def has_ended(self) -> bool:
-        return self._batch.get_job(self._run.job_id).state in ENDED_STATES
-
-    def has_ended_with_its_tasks(self) -> bool:
-        """Whether it ended because none was left to run, and not because somebody ended it."""
-        info = self._batch.get_job(self._run.job_id).execution_info
-        return info is not None and info.termination_reason == "AllTasksComplete"
-
-    def as_tagged(self) -> Job:
-        """The same, to be kept if the one that is there is."""
-        kept = (self.tags() or {}).get("kept") == "yes"
-        return Job(self._batch, self._run, self._pool_id, Disposal.KEEP if kept else Disposal.DELETE)
 
 
 @step("4 create job")
@@ -202,7 +131,7 @@ def _add(
 ) -> None:
     _discard(batch, run, earlier, new, uploads)
     discard_outputs(azure, run, earlier, new)
-    token = azure.signer(run.expires).write_token(run.container(Role.OUTPUT))  # one for all: Entra ID signs slowly
+    token = Signer(azure, run.expires).write_token(run.container(Role.OUTPUT))  # one for all: Entra ID signs slowly
     add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file, token) for file in new])
 
 
@@ -294,3 +223,19 @@ def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: st
     arguments += [] if work.delay_seconds is None else ["--delay", f"{work.delay_seconds:g}"]
     command = f'{_VERIFY}; exec python3 {script} --filepath="$INPUT_FILE" {shlex.join([*arguments, *work.arguments])}'
     return f"/bin/sh -c {shlex.quote(command)}"
+
+
+@step("2 find counted files")
+def find_counted(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
+    """Their outcomes where a previous attempt has counted all of the files, and only their outputs are still to be had.
+
+    Nothing where some are to be counted: then step 5 adds a Batch task for each of those.
+    """
+    if (flow_run.run_count or 1) == 1:
+        return []
+    with azure.batch() as batch:
+        earlier = look_for_earlier(azure, batch, run)
+    if not all(earlier.has_counted(file) for file in uploads.inputs):
+        return []
+    get_run_logger().info("A previous attempt has counted all %d files: no pool is needed", len(uploads.inputs))
+    return [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in uploads.inputs]

@@ -11,7 +11,8 @@ from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
 from tasks.resources.leftovers import clean_up_after
-from tasks.run.settings import CleanUp, Run
+from tasks.run.identity import Run
+from tasks.run.settings import CleanUp
 
 
 class SafetyNet:

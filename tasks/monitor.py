@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from prefect.client.schemas.objects import State
 
 from tasks.accounts.clients import Azure
 from tasks.errors import TopWordsError
-from tasks.pool import UsedPool
 from tasks.reporting.events import RunEvents
-from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.identity import Run, UsedPool
+from tasks.run.outcomes import AddedTask, Monitored
 from tasks.run.polling import Pace
 from tasks.run.previous_attempt import outputs_there
-from tasks.run.settings import Run
 from tasks.step import step
 from tasks.watching.failures import Failures
 from tasks.watching.watch import LastSeen, Patience, Watch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Monitored:
-    """How watching the Batch tasks ended.
-
-    outcomes: what became of each, in their order.
-
-    pool: the pool with the nodes that were added meanwhile.
-
-    problem: why waiting was given up before all had completed.
-    """
-
-    outcomes: Sequence[TaskOutcome]
-    pool: UsedPool
-    problem: TopWordsError | None = None
 
 
 @step("6 monitor tasks")

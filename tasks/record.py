@@ -13,17 +13,16 @@ from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
 from tasks.errors import Cancelled, TopWordsError
-from tasks.files import UploadedFile, Uploads
-from tasks.monitor import Monitored
-from tasks.pool import UsedPool
 from tasks.reporting.artifacts import attempt, publish_report
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.prices import price_of, region_of
 from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
+from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.inputs import InputFile
-from tasks.run.outcomes import AddedTask, TaskOutcome, in_order
+from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome, in_order
 from tasks.run.results import Results
-from tasks.run.settings import CleanUp, Disposal, Role, Run
+from tasks.run.settings import CleanUp, Disposal
+from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import StepTime
 from tasks.summary import Summary
 from tasks.watching.watch import LastSeen

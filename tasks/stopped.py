@@ -11,14 +11,15 @@ from threading import Thread
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
-from tasks.containers import Container, hold
 from tasks.download import Download
 from tasks.errors import ResultsError, without_secrets
-from tasks.files import UploadedFile
 from tasks.record import Chronicle
+from tasks.resources.container import Container, hold
+from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.previous_attempt import outputs_there
-from tasks.run.settings import Disposal, Role, Run
+from tasks.run.settings import Disposal
+from tasks.run.uploads import UploadedFile
 
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
+from prefect import states
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.errors import NotDeleted, TasksFailed, TopWordsError
+from tasks.errors import Cancelled, NotDeleted, TasksFailed, TopWordsError
 from tasks.errors.text import cut, visible
 from tasks.reporting.artifacts import publish_summary, short_node
 from tasks.run.outcomes import TaskOutcome, missing
 from tasks.run.results import Results, at
 from tasks.run.tables import read_table, write_table
 from tasks.step import step
-from tasks.watching.cancellation import end_with
 from tasks.watching.logs import as_lines
 
 BY_FILE = "summary.csv"
@@ -233,3 +233,10 @@ def _head(frame: pd.DataFrame, file: str) -> str:
     text = head.assign(**texts).to_string(index=False)
     more = len(frame) - _MOST_PRINTED
     return f"{text}\n... and {more} more rows in {file}" if more > 0 else text
+
+
+def end_with(error: TopWordsError) -> Any:
+    """Raise the error; of a run that was cancelled, the state that says so, which the flow returns to be its own."""
+    if isinstance(error, Cancelled):
+        return states.Cancelled(message=str(error))
+    raise error

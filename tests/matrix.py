@@ -48,7 +48,7 @@ from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.errors import TopWordsError
 from tasks.monitor import monitor_tasks
-from tasks.pool import tags as tags_of
+from tasks.resources.tags import tags as tags_of
 from tasks.run.polling import Pace
 from tasks.summary import Summary
 from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage

@@ -26,7 +26,7 @@ from prefect.runtime import flow_run
 from pydantic import BeforeValidator
 
 from flows.hooks import clean_up_dead_run
-from tasks.accounts.clients import azure_for_run
+from tasks.accounts.choose import azure_for_run
 from tasks.approval import ask
 from tasks.check import check_accounts, check_input
 from tasks.containers import create_containers, delete_containers
@@ -34,21 +34,21 @@ from tasks.download import download_output
 from tasks.errors import InputError, NotDeleted, TasksFailed, TopWordsError, log_errors_without_traceback
 from tasks.errors.text import visible
 from tasks.files import upload_files
-from tasks.job import Work, add_tasks, create_job, delete_job
+from tasks.job import Work, add_tasks, create_job, delete_job, find_counted
 from tasks.lifecycle import SafetyNet, not_deleted
 from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.record import Chronicle
 from tasks.reporting.artifacts import MOST_ROWS, best_effort
+from tasks.run.identity import Run
 from tasks.run.inputs import as_list
 from tasks.run.outcomes import TaskOutcome, missing
-from tasks.run.previous_attempt import find_counted
 from tasks.run.results import Results, at
-from tasks.run.settings import CleanUp, PoolSettings, Run, TimeLimits
+from tasks.run.settings import CleanUp, PoolSettings, TimeLimits
 from tasks.run.tables import write_table
 from tasks.step import step, timed_steps
 from tasks.stopped import fetch_finished
-from tasks.watching.cancellation import end_with
+from tasks.summary import end_with
 from tasks.watching.watch import Patience
 
 HERE = Path(__file__).resolve().parent

@@ -40,8 +40,7 @@ from tasks.errors.text import visible
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from tasks.monitor import Monitored
-    from tasks.run.outcomes import TaskOutcome
+    from tasks.run.outcomes import Monitored, TaskOutcome
     from tasks.summary import Summary
 
 # What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and

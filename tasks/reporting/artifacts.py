@@ -34,7 +34,7 @@ from tasks.run.outcomes import TaskOutcome
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.files import UploadedFile
+    from tasks.run.uploads import UploadedFile
 
 # An underscore within a word is plain text.
 _MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")

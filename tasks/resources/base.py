@@ -9,8 +9,9 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
 from tasks.errors import ConflictError, EmbeddedAzureEnded, ServiceError, error_code
+from tasks.run.identity import Run
 from tasks.run.polling import Pace
-from tasks.run.settings import Disposal, Run
+from tasks.run.settings import Disposal
 
 GONE_WITHIN = 600.0  # seconds in which a container, job or pool that is being deleted frees its name, with luck
 UNTIL_GONE = Pace(longest=5.0)

@@ -17,8 +17,9 @@ from azure.storage.blob import BlobServiceClient, ContainerProperties
 
 from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, EmbeddedAzureEnded, ServiceError, error_code
-from tasks.pool import metadata, tags
-from tasks.run.settings import HELD, PROJECT, CleanUp, Disposal, Role, Run, TimeLimits
+from tasks.resources.tags import metadata, tags
+from tasks.run.identity import HELD, PROJECT, Role, Run
+from tasks.run.settings import CleanUp, Disposal, TimeLimits
 
 GRACE = timedelta(minutes=5)  # the machine that tagged a thing and the one that sweeps it may disagree about the time
 # For what does not bill by the second: a run that has reached its limit, or that asks, may still download from it.

@@ -10,7 +10,8 @@ from enum import Enum
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 
 from node_scripts.top_words import UPLOAD_FAILED
-from tasks.errors import without_secrets
+from tasks.errors import TopWordsError, without_secrets
+from tasks.run.identity import UsedPool
 from tasks.run.inputs import InputFile
 
 LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
@@ -222,3 +223,19 @@ def _used_up(task: BatchTask) -> bool:
 
 def _times(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}" if count else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitored:
+    """How watching the Batch tasks ended.
+
+    outcomes: what became of each, in their order.
+
+    pool: the pool with the nodes that were added meanwhile.
+
+    problem: why waiting was given up before all had completed.
+    """
+
+    outcomes: Sequence[TaskOutcome]
+    pool: UsedPool
+    problem: TopWordsError | None = None

@@ -11,15 +11,11 @@ from functools import cached_property
 from azure.batch import BatchClient
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 from azure.core.exceptions import ResourceNotFoundError
-from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
-from tasks.files import UploadedFile, Uploads
-from tasks.run.outcomes import TaskOutcome
+from tasks.run.identity import Role, Run
 from tasks.run.parallel import in_parallel
-from tasks.run.settings import Role, Run
-from tasks.step import step
+from tasks.run.uploads import UploadedFile
 
 # Environment variables of a Batch task: its input, and when its SAS URLs end. The latter also tells the tries apart.
 INPUT_FILE = "INPUT_FILE"
@@ -98,22 +94,6 @@ def look_for_earlier(azure: Azure, batch: BatchClient, run: Run) -> Earlier:
     except ResourceNotFoundError:
         tasks = {}
     return Earlier(this_try=run.expires.isoformat(), tasks=tasks, outputs=outputs_there(azure, run))
-
-
-@step("2 find counted files")
-def find_counted(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
-    """Their outcomes where a previous attempt has counted all of the files, and only their outputs are still to be had.
-
-    Nothing where some are to be counted: then step 5 adds a Batch task for each of those.
-    """
-    if (flow_run.run_count or 1) == 1:
-        return []
-    with azure.batch() as batch:
-        earlier = look_for_earlier(azure, batch, run)
-    if not all(earlier.has_counted(file) for file in uploads.inputs):
-        return []
-    get_run_logger().info("A previous attempt has counted all %d files: no pool is needed", len(uploads.inputs))
-    return [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in uploads.inputs]
 
 
 def outputs_there(azure: Azure, run: Run) -> Mapping[str, datetime]:

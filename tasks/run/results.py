@@ -16,7 +16,7 @@ from tasks.run.inputs import InputFile, md5_of
 from tasks.run.outcomes import TaskOutcome
 
 if TYPE_CHECKING:
-    from tasks.files import UploadedFile
+    from tasks.run.uploads import UploadedFile
 
 _COUNTED = ".counted.json"  # the outputs that are there, and the MD5 of the input of each
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from enum import Enum
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-PROJECT = "top-words"
-HELD = {"held": "yes"}  # the tag of containers that stay until they expire, because of outputs that are nowhere else
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
 _IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
 
@@ -22,14 +17,6 @@ class Disposal(str, Enum):
     DELETE = "delete"
     KEEP = "keep"
     ASK = "ask"
-
-
-class Role(str, Enum):
-    """The three containers of a run."""
-
-    APPLICATION = "application"
-    INPUT = "input"
-    OUTPUT = "output"
 
 
 class _Settings(BaseModel):
@@ -151,64 +138,3 @@ class CleanUp(_Settings):
     def of_pool(self, pool: PoolSettings) -> CleanUp:
         """The same, but an existing pool stays, so that nobody is asked about it."""
         return self.model_copy(update={"pool": Disposal.KEEP}) if pool.existing_pool_id else self
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The names, tags and lifetime of one run's resources, all derived from the flow run's id.
-
-    A retry of the flow run therefore meets, and adopts, the resources of the first try.
-    """
-
-    flow_run_id: str
-    started: datetime
-    lifetime: timedelta
-
-    @classmethod
-    def begun_now(cls, flow_run_id: str, limits: TimeLimits) -> Run:
-        lifetime = timedelta(minutes=limits.run_minutes)
-        return cls(flow_run_id=flow_run_id, started=datetime.now(timezone.utc), lifetime=lifetime)
-
-    @property
-    def name(self) -> str:
-        # Prefect's ids are UUIDv7: they begin with the time, so only the tail tells simultaneous runs apart.
-        return f"{PROJECT}-{self.flow_run_id.replace('-', '')[-12:]}"
-
-    @property
-    def pool_id(self) -> str:
-        return self.name
-
-    @property
-    def job_id(self) -> str:
-        return self.name
-
-    def container(self, role: Role) -> str:
-        return f"{self.name}-{role.value}"
-
-    @property
-    def expires(self) -> datetime:
-        return self.started + self.lifetime
-
-    @property
-    def until(self) -> str:
-        """When it expires, for people."""
-        return f"{self.expires:%Y-%m-%d %H:%M %Z}"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The metadata that every resource of this run carries; the names suit Blob Storage's rule for metadata."""
-        return {
-            "project": PROJECT,
-            "flow_run": self.flow_run_id,
-            "created": self.started.isoformat(timespec="seconds"),
-            "expires": self.expires.isoformat(timespec="seconds"),
-        }
-
-    def tags_for(self, disposal: Disposal) -> dict[str, str]:
-        """The tags of what becomes that when the run ends: what is kept on purpose is nothing for a sweep."""
-        return {**self.tags, "kept": "yes"} if disposal is Disposal.KEEP else self.tags
-
-    def owns(self, tags: Mapping[str, str] | None) -> bool:
-        """Whether a resource with these tags was created by this run."""
-        tags = tags or {}
-        return tags.get("project") == PROJECT and tags.get("flow_run") == self.flow_run_id

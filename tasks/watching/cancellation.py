@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
-from prefect import states
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.runtime import flow_run
@@ -16,7 +14,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from tasks.errors import Cancelled, TopWordsError
+from tasks.errors import Cancelled
 
 _EVERY = timedelta(seconds=10)
 _REQUEST = 5.0  # seconds for one of those requests
@@ -45,13 +43,6 @@ class Cancellation:
         self._asks = present.deployment_id is None
         if self._asks and present.state_type in _CANCELLED:
             raise Cancelled("the flow run was cancelled in the Prefect UI")
-
-
-def end_with(error: TopWordsError) -> Any:
-    """Raise the error; of a run that was cancelled, the state that says so, which the flow returns to be its own."""
-    if isinstance(error, Cancelled):
-        return states.Cancelled(message=str(error))
-    raise error
 
 
 def _read() -> FlowRun | None:

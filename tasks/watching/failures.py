@@ -10,8 +10,8 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.reporting.events import BatchTaskFailed, RunEvents
+from tasks.run.identity import Run
 from tasks.run.outcomes import TaskOutcome
-from tasks.run.settings import Run
 from tasks.watching.logs import as_lines, read_stderr
 
 _MOST_LOGGED = 10

@@ -11,10 +11,10 @@ from azure.storage.blob import ContainerClient
 
 from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, without_secrets
+from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
 from tasks.run.results import Results
-from tasks.run.settings import Role, Run
 
 _TAIL = 2000  # characters that are shown
 _MOST_READ = 100_000  # bytes of which they are the end

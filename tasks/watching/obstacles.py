@@ -21,7 +21,8 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.errors import RunTimeout, TasksFailed, TopWordsError
-from tasks.pool import LOST_NODES, UsedPool
+from tasks.resources.pool import LOST_NODES
+from tasks.run.identity import UsedPool
 from tasks.watching.logs import start_task_stderr
 
 _NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount", "recentTasks"]

@@ -22,13 +22,14 @@ from tasks.errors import (
     TopWordsError,
     error_code,
 )
-from tasks.pool import Pool, UsedPool, is_spot, node_count
 from tasks.reporting.artifacts import MOST_ROWS, TaskBoard
 from tasks.reporting.events import PoolReady, Preempted, RunEvents
 from tasks.reporting.events import Stalled as StalledEvent
+from tasks.resources.pool import Pool, is_spot, node_count
+from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
 from tasks.run.polling import Pace
-from tasks.run.settings import PoolSettings, Run, TimeLimits
+from tasks.run.settings import PoolSettings, TimeLimits
 from tasks.watching.attempts import Attempts
 from tasks.watching.cancellation import Cancellation
 from tasks.watching.failures import Failures

@@ -19,8 +19,8 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
 from tasks.resources.leftovers import Leftover, list_in_batch, list_in_storage
+from tasks.run.identity import Run
 from tasks.run.polling import Pace
-from tasks.run.settings import Run
 from tests.conftest import DATA
 from tests.flow.test_steps import job_and_pool_ids, new_run, wait_until
 

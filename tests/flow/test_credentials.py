@@ -20,7 +20,8 @@ from typer.testing import CliRunner, Result
 
 from flows.credentials import app
 from tasks.accounts.block import AzureBatchAccounts, accounts
-from tasks.accounts.clients import Azure, azure_for_run
+from tasks.accounts.choose import azure_for_run
+from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.errors import InputError
 from tests.flow.test_steps import in_flow

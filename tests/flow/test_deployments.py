@@ -24,7 +24,8 @@ from prefect.utilities.templating import apply_values
 from pydantic import BaseModel
 
 from tasks.accounts.clients import Azure
-from tasks.run.settings import Run, TimeLimits
+from tasks.run.identity import Run
+from tasks.run.settings import TimeLimits
 from tests.flow.deployed import Deployed, deployed, eventually
 
 __all__ = ["deployed"]  # the fixture

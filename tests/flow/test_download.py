@@ -19,12 +19,12 @@ from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.download import download_output
 from tasks.errors import NotDownloaded, ServiceError, TopWordsError
-from tasks.files import UploadedFile, Uploads
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
+from tasks.run.identity import Role, Run
 from tasks.run.outcomes import Cause, TaskOutcome
 from tasks.run.results import Results
-from tasks.run.settings import Role, Run
+from tasks.run.uploads import UploadedFile, Uploads
 from tests.flow.fault_proxy import Call, FaultProxies, Mode, Service
 
 NAMES = ("a.txt", "b.txt", "c.txt")

@@ -51,7 +51,8 @@ from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
-from tasks.run.settings import Role, Run, TimeLimits
+from tasks.run.identity import Role, Run
+from tasks.run.settings import TimeLimits
 from tests.flow.conftest import azure_with_faults, list_leftovers
 from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
 

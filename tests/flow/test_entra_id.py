@@ -27,6 +27,7 @@ import tasks.accounts.clients
 from local_azure.azurite import MAIN, ensure_installed, node
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
+from tasks.accounts.sas import Signer
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 
@@ -99,7 +100,7 @@ def parameters(url: str) -> dict[str, str]:
 
 
 def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they_should(azure: Azure) -> None:
-    signer = azure.signer(IN_AN_HOUR)
+    signer = Signer(azure, IN_AN_HOUR)
     read = parameters(signer.read_url("box", "a file.txt"))
     write = parameters("?" + signer.write_token("box"))
     signed_by = "00000000-0000-0000-0000-000000000002"  # the person or identity, not the account's key
@@ -109,7 +110,7 @@ def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they
 
 
 def test_a_delegation_key_is_asked_for_once_and_for_seven_days_at_most(azure: Azure) -> None:
-    signer = azure.signer(IN_AN_HOUR + dt.timedelta(days=30))
+    signer = Signer(azure, IN_AN_HOUR + dt.timedelta(days=30))
     first, second = (parameters(signer.read_url("box", name)) for name in ("a", "b"))
     assert first["skt"] == second["skt"]
     assert dt.datetime.fromisoformat(first["ske"].replace("Z", "+00:00")) < IN_AN_HOUR + dt.timedelta(days=7)

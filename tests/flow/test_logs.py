@@ -9,9 +9,9 @@ import pytest
 
 import tasks.watching.logs
 from tasks.accounts.clients import Azure
+from tasks.run.identity import Role, Run
 from tasks.run.outcomes import Cause, TaskOutcome, log_blob
 from tasks.run.results import Results
-from tasks.run.settings import Role, Run
 from tasks.watching.logs import download_logs, read_stderr
 from tests.flow.test_steps import make_job, make_pool, run, wait_until
 

@@ -23,7 +23,7 @@ import tasks.reporting.artifacts
 import tasks.watching.watch
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
-from tasks.run.settings import Run
+from tasks.run.identity import Run
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, eventually
 from tests.flow.test_steps import in_flow, make_job, make_pool, pace, run

@@ -59,8 +59,9 @@ from tasks.accounts.clients import Azure
 from tasks.errors import NotDownloaded, TasksFailed
 from tasks.reporting.artifacts import short_node
 from tasks.resources.leftovers import clean_up_after
+from tasks.run.identity import Role, Run
 from tasks.run.polling import Pace
-from tasks.run.settings import CleanUp, Role, Run, TimeLimits
+from tasks.run.settings import CleanUp, TimeLimits
 from tasks.summary import Summary
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, deployed, eventually

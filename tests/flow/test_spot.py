@@ -24,11 +24,13 @@ from tasks.errors import Stalled
 from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job
 from tasks.monitor import monitor_tasks
-from tasks.pool import UsedPool, create_pool, delete_pool, metadata
+from tasks.pool import create_pool, delete_pool
 from tasks.reporting.events import Payload, Preempted, RunEvents
+from tasks.resources.tags import metadata
+from tasks.run.identity import Run, UsedPool
 from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask
-from tasks.run.settings import Disposal, PoolSettings, Run, TimeLimits
+from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
 from tests.conftest import DATA
 from tests.flow.conftest import accounts_of, azure_with_faults

@@ -45,15 +45,18 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, ServiceError, TasksFailed
-from tasks.files import UploadedFile, Uploads, upload_files
+from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
-from tasks.pool import UsedPool, create_pool, delete_pool, metadata
+from tasks.pool import create_pool, delete_pool
 from tasks.resources.bulk import _add
+from tasks.resources.tags import metadata
+from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.polling import Pace
-from tasks.run.settings import CleanUp, Disposal, PoolSettings, Role, Run, TimeLimits
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.run.uploads import UploadedFile, Uploads
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

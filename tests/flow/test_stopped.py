@@ -17,11 +17,12 @@ from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
 from tasks.record import Chronicle
 from tasks.reporting.report import RunFacts
+from tasks.run.identity import HELD, Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.run.previous_attempt import outputs_there
 from tasks.run.results import Results
-from tasks.run.settings import HELD, CleanUp, Disposal, Role, Run
+from tasks.run.settings import CleanUp, Disposal
 from tasks.stopped import fetch_finished
 from tests.flow.test_download import NAMES, UPLOADS, container, file, parse, quick, remembered, run
 

@@ -47,7 +47,8 @@ from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
 from tasks.resources.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
-from tasks.run.settings import CleanUp, Disposal, Role, Run, TimeLimits
+from tasks.run.identity import Role, Run
+from tasks.run.settings import CleanUp, Disposal, TimeLimits
 from tests.conftest import DATA
 from tests.flow.conftest import list_leftovers
 

@@ -34,7 +34,8 @@ from flows.cli import app
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
-from tasks.run.settings import PROJECT, CleanUp, Disposal, PoolSettings
+from tasks.run.identity import PROJECT
+from tasks.run.settings import CleanUp, Disposal, PoolSettings
 from tasks.summary import Summary, read_summary
 from tests.conftest import DATA
 from tests.flow.deployed import eventually

@@ -36,10 +36,11 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError
 from tasks.monitor import monitor_tasks
-from tasks.pool import Pool, UsedPool
+from tasks.resources.pool import Pool
+from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.run.polling import Pace
-from tasks.run.settings import PoolSettings, Run, TimeLimits
+from tasks.run.settings import PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
 from tests.flow.conftest import clear, monitor_at
 from tests.flow.test_steps import SCRIPT, in_flow, is_running, make_job, make_pool, new_run, pace, wait_until

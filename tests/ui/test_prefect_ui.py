@@ -20,7 +20,8 @@ from azure.core.exceptions import ResourceNotFoundError
 from playwright.sync_api import expect
 
 from tasks.accounts.clients import Azure
-from tasks.run.settings import Role, Run, TimeLimits
+from tasks.run.identity import Role, Run
+from tasks.run.settings import TimeLimits
 from tests.conftest import DATA
 from tests.flow.deployed import Deployed, deployed
 from tests.ui.pages import PrefectUI, browser_page, cells, chromium, drawn_width

@@ -13,14 +13,13 @@ from prefect.exceptions import TerminationSignal
 import tasks.record
 from tasks.accounts.clients import Azure
 from tasks.errors import TasksFailed
-from tasks.monitor import Monitored
-from tasks.pool import UsedPool
 from tasks.record import Chronicle
 from tasks.reporting.report import RunFacts
+from tasks.run.identity import Run, UsedPool
 from tasks.run.inputs import InputFile
-from tasks.run.outcomes import Cause, TaskOutcome
+from tasks.run.outcomes import Cause, Monitored, TaskOutcome
 from tasks.run.results import Results
-from tasks.run.settings import CleanUp, Disposal, Run
+from tasks.run.settings import CleanUp, Disposal
 from tasks.step import StepTime
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)

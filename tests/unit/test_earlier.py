@@ -7,9 +7,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from azure.batch.models import BatchTask
 
-from tasks.files import UploadedFile
+from tasks.run.identity import Run
 from tasks.run.previous_attempt import Earlier
-from tasks.run.settings import Run
+from tasks.run.uploads import UploadedFile
 
 UPLOADED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 STARTED = UPLOADED + timedelta(minutes=30)

@@ -12,7 +12,8 @@ import tasks.lifecycle
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.lifecycle import SafetyNet
-from tasks.run.settings import CleanUp, Disposal, Run
+from tasks.run.identity import Run
+from tasks.run.settings import CleanUp, Disposal
 
 AZURE = Azure(
     batch_account=BatchAccount(name="batch", endpoint="https://batch"),

@@ -21,8 +21,9 @@ from tasks.check import check_accounts
 from tasks.errors import ServiceError, log_errors_without_traceback
 from tasks.errors.responses import Response, Service, UnusableResponse, problem
 from tasks.resources.base import Resource, remove
+from tasks.run.identity import Run
 from tasks.run.results import Results
-from tasks.run.settings import PoolSettings, Run
+from tasks.run.settings import PoolSettings
 from tasks.step import RETRIES
 
 BATCH = "https://a.westeurope.batch.azure.com"

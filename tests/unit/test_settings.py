@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.run.settings import PoolSettings, Role, Run, TimeLimits
+from tasks.run.identity import Role, Run
+from tasks.run.settings import PoolSettings, TimeLimits
 
 KEY = base64.b64encode(b"a key that must stay secret").decode()
 BATCH = {

@@ -10,7 +10,7 @@ from azure.batch import BatchClient
 from azure.batch.models import AutoScaleRun, BatchJob, BatchNode, BatchPool
 
 from tasks.errors import TasksFailed
-from tasks.pool import UsedPool
+from tasks.run.identity import UsedPool
 from tasks.watching.obstacles import _refused, what_is_waited_for
 
 EVALUATED = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)

@@ -1,0 +1,182 @@
+"""The run's pool of nodes: create, adopt, tag, scale, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+
+from azure.batch import BatchClient
+from azure.batch.models import (
+    AutoUserScope,
+    AutoUserSpecification,
+    BatchNodeState,
+    BatchPool,
+    BatchPoolCreateOptions,
+    BatchPoolEnableAutoScaleOptions,
+    BatchPoolState,
+    BatchPoolUpdateOptions,
+    BatchStartTask,
+    ElevationLevel,
+    ResourceFile,
+    UserIdentity,
+)
+from azure.batch.models._models import BatchNodeRebootOptions
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+
+from tasks.errors import InputError
+from tasks.resources.base import Resource
+from tasks.resources.images import machine
+from tasks.resources.tags import metadata, tags
+from tasks.run.identity import Run
+from tasks.run.settings import Disposal, PoolSettings
+from tasks.run.uploads import UploadedFile
+
+RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
+
+
+EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
+
+
+LOST_NODES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
+
+
+class Pool(Resource):
+    """The run's own pool."""
+
+    exists = "PoolExists"
+    going = "PoolBeingDeleted"
+
+    def __init__(
+        self,
+        batch: BatchClient,
+        run: Run,
+        settings: PoolSettings,
+        node_script: UploadedFile | None = None,
+        disposal: Disposal = Disposal.DELETE,
+    ) -> None:
+        self._batch = batch
+        self._tags = run.tags_for(disposal)
+        self._run = run
+        self._settings = settings
+        self._script = node_script  # known where the pool may be created
+        self.name = f"pool {run.pool_id}"
+
+    def create(self) -> None:
+        settings = self._settings
+        self._batch.create_pool(
+            BatchPoolCreateOptions(
+                id=self._run.pool_id,
+                vm_size=settings.vm_size,
+                virtual_machine_configuration=machine(self._batch, settings.image),
+                enable_auto_scale=True,
+                auto_scale_formula=self._formula(),
+                auto_scale_evaluation_interval=EVALUATION_INTERVAL,
+                task_slots_per_node=settings.slots_per_node,
+                resize_timeout=RESIZE_TIMEOUT,
+                start_task=self._start_task(),
+                metadata=metadata(self._tags),
+            )
+        )
+
+    def tags(self) -> Mapping[str, str] | None:
+        pool = self._batch.get_pool(self._run.pool_id)
+        return None if pool.state == BatchPoolState.DELETING else tags(pool.metadata)
+
+    def renew(self) -> None:
+        """The new deadline, and a start task whose SAS URL lives as long, for nodes that are still to come."""
+        self._scale(self._formula())
+        self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(start_task=self._start_task()))
+        self._reboot_lost_nodes()
+        self.mark(self._tags)  # last: the tags say that all of it is done
+
+    def mark(self, tags: Mapping[str, str]) -> None:
+        self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(metadata=metadata(tags)))
+
+    def delete(self) -> None:
+        self._batch.begin_delete_pool(self._run.pool_id)
+
+    def add_dedicated(self) -> None:
+        """Ask for as many dedicated nodes, besides, as there should be spot nodes."""
+        settings = self._settings
+        self._scale(scale(self._run.expires, settings.dedicated_nodes + settings.spot_nodes, settings.spot_nodes))
+
+    def _scale(self, formula: str) -> None:
+        # The service takes a formula at most every 30 seconds, so none is sent twice.
+        if self._batch.get_pool(self._run.pool_id).auto_scale_formula != formula:
+            options = BatchPoolEnableAutoScaleOptions(
+                auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
+            )
+            self._batch.enable_pool_auto_scale(self._run.pool_id, options)
+
+    def _reboot_lost_nodes(self) -> None:
+        """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""
+        for node in self._batch.list_nodes(self._run.pool_id, select=["id", "state"]):
+            if node.state in LOST_NODES:
+                options = BatchNodeRebootOptions(node_reboot_kind="requeue")
+                with suppress(ResourceNotFoundError, ResourceExistsError):  # gone, or rebooting already
+                    self._batch.begin_reboot_node(self._run.pool_id, node.id, options)
+
+    def _formula(self) -> str:
+        return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
+
+    def _start_task(self) -> BatchStartTask | None:
+        return _start_task(self._script) if self._script else None
+
+
+def scale(deadline: datetime, dedicated: int, spot: int) -> str:
+    """The autoscale formula for so many nodes until the deadline, and none after it, whether or not anybody still asks.
+
+    It reads no samples: a formula that cannot be computed leaves the pool as it is, and billing.
+    """
+    return (
+        f'over = time() >= time("{deadline.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}");\n'
+        f"$TargetDedicatedNodes = over ? 0 : {dedicated};\n"
+        f"$TargetLowPriorityNodes = over ? 0 : {spot};\n"
+        "$NodeDeallocationOption = requeue;"
+    )
+
+
+def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
+    """The existing pool that the settings name; InputError where there is none that could take the tasks."""
+    pool_id = settings.existing_pool_id or ""
+    try:
+        pool = batch.get_pool(pool_id)
+    except ResourceNotFoundError:
+        raise InputError(
+            f"pool {pool_id!r} does not exist in this Batch account; `az batch pool list` shows those that do"
+        ) from None
+    if pool.state == BatchPoolState.DELETING:
+        raise InputError(f"pool {pool_id!r} is being deleted; name another, or none to have one made")
+    if settings.slots_per_task > (slots := pool.task_slots_per_node or 1):
+        raise InputError(
+            f"slots_per_task is {settings.slots_per_task}, but a node of pool {pool_id!r} has {slots}; "
+            "no node could ever run such a task"
+        )
+    return pool
+
+
+def _start_task(node_script: UploadedFile) -> BatchStartTask:
+    """Copies the node script to the directory that all tasks of a node share; nothing is installed."""
+    name = node_script.blob_name
+    return BatchStartTask(
+        # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
+        command_line=f"/bin/sh -c 'cp -p {name} \"$AZ_BATCH_NODE_SHARED_DIR\"/'",
+        resource_files=[ResourceFile(http_url=node_script.sas_url, file_path=name, file_mode="0755")],
+        user_identity=UserIdentity(
+            auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.ADMIN)
+        ),
+        wait_for_success=True,
+        max_task_retry_count=2,
+    )
+
+
+def node_count(dedicated: int, spot: int) -> str:
+    """Such as "2 dedicated and 1 spot nodes"."""
+    kinds = [f"{count} {kind}" for count, kind in ((dedicated, "dedicated"), (spot, "spot")) if count]
+    return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
+
+
+def is_spot(node_id: str) -> bool:
+    """Whether the id is that of a spot node, by the ending that the service gives it."""
+    return node_id.endswith("_p")
