@@ -16,7 +16,7 @@ from azure.batch.models import (
     BatchTaskCreateOptions,
 )
 
-import tasks.pool
+import tasks.resources.pool
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
@@ -46,7 +46,7 @@ HELPED = PoolSettings(dedicated_nodes=0, spot_nodes=1, dedicated_after_minutes=1
 @pytest.fixture(autouse=True)
 def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "troubled_run" in request.fixturenames:
-        monkeypatch.setattr(tasks.pool, "_start_task", lambda script: None)
+        monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: None)
 
 
 def job_without_retries(azure: Azure, run: Run, *scripts: str) -> list[AddedTask]:

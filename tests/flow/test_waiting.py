@@ -30,7 +30,7 @@ from prefect.states import Cancelling
 from pydantic import ValidationError
 
 import tasks.monitor
-import tasks.pool
+import tasks.resources.pool
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.clients import Azure
@@ -81,7 +81,7 @@ def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedP
 @pytest.fixture(autouse=True)
 def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "troubled_run" in request.fixturenames:
-        monkeypatch.setattr(tasks.pool, "_start_task", lambda script: None)
+        monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: None)
 
 
 def watch(
@@ -120,7 +120,7 @@ def test_while_nodes_come_it_is_said_how_far_they_are(
     troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = BatchStartTask(command_line="sleep 0.5", wait_for_success=True)
-    monkeypatch.setattr(tasks.pool, "_start_task", lambda script: slow)
+    monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: slow)
     faults.ask("timings", {"allocation": 0.5, "boot": 0.5})
     pool = own_pool(troubled, troubled_run)
     added = make_job(troubled, troubled_run, "true")
@@ -229,7 +229,7 @@ def test_a_start_task_that_fails_on_every_node_is_told_with_its_stderr(
     troubled: Azure, troubled_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = BatchStartTask(command_line="/bin/sh -c 'echo no such disk >&2; exit 5'", wait_for_success=True)
-    monkeypatch.setattr(tasks.pool, "_start_task", lambda script: failing)
+    monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: failing)
     pool = own_pool(troubled, troubled_run, PoolSettings(dedicated_nodes=2))
     error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
     message, stderr = str(error).split("\n")
