@@ -19,13 +19,13 @@ from prefect.settings import (
 from flows.prefect_server import ensure_prefect_server
 from flows.sweep import sweep
 from flows.top_words import top_words
-from tasks.errors import TopWordsError
+from tasks.errors import RunError
 from tasks.reporting.pages import Page, address, forget_report, latest_report, ui_url
 from tasks.summary import Summary
 
 
 def run_top_words(output: str, *parameters: Any) -> None:
-    """Run the flow and print its summary. Raises TopWordsError with what there is to say of a run that failed."""
+    """Run the flow and print its summary. Raises RunError with what there is to say of a run that failed."""
     started = time.monotonic()
     ensure_prefect_server()
     forget_report()
@@ -33,13 +33,13 @@ def run_top_words(output: str, *parameters: Any) -> None:
         try:
             # Not the run's state: what a server gives whose first answer was lost has no result in it.
             summary = top_words(*parameters)
-        except TopWordsError as error:
+        except RunError as error:
             if error.summary:
                 print(f"\n{error.summary}\n\n{_where_to_see(error.summary)}")
             error.report_url = latest_report()
             raise
         except Exception as error:
-            explained = TopWordsError(_explained(error, output))
+            explained = RunError(_explained(error, output))
             explained.report_url = latest_report()
             raise explained from error
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
@@ -58,7 +58,7 @@ def run_sweep(*parameters: Any) -> None:
 
 
 def _explained(error: Exception, output: str) -> str:
-    if isinstance(error, httpx.HTTPError):  # of Prefect's client; that of Azure's is a TopWordsError
+    if isinstance(error, httpx.HTTPError):  # of Prefect's client; that of Azure's is a RunError
         where = get_current_settings().api.url or "a temporary address"
         return (
             f"the Prefect server at {where} does not do its part ({type(error).__name__}: {error}). The Batch work "

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from typer.core import TyperCommand
 
-from tasks.errors import TopWordsError
+from tasks.errors import RunError
 from tasks.terminal import exit_on_termination, outlive_console, terminate_on_hangup
 
 # Parameters of the flows that have another name than their option.
@@ -41,7 +41,7 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except TopWordsError as error:
+        except RunError as error:
             print(f"\nError: {with_options(str(error), self._options())}", file=sys.stderr)
             if error.report_url:  # last, so that it is found
                 print(f"Report: {error.report_url}", file=sys.stderr)
@@ -67,12 +67,12 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
 
 
 def checked(model: type[BaseModel], **values: Any) -> Any:
-    """The settings. Raises TopWordsError with each wrong one named."""
+    """The settings. Raises RunError with each wrong one named."""
     try:
         return model(**values)
     except ValidationError as error:
         reasons = [_named(each["loc"]) + each["msg"].removeprefix("Value error, ") for each in error.errors()]
-        raise TopWordsError("\n".join(reasons)) from None
+        raise RunError("\n".join(reasons)) from None
 
 
 def _named(location: tuple[int | str, ...]) -> str:

@@ -17,6 +17,8 @@ from prefect.logging.loggers import flow_run_logger
 from tasks.accounts.choose import accounts_in_use
 from tasks.errors import without_secrets
 from tasks.resources.leftovers import Log, clean_up_after, clean_up_of
+from tasks.run.identity import Run
+from tasks.run.settings import TimeLimits
 
 PATIENCE = 60.0  # seconds; the SDKs try for minutes where Azure does not answer, and the worker has other runs
 
@@ -24,7 +26,7 @@ PATIENCE = 60.0  # seconds; the SDKs try for minutes where Azure does not answer
 def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Delete what the flow run created, as its clean_up parameter says; never raises, whatever Azure answers."""
     logger = flow_run_logger(flow_run, flow)
-    if not within(PATIENCE, lambda: _clean_up(flow_run, logger)):
+    if not within(PATIENCE, lambda: _clean_up(flow.name, flow_run, logger)):
         logger.warning(
             "Azure has not answered within %d seconds. What flow run %s left may still be there; "
             "the sweep flow deletes it once it has expired",
@@ -41,7 +43,7 @@ def within(seconds: float, act: Callable[[], None]) -> bool:
     return not thread.is_alive()
 
 
-def _clean_up(flow_run: FlowRun, logger: Log) -> None:
+def _clean_up(workload: str, flow_run: FlowRun, logger: Log) -> None:
     try:
         parameters = flow_run.parameters or {}
         azure = accounts_in_use(parameters.get("accounts"))
@@ -51,7 +53,8 @@ def _clean_up(flow_run: FlowRun, logger: Log) -> None:
                 "What another has left in its accounts, the sweep flow deletes there once it has expired"
             )
             return
-        clean_up_after(azure, str(flow_run.id), clean_up_of(parameters), logger)
+        run = Run.start(str(flow_run.id), workload, TimeLimits())
+        clean_up_after(azure, run, clean_up_of(parameters), logger)
     except Exception as error:
         reason = without_secrets(str(error))
         logger.warning("Flow run %s was not cleaned up after: %s: %s", flow_run.id, type(error).__name__, reason)

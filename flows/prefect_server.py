@@ -14,14 +14,14 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from sqlalchemy.engine import make_url
 
-from tasks.errors import TopWordsError
+from tasks.errors import RunError
 
 _HEALTH_LIMIT = 10.0  # seconds
 _OF_THE_TERMINAL = {signal.SIGINT, signal.SIGHUP}  # sent to each process of the terminal, not just to the command
 
 
 def ensure_prefect_server() -> None:
-    """Raises TopWordsError where the user's server does not answer, or a temporary one cannot run."""
+    """Raises RunError where the user's server does not answer, or a temporary one cannot run."""
     settings = get_current_settings()
     if settings.api.url:
         _refuse_silent_server(settings.api.url)
@@ -37,7 +37,7 @@ def _refuse_silent_server(url: str) -> None:
         return
     reason = str(error).partition("\n")[0] or type(error).__name__
     command = "unset" if "PREFECT_API_URL" in os.environ else ".venv/bin/prefect config unset"  # it is in a profile
-    raise TopWordsError(
+    raise RunError(
         f"no Prefect server answers at {url} (PREFECT_API_URL): {reason}. Start it (`make ui` starts one on this "
         f"machine), or run without it after `{command} PREFECT_API_URL`"
     )
@@ -54,7 +54,7 @@ def _refuse_unwritable_database(url: Any) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
     if not os.access(folder, os.W_OK):
-        raise TopWordsError(
+        raise RunError(
             f"Prefect cannot write its database in {folder} ({reason}); set PREFECT_HOME to a writable folder"
         )
 
@@ -78,4 +78,4 @@ def _start_temporary_server() -> None:
     try:
         started.result()
     except RuntimeError as error:
-        raise TopWordsError(f"Prefect's temporary server did not start: {error} Its own log is above") from None
+        raise RunError(f"Prefect's temporary server did not start: {error} Its own log is above") from None

@@ -28,7 +28,7 @@ from prefect.states import Completed
 
 from tasks.accounts.choose import accounts_in_use
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, InputError, ServiceError, TopWordsError, log_errors_without_traceback
+from tasks.errors import SERVICE_FAILURES, InputError, RunError, ServiceError, log_errors_without_traceback
 from tasks.reporting.artifacts import MOST_ROWS, best_effort, escape
 from tasks.resources.leftovers import (
     Deletion,
@@ -51,7 +51,7 @@ KEY = "leftovers"  # of the artifact; stable, so that the UI shows its history o
 log_errors_without_traceback()
 
 
-class SweepFailed(TopWordsError):
+class SweepFailed(RunError):
     """Some of what was to be deleted is still there."""
 
 

@@ -91,7 +91,7 @@ def top_words(
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
     """
     where = azure_for_run(accounts)
-    run = Run.begun_now(str(flow_run.id), limits)
+    run = Run.start(str(flow_run.id), "top-words", limits)
     clean_up = clean_up.of_pool(pool)
     slots, arguments = pool.slots_per_task, encoding_arguments(encoding)
     work = Work(top_n=top_n, delay_seconds=delay_seconds, limits=limits, slots=slots, arguments=arguments)

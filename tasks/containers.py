@@ -38,7 +38,9 @@ def delete_containers(azure: Azure, run: Run, disposal: Disposal, held: bool | N
                 if disposal is Disposal.KEEP:
                     done = "kept" if keep(run, container) else "is not there"
                 elif held or (held is None and container.is_held()):
-                    done = f"stays until {run.until}" if hold(run, container) else "is not there, or not this run's"
+                    done = (
+                        f"stays until {run.expires_text}" if hold(run, container) else "is not there, or not this run's"
+                    )
                 else:
                     done = "deleted" if remove(run, container) else "is not there, or not this run's"
                 logger.info("Container %s %s", run.container(role), done)

@@ -177,7 +177,7 @@ def _not_downloaded(
     return NotDownloaded(
         f"{missing} of {total} outputs could not be downloaded from container {container} to {results.folder}\n"
         f"  reason: {reason}\n"
-        f"  The container keeps them until {run.until}. {advice}, then retry flow run {run.flow_run_id}: "
+        f"  The container keeps them until {run.expires_text}. {advice}, then retry flow run {run.flow_run_id}: "
         "it downloads them and counts nothing again"
     )
 

@@ -63,7 +63,7 @@ def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposa
         if not created and job.has_ended():
             created = _replaced(azure, batch, run, job, uploads)
     how = "created" if created else "is there already"
-    logger.info("Job %s %s on pool %s; it ends at %s at the latest", run.job_id, how, pool.id, run.until)
+    logger.info("Job %s %s on pool %s; it ends at %s at the latest", run.job_id, how, pool.id, run.expires_text)
     return run.job_id
 
 

@@ -47,7 +47,7 @@ class SafetyNet:
     ) -> None:
         if self._spread:
             held = self._outputs_left()
-            clean_up_after(self._azure, self._run.flow_run_id, self.clean_up, get_run_logger(), held=held)
+            clean_up_after(self._azure, self._run, self.clean_up, get_run_logger(), held=held)
 
 
 def not_deleted(deletes: Mapping[str, PrefectFuture[None]], run: Run) -> str:
@@ -56,4 +56,4 @@ def not_deleted(deletes: Mapping[str, PrefectFuture[None]], run: Run) -> str:
     if not failed:
         return ""
     lines = [f"Not deleted: {thing} {run.name}: {state.result(raise_on_failure=False)}" for thing, state in failed]
-    return "\n".join([*lines, f"A sweep deletes it once it has expired ({run.until}): see docs/clean-up.md"])
+    return "\n".join([*lines, f"A sweep deletes it once it has expired ({run.expires_text}): see docs/clean-up.md"])

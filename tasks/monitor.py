@@ -9,7 +9,7 @@ from functools import partial
 from prefect.client.schemas.objects import State
 
 from tasks.accounts.clients import Azure
-from tasks.errors import TopWordsError
+from tasks.errors import RunError
 from tasks.reporting.events import RunEvents
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, Monitored
@@ -32,7 +32,7 @@ def monitor_tasks(
 ) -> Monitored:
     """Wait until all Batch tasks have completed.
 
-    A Batch task without success is reported, not raised. Raises a TopWordsError whose `monitored` is how far it came:
+    A Batch task without success is reported, not raised. Raises a RunError whose `monitored` is how far it came:
     TasksFailed where the tasks that are left can never run, RunTimeout when the job or the run reaches its time limit
     first, Stalled when none has got further for too long, ServiceError when Azure Batch does not say how they are, and
     Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in `seen`, for a stopped run.
@@ -58,6 +58,6 @@ def monitor_tasks(
 def how_it_ended(step: State[Monitored]) -> Monitored:
     """What monitoring tells, also where waiting was given up. Raises what the step did where that is not known."""
     result = step.result(raise_on_failure=False)
-    if isinstance(result, TopWordsError) and result.monitored is not None:
+    if isinstance(result, RunError) and result.monitored is not None:
         return replace(result.monitored, problem=result)
     return step.result()

@@ -53,7 +53,7 @@ def create_pool(
         node_count(settings.dedicated_nodes, settings.spot_nodes),
         settings.vm_size,
         settings.slots_per_node,
-        run.until,
+        run.expires_text,
         node_script.blob_name,
     )
     return UsedPool(
@@ -81,7 +81,7 @@ def delete_pool(azure: Azure, run: Run, settings: PoolSettings, disposal: Dispos
             logger.warning(
                 "Pool %s kept: its nodes go on billing until %s, when its autoscale formula gives them up",
                 run.pool_id,
-                run.until,
+                run.expires_text,
             )
         else:
             logger.info("Pool %s is not there", run.pool_id)

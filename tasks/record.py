@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
-from tasks.errors import Cancelled, TopWordsError
+from tasks.errors import Cancelled, RunError
 from tasks.reporting.artifacts import attempt, publish_report
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.prices import price_of, region_of
@@ -46,7 +46,7 @@ class Chronicle:
     steps: list[StepTime]
     pool: UsedPool | None = None
     summary: Summary | None = None
-    problem: TopWordsError | None = None  # why waiting was given up
+    problem: RunError | None = None  # why waiting was given up
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     uploads: Uploads | None = None
     seen: LastSeen = field(default_factory=LastSeen)
@@ -105,7 +105,7 @@ class Chronicle:
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         return (
             f"Not downloaded: the outputs of {', '.join(names[:_MOST_NAMED])}{more}. "
-            f"Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.until}; "
+            f"Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.expires_text}; "
             f"retry flow run {self.run.flow_run_id} before, and they are not counted again"
         )
 
@@ -126,7 +126,7 @@ class Chronicle:
         if cleaned_up.not_deleted:
             what = " and ".join(cleaned_up.not_deleted)
             get_run_logger().error(
-                "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.until
+                "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.expires_text
             )
         reason = "\n".join(filter(None, [_reason(ending) if ending else "", self.left_text()]))
         publish_report(lambda: report(self._facts(cleaned_up, reason)))
@@ -194,7 +194,7 @@ class Chronicle:
             kept=cleaned_up.kept,
             not_deleted=cleaned_up.not_deleted,
             pool_stays=pool.own and "pool" not in cleaned_up.deleted,
-            nodes_until=self.run.until,
+            nodes_until=self.run.expires_text,
             problem=problem,
             top_words=self._top_words(),
             replaced=self.summary.replaced if self.summary else (),
@@ -218,7 +218,7 @@ def _added(file: UploadedFile) -> AddedTask:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, TopWordsError):
+    if isinstance(error, RunError):
         return str(error)
     if isinstance(error, TerminationSignal):
         return "The run was cancelled, or its process was told to end"

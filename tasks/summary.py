@@ -12,7 +12,7 @@ from prefect import states
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.errors import Cancelled, NotDeleted, TasksFailed, TopWordsError
+from tasks.errors import Cancelled, NotDeleted, RunError, TasksFailed
 from tasks.errors.text import cut, visible
 from tasks.reporting.artifacts import publish_summary, short_node
 from tasks.run.outcomes import TaskOutcome, missing
@@ -116,7 +116,7 @@ def complete(
     summary: Summary,
     outcomes: Sequence[TaskOutcome],
     allow_failures: int,
-    given_up: TopWordsError | None,
+    given_up: RunError | None,
     not_deleted: str = "",
 ) -> Summary:
     """The summary, if it lacks no more files than were allowed, and all was deleted that was to be.
@@ -135,8 +135,8 @@ def complete(
 
 
 def _failure_of(
-    summary: Summary, outcomes: Sequence[TaskOutcome], allow_failures: int, given_up: TopWordsError | None
-) -> TopWordsError | None:
+    summary: Summary, outcomes: Sequence[TaskOutcome], allow_failures: int, given_up: RunError | None
+) -> RunError | None:
     lacking = missing(outcomes)
     if given_up is None and len(lacking) <= allow_failures:
         if lacking:
@@ -163,7 +163,7 @@ def _failure_lines(outcome: TaskOutcome) -> str:
 
 
 def parse_output(file: str, path: Path) -> FileOutput:
-    """Read an output file of the node script. Raises TopWordsError where it is not one."""
+    """Read an output file of the node script. Raises RunError where it is not one."""
     # Not splitlines(): a word may hold characters that it takes for line ends.
     lines = path.read_text(encoding="utf-8").split("\n")
     try:
@@ -179,7 +179,7 @@ def parse_output(file: str, path: Path) -> FileOutput:
             replaced=int(trailer.get("Replaced bytes", 0)),
         )
     except (ValueError, KeyError) as error:
-        raise TopWordsError(f"{path} is not an output of the node script: {error}") from None
+        raise RunError(f"{path} is not an output of the node script: {error}") from None
 
 
 def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
@@ -235,7 +235,7 @@ def _head(frame: pd.DataFrame, file: str) -> str:
     return f"{text}\n... and {more} more rows in {file}" if more > 0 else text
 
 
-def end_with(error: TopWordsError) -> Any:
+def end_with(error: RunError) -> Any:
     """Raise the error; of a run that was cancelled, the state that says so, which the flow returns to be its own."""
     if isinstance(error, Cancelled):
         return states.Cancelled(message=str(error))

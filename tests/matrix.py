@@ -46,7 +46,7 @@ from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
-from tasks.errors import TopWordsError
+from tasks.errors import RunError
 from tasks.monitor import monitor_tasks
 from tasks.resources.tags import tags as tags_of
 from tasks.run.polling import Pace
@@ -260,7 +260,7 @@ class Runs:
                 ended = _ended(summary, run)
             except Exception as problem:
                 error = repr(problem)
-                if not isinstance(problem, TopWordsError):
+                if not isinstance(problem, RunError):
                     error = f"Traceback: {error}"
         return Outcome(
             run=passage.run,

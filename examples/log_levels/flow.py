@@ -31,7 +31,7 @@ from tasks.approval import ask
 from tasks.check import check_accounts, check_input
 from tasks.containers import create_containers, delete_containers
 from tasks.download import download_output
-from tasks.errors import InputError, NotDeleted, TasksFailed, TopWordsError, log_errors_without_traceback
+from tasks.errors import InputError, NotDeleted, RunError, TasksFailed, log_errors_without_traceback
 from tasks.errors.text import visible
 from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job, delete_job, find_counted
@@ -102,7 +102,7 @@ def log_levels(
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
     """
     where = azure_for_run(accounts)
-    run = Run.begun_now(str(flow_run.id), limits)
+    run = Run.start(str(flow_run.id), "log-levels", limits)
     clean_up = clean_up.of_pool(pool)
     work = Work(limits=limits, slots=pool.slots_per_task, arguments=levels)
 
@@ -194,11 +194,11 @@ def summarise(outcomes: Sequence[TaskOutcome], results: Results, levels: Sequenc
 
 
 def counts_in(file: str, path: Path) -> dict[str, int]:
-    """What the node script counted in the file. Raises TopWordsError where the file is not an output of it."""
+    """What the node script counted in the file. Raises RunError where the file is not an output of it."""
     try:
         counts: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["levels"]
     except (ValueError, KeyError, TypeError) as error:
-        raise TopWordsError(f"{path} is not an output of {NODE_SCRIPT.name}: {error}") from None
+        raise RunError(f"{path} is not an output of {NODE_SCRIPT.name}: {error}") from None
     return counts
 
 
@@ -208,9 +208,7 @@ def publish(summary: LogLevels) -> None:
     create_table_artifact([{str(name): value for name, value in row.items()} for row in rows], key="log-levels")
 
 
-def complete(
-    summary: LogLevels, allow_failures: int, problem: TopWordsError | None, not_deleted: str = ""
-) -> LogLevels:
+def complete(summary: LogLevels, allow_failures: int, problem: RunError | None, not_deleted: str = "") -> LogLevels:
     """The summary, if it lacks no more files than were allowed and all was deleted; else the reason, naming them."""
     lacks = f"the table in {summary.folder} lacks {', '.join(summary.missing)}"
     error = problem and problem.saying(f"{problem}\nTherefore {lacks}")

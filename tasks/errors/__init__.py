@@ -1,6 +1,6 @@
 """What can go wrong, as a person should read it.
 
-TopWordsError
+RunError
  ├ InputError      the caller's input or settings cannot work; nothing was created
  ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer
  ├ ConflictError   a resource with this run's name exists and is not this run's
@@ -60,7 +60,7 @@ _SIGNATURE = re.compile(
 )
 
 
-class TopWordsError(Exception):
+class RunError(Exception):
     """An error whose message says all that a person needs; its traceback would only hide it."""
 
     # Where they are known: how watching the Batch tasks ended, what became of each, and the summary of those that
@@ -83,43 +83,43 @@ class TopWordsError(Exception):
         return f"{type(self).__name__}: {self}"
 
 
-class InputError(TopWordsError, ValueError):
+class InputError(RunError, ValueError):
     """The caller's input or settings cannot work."""
 
 
-class ConflictError(TopWordsError):
+class ConflictError(RunError):
     """A resource with this run's name exists and belongs to something else."""
 
 
-class RunTimeout(TopWordsError):
+class RunTimeout(RunError):
     """The run reached one of its time limits."""
 
 
-class Stalled(TopWordsError):
+class Stalled(RunError):
     """No Batch task ran or ended for longer than the run was to wait."""
 
 
-class Cancelled(TopWordsError):
+class Cancelled(RunError):
     """Somebody cancelled the run in the Prefect UI."""
 
 
-class TasksFailed(TopWordsError):
+class TasksFailed(RunError):
     """Batch tasks ended without success, or can never run."""
 
 
-class ResultsError(TopWordsError):
+class ResultsError(RunError):
     """A file of the results cannot be read or written on this machine."""
 
 
-class NotDownloaded(TopWordsError):
+class NotDownloaded(RunError):
     """Outputs are in the output container, which keeps them, but could not be downloaded."""
 
 
-class NotDeleted(TopWordsError):
+class NotDeleted(RunError):
     """The run has succeeded, but some of its resources could not be deleted."""
 
 
-class ServiceError(TopWordsError):
+class ServiceError(RunError):
     """Azure Batch or Blob Storage refused a request, or did not answer it."""
 
     def __init__(self, message: str, *, code: str, transient: bool) -> None:
@@ -227,14 +227,14 @@ _STOPPED = {
 class _ReadableErrors(logging.Filter):
     """Makes Prefect's own log records readable.
 
-    Drops the traceback of a TopWordsError, whose message is already in them, and says in plain words that a run was
+    Drops the traceback of a RunError, whose message is already in them, and says in plain words that a run was
     stopped.
 
     What a terminal would obey, in names and words, is replaced in every record.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], TopWordsError):
+        if record.exc_info and isinstance(record.exc_info[1], RunError):
             record.exc_info = None
         if stopped := _STOPPED.get(str(record.msg)):
             record.msg, record.levelno, record.levelname = stopped, logging.WARNING, "WARNING"
@@ -245,7 +245,7 @@ class _ReadableErrors(logging.Filter):
 
 
 def log_errors_without_traceback() -> None:
-    """Make Prefect log a TopWordsError as its message alone; safe to call more than once.
+    """Make Prefect log a RunError as its message alone; safe to call more than once.
 
     The SDKs' own warnings, some with a traceback, tell nothing that the errors do not.
     """

@@ -102,7 +102,7 @@ def keep(run: Run, resource: Resource) -> bool:
         try:
             resource.mark(kept)
         except ResourceExistsError:  # such as a job that has ended
-            get_run_logger().warning("A sweep deletes %s after %s", resource.name, run.until)
+            get_run_logger().warning("A sweep deletes %s after %s", resource.name, run.expires_text)
     return True
 
 

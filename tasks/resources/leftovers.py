@@ -19,7 +19,7 @@ from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, EmbeddedAzureEnded, ServiceError, error_code
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import HELD, PROJECT, Role, Run
-from tasks.run.settings import CleanUp, Disposal, TimeLimits
+from tasks.run.settings import CleanUp, Disposal
 
 GRACE = timedelta(minutes=5)  # the machine that tagged a thing and the one that sweeps it may disagree about the time
 # For what does not bill by the second: a run that has reached its limit, or that asks, may still download from it.
@@ -147,17 +147,17 @@ def delete_each(azure: Azure, leftovers: Iterable[Leftover]) -> Iterator[Deletio
                 yield Deletion(leftover=leftover, ending=Ending.FAILED, reason=reason)
 
 
-def clean_up_after(azure: Azure, flow_run_id: str, clean_up: CleanUp, logger: Log, *, held: bool = False) -> None:
-    """Delete what that flow run created, as its clean_up says; nothing is known of it but its id.
+def clean_up_after(azure: Azure, run: Run, clean_up: CleanUp, logger: Log, *, held: bool = False) -> None:
+    """Delete what that run created, as its clean_up says; nothing is known of it but its names.
 
     To ask counts as to delete, since nobody waits for the answer. What is to be kept is marked as kept, as the run
     itself would have done. Containers with outputs that are nowhere else stay until they expire: those that are marked
     so, or all with `held`. An error is logged and does not stop the rest.
     """
     with _opened(azure) as shelf:
-        for kind, name in _names(flow_run_id):
+        for kind, name in _names(run):
             try:
-                _clean_up(shelf, kind, name, flow_run_id, _disposal(clean_up, kind), logger, held)
+                _clean_up(shelf, kind, name, run.flow_run_id, _disposal(clean_up, kind), logger, held)
             except SERVICE_FAILURES as error:
                 logger.warning("The %s %s was not cleaned up: %s", kind.value, name, ServiceError.of(error))
 
@@ -260,8 +260,7 @@ def _read(disposal: object) -> Disposal:
         return Disposal.KEEP
 
 
-def _names(flow_run_id: str) -> list[tuple[Kind, str]]:
-    run = Run.begun_now(flow_run_id, TimeLimits())
+def _names(run: Run) -> list[tuple[Kind, str]]:
     containers = [(Kind.CONTAINER, run.container(role)) for role in Role]
     return [(Kind.POOL, run.pool_id), (Kind.JOB, run.job_id), *containers]
 

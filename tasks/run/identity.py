@@ -9,9 +9,7 @@ from enum import Enum
 
 from tasks.run.settings import Disposal, TimeLimits
 
-PROJECT = "top-words"
-
-
+PROJECT = "prefect-azure-batch"  # the tag by which a sweep tells what runs created from everything else
 HELD = {"held": "yes"}  # the tag of containers that stay until they expire, because of outputs that are nowhere else
 
 
@@ -30,19 +28,21 @@ class Run:
     A retry of the flow run therefore meets, and adopts, the resources of the first try.
     """
 
+    workload: str  # its name, with which those of the resources begin
     flow_run_id: str
     started: datetime
     lifetime: timedelta
 
     @classmethod
-    def begun_now(cls, flow_run_id: str, limits: TimeLimits) -> Run:
+    def start(cls, flow_run_id: str, workload: str, limits: TimeLimits) -> Run:
         lifetime = timedelta(minutes=limits.run_minutes)
-        return cls(flow_run_id=flow_run_id, started=datetime.now(timezone.utc), lifetime=lifetime)
+        started = datetime.now(timezone.utc)
+        return cls(workload=workload, flow_run_id=flow_run_id, started=started, lifetime=lifetime)
 
     @property
     def name(self) -> str:
         # Prefect's ids are UUIDv7: they begin with the time, so only the tail tells simultaneous runs apart.
-        return f"{PROJECT}-{self.flow_run_id.replace('-', '')[-12:]}"
+        return f"{self.workload}-{self.flow_run_id.replace('-', '')[-12:]}"
 
     @property
     def pool_id(self) -> str:
@@ -60,7 +60,7 @@ class Run:
         return self.started + self.lifetime
 
     @property
-    def until(self) -> str:
+    def expires_text(self) -> str:
         """When it expires, for people."""
         return f"{self.expires:%Y-%m-%d %H:%M %Z}"
 
@@ -69,6 +69,7 @@ class Run:
         """The metadata that every resource of this run carries; the names suit Blob Storage's rule for metadata."""
         return {
             "project": PROJECT,
+            "workload": self.workload,
             "flow_run": self.flow_run_id,
             "created": self.started.isoformat(timespec="seconds"),
             "expires": self.expires.isoformat(timespec="seconds"),

@@ -10,7 +10,7 @@ from enum import Enum
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 
 from node_scripts.top_words import UPLOAD_FAILED
-from tasks.errors import TopWordsError, without_secrets
+from tasks.errors import RunError, without_secrets
 from tasks.run.identity import UsedPool
 from tasks.run.inputs import InputFile
 
@@ -238,4 +238,4 @@ class Monitored:
 
     outcomes: Sequence[TaskOutcome]
     pool: UsedPool
-    problem: TopWordsError | None = None
+    problem: RunError | None = None

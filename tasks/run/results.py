@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from prefect.logging import get_run_logger
 
-from tasks.errors import InputError, ResultsError, TopWordsError
+from tasks.errors import InputError, ResultsError, RunError
 from tasks.run.inputs import InputFile, md5_of
 from tasks.run.outcomes import TaskOutcome
 
@@ -97,7 +97,7 @@ class Results:
         except ResultsError:
             raise
         except Exception as error:  # of a workload's own function, which may raise anything
-            return str(error) if isinstance(error, TopWordsError) else f"{path}: {type(error).__name__}: {error}"
+            return str(error) if isinstance(error, RunError) else f"{path}: {type(error).__name__}: {error}"
         return ""
 
     def _note(self, md5s: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import ResourceNotFoundError
 
-from tasks.errors import RunTimeout, TasksFailed, TopWordsError
+from tasks.errors import RunError, RunTimeout, TasksFailed
 from tasks.resources.pool import LOST_NODES
 from tasks.run.identity import UsedPool
 from tasks.watching.logs import start_task_stderr
@@ -167,7 +167,7 @@ def _value(state: object) -> str:
     return str(getattr(state, "value", state))
 
 
-def why_ended(batch: BatchClient, job_id: str, left: int) -> TopWordsError | None:
+def why_ended(batch: BatchClient, job_id: str, left: int) -> RunError | None:
     """Why a job will not run the tasks that are left, or None where it still may."""
     try:
         job = batch.get_job(job_id)

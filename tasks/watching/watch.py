@@ -15,11 +15,11 @@ from prefect.logging import get_run_logger
 from tasks.errors import (
     SERVICE_FAILURES,
     Cancelled,
+    RunError,
     RunTimeout,
     ServiceError,
     Stalled,
     TasksFailed,
-    TopWordsError,
     error_code,
 )
 from tasks.reporting.artifacts import MOST_ROWS, TaskBoard
@@ -103,7 +103,7 @@ class Watch:
         self._requeues = 0
         self._ready = False
 
-    def until_all_have_completed(self) -> TopWordsError | None:
+    def until_all_have_completed(self) -> RunError | None:
         """Look until all tasks have completed; returns why not, where that is given up."""
         try:
             for waited in self._pace.beats():
@@ -119,7 +119,7 @@ class Watch:
             return problem
         raise AssertionError("beats do not end")
 
-    def settled(self, problem: TopWordsError | None) -> tuple[list[TaskOutcome], TopWordsError | None]:
+    def settled(self, problem: RunError | None) -> tuple[list[TaskOutcome], RunError | None]:
         """What became of each task in the end, and the problem unless all of them have completed all the same."""
         outcomes: list[TaskOutcome] | None = None
         for _ in self._pace.beats():
@@ -181,7 +181,7 @@ class Watch:
             known.append(last)
         return known
 
-    def close(self, outcomes: Sequence[TaskOutcome], problem: TopWordsError | None) -> None:
+    def close(self, outcomes: Sequence[TaskOutcome], problem: RunError | None) -> None:
         """Log and show how it ended, by what became of each task: the service's counts may lag behind."""
         if any(outcome.started for outcome in outcomes):
             self._tell_ready()

@@ -176,7 +176,7 @@ def test_a_run_whose_process_was_killed_is_swept_at_once(
     sweep = eventually("a sweep", lambda: [run for run in deployed.runs("sweep") if of(run) == killed])[0]
     deployed.wait(sweep.id, "Completed")
     assert sweep.parameters["delete"] is True
-    name = Run.begun_now(str(killed), TimeLimits()).name
+    name = Run.start(str(killed), "top-words", TimeLimits()).name
     with azure.batch() as batch, azure.blobs() as blobs:
         eventually("the pool being gone", lambda: name not in [pool.id for pool in batch.list_pools()])
         eventually("the job being gone", lambda: name not in [job.id for job in batch.list_jobs()])

@@ -18,7 +18,7 @@ from prefect.logging import disable_run_logger
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.download import download_output
-from tasks.errors import NotDownloaded, ServiceError, TopWordsError
+from tasks.errors import NotDownloaded, RunError, ServiceError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
 from tasks.run.identity import Role, Run
@@ -32,7 +32,7 @@ NAMES = ("a.txt", "b.txt", "c.txt")
 
 def parse(file: str, path: Path) -> None:
     if not path.read_text().startswith("output of "):
-        raise TopWordsError(f"{path} is no output")
+        raise RunError(f"{path} is no output")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def run() -> Run:
-    return Run(flow_run_id=str(uuid4()), started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+    return Run(
+        workload="top-words", flow_run_id=str(uuid4()), started=datetime.now(timezone.utc), lifetime=timedelta(hours=1)
+    )
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def test_a_path_that_cannot_be_written_keeps_the_outputs(
     text = str(error.value)
     assert f"could not be downloaded from container {run.container(Role.OUTPUT)} to {results.folder}\n" in text
     assert "b_OUTPUT.txt: Is a directory\n" in text
-    assert f"The container keeps them until {run.until}. Free some space there or make it writable" in text
+    assert f"The container keeps them until {run.expires_text}. Free some space there or make it writable" in text
     assert f"retry flow run {run.flow_run_id}" in text
     assert "b.txt" not in remembered(results)
     in_the_way.rmdir()

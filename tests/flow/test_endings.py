@@ -205,7 +205,7 @@ def of_run(run: Run, *kinds: str) -> set[str]:
 
 
 def run_of(flow_run_id: object) -> Run:
-    return Run.begun_now(str(flow_run_id), TimeLimits())
+    return Run.start(str(flow_run_id), "top-words", TimeLimits())
 
 
 def process_with(part: str, where: str) -> int | None:

@@ -24,7 +24,8 @@ from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.errors import EmbeddedAzureEnded
 from tasks.resources.leftovers import clean_up_after
-from tasks.run.settings import CleanUp
+from tasks.run.identity import Run
+from tasks.run.settings import CleanUp, TimeLimits
 from tests.conftest import DATA
 
 ROOT = DATA.parent
@@ -275,7 +276,12 @@ def test_nobody_waits_for_an_embedded_one_that_was_killed(
             batch.get_pool("any")
         assert not error.value.transient
         with caplog.at_level(logging.INFO):
-            clean_up_after(azure, "0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11", CleanUp(), logging.getLogger("tests"))
+            clean_up_after(
+                azure,
+                Run.start("0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11", "top-words", TimeLimits()),
+                CleanUp(),
+                logging.getLogger("tests"),
+            )
         assert caplog.messages == []  # nothing is left that a warning could tell of
 
 

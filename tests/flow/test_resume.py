@@ -196,9 +196,9 @@ def _beats(pace: Pace) -> Iterator[float]:
     raise AssertionError("waited for too long")
 
 
-def _begun_now(flow_run_id: str, limits: TimeLimits) -> Run:
+def _start(flow_run_id: str, workload: str, limits: TimeLimits) -> Run:
     lifetime = timedelta(minutes=limits.run_minutes)
-    return Run(flow_run_id=flow_run_id, started=_present.get().began, lifetime=lifetime)
+    return Run(workload="top-words", flow_run_id=flow_run_id, started=_present.get().began, lifetime=lifetime)
 
 
 STEPS = [value for value in vars(flow_module).values() if isinstance(value, Task)]
@@ -265,7 +265,7 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
         patch.setattr(tasks.record.Chronicle, "close", _of_the_living(tasks.record.Chronicle.close))
         patch.setattr(tasks.lifecycle, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
         patch.setattr(flow_module, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
-        patch.setattr(Run, "begun_now", _begun_now)
+        patch.setattr(Run, "start", _start)
         patch.setattr(Pace, "beats", _beats)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
         yield
@@ -313,7 +313,12 @@ class Resumed:
         self.tries: list[Try] = []
         with get_client(sync_client=True) as client:
             self.id: UUID = client.create_flow_run(top_words, parameters=self.parameters, state=Pending()).id
-        self.run = Run(flow_run_id=str(self.id), started=datetime.now(timezone.utc), lifetime=timedelta(hours=2))
+        self.run = Run(
+            workload="top-words",
+            flow_run_id=str(self.id),
+            started=datetime.now(timezone.utc),
+            lifetime=timedelta(hours=2),
+        )
 
     def first(self, ends: Boundary | None = None, kind: Kind = Kind.FAILED, **more: Any) -> State[Any] | None:
         """The first try; None where it was killed."""
@@ -388,7 +393,7 @@ class Resumed:
         """As a hook or a sweep does it for this flow run."""
         token = _present.set(self.tries[-1])
         try:
-            clean_up_after(self.azure, str(self.id), CleanUp(), logging.getLogger("tests.resume"))
+            clean_up_after(self.azure, self.run, CleanUp(), logging.getLogger("tests.resume"))
         finally:
             _present.reset(token)
 
@@ -915,7 +920,9 @@ def named(azure_settings: Mapping[str, str], flow_run: UUID) -> list[str]:
     """What there is of the flow run's name in the accounts."""
     azure = Azure.from_environment(dict(azure_settings))
     assert azure
-    name = Run(flow_run_id=str(flow_run), started=datetime.now(timezone.utc), lifetime=timedelta()).name
+    name = Run(
+        workload="top-words", flow_run_id=str(flow_run), started=datetime.now(timezone.utc), lifetime=timedelta()
+    ).name
     with azure.batch() as batch, azure.blobs() as blobs:
         found = [pool.id for pool in batch.list_pools(select=["id"])] + [job.id for job in batch.list_jobs()]
         found += [container.name for container in blobs.list_containers()]

@@ -248,7 +248,9 @@ def service_time() -> datetime:
 
 @pytest.mark.parametrize("disposal", [Disposal.DELETE, Disposal.KEEP])
 def test_the_service_alone_ends_job_and_nodes_at_the_run_s_deadline(disposal: Disposal, alone: Azure) -> None:
-    run = Run(flow_run_id=new_run().flow_run_id, started=service_time(), lifetime=timedelta(hours=2))
+    run = Run(
+        workload="top-words", flow_run_id=new_run().flow_run_id, started=service_time(), lifetime=timedelta(hours=2)
+    )
     settings = PoolSettings(dedicated_nodes=1, spot_nodes=1)
     work = Work(top_n=1, delay_seconds=600, limits=TimeLimits())
 

@@ -51,7 +51,7 @@ from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.resources.bulk import _add
 from tasks.resources.tags import metadata
-from tasks.run.identity import Role, Run, UsedPool
+from tasks.run.identity import PROJECT, Role, Run, UsedPool
 from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.polling import Pace
@@ -85,7 +85,12 @@ def in_flow(function: Callable[[], T]) -> T:
 
 
 def new_run() -> Run:
-    return Run(flow_run_id=str(uuid.uuid4()), started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+    return Run(
+        workload="top-words",
+        flow_run_id=str(uuid.uuid4()),
+        started=datetime.now(timezone.utc),
+        lifetime=timedelta(hours=1),
+    )
 
 
 def remove(azure: Azure, name: str) -> None:
@@ -278,7 +283,8 @@ def test_pool_job_and_containers_carry_the_tags_of_the_run(made: Made) -> None:
     assert all(each == tags for each in found.values())
     created, expires = (datetime.fromisoformat(tags[name]) for name in ("created", "expires"))
     assert tags == {
-        "project": "top-words",
+        "project": PROJECT,
+        "workload": "top-words",
         "flow_run": made.flow_run_id,
         "created": created.isoformat(),
         "expires": expires.isoformat(),

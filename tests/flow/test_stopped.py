@@ -114,7 +114,8 @@ def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
     monkeypatch.setattr(tasks.download, "_download", blocking("b_OUTPUT.txt", blocked))
     stop(chronicle, seconds=2.0)
     left = (
-        f"Not downloaded: the outputs of b.txt. Container {container.container_name} keeps them until {run.until}; "
+        "Not downloaded: the outputs of b.txt. "
+        f"Container {container.container_name} keeps them until {run.expires_text}; "
         f"retry flow run {run.flow_run_id} before, and they are not counted again"
     )
     assert left in caplog.messages

@@ -47,7 +47,7 @@ from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
 from tasks.resources.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
-from tasks.run.identity import Role, Run
+from tasks.run.identity import PROJECT, Role, Run
 from tasks.run.settings import CleanUp, Disposal, TimeLimits
 from tests.conftest import DATA
 from tests.flow.conftest import list_leftovers
@@ -123,7 +123,7 @@ def tags(flow_run: str, expires_in: timedelta, **more: str) -> dict[str, str]:
         "created": (expires - timedelta(hours=1)).isoformat(timespec="seconds"),
         "expires": expires.isoformat(timespec="seconds"),
     }
-    return {"project": "top-words", "flow_run": flow_run, **times, **more}
+    return {"project": PROJECT, "flow_run": flow_run, **times, **more}
 
 
 PAST = timedelta(hours=-2)
@@ -200,7 +200,7 @@ def everything(run: Run) -> set[str]:
 
 
 def run_of(flow_run_id: object = None) -> Run:
-    return Run.begun_now(str(flow_run_id or uuid.uuid4()), TimeLimits())
+    return Run.start(str(flow_run_id or uuid.uuid4()), "top-words", TimeLimits())
 
 
 def there(azure: Azure) -> set[str]:
@@ -229,7 +229,7 @@ def test_what_runs_have_left_is_told_by_its_tags_and_by_nothing_else(accounts: A
     ours = make_three(accounts, "no-name-of-ours", ours_tags)
     strangers: dict[str, dict[str, str] | None] = {
         "top-words-stranger": None,
-        "top-words-0123456789ab": {"project": "top-words"},
+        "top-words-0123456789ab": {"project": PROJECT},
         "top-words-0123456789ac": {"flow_run": "a run"},
         "top-words-0123456789ad": {**tags("a run", PAST), "project": "bottom-words"},
     }
@@ -345,21 +345,21 @@ def test_what_a_dead_run_created_is_deleted_and_nothing_of_another_run(
     make_run(accounts, other)
     make_pool(accounts, "existing", None)
     with caplog.at_level(logging.INFO, LOG.name):
-        clean_up_after(accounts, dead.flow_run_id, CleanUp(pool=Disposal.ASK), LOG)
+        clean_up_after(accounts, dead, CleanUp(pool=Disposal.ASK), LOG)
     assert there(accounts) == {*everything(other), "pool existing"}
     assert set(caplog.messages) == {f"The {name}: deleted" for name in everything(dead)}
     caplog.clear()
     with caplog.at_level(logging.INFO, LOG.name):
-        clean_up_after(accounts, dead.flow_run_id, CleanUp(), LOG)
+        clean_up_after(accounts, dead, CleanUp(), LOG)
     assert caplog.messages == []  # the flow's own clean-up usually comes first
 
 
 def test_what_a_dead_run_was_to_keep_is_kept_also_by_the_sweep(accounts: Azure) -> None:
     run = run_of()
     make_run(accounts, run)
-    clean_up_after(accounts, run.flow_run_id, CleanUp(pool=Disposal.KEEP, containers=Disposal.KEEP), LOG)
+    clean_up_after(accounts, run, CleanUp(pool=Disposal.KEEP, containers=Disposal.KEEP), LOG)
     assert there(accounts) == kept(accounts) == everything(run) - {f"job {run.job_id}"}
-    clean_up_after(accounts, run.flow_run_id, CleanUp(job=Disposal.KEEP), LOG)  # kept is kept
+    clean_up_after(accounts, run, CleanUp(job=Disposal.KEEP), LOG)  # kept is kept
     assert there(accounts) == everything(run) - {f"job {run.job_id}"}
     with accounts.batch() as batch:
         assert {item.name: item.value for item in batch.get_pool(run.pool_id).metadata or ()} == {
@@ -371,7 +371,7 @@ def test_what_a_dead_run_was_to_keep_is_kept_also_by_the_sweep(accounts: Azure) 
 def test_a_kept_job_is_marked_as_such(accounts: Azure) -> None:
     run = run_of()
     make_job(accounts, run.job_id, run.tags)
-    clean_up_after(accounts, run.flow_run_id, KEEP_ALL, LOG)
+    clean_up_after(accounts, run, KEEP_ALL, LOG)
     assert kept(accounts) == {f"job {run.job_id}"}
 
 
@@ -382,7 +382,7 @@ def test_a_stranger_s_things_with_the_run_s_names_stay(accounts: Azure, stranger
     make_job(accounts, run.job_id, stranger)
     make_container(accounts, run.container(Role.INPUT), stranger)
     before = there(accounts)
-    clean_up_after(accounts, run.flow_run_id, CleanUp(), LOG)
+    clean_up_after(accounts, run, CleanUp(), LOG)
     assert there(accounts) == before
 
 
@@ -393,7 +393,7 @@ def test_an_error_with_one_thing_of_a_dead_run_is_told_and_the_rest_deleted(
     make_run(accounts, run)
     faults.ask("requests", {"operation": "get_pool", "status": 403})
     with caplog.at_level(logging.WARNING, LOG.name):
-        clean_up_after(accounts, run.flow_run_id, CleanUp(), LOG)
+        clean_up_after(accounts, run, CleanUp(), LOG)
     (said,) = caplog.messages
     assert said.startswith(f"The pool {run.pool_id} was not cleaned up: Azure Batch answered 403 AuthenticationFailed")
     assert there(accounts) == {f"pool {run.pool_id}"}
@@ -720,7 +720,7 @@ from tasks.run.settings import Role, Run, TimeLimits
 
 @flow(on_crashed=[clean_up_dead_run], on_cancellation=[clean_up_dead_run])
 def endless(clean_up: dict[str, str], killed: bool) -> None:
-    run = Run.begun_now(flow_run.id, TimeLimits())
+    run = Run.start(flow_run.id, "top-words", TimeLimits())
     azure = Azure.from_environment(os.environ)
     with azure.blobs() as blobs:
         for role in Role:

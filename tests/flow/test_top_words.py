@@ -34,7 +34,6 @@ from flows.cli import app
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
-from tasks.run.identity import PROJECT
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
 from tasks.summary import Summary, read_summary
 from tests.conftest import DATA
@@ -67,7 +66,7 @@ def left_over(azure: Azure) -> list[str]:
     with azure.batch() as batch, azure.blobs() as blobs:
         pools = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
         jobs = [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
-        containers = blobs.list_containers(name_starts_with=PROJECT)
+        containers = blobs.list_containers(name_starts_with="top-words-")
         return pools + jobs + [f"container {container.name}" for container in containers]
 
 

@@ -34,7 +34,7 @@ import tasks.resources.pool
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.clients import Azure
-from tasks.errors import InputError, RunTimeout, ServiceError, Stalled, TasksFailed, TopWordsError
+from tasks.errors import InputError, RunError, RunTimeout, ServiceError, Stalled, TasksFailed
 from tasks.monitor import monitor_tasks
 from tasks.resources.pool import Pool
 from tasks.run.identity import Run, UsedPool
@@ -538,7 +538,7 @@ def silence(batch: BatchClient, job: str, time: Time) -> None:
     time.passes(10)
 
 
-TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[TopWordsError], str]] = {
+TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[RunError], str]] = {
     "stalled": (
         stall,
         Stalled,

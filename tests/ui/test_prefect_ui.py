@@ -48,7 +48,7 @@ def accounts(azure_settings: dict[str, str]) -> Azure:
 
 def named(run_id: UUID) -> Run:
     """The names of what the run creates."""
-    return Run.begun_now(str(run_id), TimeLimits())
+    return Run.start(str(run_id), "top-words", TimeLimits())
 
 
 def left_over(azure: Azure, run_id: UUID) -> list[str]:

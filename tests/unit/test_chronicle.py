@@ -41,7 +41,12 @@ def chronicle(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> Ch
     assert azure
     told = Chronicle(
         azure=azure,
-        run=Run(flow_run_id="0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11", started=NOON, lifetime=timedelta(hours=2)),
+        run=Run(
+            workload="top-words",
+            flow_run_id="0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11",
+            started=NOON,
+            lifetime=timedelta(hours=2),
+        ),
         results=Results(folder=Path("results")),
         files=FILES,
         counted=[

@@ -13,7 +13,7 @@ from tasks.run.uploads import UploadedFile
 
 UPLOADED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 STARTED = UPLOADED + timedelta(minutes=30)
-RUN = Run(flow_run_id="0" * 32, started=STARTED, lifetime=timedelta(hours=2))
+RUN = Run(workload="top-words", flow_run_id="0" * 32, started=STARTED, lifetime=timedelta(hours=2))
 
 
 def file(name: str = "a.txt", index: int = 0, modified: datetime = UPLOADED) -> UploadedFile:

@@ -19,7 +19,7 @@ AZURE = Azure(
     batch_account=BatchAccount(name="batch", endpoint="https://batch"),
     storage_account=StorageAccount(name="storage", endpoint="https://storage"),
 )
-RUN = Run(flow_run_id="run", started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+RUN = Run(workload="top-words", flow_run_id="run", started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
 KEEP = CleanUp(job=Disposal.KEEP)
 
 
@@ -33,7 +33,9 @@ def run_count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, CleanUp, bool]]:
     done: list[tuple[str, CleanUp, bool]] = []
     monkeypatch.setattr(
-        tasks.lifecycle, "clean_up_after", lambda azure, run, clean_up, logger, held: done.append((run, clean_up, held))
+        tasks.lifecycle,
+        "clean_up_after",
+        lambda azure, run, clean_up, logger, held: done.append((run.flow_run_id, clean_up, held)),
     )
     monkeypatch.setattr(tasks.lifecycle, "get_run_logger", lambda: logging.getLogger("tests.net"))
     return done

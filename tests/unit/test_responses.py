@@ -33,7 +33,7 @@ XML = {"x-ms-request-id": "1", "content-type": "application/xml"}
 HTML = b"<html>Sign in, sig=secret</html>"
 COUNTS = {"active": 0, "running": 1, "completed": 2, "succeeded": 2, "failed": 0}
 TASK = {"id": "t", "state": "completed", "executionInfo": {"result": "success"}}
-RUN = Run(flow_run_id="run", started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
+RUN = Run(workload="top-words", flow_run_id="run", started=datetime.now(timezone.utc), lifetime=timedelta(hours=1))
 BLOBS = b"<EnumerationResults><Blobs><Blob><Name>a</Name></Blob></Blobs></EnumerationResults>"
 
 

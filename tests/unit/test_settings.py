@@ -236,7 +236,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 
 
 def run(flow_run_id: str, started: datetime = NOON) -> Run:
-    return Run(flow_run_id=flow_run_id, started=started, lifetime=timedelta(hours=2))
+    return Run(workload="top-words", flow_run_id=flow_run_id, started=started, lifetime=timedelta(hours=2))
 
 
 def test_runs_that_start_in_the_same_millisecond_have_different_names() -> None:

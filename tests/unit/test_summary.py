@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import TopWordsError
+from tasks.errors import RunError
 from tasks.run.tables import read_table, write_table
 from tasks.summary import (
     BY_FILE,
@@ -93,7 +93,7 @@ def test_an_output_without_words_is_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [("",), ("Word\tCount", RULE), ("Word\tCount", RULE, "a:\tmany", RULE, *TRAILER)])
 def test_a_file_that_is_no_output_is_named(tmp_path: Path, lines: tuple[str, ...]) -> None:
-    with pytest.raises(TopWordsError, match=r"x_OUTPUT\.txt is not an output of the node script"):
+    with pytest.raises(RunError, match=r"x_OUTPUT\.txt is not an output of the node script"):
         parse_output("x.txt", written(tmp_path, *lines))
 
 
