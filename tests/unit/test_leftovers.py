@@ -15,7 +15,7 @@ from tasks.run.settings import CleanUp, Disposal
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 RUN = "0190f3e2-7c5b-7a30-9d1c-2b8f0e6a4d11"
-OURS = {"project": "top-words", "flow_run": RUN, "expires": "2026-11-22T11:00:00+00:00"}
+OURS = {"project": "prefect-azure-batch", "flow_run": RUN, "expires": "2026-11-22T11:00:00+00:00"}
 
 
 def leftover(**tags: str) -> Leftover:
@@ -28,11 +28,11 @@ def leftover(**tags: str) -> Leftover:
     "tags",
     [
         {},
-        {"project": "top-words"},
+        {"project": "prefect-azure-batch"},
         {"flow_run": RUN},
-        {"project": "top-words", "flow_run": ""},
-        {"project": "top-words-2", "flow_run": RUN},
-        {"project": "Top-Words", "flow_run": RUN},
+        {"project": "prefect-azure-batch", "flow_run": ""},
+        {"project": "prefect-azure-batch-2", "flow_run": RUN},
+        {"project": "Prefect-Azure-Batch", "flow_run": RUN},
     ],
 )
 def test_a_thing_without_both_tags_is_a_stranger_s_whatever_its_name(tags: dict[str, str]) -> None:
