@@ -32,18 +32,18 @@ from azure.batch import BatchClient
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.transport import HttpTransport
 from azure.storage.blob import BlobServiceClient
-from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
+import flows.nine_steps
 import tasks.direct_clean_up
 import tasks.job
+import tasks.lifecycle
 import tasks.record
 import tasks.reporting.artifacts
-from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
@@ -54,6 +54,7 @@ from tasks.run.identity import Run
 from tasks.run.polling import Pace
 from tasks.run.settings import TimeLimits
 from tasks.summary import Summary
+from tests.all_steps import STEPS
 from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
@@ -176,7 +177,7 @@ def quick() -> Iterator[None]:
         for name in filter(informs, vars(tasks.reporting.artifacts)):
             patch.setattr(tasks.reporting.artifacts, name, lambda *args, **kwargs: None)
         patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
-        for step in [value for value in vars(flow_module).values() if isinstance(value, Task)]:
+        for step in STEPS.values():
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
             if step.name in DELETES:
@@ -187,8 +188,8 @@ def quick() -> Iterator[None]:
         patch.setattr(tasks.job, "STREAMS", ())  # to store them, each Batch task would load an SDK
         patch.setattr(HttpTransport, "sleep", lambda self, duration: None)
         patch.setattr(Azure, "blobs", _in_blocks(Azure.blobs))
-        patch.setattr(flow_module, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
-        patch.setattr(flow_module, "monitor_tasks", _monitor_tasks)
+        patch.setattr(tasks.lifecycle, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
+        patch.setattr(flows.nine_steps, "monitor_tasks", _monitor_tasks)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
         logging.disable(logging.CRITICAL)
         yield
