@@ -367,9 +367,9 @@ def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
     assert "FailureExitCode (usererror)" in caplog.text
     assert "stderr: the kitchen is closed" in caplog.text
     assert [row["state"] for row in artifact(state, "batch-task-states")] == [
-        "completed",
-        "completed",
         "failed: exited non-zero",
+        "completed",
+        "completed",
     ]
     (results,) = tmp_path.glob("top-words-*")
     assert (results / "summary.csv").read_text().count("\n") == 1 + 2
