@@ -1,7 +1,7 @@
 """Each HTTP call of a run, faulted in each way: runs end right, or say why not, and leave nothing behind.
 
-python -m tests.matrix                         # all of it: over an hour on two cores
-python -m tests.matrix --sample 60 --seed 7    # some of it
+python -m tests.support.matrix                         # all of it: over an hour on two cores
+python -m tests.support.matrix --sample 60 --seed 7    # some of it
 
 Many runs at a time go through proxies of their own to one local Azure. Nothing of the SDKs' or of Prefect's retrying
 is changed but the waiting between two tries. What only people see of a run, its artifacts and events, is left out.
@@ -51,7 +51,7 @@ from tasks.monitor import monitor_tasks
 from tasks.resources.tags import tags as tags_of
 from tasks.run.polling import Pace
 from tasks.summary import Summary
-from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
+from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
 BLOCK = 8192  # bytes; less than the node script has
@@ -412,7 +412,7 @@ class Matrix:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.matrix", description=__doc__)
     parser.add_argument("--sample", type=int, default=sys.maxsize, help="so many of the faults; all by default")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     options = parser.parse_args()
