@@ -31,11 +31,7 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch.models import (
     BatchJobCreateOptions,
-    BatchMetadataItem,
-    BatchPoolCreateOptions,
     BatchPoolInfo,
-    BatchVmImageReference,
-    VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceNotFoundError
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -53,9 +49,11 @@ from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
-from tests.all_steps import STEPS
-from tests.flow.conftest import azure_with_faults, list_leftovers
-from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
+from tests.support.accounts import add_pool, azure_with_faults, list_leftovers
+from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
+from tests.support.polling import LIMIT, eventually
+from tests.support.steps import STEPS
 
 SOON = 30.0  # seconds: so long Prefect leaves to a run that was cancelled, and so long may cleaning up take
 AT_ONCE = 10.0  # seconds: in which the deletes of what bills are sent, also on a busy machine
@@ -220,21 +218,15 @@ def process_with(part: str, where: str) -> int | None:
 
 def make_pool(azure: Azure, name: str, tags: Mapping[str, str]) -> None:
     """A pool of somebody else's, which scales by a formula and has tags of its own."""
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
-    with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id=name,
-                vm_size="standard_d2s_v3",
-                virtual_machine_configuration=machine,
-                task_slots_per_node=8,
-                enable_auto_scale=True,
-                auto_scale_formula="$TargetDedicatedNodes = 2;",
-                auto_scale_evaluation_interval=timedelta(minutes=7),
-                metadata=[BatchMetadataItem(name=key, value=value) for key, value in tags.items()],
-            )
-        )
+    add_pool(
+        azure,
+        name,
+        tags,
+        task_slots_per_node=8,
+        enable_auto_scale=True,
+        auto_scale_formula="$TargetDedicatedNodes = 2;",
+        auto_scale_evaluation_interval=timedelta(minutes=7),
+    )
 
 
 def make_strangers(azure: Azure) -> None:

@@ -24,7 +24,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 
 from local_azure.batch.http.server import Account, AutoStorage, Clock, Timings, serve
-from tests.service.contract import CheckedAsyncTransport, CheckedTransport
+from tests.support.contract import CheckedAsyncTransport, CheckedTransport
 
 T = TypeVar("T")
 QUICK = Timings()

@@ -32,7 +32,8 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.service.test_recovery import ROOT, ServiceProcess, starter
+from tests.support.paths import ROOT
+from tests.support.service_process import ServiceProcess, starter
 
 __all__ = ["starter"]  # a fixture
 

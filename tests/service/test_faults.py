@@ -30,7 +30,7 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.service.test_wire import Raw
+from tests.support.raw_requests import Raw
 
 
 def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):

@@ -11,7 +11,7 @@ from typing import Any
 
 from azure.batch import models
 from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
-from isodate import parse_duration
+from isodate import parse_duration  # type: ignore[import-untyped]
 
 from local_azure.batch.http.routes import Router
 from local_azure.batch.state.wire import parse_timestamp
@@ -44,16 +44,16 @@ ABSENT_AT_FIRST = {("BatchNode", "lastBootTime")}
 NEVER_SHOWN = {("UserAccount", "password")}
 
 
-class CheckedTransport(RequestsTransport):
+class CheckedTransport(RequestsTransport):  # type: ignore[misc]
     """Sends requests as the SDK does, and fails on an answer that is not as the contract has it."""
 
-    def send(self, request: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def send(self, request: Any, **kwargs: Any) -> Any:
         response = super().send(request, **kwargs)
         check_answer(request.method, request.url, response.status_code, response.headers, lambda: response.body())
         return response
 
 
-class CheckedAsyncTransport(AioHttpTransport):
+class CheckedAsyncTransport(AioHttpTransport):  # type: ignore[misc]
     """The same for the asynchronous client."""
 
     async def send(self, request: Any, **config: Any) -> Any:
