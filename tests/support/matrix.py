@@ -1,12 +1,7 @@
 """Each HTTP call of a run, faulted in each way: runs end right, or say why not, and leave nothing behind.
 
-<<<<<<< HEAD:tests/matrix.py
-python -m tests.matrix                         # all of it: about 20 minutes on two cores
-python -m tests.matrix --sample 60 --seed 7    # some of it
-=======
 python -m tests.support.matrix                         # all of it: over an hour on two cores
 python -m tests.support.matrix --sample 60 --seed 7    # some of it
->>>>>>> x-suite:tests/support/matrix.py
 
 Many runs at a time go through proxies of their own to one local Azure. Nothing of the SDKs' or of Prefect's retrying
 is changed but the waiting between two tries. What only people see of a run, its artifacts and events, is left out.
@@ -59,12 +54,8 @@ from tasks.run.identity import Run
 from tasks.run.polling import Pace
 from tasks.run.settings import TimeLimits
 from tasks.summary import Summary
-<<<<<<< HEAD:tests/matrix.py
-from tests.all_steps import STEPS
-from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
-=======
 from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
->>>>>>> x-suite:tests/support/matrix.py
+from tests.support.steps import STEPS
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
 BLOCK = 8192  # bytes; less than the node script has
