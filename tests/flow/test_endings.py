@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Suspended
 
 import flows.sweep
+import flows.top_words
 import tasks.download
-import tasks.files
 from flows import cli as command_line
 from flows.sweep import sweep
 from flows.top_words import top_words
@@ -116,8 +115,7 @@ def run_command(arguments: Sequence[str], output: Path, death: Death | None, nod
     if death:
         _die_at(death)
     if node_script:
-        step = tasks.files.upload_files
-        step.fn = partial(step.fn, node_script=node_script)
+        flows.top_words.NODE_SCRIPT = node_script
     command_line.app(args=list(arguments), prog_name="python -m flows.top_words")
 
 
