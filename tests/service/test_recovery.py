@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio, functools, importlib, inspect, json, os, pathlib, signal, sys
 from datetime import timedelta
-from local_azure.batch import shapes
+from local_azure.batch.rest import shapes
 from local_azure.batch.http.server import Account, Clock, serve
 
 def trapped(function, moment, armed):

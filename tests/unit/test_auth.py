@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from local_azure.batch.rest.auth import Account, SignedRequest, verify
+from local_azure.batch.rest.auth import SignedRequest, verify
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.errors import BatchError, Code
 
 NOW = datetime(2026, 3, 6, 18, 29, 52, tzinfo=timezone.utc)

@@ -31,7 +31,7 @@ from local_azure.batch.http.routes import OPERATIONS, Operation, Router
 from local_azure.batch.operations import files
 from local_azure.batch.operations.admin import _OPERATIONS as FAULTS
 from local_azure.batch.rest import shapes
-from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.paths import remove_tree
 from local_azure.batch.state.store import Row, Store

@@ -1,11 +1,12 @@
-"""How jobs come to be: with their auto pool and their job manager task."""
+"""Creates jobs, with their auto pool and their job manager task."""
 
 from __future__ import annotations
 
 import uuid
 
+from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
-from local_azure.batch.operations import pools, tasks
+from local_azure.batch.engine.task_creation import add_task
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Document, Row
@@ -49,7 +50,7 @@ def _pool(service: Service, info: Document, schedule: Row | None) -> tuple[str, 
 def _add_pool(service: Service, auto: Document) -> str:
     prefix = auto.get("autoPoolIdPrefix")
     pool = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4()).upper()
-    pools.add_pool(service, {**auto["pool"], "id": pool})
+    add_pool(service, {**auto["pool"], "id": pool})
     return pool
 
 
@@ -57,7 +58,7 @@ def _add_manager(service: Service, job: Row, manager: Document) -> None:
     """The job manager task is the job's first task; when it ends, it may end the job."""
     of_manager = {"killJobOnCompletion", "runExclusive", "allowLowPriorityNode"}
     spec = {name: value for name, value in manager.items() if name not in of_manager}
-    tasks.add_task(
+    add_task(
         service,
         job,
         spec,

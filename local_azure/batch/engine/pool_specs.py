@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 
 from local_azure.batch.engine import autoscale, task_specs
-from local_azure.batch.operations.images import node_agent_of
+from local_azure.batch.engine.images import node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import duration, parse_duration

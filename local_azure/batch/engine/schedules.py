@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from local_azure.batch.engine import attempts, lifecycle
-from local_azure.batch.engine import job_creation as job_births
 from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.job_creation import add_job
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.states import JOB, POOL, SCHEDULE
 from local_azure.batch.state.store import Document, Row
@@ -76,7 +76,7 @@ class Schedules:
         number = schedule.private["jobs"] = schedule.private.get("jobs", 0) + 1
         job_id = f"{schedule.document['id']}:job-{number}"
         spec = schedule.document["jobSpecification"]
-        job_births.add_job(service, job_id, spec, schedule)
+        add_job(service, job_id, spec, schedule)
         schedule.document["executionInfo"]["recentJob"] = {"id": job_id}
         if interval := rule.get("recurrenceInterval"):
             following = after(due, parse_duration(interval))

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from local_azure.batch.engine.agenda import Agenda
-from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.errors import BatchError, Code

@@ -28,7 +28,7 @@ from local_azure.batch.http.routes import Router
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
 from local_azure.batch.rest import shapes
-from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.paths import make_private

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from local_azure.batch.engine import pool_specs
+from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import ALLOCATION, POOL
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import is_id, timestamp
 
 _FILTERABLE = {
     "id": Kind.TEXT,
@@ -45,23 +45,6 @@ def show(service: Service, call: Call, row: Row) -> Document:
 def create_pool(service: Service, call: Call) -> Answer:
     document = add_pool(service, pool_specs.with_defaults(call.body("BatchPoolCreateOptions"))).document
     return created(call, document, "pools", document["id"])
-
-
-def add_pool(service: Service, spec: Document) -> Row:
-    """Put a pool into the store, to be filled with nodes. Raises BatchError if its id is taken or none."""
-    if not is_id(spec["id"]):
-        raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
-    if existing := service.store.pools.get(spec["id"].lower()):
-        deleting = existing.document["state"] == "deleting"
-        raise BatchError(Code.PoolBeingDeleted if deleting else Code.PoolExists)
-    now = service.now()
-    document = {**spec, "creationTime": timestamp(now)}
-    service.touch(document)
-    POOL.enter(document, "active", now)
-    ALLOCATION.enter(document, "resizing", now)
-    row = service.store.pools.add(Row(keys=(spec["id"].lower(),), document=document))
-    service.agenda.wake("pool", row.id)
-    return row
 
 
 def list_pools(service: Service, call: Call) -> Answer:

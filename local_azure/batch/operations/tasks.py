@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_azure.batch.engine import attempts, dependencies, task_ends, task_specs
+from local_azure.batch.engine import attempts, task_ends, task_specs
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
+from local_azure.batch.engine.task_creation import add_task
 from local_azure.batch.node.node_agent import Result, task_ended
 from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import timestamp
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
@@ -105,20 +105,6 @@ def _added(service: Service, call: Call, job: Row, item: Any) -> Document:
 
 def _status(service: Service, status: str) -> str:
     return _CAPITALISED[status] if service.faults.capitalised_statuses else status
-
-
-def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
-    """Put a task into the store. Raises BatchError if its id is taken."""
-    document = task_specs.with_defaults(body, job.document)
-    if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
-        raise BatchError(Code.TaskExists)
-    now = service.now()
-    document["creationTime"] = timestamp(now)
-    service.touch(document)
-    TASK.enter(document, "active", now)
-    row = service.store.tasks.add(Row(keys=(job.id, document["id"].lower()), document=document, private=private))
-    dependencies.add(service, row)
-    return row
 
 
 def _woken(service: Service, job: Row) -> None:

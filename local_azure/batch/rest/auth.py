@@ -7,15 +7,15 @@ places, Content-Length and Accept headers of "0", and both readings are taken.
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from urllib.parse import parse_qs
 
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.errors import BatchError, Code
 
 WINDOW = timedelta(minutes=15)  # a request's date may differ from the service's by this much
@@ -33,20 +33,6 @@ _SIGNED_HEADERS = (
     "if-unmodified-since",
     "range",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """A Batch account. `key` is its SharedKey in base64."""
-
-    name: str
-    key: str = field(repr=False)
-
-    def __post_init__(self) -> None:
-        try:
-            base64.b64decode(self.key, validate=True)
-        except binascii.Error:
-            raise ValueError(f"The key of the Batch account {self.name!r} is not base64.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
