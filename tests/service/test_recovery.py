@@ -43,7 +43,6 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio, functools, importlib, inspect, json, os, pathlib, signal, sys
 from datetime import timedelta
-from local_azure.batch.rest import shapes
 from local_azure.batch.http.server import Account, Clock, serve
 
 def trapped(function, moment, armed):
@@ -81,7 +80,6 @@ def run(data, key, function="", moment="", hours=0):
     account = Account(name="localbatch", key=key)
     asyncio.run(serve(pathlib.Path(data), account, ready=ready, stop=asyncio.Event(), clock=clock))
 
-shapes.load()
 for line in sys.stdin:
     pid = os.fork()
     if not pid:

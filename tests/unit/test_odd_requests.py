@@ -214,7 +214,7 @@ def of_field(field: shapes.Field, depth: int) -> st.SearchStrategy[Any]:
 def of_type(name: str, depth: int) -> st.SearchStrategy[Any]:
     if name in OF_TYPE:
         return OF_TYPE[name]
-    if values := shapes._enum_values(name):
+    if values := shapes.enum_values(name):
         return st.sampled_from([*values.values(), "other"])
     return anything if name == "dict" else bodies_of(name, depth + 1)
 

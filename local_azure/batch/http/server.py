@@ -27,7 +27,6 @@ from local_azure.batch.http.app import App
 from local_azure.batch.http.routes import Router
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
-from local_azure.batch.rest import shapes
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
@@ -148,8 +147,7 @@ async def _serve(
     try:
         async with _accepting(App(service, Router(), administered=administered), listener):
             ready(service.endpoint)
-            # The models take a tenth of a second to import; most clients leave us that much before their first write.
-            await asyncio.gather(stop.wait(), asyncio.to_thread(shapes.load))
+            await stop.wait()
     finally:
         agenda.cancel()
         await asyncio.gather(agenda, return_exceptions=True)
