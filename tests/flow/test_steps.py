@@ -33,7 +33,6 @@ from azure.batch.models import (
     EnvironmentSetting,
     VirtualMachineConfiguration,
 )
-from azure.batch.models._models import BatchJobTerminateOptions  # 15.1 leaves it out of its public names
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.policies import RetryPolicy
 from prefect import Task, flow
@@ -171,7 +170,7 @@ def pace(beat: Callable[[], None] = lambda: None) -> Pace:
 
 
 def terminate(batch: BatchClient, run: Run, reason: str) -> None:
-    options = BatchJobTerminateOptions(termination_reason=reason)
+    options: Any = {"terminateReason": reason}  # the SDK keeps the model of it private
     batch.begin_terminate_job(run.job_id, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
 
 

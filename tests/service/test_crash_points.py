@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
 from local_azure.batch.node import strays
 from local_azure.batch.state.clock import Clock
 from local_azure.batch.state.store import Store
-from tests.service.conftest import (
+from tests.support.batch_service import (
     RunningService,
     create_job,
     create_pool,
@@ -32,7 +33,8 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.service.test_recovery import ROOT, ServiceProcess, starter
+from tests.support.paths import ROOT
+from tests.support.service_process import ServiceProcess, starter
 
 __all__ = ["starter"]  # a fixture
 
@@ -46,7 +48,7 @@ class Trap:
     hours: float = 0  # by which its clock is ahead of the machine's
 
 
-REBOOT = _models.BatchNodeRebootOptions(node_reboot_kind="requeue")
+REBOOT: Any = {"nodeRebootOption": "requeue"}
 NOWHERE = Trap()
 ANSWERED = Trap(function="local_azure.batch.http.app:App._send", moment="after")
 COMMITTED = Trap(function="local_azure.batch.http.app:App._answer", moment="after")
@@ -123,7 +125,7 @@ def restart(process: TrappedService, before: Seen | None = None, trap: Trap = NO
     assert process.rows("PRAGMA integrity_check") == [("ok",)]
     for job in client.list_jobs():
         for item in client.list_tasks(job.id):
-            wait_for(lambda job=job, item=item: _runs_if_it_says_so(client, job.id, item.id))
+            wait_for(partial(_runs_if_it_says_so, client, job.id, item.id))
     return client
 
 
@@ -131,7 +133,7 @@ def _runs_if_it_says_so(client: BatchClient, job: str, name: str) -> bool:
     item = client.get_task(job, name)
     if item.state != "running":
         return True
-    node = client.get_node(item.node_info.pool_id, item.node_info.node_id)
+    node = client.get_node(str(item.node_info.pool_id), str(item.node_info.node_id))
     return node.state == "running" and node.running_tasks_count > 0
 
 

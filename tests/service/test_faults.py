@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
+from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.exceptions import (
     HttpResponseError,
@@ -20,7 +22,7 @@ from azure.core.exceptions import (
 )
 
 from local_azure.batch.state.wire import parse_timestamp
-from tests.service.conftest import (
+from tests.support.batch_service import (
     create_job,
     create_pool,
     pool_options,
@@ -30,7 +32,7 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.service.test_wire import Raw
+from tests.support.raw_requests import Raw
 
 
 def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):
@@ -130,7 +132,8 @@ def test_unusable_node_gets_no_task(service, client):
     (node,) = create_pool(client)
     service.admin("unusable", poolId="pool", nodeId=node.id)
     (broken,) = wait_for_nodes(client, "pool", "unusable")
-    assert broken.errors[0].code == "NodeUnusable"
+    (error,) = broken.errors or []
+    assert error.code == "NodeUnusable"
     create_job(client)
     client.create_task("job", task())
     assert client.get_task("job", "task").state == "active"
@@ -197,6 +200,10 @@ def test_answer_arrives_no_earlier_than_its_delay(service, client):
     assert time.monotonic() - began >= 0.3
 
 
+def _has_job(client: BatchClient, job_id: str) -> bool:
+    return job_id in [job.id for job in client.list_jobs()]
+
+
 def test_delay_before_the_action_keeps_it_from_being_seen_and_one_after_it_does_not(service, client):
     for job_id, after_commit in (("before", False), ("after", True)):
         service.admin("requests", operation="create_job", delay=0.5, after_commit=after_commit)
@@ -209,7 +216,7 @@ def test_delay_before_the_action_keeps_it_from_being_seen_and_one_after_it_does_
         began = time.monotonic()
         request = threading.Thread(target=create)
         request.start()
-        wait_for(lambda job_id=job_id: job_id in [job.id for job in client.list_jobs()])
+        wait_for(partial(_has_job, client, job_id))
         seen = time.monotonic()
         request.join()
         assert answered[0] - began >= 0.5

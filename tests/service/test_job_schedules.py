@@ -7,7 +7,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import MACHINE, wait_for
+from tests.support.batch_service import MACHINE, wait_for
 
 
 def create_schedule(client, rule=None, **specification) -> None:
@@ -90,7 +90,7 @@ def test_start_window_that_passes_without_recurrence_completes_the_schedule(serv
 
 def options() -> Any:
     # azure-batch 15.1.0 cannot terminate a job without a reason.
-    return m._models.BatchJobTerminateOptions(termination_reason="test")
+    return {"terminateReason": "test"}
 
 
 def test_first_job_waits_for_its_time(service, client):

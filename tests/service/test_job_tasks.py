@@ -6,7 +6,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
-from tests.service.conftest import (
+from tests.support.batch_service import (
     MACHINE,
     create_job,
     create_pool,

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import SLOW, create_job, create_pool, run_task, shell, stdout, task, wait_for, wait_for_task
+from tests.support.batch_service import (
+    SLOW,
+    create_job,
+    create_pool,
+    run_task,
+    shell,
+    stdout,
+    task,
+    wait_for,
+    wait_for_task,
+)
 
 UNLIMITED_DAYS = 10675199
-TERMINATE = _models.BatchJobTerminateOptions(termination_reason="Enough")
+TERMINATE: Any = {"terminateReason": "Enough"}
 
 
 def wait_for_job(client, state: str, job: str = "job") -> m.BatchJob:
@@ -96,9 +106,9 @@ def test_deleted_job_is_deleting_before_it_is_gone(start_service):
         assert refusal.value.error.code == "JobBeingDeleted"
     service.advance(seconds=61)
     wait_for(lambda: not list(client.list_jobs()))
-    with pytest.raises(ResourceNotFoundError) as refusal:
+    with pytest.raises(ResourceNotFoundError) as missing:
         client.get_job("job")
-    assert refusal.value.error.code == "JobNotFound"
+    assert missing.value.error.code == "JobNotFound"
 
 
 def test_deleting_a_job_removes_its_tasks_and_their_files(client, service):
@@ -171,7 +181,7 @@ def test_jobs_of_higher_priority_come_first_then_tasks_as_they_came(client):
     times = {
         name: wait_for_task(client, name, job=job) for job, name in (("low", "first"), ("high", "a"), ("high", "b"))
     }
-    assert sorted(times, key=lambda name: times[name].execution_info.start_time) == ["b", "a", "first"]
+    assert sorted(times, key=lambda name: str(times[name].execution_info.start_time)) == ["b", "a", "first"]
 
 
 def test_max_parallel_tasks_holds_back_the_rest(client):

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import (
+from tests.support.batch_service import (
     SLOW,
     create_job,
     create_pool,
@@ -20,9 +20,9 @@ from tests.service.conftest import (
     wait_for_task,
 )
 
-REBOOT = _models.BatchNodeRebootOptions(node_reboot_kind="requeue")
-REIMAGE = _models.BatchNodeReimageOptions(node_reimage_option="requeue")
-DEALLOCATE = _models.BatchNodeDeallocateOptions(node_deallocate_option="requeue")
+REBOOT: Any = {"nodeRebootOption": "requeue"}
+REIMAGE: Any = {"nodeReimageOption": "requeue"}
+DEALLOCATE: Any = {"nodeDeallocateOption": "requeue"}
 COUNT = shell('echo x >> "$AZ_BATCH_NODE_SHARED_DIR/starts"')
 
 
@@ -133,9 +133,9 @@ def test_users_of_a_node(client, node):
     later = datetime.now(timezone.utc) + timedelta(days=2)
     client.replace_node_user("pool", node.id, "me", m.BatchNodeUserReplaceOptions(expiry_time=later))
     client.delete_node_user("pool", node.id, "me")
-    with pytest.raises(ResourceNotFoundError) as refusal:
+    with pytest.raises(ResourceNotFoundError) as missing:
         client.delete_node_user("pool", node.id, "me")
-    assert refusal.value.error.code == "NodeUserNotFound"
+    assert missing.value.error.code == "NodeUserNotFound"
 
 
 def test_passwords_are_not_kept(client, node, service):

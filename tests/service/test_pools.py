@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
+from tests.support.batch_service import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
 
 
 def test_pool_and_node_pass_through_their_states_in_azures_order(start_service):
@@ -56,7 +57,7 @@ def test_defaults_are_shown(client):
     assert pool.url.endswith("/pools/Pool")
 
 
-def _machine() -> dict[str, m.VirtualMachineConfiguration]:
+def _machine() -> dict[str, Any]:
     return {"virtual_machine_configuration": pool_options().virtual_machine_configuration}
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from azure.batch import models as m
 
-from tests.service.conftest import create_job, create_pool, pool_options, run_task, shell, stdout, wait_for_nodes
+from tests.support.batch_service import create_job, create_pool, pool_options, run_task, shell, stdout, wait_for_nodes
 
 
 def test_start_task_prepares_the_node_for_tasks(client):

@@ -14,7 +14,16 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import ContainerClient, generate_container_sas
 
 from local_azure.batch.http.server import AutoStorage
-from tests.service.conftest import create_job, create_pool, pool_options, run_task, shell, stdout, task, wait_for_task
+from tests.support.batch_service import (
+    create_job,
+    create_pool,
+    pool_options,
+    run_task,
+    shell,
+    stdout,
+    task,
+    wait_for_task,
+)
 
 
 class Container:
@@ -120,7 +129,7 @@ def test_missing_blob_of_a_storage_that_was_killed_says_so(service, container, k
     lost_out = run_task(client, "/bin/true", "out", output_files=files).execution_info.failure_info
     assert (lost_in.code, lost_out.code) == ("BlobNotFound", "FileUploadContainerNotFound")
     for failure in (lost_in, lost_out):
-        assert [item.value[:23] for item in failure.details if item.name == "DataLoss"] == loss
+        assert [str(item.value)[:23] for item in failure.details if item.name == "DataLoss"] == loss
 
 
 @pytest.fixture
@@ -143,7 +152,7 @@ def link(service, container: Container, **options: Any) -> None:
     service.start()
 
 
-def auto(container: Container, **options: str) -> list[m.ResourceFile]:
+def auto(container: Container, **options: Any) -> list[m.ResourceFile]:
     return [m.ResourceFile(auto_storage_container_name=container.client.container_name, **options)]
 
 
@@ -194,7 +203,7 @@ def test_key_of_the_linked_account_stays_in_the_service(linked, container, servi
     assert b"sig=" not in state
 
 
-def _refusal(request) -> tuple[int, str, str]:
+def _refusal(request) -> tuple[int | None, str | None, str]:
     with pytest.raises(HttpResponseError) as refusal:
         request()
     values = {item.key: item.value for item in refusal.value.model.error_values}
@@ -252,5 +261,6 @@ def test_local_azure_links_its_blob_storage_to_its_batch_account(azure_settings)
     client.create_task("linked", task(command_line="/bin/cat file", resource_files=auto(container)))
     wait_for_task(client, job="linked")
     assert stdout(client, job="linked") == "content"
-    client.begin_delete_job("linked", polling_interval=0.02).result()
-    client.begin_delete_pool("linked", polling_interval=0.02).result()
+    quick: Any = {"polling_interval": 0.02}  # an int, says the SDK
+    client.begin_delete_job("linked", **quick).result()
+    client.begin_delete_pool("linked", **quick).result()

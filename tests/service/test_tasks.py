@@ -7,7 +7,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import (
+from tests.support.batch_service import (
     create_job,
     create_pool,
     pool_options,
@@ -28,7 +28,7 @@ def ready(client):
     return client
 
 
-def failure(item: m.BatchTask) -> tuple[str, str]:
+def failure(item: m.BatchTask) -> tuple[str | None, str | None]:
     return item.execution_info.failure_info.category, item.execution_info.failure_info.code
 
 
@@ -103,7 +103,8 @@ def test_task_is_ended_at_its_time_limit(ready):
     limit = m.BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=0.3), max_task_retry_count=0)
     done = run_task(ready, "/bin/sleep 60", constraints=limit)
     assert failure(done) == ("usererror", "TaskEnded")
-    assert "maxWallClockTime" in done.execution_info.failure_info.details[0].value
+    (detail,) = done.execution_info.failure_info.details or []
+    assert "maxWallClockTime" in detail.value
 
 
 def test_task_is_retried_as_often_as_allowed_and_each_time_in_a_fresh_directory(ready):
@@ -278,7 +279,8 @@ def test_task_that_kills_its_supervising_process_fails_after_three_requeues(read
     info = done.execution_info
     assert (failure(done), info.exit_code) == (("servererror", "Unknown"), None)
     assert (info.requeue_count, info.retry_count, info.result) == (3, 0, "failure")
-    assert "supervising process" in info.failure_info.details[0].value
+    (detail,) = info.failure_info.details or []
+    assert "supervising process" in detail.value
     runs = b"".join(ready.download_node_file("pool", done.node_info.node_id, "shared/runs"))
     assert runs == b"run\n" * 4
 
@@ -449,7 +451,7 @@ def test_files_go_when_their_retention_time_is_over(ready, service):
         try:
             stdout(ready)
         except ResourceExistsError as error:
-            return error.error.code
+            return str(error.error.code)
         return ""
 
     assert wait_for(refused) == "TaskFilesCleanedup"

@@ -64,7 +64,7 @@ class App:
         try:
             answer = await self._answer(scope, headers, receive)
         except Dropped:
-            scope["state"]["connection"].transport.abort()
+            scope["state"]["abort"]()
             await receive()  # until the server has noticed, or it would answer for us
             return
         except BatchError as error:

@@ -6,14 +6,9 @@ import asyncio
 import fcntl
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from local_azure.batch.engine import environment
 from local_azure.batch.engine.agenda import Agenda
@@ -24,6 +19,7 @@ from local_azure.batch.engine.scheduler import Scheduler
 from local_azure.batch.engine.schedules import Schedules
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
+from local_azure.batch.http.connections import HOST, accepting, listen
 from local_azure.batch.http.routes import Router
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
@@ -39,11 +35,6 @@ __all__ = ["Account", "AutoStorage", "Clock", "DataDirectoryInUse", "Timings", "
 logger = logging.getLogger(__name__)
 
 LOCAL_TIMINGS = Timings()
-HOST = "127.0.0.1"
-# Clients keep their connections for as long as they can, and some do not repeat a POST that meets a closed one. So
-# connections stay open for longer than anybody's polling interval.
-KEEP_ALIVE = 600  # seconds
-DRAIN = 2.0  # seconds that requests get to finish when the service stops
 
 
 class DataDirectoryInUse(Exception):
@@ -130,7 +121,7 @@ async def _serve(
     if killed := await asyncio.to_thread(runner.kill_strays):
         logger.warning("Ended %d processes that a former service had left", len(killed))
     environment.make_python(service.data)
-    listener = _listen(port)
+    listener = listen(port)
     service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
     agent = NodeAgent(runner, service.data / "trash", service.auto_storage)
     job_tasks = JobTasks(service, agent)
@@ -145,63 +136,10 @@ async def _serve(
     agent.empty_trash()
     agenda = asyncio.create_task(service.agenda.run())
     try:
-        async with _accepting(App(service, Router(), administered=administered), listener):
+        async with accepting(App(service, Router(), administered=administered), listener):
             ready(service.endpoint)
             await stop.wait()
     finally:
         agenda.cancel()
         await asyncio.gather(agenda, return_exceptions=True)
         await agent.close()
-
-
-def _listen(port: int) -> socket.socket:
-    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each answer, whose head and body
-    # are two packets, would wait 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-class _accepting:
-    """Accept connections while inside. uvicorn's protocol without its server: that one polls, and takes the signals."""
-
-    def __init__(self, app: App, listener: socket.socket) -> None:
-        self._listener = listener
-        self._config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE,
-        )
-        self._state = ServerState()
-
-    async def __aenter__(self) -> None:
-        self._config.load()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, sock=self._listener, backlog=512)
-
-    def _connection(self) -> H11Protocol:
-        state: dict[str, object] = {}
-        connection = H11Protocol(config=self._config, server_state=self._state, app_state=state)
-        state["connection"] = connection  # the app may close it without an answer
-        return connection
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=DRAIN)
-        for connection in list(self._state.connections):
-            if connection.transport:
-                connection.transport.abort()

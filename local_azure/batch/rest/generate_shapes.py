@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -48,9 +48,29 @@ SELECTABLE = (
     "BatchPool",
     "BatchTask",
 )
-# The one place that uses private names of the SDK: the module of its models, as 15.1 leaves some of them out of its
-# public names, and the name and visibility of a model's property on the wire.
-_PRIVATE_MODELS = models._models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Property:
+    """A property of a model, as the SDK declares it."""
+
+    hint: Any  # its type
+    read_only: bool
+
+
+def properties(model: type) -> dict[str, Property]:
+    """The properties of a model, by their names on the wire.
+
+    The one place that uses private names of the SDK: how a model's property keeps its wire name and its visibility.
+    """
+    hints = typing.get_type_hints(model, localns={"_models": models, "_enums": models})
+    return {
+        declared._rest_name_input or attribute: Property(
+            hint=hints[attribute], read_only=declared._visibility == ["read"]
+        )
+        for attribute, declared in vars(model).items()
+        if type(declared).__name__ == "_RestField"
+    }
 
 
 def table() -> dict[str, Any]:
@@ -63,14 +83,16 @@ def table() -> dict[str, Any]:
         if model.__name__ in bodies:
             continue
         bodies[model.__name__] = {}
-        for name, hint in _writable(model):
-            shape = bodies[model.__name__][name] = _shape(hint)
-            kind = _kind(hint)
+        for name, declared in properties(model).items():
+            if declared.read_only:
+                continue
+            shape = bodies[model.__name__][name] = _shape(declared.hint)
+            kind = _kind(declared.hint)
             if issubclass(kind, Enum):
                 values[kind.__name__] = [member.value for member in kind]
             elif shape.split(",")[0].removeprefix("list of ") not in PLAIN:
                 pending.append(kind)
-    selectable = {name: [name for name, _ in _properties(_model(name))] for name in SELECTABLE}
+    selectable = {name: list(properties(_model(name))) for name in SELECTABLE}
     return {"bodies": dict(sorted(bodies.items())), "values": dict(sorted(values.items())), "selectable": selectable}
 
 
@@ -79,25 +101,8 @@ def text() -> str:
 
 
 def _model(name: str) -> type:
-    found: type = getattr(_PRIVATE_MODELS, name)
+    found: type = getattr(models._models, name)  # 15.1 leaves some of them out of its public names
     return found
-
-
-def _properties(model: type) -> Iterator[tuple[str, Any]]:
-    """The declared properties of a model, by their names on the wire."""
-    for attribute, declared in vars(model).items():
-        if type(declared).__name__ == "_RestField":
-            yield declared._rest_name_input or attribute, declared
-
-
-def _writable(model: type) -> Iterator[tuple[str, Any]]:
-    """The properties that a client may send, each with its type."""
-    names = {"_models": models, "_enums": models}
-    hints = typing.get_type_hints(model, localns=names)
-    attributes = {id(declared): attribute for attribute, declared in vars(model).items()}
-    for name, declared in _properties(model):
-        if declared._visibility != ["read"]:
-            yield name, hints[attributes[id(declared)]]
 
 
 def _shape(hint: Any) -> str:
