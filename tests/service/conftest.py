@@ -12,6 +12,9 @@ from azure.batch import BatchClient
 
 from local_azure.batch.http.server import Timings
 from tests.support.batch_service import QUICK, HttpFiles, RunningService
+from tests.support.service_process import starter
+
+__all__ = ["starter"]  # a fixture
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
-from local_azure.batch.node import strays
+from local_azure.batch.node import leftovers
 from local_azure.batch.state.clock import Clock
 from local_azure.batch.state.store import Store
 from tests.support.batch_service import (
@@ -34,9 +34,7 @@ from tests.support.batch_service import (
     wait_for_task,
 )
 from tests.support.paths import ROOT
-from tests.support.service_process import ServiceProcess, starter
-
-__all__ = ["starter"]  # a fixture
+from tests.support.service_process import ServiceProcess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ class Trap:
 REBOOT: Any = {"nodeRebootOption": "requeue"}
 NOWHERE = Trap()
 ANSWERED = Trap(function="local_azure.batch.http.app:App._send", moment="after")
-COMMITTED = Trap(function="local_azure.batch.http.app:App._answer", moment="after")
+COMMITTED = Trap(function="local_azure.batch.http.app:App._respond", moment="after")
 
 
 class TrappedService(ServiceProcess):
@@ -82,11 +80,11 @@ class TrappedService(ServiceProcess):
     def processes(self) -> dict[int, str]:
         """The living processes that carry the data directory's token, and the mark of what each belongs to."""
         instance = str(self.rows("SELECT instance FROM account")[0][0])
-        mark = f"{strays.ATTEMPT_VARIABLE}=".encode()
+        mark = f"{leftovers.ATTEMPT_VARIABLE}=".encode()
         return {
             process.pid: next((entry.decode() for entry in process.environment if entry.startswith(mark)), "")
-            for process in strays.living_processes()
-            if process.carries(strays.INSTANCE_VARIABLE, instance)
+            for process in leftovers.living_processes()
+            if process.carries(leftovers.INSTANCE_VARIABLE, instance)
         }
 
 
@@ -235,7 +233,11 @@ def test_what_was_committed_is_there_and_the_retry_is_told_so(process, add, trap
 
 @pytest.mark.parametrize(
     ("add", "function"),
-    [(add_pool, "pools:add_pool"), (add_job, "jobs:add_job"), (add_task, "store:Table.add")],
+    [
+        (add_pool, "operations.pools:add_pool"),
+        (add_job, "operations.jobs:add_job"),
+        (add_task, "state.store:Table.add"),
+    ],
     ids=lambda item: getattr(item, "__name__", None),
 )
 def test_what_was_not_committed_is_not_there_and_the_retry_succeeds(process, add, function):
@@ -290,12 +292,12 @@ INTERRUPTED_ONCE = '[ $(wc -l < "{file}") -gt {runs} ] || exec sleep 60; exit 7'
 @pytest.mark.parametrize(
     ("function", "moment", "runs_before"),
     [
-        ("scheduler:Scheduler._start", "after", 0),
-        ("scheduler:Scheduler._spawn", "before", 0),
-        ("node_agent:NodeAgent.carry_out", "before", 0),
-        ("node_agent:NodeAgent._prepare", "after", 0),
-        ("runner:Runner.start", "before", 0),
-        ("runner:Runner._begin", "before", 0),
+        ("engine.scheduler:Scheduler._start", "after", 0),
+        ("engine.scheduler:Scheduler._spawn", "before", 0),
+        ("node.node_agent:NodeAgent.carry_out", "before", 0),
+        ("node.node_agent:NodeAgent._prepare", "after", 0),
+        ("node.runner:Runner.start", "before", 0),
+        ("node.runner:Runner._begin", "before", 0),
     ],
 )
 def test_task_that_was_not_started_yet_runs_once(process, effect, function, moment, runs_before):
@@ -344,11 +346,11 @@ def _assert_ended(done: m.BatchTask, exit_code: int) -> None:
 @pytest.mark.parametrize(
     ("function", "moment"),
     [
-        ("node_agent:NodeAgent.conclude", "before"),
-        ("scheduler:Scheduler._finish", "before"),
-        ("attempts:remove", "after"),
-        ("task_ends:complete", "after"),
-        ("scheduler:Scheduler._finish", "after"),
+        ("node.node_agent:NodeAgent.conclude", "before"),
+        ("engine.scheduler:Scheduler._finish", "before"),
+        ("engine.attempts:remove", "after"),
+        ("engine.task_ends:complete", "after"),
+        ("engine.scheduler:Scheduler._finish", "after"),
     ],
 )
 def test_task_whose_command_has_ended_is_not_run_again(process, effect, tmp_path, function, moment):
@@ -446,7 +448,7 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
     ("function", "moment"),
     [
         ("local_azure.batch.engine.service:Service.discard", "after"),  # not committed
-        ("local_azure.batch.engine.lifecycle:Lifecycle.visit_remains", "before"),  # committed, nothing done
+        ("local_azure.batch.engine.lifecycle:Lifecycle.discard_remains", "before"),  # committed, nothing done
         ("local_azure.batch.node.node_agent:NodeAgent.discard", "before"),
         ("local_azure.batch.node.node_agent:NodeAgent.discard", "after"),  # out of sight, and still to be forgotten
         ("shutil:rmtree", "before"),
@@ -599,8 +601,8 @@ class MovedClock(Clock):
 
     moved = timedelta()
 
-    def unmoved(self):
-        return super().unmoved() + self.moved
+    def machine_time(self):
+        return super().machine_time() + self.moved
 
 
 def test_clock_never_goes_back_and_flows_on():

@@ -104,7 +104,7 @@ class PoolsAndNodes(RuleBasedStateMachine):
         assert before is not None
         assert after is not None
         if code is None:
-            assert allowed_in in _reachable(ALLOCATION.transitions, str(before.allocation_state))
+            assert allowed_in in _reachable(ALLOCATION.transitions, before.allocation_state or "")
             return True
         assert code == ("PoolBeingResized" if allowed_in == "steady" else WRONG_STATE)
         assert {before.allocation_state, after.allocation_state} != {allowed_in}

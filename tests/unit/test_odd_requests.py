@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from local_azure.batch.engine.agenda import Agenda
+from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
 from local_azure.batch.http.routes import OPERATIONS, Operation, Router
@@ -127,7 +127,7 @@ def service() -> Iterator[Service]:
         clock=clock,
         usual_timings=Timings(),
         data=data,
-        agenda=Agenda(clock),
+        reconciler=Reconciler(clock),
         endpoint="http://127.0.0.1:1",
     )
     make_odd_files(data / "nodes" / "pool" / NODE)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from local_azure.batch.node import shim, strays
-from local_azure.batch.node.runner import Attempt, Command, Ending, Outcome, Runner
+from local_azure.batch.node import leftovers, shim
+from local_azure.batch.node.runner import Command, Ending, Outcome, Runner, RunningCommand
 
 pytestmark = pytest.mark.asyncio
 
@@ -92,7 +92,7 @@ def ready(tmp_path: Path) -> Path:
 
 
 def carrying(instance: str) -> list[int]:
-    return [p.pid for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
+    return [p.pid for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
 
 
 def command(line: str, directory: Path, **more: object) -> Command:
@@ -117,7 +117,7 @@ async def told(ready: Path) -> str:
     return await asyncio.wait_for(asyncio.to_thread(ready.read_text), BOUND)
 
 
-async def start_family(runner: Runner, ready: Path, members: int, **more: object) -> tuple[Attempt, list[int]]:
+async def start_family(runner: Runner, ready: Path, members: int, **more: object) -> tuple[RunningCommand, list[int]]:
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} {members}"
     attempt = await runner.start(command(line, ready.parent, **more))
     pids = [int(pid) for pid in (await told(ready)).split()]
@@ -226,12 +226,12 @@ async def test_output_files_may_be_one_file(runner: Runner, tmp_path: Path) -> N
 
 
 async def test_environment_is_what_was_given_and_the_marks(runner: Runner, instance: str, tmp_path: Path) -> None:
-    given = {"PATH": PATH, "NEWLINE": "a\nb", "ÄÖ": "große Wörter", "EMPTY": "", strays.INSTANCE_VARIABLE: "forged"}
+    given = {"PATH": PATH, "NEWLINE": "a\nb", "ÄÖ": "große Wörter", "EMPTY": "", leftovers.INSTANCE_VARIABLE: "forged"}
     await outcome(runner, "env -0", tmp_path, environment=given)
     entries = (tmp_path / "stdout.txt").read_text().split("\0")[:-1]
     environment = dict(entry.split("=", 1) for entry in entries)
-    assert len(environment.pop(strays.ATTEMPT_VARIABLE)) == 32
-    assert environment == {**given, strays.INSTANCE_VARIABLE: instance}
+    assert len(environment.pop(leftovers.ATTEMPT_VARIABLE)) == 32
+    assert environment == {**given, leftovers.INSTANCE_VARIABLE: instance}
 
 
 async def test_there_is_no_shell(runner: Runner, tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
     with subprocess.Popen(arguments, cwd=ROOT) as service:
         pids = [int(pid) for pid in (await told(ready)).split()]
         service.send_signal(signal.SIGSTOP)
-        marked = [p for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
+        marked = [p for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
         for process in marked:
             if process.is_shim:
                 os.kill(process.pid, signal.SIGKILL)
@@ -363,7 +363,7 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
     try:
         left = sorted(set(pids) - {unmarked})
         assert all(is_alive(pid) for pid in left)
-        killed = Runner(instance).kill_strays()
+        killed = Runner(instance).kill_leftovers()
         assert set(left) <= set(killed)
         assert wait_until_gone(left) == []
         assert carrying(instance) == []
@@ -374,13 +374,13 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
 
 
 async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance: str) -> None:
-    ours = subprocess.Popen(["sleep", "1000"], env={strays.INSTANCE_VARIABLE: instance})
-    other = subprocess.Popen(["sleep", "1000"], env={strays.INSTANCE_VARIABLE: instance + "0"})
+    ours = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance})
+    other = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance + "0"})
     try:
-        assert await asyncio.to_thread(runner.kill_strays) == [ours.pid]
+        assert await asyncio.to_thread(runner.kill_leftovers) == [ours.pid]
         assert ours.wait() == -signal.SIGKILL
         assert other.poll() is None
-        assert runner.kill_strays() == []
+        assert runner.kill_leftovers() == []
     finally:
         for process in (ours, other):
             process.kill()
@@ -418,7 +418,7 @@ async def test_shim_that_is_asked_to_end_ends_its_command(runner: Runner, ready:
 async def test_death_of_the_nursery_touches_no_command(runner: Runner, instance: str, ready: Path) -> None:
     attempt = await runner.start(command(f"sh -c 'echo on > {ready}; cat {ready}; exit 9'", ready.parent))
     assert await told(ready) == "on\n"
-    marked = [p for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
+    marked = [p for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
     nurseries = [process.pid for process in marked if process.is_shim and process.pid != attempt.pid]
     assert len(nurseries) == 1
     os.kill(nurseries[0], signal.SIGKILL)
@@ -434,7 +434,7 @@ async def test_nothing_secret_can_be_seen_from_outside(runner: Runner, ready: Pa
     attempt = await runner.start(command(line, ready.parent, environment=environment))
     await told(ready)
     shown = Path(f"/proc/{attempt.pid}/environ").read_bytes().split(b"\0")
-    assert [entry.split(b"=")[0].decode() for entry in shown if entry] == [strays.INSTANCE_VARIABLE]
+    assert [entry.split(b"=")[0].decode() for entry in shown if entry] == [leftovers.INSTANCE_VARIABLE]
     assert str(ready).encode() not in Path(f"/proc/{attempt.pid}/cmdline").read_bytes()
     await asyncio.to_thread(ready.write_text, "go")
     await attempt.outcome()

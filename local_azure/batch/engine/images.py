@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from local_azure.batch.state.store import Document
 
-# Publisher, offer, sku and the node agent that goes with them. Tasks run on this machine whichever is chosen.
+# Publisher, offer, SKU and node agent. Whichever is chosen, tasks run on this machine.
 IMAGES = (
     ("almalinux", "almalinux-hpc", "8_10-hpc-gen2", "batch.node.el 8"),
     ("almalinux", "almalinux-x86_64", "9-gen1", "batch.node.el 9"),
@@ -21,7 +21,7 @@ IMAGES = (
 
 
 def node_agent_of(reference: Document) -> str | None:
-    """The node agent that fits an image reference, or None if the image is not among those supported."""
+    """The node agent of an image reference; None if the image is not supported."""
     wanted = tuple(str(reference.get(name, "")).lower() for name in ("publisher", "offer", "sku"))
     agents: dict[tuple[str, ...], str] = {image[:3]: image[3] for image in IMAGES}
     return agents.get(wanted)

@@ -14,7 +14,7 @@ from local_azure.batch.state.wire import timestamp
 
 
 def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None = None) -> Row:
-    """Put a job with all that belongs to it into the store. Raises BatchError if its id is taken."""
+    """Store a job with its auto pool and job manager task. Raises BatchError if its id is taken."""
     if existing := service.store.jobs.get(job_id.lower()):
         deleting = existing.document["state"] == "deleting"
         raise BatchError(Code.JobBeingDeleted if deleting else Code.JobExists)
@@ -28,13 +28,13 @@ def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None 
     row = service.store.jobs.add(Row(keys=(job_id.lower(),), document=document, private=private, extra=extra))
     if manager := spec.get("jobManagerTask"):
         _add_manager(service, row, manager)
-    service.agenda.wake("job", row.id)
-    service.agenda.wake("assign", pool.lower())
+    service.reconciler.wake("job", row.id)
+    service.reconciler.wake("assign", pool.lower())
     return row
 
 
 def _pool(service: Service, info: Document, schedule: Row | None) -> tuple[str, Document]:
-    """The id of the job's pool, which may have to be created, and what to remember of that."""
+    """The id of the job's pool, creating an auto pool if needed, and the private data of the job."""
     auto = info.get("autoPoolSpecification")
     if not auto:
         return info["poolId"], {}
@@ -55,7 +55,7 @@ def _add_pool(service: Service, auto: Document) -> str:
 
 
 def _add_manager(service: Service, job: Row, manager: Document) -> None:
-    """The job manager task is the job's first task; when it ends, it may end the job."""
+    """Add the job manager task as the job's first task; its end may end the job."""
     of_manager = {"killJobOnCompletion", "runExclusive", "allowLowPriorityNode"}
     spec = {name: value for name, value in manager.items() if name not in of_manager}
     add_task(

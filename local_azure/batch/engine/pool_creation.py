@@ -10,7 +10,7 @@ from local_azure.batch.state.wire import is_id, timestamp
 
 
 def add_pool(service: Service, spec: Document) -> Row:
-    """Put a pool into the store, to be filled with nodes. Raises BatchError if its id is taken or none."""
+    """Store a pool, whose nodes the allocator adds. Raises BatchError if its id is taken or invalid."""
     if not is_id(spec["id"]):
         raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
     if existing := service.store.pools.get(spec["id"].lower()):
@@ -22,5 +22,5 @@ def add_pool(service: Service, spec: Document) -> Row:
     POOL.enter(document, "active", now)
     ALLOCATION.enter(document, "resizing", now)
     row = service.store.pools.add(Row(keys=(spec["id"].lower(),), document=document))
-    service.agenda.wake("pool", row.id)
+    service.reconciler.wake("pool", row.id)
     return row

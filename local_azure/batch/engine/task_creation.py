@@ -13,7 +13,7 @@ from local_azure.batch.state.wire import timestamp
 
 
 def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
-    """Put a task into the store. Raises BatchError if its id is taken."""
+    """Store a task. Raises BatchError if its id is taken."""
     document = task_specs.with_defaults(body, job.document)
     if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
         raise BatchError(Code.TaskExists)

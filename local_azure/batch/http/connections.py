@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 HOST = "127.0.0.1"
-# Clients keep their connections for as long as they can, and some do not repeat a POST that meets a closed one. So
+# Clients keep their connections for as long as they can, and some do not retry a POST on a closed connection. So
 # connections stay open for longer than any client's polling interval.
 KEEP_ALIVE = 600  # seconds
 DRAIN = 2.0  # seconds that requests get to finish when the service stops

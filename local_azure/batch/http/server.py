@@ -1,4 +1,4 @@
-"""The process of the local Batch service: takes its data directory, recovers, listens, and drains at the end."""
+"""Runs the local Batch service: locks its data directory, recovers, listens, and drains at the end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from local_azure.batch.engine import environment
-from local_azure.batch.engine.agenda import Agenda
 from local_azure.batch.engine.allocator import Allocator
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.lifecycle import Lifecycle
+from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.engine.scheduler import Scheduler
 from local_azure.batch.engine.schedules import Schedules
 from local_azure.batch.engine.service import Service
@@ -38,7 +38,7 @@ LOCAL_TIMINGS = Timings()
 
 
 class DataDirectoryInUse(Exception):
-    """Another service has the data directory."""
+    """Another service uses the data directory."""
 
 
 async def serve(
@@ -53,26 +53,26 @@ async def serve(
     administered: bool = False,
     auto_storage: AutoStorage | asyncio.Future[AutoStorage] | None = None,
 ) -> None:
-    """Serve until `stop` is set; `ready` gets the endpoint, http://127.0.0.1:PORT, once requests are accepted.
+    """Serve until `stop` is set; `ready` is called with the endpoint once requests are accepted.
 
-    On the way out there are no new requests, running commands are ended (and run again by the next service on the same
-    directory), and the state is closed. `administered` lets clients ask for faults and move the clock. `auto_storage`
-    is the storage account that is linked to the Batch account; what needs it waits for one that is still to come.
-    Raises DataDirectoryInUse, and OSError if the port is taken.
+    At the end no new requests are accepted, running commands are ended (the next service on the directory runs them
+    again), and the state is closed. `administered` lets clients inject faults and move the clock. `auto_storage` is the
+    storage account linked to the Batch account; it may be a future, which is awaited where the account is needed.
+    Raises DataDirectoryInUse, and OSError if the port is in use.
     """
     make_private(data)
     with _locked(data):
         clock = clock or Clock()
         store = Store(data / "batch.db")
         try:
-            _go_on_in_time(clock, store)
+            _continue_clock(clock, store)
             service = Service(
                 account=account,
                 store=store,
                 clock=clock,
                 usual_timings=timings,
                 data=data.resolve(),
-                agenda=Agenda(clock),
+                reconciler=Reconciler(clock),
                 auto_storage=_as_future(auto_storage),
             )
             await _serve(service, port, administered, ready, stop)
@@ -90,25 +90,25 @@ def _as_future(account: AutoStorage | asyncio.Future[AutoStorage] | None) -> asy
 
 @contextmanager
 def _locked(data: Path) -> Iterator[None]:
-    """Hold the data directory. The kernel releases a dead process's lock, so none is ever stale."""
+    """Lock the data directory. The kernel releases the lock of a killed process, so it is never stale."""
     descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             reason = f"Another local Batch service uses the data directory {data}"
-            raise DataDirectoryInUse(f"{reason}: stop it, or give this one another directory.") from None
+            raise DataDirectoryInUse(f"{reason}: stop it, or use another directory.") from None
         yield
     finally:
         os.close(descriptor)
 
 
-def _go_on_in_time(clock: Clock, store: Store) -> None:
-    """Let no time run backwards over a restart: what was begun would wait until the clock is there again."""
+def _continue_clock(clock: Clock, store: Store) -> None:
+    """Continue from the latest recorded time, if the machine's clock is behind it; pending work would not be due."""
     latest = store.latest()
     if latest is None or parse_timestamp(latest) <= clock.now():
         return
-    logger.warning("The data directory is of %s, which is yet to come; the service's time goes on from there", latest)
+    logger.warning("Clock: behind the data directory; the service's time continues from %s", latest)
     clock.not_before(parse_timestamp(latest))
 
 
@@ -118,28 +118,28 @@ async def _serve(
     for name in ("nodes", "attempts"):
         make_private(service.data / name)
     runner = Runner(service.store.instance)
-    if killed := await asyncio.to_thread(runner.kill_strays):
-        logger.warning("Ended %d processes that a former service had left", len(killed))
+    if killed := await asyncio.to_thread(runner.kill_leftovers):
+        logger.warning("Data directory: killed %d leftover processes of the previous service", len(killed))
     environment.make_python(service.data)
     listener = listen(port)
     service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
     agent = NodeAgent(runner, service.data / "trash", service.auto_storage)
     job_tasks = JobTasks(service, agent)
-    resident = (
+    controllers = (
         Lifecycle(service, agent, job_tasks),
         Scheduler(service, agent, job_tasks),
         Allocator(service, agent),
         Schedules(service),
     )
-    for part in resident:
-        part.resume()
+    for controller in controllers:
+        controller.resume()
     agent.empty_trash()
-    agenda = asyncio.create_task(service.agenda.run())
+    reconciler = asyncio.create_task(service.reconciler.run())
     try:
         async with accepting(App(service, Router(), administered=administered), listener):
             ready(service.endpoint)
             await stop.wait()
     finally:
-        agenda.cancel()
-        await asyncio.gather(agenda, return_exceptions=True)
+        reconciler.cancel()
+        await asyncio.gather(reconciler, return_exceptions=True)
         await agent.close()

@@ -1,4 +1,4 @@
-"""The images that nodes can be made of."""
+"""Operations on supported images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from local_azure.batch.engine.images import IMAGES
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call, Listing
+from local_azure.batch.rest.call import Call, Listing, Response
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.store import Row
 
@@ -36,5 +36,5 @@ def _rows() -> Iterator[Row]:
         yield Row(keys=(f"{number:03}",), document=document)
 
 
-def list_supported_images(service: Service, call: Call) -> Answer:
-    return _LISTING.answer(call, lambda after: (row for row in _rows() if row.id > after))
+def list_supported_images(service: Service, call: Call) -> Response:
+    return _LISTING.respond(call, lambda after: (row for row in _rows() if row.id > after))

@@ -18,11 +18,11 @@ from typing import Any
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_served
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
-# Properties of API versions before 2025-06-01: accepted and without effect, as in Azure today.
-_FORMER = {"targetNodeCommunicationMode", "resourceTags"}
-# The same, but a value in them asks for something that a node would have to have.
-_FORMER_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
-_WITH_FORMER = {
+# Properties of API versions before 2025-06-01: accepted without effect, as in Azure today.
+_REMOVED = {"targetNodeCommunicationMode", "resourceTags"}
+# The same, but refused if they have a value, which a node would have to support.
+_REMOVED_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
+_WITH_REMOVED = {
     "BatchPoolCreateOptions",
     "BatchPoolSpecification",
     "BatchPoolUpdateOptions",
@@ -31,8 +31,8 @@ _WITH_FORMER = {
     "BatchTaskCreateOptions",
     "BatchJobManagerTask",
 }
-# What exists in Azure Batch and not here. To accept these and do nothing would be a lie; the rest of what cannot matter
-# on one machine (networks, user accounts, operating system disks, upgrade policies) is accepted and shown again.
+# Features that are not implemented: refused, as accepting them without effect would mislead. Properties that cannot
+# matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown.
 _NOT_SERVED = {
     "applicationPackageReferences",
     "containerConfiguration",
@@ -78,15 +78,15 @@ def names(model: str) -> frozenset[str]:
 
 @cache
 def enum_values(name: str) -> Mapping[str, str] | None:
-    """The values of an enumeration by their lower case; None if the type is none."""
+    """The values of an enumeration, keyed by lower case; None if the type is not an enumeration."""
     values = _TABLE["values"].get(name)
     return None if values is None else {value.lower(): value for value in values}
 
 
 def check(body: Any, model: str) -> dict[str, Any]:
-    """The body with durations, timestamps and enum values in canonical form and nulls left out.
+    """The body in canonical form: durations, timestamps and enum values normalised, nulls removed.
 
-    Raises BatchError, naming the property, for one that is unknown, missing, or not of its type.
+    Raises BatchError for a property that is unknown, missing, or of another type, and names it.
     """
     if not isinstance(body, Mapping):
         raise BatchError(Code.InvalidRequestBody, "The body must be a JSON object.")
@@ -97,7 +97,7 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
     known = fields(model)
     checked = {}
     for name, value in body.items():
-        if name.startswith("odata.") or value is None or _is_former(model, name, value):
+        if name.startswith("odata.") or value is None or _is_removed(model, name, value):
             continue
         if name not in known:
             reason = f"The property {path + name!r} does not exist."
@@ -113,10 +113,10 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
     return checked
 
 
-def _is_former(model: str, name: str, value: Any) -> bool:
-    if model not in _WITH_FORMER or name not in _FORMER | _FORMER_FEATURES:
+def _is_removed(model: str, name: str, value: Any) -> bool:
+    if model not in _WITH_REMOVED or name not in _REMOVED | _REMOVED_FEATURES:
         return False
-    if value and name in _FORMER_FEATURES:
+    if value and name in _REMOVED_FEATURES:
         raise not_served(f"The property {name}")
     return True
 
@@ -129,7 +129,7 @@ def _list(value: Any, convert: Callable[[Any, str], Any], path: str) -> list[Any
 
 @cache
 def _one_of(type_name: str) -> Callable[[Any, str], Any]:
-    """The function that checks one value of the type."""
+    """The function that validates a value of the type."""
     if type_name in PLAIN:
         return PLAIN[type_name]
     values = enum_values(type_name)
@@ -162,7 +162,7 @@ def _text(value: Any, path: str) -> str:
 
 def _integer(value: Any, path: str) -> int:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = int(value)  # the az command line sends its options as they were typed
+        value = int(value)  # the az command line sends its options as text
     if isinstance(value, bool) or not isinstance(value, int):
         raise invalid_property(path, value, "an integer is required")
     if not -(2**31) <= value < 2**31:
