@@ -120,7 +120,7 @@ async def test_tasks_are_counted_paged_terminated_and_deleted(service):
         assert refusal.value.error.code == "TaskNotFound"
 
 
-async def test_refused_tasks_are_told_apart(service):
+async def test_refused_tasks_are_distinguished(service):
     async with service.async_client() as client:
         await client.create_job(JOB)
         with pytest.raises(m.CreateTasksError) as refusal:

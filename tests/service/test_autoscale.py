@@ -80,7 +80,7 @@ def test_formula_that_cannot_be_read_is_refused(client, formula):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, "AutoScalingFormulaSyntaxError")
 
 
-def test_formula_that_cannot_be_computed_is_told_by_its_run(client):
+def test_formula_error_is_in_the_autoscale_run(client):
     client.create_pool(scaled("$TargetDedicatedNodes = unknown + 1;"))
     pool = wait_until_evaluated(client)
     assert pool.auto_scale_run.error.message == "the variable unknown is not defined"

@@ -214,7 +214,7 @@ ADDED = {
 
 @pytest.mark.parametrize("trap", [ANSWERED, COMMITTED], ids=["answered", "committed"])
 @pytest.mark.parametrize("add", ADDED, ids=lambda add: add.__name__)
-def test_what_was_committed_is_there_and_the_retry_is_told_so(process, add, trap):
+def test_committed_request_survives_and_its_retry_is_refused(process, add, trap):
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -240,7 +240,7 @@ def test_what_was_committed_is_there_and_the_retry_is_told_so(process, add, trap
     ],
     ids=lambda item: getattr(item, "__name__", None),
 )
-def test_what_was_not_committed_is_not_there_and_the_retry_succeeds(process, add, function):
+def test_uncommitted_request_is_lost_and_its_retry_succeeds(process, add, function):
     client = process.begin(Trap(function=f"local_azure.batch.{function}", moment="after"))
     create_pool(client)
     create_job(client)
@@ -254,7 +254,7 @@ def test_what_was_not_committed_is_not_there_and_the_retry_succeeds(process, add
 
 
 @pytest.mark.parametrize("trap", [ANSWERED, COMMITTED], ids=["answered", "committed"])
-def test_deletion_of_a_job_goes_on(process, effect, trap):
+def test_job_deletion_continues_after_a_restart(process, effect, trap):
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -271,7 +271,7 @@ def test_deletion_of_a_job_goes_on(process, effect, trap):
 
 
 @pytest.mark.parametrize("trap", [ANSWERED, COMMITTED], ids=["answered", "committed"])
-def test_deletion_of_a_pool_goes_on_and_its_task_waits_for_another(process, effect, trap):
+def test_pool_deletion_continues_and_its_task_waits(process, effect, trap):
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -456,7 +456,7 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
     ],
 )
 @pytest.mark.parametrize("kind", ["task", "job"])
-def test_removal_of_a_directory_goes_on(process, effect, kind, function, moment):
+def test_directory_removal_continues_after_a_restart(process, effect, kind, function, moment):
     client = process.begin(Trap(function=function, moment=moment))
     (node,) = create_pool(client)
     create_job(client)
@@ -491,7 +491,7 @@ def test_removal_of_a_directory_goes_on(process, effect, kind, function, moment)
         ("local_azure.batch.engine.allocator:Allocator._become_steady", "before"),
     ],
 )
-def test_allocation_goes_on(process, effect, function, moment):
+def test_allocation_continues_after_a_restart(process, effect, function, moment):
     client = process.begin(Trap(function=function, moment=moment))
     die_by(process, lambda client: client.create_pool(pool_options(target_dedicated_nodes=2)))
     client = restart(process)
@@ -503,7 +503,7 @@ def test_allocation_goes_on(process, effect, function, moment):
 
 
 @pytest.mark.parametrize("statements", [1, 2, 10, 22])
-def test_service_killed_while_it_makes_the_schema_leaves_none_or_all_of_it(tmp_path, statements):
+def test_kill_during_schema_creation_leaves_none_or_all_of_it(tmp_path, statements):
     """SQLite calls back for each statement of the script; the process dies at one of them."""
     path = tmp_path / "batch.db"
     dead = subprocess.run([sys.executable, "-c", SCHEMA_PROGRAM, str(path), str(statements)], cwd=ROOT, check=False)

@@ -108,7 +108,7 @@ def test_too_many_dependencies_are_refused(ready):
         (for_code(0, job_action="terminate"), "/bin/true", "completed", "TaskFailed"),
     ],
 )
-def test_job_is_treated_as_the_exit_condition_says(client, conditions, command, state, reason):
+def test_exit_condition_decides_what_happens_to_the_job(client, conditions, command, state, reason):
     create_pool(client)
     create_job(client, task_failure_mode="performexitoptionsjobaction")
     client.create_task("job", task("task", command, **conditions))

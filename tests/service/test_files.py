@@ -19,7 +19,7 @@ def done(client):
     return client
 
 
-def test_files_of_a_task_are_listed_with_and_without_what_is_below(done):
+def test_task_files_are_listed_recursively_or_not(done):
     assert [item.name for item in done.list_task_files("job", "task")] == ["stderr.txt", "stdout.txt", "wd"]
     names = [item.name for item in done.list_task_files("job", "task", recursive=True)]
     assert names == [

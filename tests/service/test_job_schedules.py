@@ -54,7 +54,7 @@ def test_jobs_recur_one_at_a_time(service, client):
     wait_for(lambda: jobs(client)[2:] == [("nightly:job-3", "active")])
 
 
-def test_job_that_cannot_begin_within_its_start_window_is_left_out(service, client):
+def test_job_that_misses_its_start_window_is_skipped(service, client):
     rule = m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1), start_window=timedelta(minutes=10))
     create_schedule(client, rule)
     wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])
@@ -76,7 +76,7 @@ def test_job_that_can_begin_within_its_start_window_does(service, client):
     wait_for(lambda: jobs(client)[1:] == [("nightly:job-2", "active")])
 
 
-def test_start_window_that_passes_without_recurrence_completes_the_schedule(service, client):
+def test_missed_start_window_without_recurrence_ends_schedule(service, client):
     rule = m.BatchJobScheduleConfiguration(
         do_not_run_until=service.clock.now() + timedelta(hours=1), start_window=timedelta(minutes=5)
     )

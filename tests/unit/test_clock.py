@@ -18,7 +18,7 @@ async def test_moved_clock_wakes_those_who_wait_for_that_time():
     await asyncio.wait_for(waiting, 5)
 
 
-def test_moved_clock_stays_moved_and_the_unmoved_time_does_not_follow():
+def test_moving_the_clock_does_not_move_the_machine_time():
     clock = Clock()
     clock.advance(timedelta(days=3))
     assert timedelta(days=3) <= clock.now() - clock.machine_time() + timedelta(seconds=1) < timedelta(days=3, seconds=2)
@@ -46,7 +46,7 @@ async def test_agenda_visits_what_is_woken_and_what_is_due():
 
 
 @pytest.mark.asyncio
-async def test_visit_that_fails_is_repeated_and_does_not_stop_the_others(caplog):
+async def test_failed_reconcile_is_retried_and_does_not_stop_others(caplog):
     clock, visits = Clock(), []
     reconciler = Reconciler(clock)
 

@@ -148,7 +148,7 @@ def wait_until_gone(pids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
-async def test_exit_code_comes_back_and_is_in_the_status_file(runner: Runner, tmp_path: Path, code: int) -> None:
+async def test_exit_code_is_returned_and_in_the_status_file(runner: Runner, tmp_path: Path, code: int) -> None:
     request = command(f"sh -c 'exit {code}'", tmp_path)
     attempt = await runner.start(request)
     result = await attempt.outcome()
@@ -164,7 +164,7 @@ async def test_death_by_signal_is_128_and_its_number(runner: Runner, tmp_path: P
 
 
 @pytest.mark.parametrize("line", ["no-such-program", "/no/such/program", "./no-such-program", "'with space'"])
-async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner, tmp_path: Path, line: str) -> None:
+async def test_missing_program_differs_from_a_program_that_fails(runner: Runner, tmp_path: Path, line: str) -> None:
     result = await outcome(runner, line, tmp_path)
     assert (result.ending, result.exit_code) == (Ending.PROGRAM_NOT_FOUND, None)
     assert shlex.split(line)[0] in result.message
@@ -184,7 +184,9 @@ async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner,
         ("./no-format", "Exec format error"),
     ],
 )
-async def test_command_that_cannot_be_started_says_why(runner: Runner, tmp_path: Path, line: str, reason: str) -> None:
+async def test_command_that_cannot_be_started_has_a_reason(
+    runner: Runner, tmp_path: Path, line: str, reason: str
+) -> None:
     (tmp_path / "no-format").write_bytes(b"\x01\x02")
     (tmp_path / "no-format").chmod(0o700)
     result = await outcome(runner, line, tmp_path)
@@ -270,7 +272,7 @@ async def test_no_signal_is_ignored_to_begin_with(runner: Runner, tmp_path: Path
     assert [number for number in signal.valid_signals() if ignored & 1 << number - 1] == []
 
 
-async def test_time_limit_ends_what_ignores_sigterm_and_left_its_session(runner: Runner, ready: Path) -> None:
+async def test_time_limit_ends_processes_that_ignore_sigterm(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 3, time_limit=1.0)
     result = await asyncio.wait_for(attempt.outcome(), BOUND)
     assert result == Outcome(ending=Ending.TIME_LIMIT, exit_code=128 + signal.SIGKILL)
@@ -289,7 +291,7 @@ async def test_infinite_time_limit_is_no_overflow(runner: Runner, tmp_path: Path
     assert result == Outcome(ending=Ending.EXITED, exit_code=0)
 
 
-async def test_daemon_does_not_outlive_its_command(runner: Runner, tmp_path: Path) -> None:
+async def test_daemon_ends_with_its_command(runner: Runner, tmp_path: Path) -> None:
     result = await outcome(runner, "sh -c '(setsid sleep 1000 & echo $!); exit 4'", tmp_path)
     assert result == Outcome(ending=Ending.EXITED, exit_code=4)
     assert not is_alive(int((tmp_path / "stdout.txt").read_text()))
@@ -387,7 +389,7 @@ async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance
             process.wait()
 
 
-async def test_death_of_the_shim_is_told_and_its_command_ends(runner: Runner, ready: Path) -> None:
+async def test_killed_shim_is_reported_and_its_command_ends(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 1)
     mine = pids[:1]
     os.kill(attempt.pid, signal.SIGKILL)
@@ -469,7 +471,7 @@ async def test_outcome_arrives_even_if_it_cannot_be_written(runner: Runner, tmp_
     assert "status file could not be written" in result.message
 
 
-async def test_outcome_of_an_older_attempt_is_not_taken_for_the_new_one(runner: Runner, ready: Path) -> None:
+async def test_outcome_of_a_previous_attempt_is_ignored(runner: Runner, ready: Path) -> None:
     request = command(f"sh -c 'echo on > {ready}; sleep 1000'", ready.parent)
     request.status_file.write_text('{"ending": "exited", "exitCode": 0, "message": ""}')
     attempt = await runner.start(request)
