@@ -110,7 +110,7 @@ def options_in(parser: argparse.ArgumentParser) -> set[str]:
 OPTIONS = {
     "flows.top_words": options_of(flows.cli.app),
     "flows.sweep": options_of(flows.cli.sweep_app),
-    "tasks.accounts.block": options_of(flows.credentials.app),
+    "flows.credentials": options_of(flows.credentials.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
     "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),
