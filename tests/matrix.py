@@ -38,8 +38,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
+import tasks.direct_clean_up
 import tasks.job
-import tasks.lifecycle
 import tasks.record
 import tasks.reporting.artifacts
 from flows import top_words as flow_module
@@ -177,7 +177,7 @@ def quick() -> Iterator[None]:
             patch.setattr(step, "retry_jitter_factor", None)
             if step.name in DELETES:
                 patch.setattr(step, "fn", _of_the_living(step.fn))
-        for owner, name in ((tasks.record.Chronicle, "close"), (tasks.lifecycle, "clean_up_after")):
+        for owner, name in ((tasks.record.RunRecord, "close"), (tasks.direct_clean_up, "clean_up_after")):
             patch.setattr(owner, name, _of_the_living(getattr(owner, name)))
         patch.setattr(tasks.job, "STREAMS", ())  # to store them, each Batch task would load an SDK
         patch.setattr(HttpTransport, "sleep", lambda self, duration: None)

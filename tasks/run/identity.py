@@ -97,6 +97,7 @@ class UsedPool:
     spot_nodes: int = 0
     added_nodes: int = 0  # dedicated ones, asked for while the run waited for spot nodes
     added_at: datetime | None = None
+    asked_at: datetime | None = None  # when this run asked for it
 
     @property
     def nodes(self) -> int:

@@ -46,7 +46,7 @@ from prefect.settings import (
 from prefect.states import Crashed, Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
-import tasks.lifecycle
+import tasks.direct_clean_up
 import tasks.record
 import tasks.reporting.artifacts
 import tasks.resources.leftovers
@@ -262,8 +262,8 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
             patch.setattr(step, "fn", _watched(step.name, step.fn, nodes.script))
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
-        patch.setattr(tasks.record.Chronicle, "close", _of_the_living(tasks.record.Chronicle.close))
-        patch.setattr(tasks.lifecycle, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
+        patch.setattr(tasks.record.RunRecord, "close", _of_the_living(tasks.record.RunRecord.close))
+        patch.setattr(tasks.direct_clean_up, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
         patch.setattr(flow_module, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
         patch.setattr(Run, "start", _start)
         patch.setattr(Pace, "beats", _beats)
