@@ -40,7 +40,8 @@ def log_levels(inputs: Inputs, levels: tuple[str, ...] = LEVELS, settings: RunSe
         levels: The words to look for; a line counts for the first that it holds.
         settings: The pool, the limits, what is deleted, and where the results go.
     """
-    if bad := [level for level in levels if not re.fullmatch(r"\w+", level, re.ASCII)] or not levels:
+    bad = [level for level in levels if not re.fullmatch(r"\w+", level, re.ASCII)]
+    if bad or not levels:
         raise InputError(f"levels holds {bad}; name one or more levels, each a word of letters, digits and _")
     join = partial(table, levels=levels)
     workload = Workload(name="log-levels", node_script=NODE_SCRIPT, arguments=levels, read=counts_in, join=join)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
-from flows import top_words as flow_module
+from flows import nine_steps
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
@@ -90,7 +90,7 @@ def list_leftovers(azure: Azure) -> list[Leftover]:
 
 def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:
     """Let the flow's monitoring look at that pace."""
-    environment.setattr(flow_module, "monitor_tasks", partial(monitor_tasks, pace=pace))
+    environment.setattr(nine_steps, "monitor_tasks", partial(monitor_tasks, pace=pace))
 
 
 @contextmanager

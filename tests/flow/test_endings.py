@@ -7,6 +7,7 @@ already, since the import takes longer than the run.
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import shutil
@@ -45,7 +46,6 @@ import flows.sweep
 import tasks.download
 import tasks.files
 from flows import cli as command_line
-from flows import top_words as flow_module
 from flows.sweep import sweep
 from flows.top_words import top_words
 from local_azure import faults
@@ -53,6 +53,7 @@ from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
+from tests.all_steps import STEPS
 from tests.flow.conftest import azure_with_faults, list_leftovers
 from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
 
@@ -124,11 +125,11 @@ def run_command(arguments: Sequence[str], output: Path, death: Death | None, nod
 
 def _die_at(death: Death) -> None:
     if death in _AFTER:
-        step = getattr(flow_module, _AFTER[death])
+        step = STEPS[_AFTER[death]]
         step.fn = _deadly(step.fn)
     if death is Death.DELETES:
         for name in ("delete_job", "delete_containers"):
-            getattr(flow_module, name).fn = lambda *given: threading.Event().wait()
+            STEPS[name].fn = lambda *given: threading.Event().wait()
     if death is Death.DOWNLOAD:
         tasks.download._download = _deadly(tasks.download._download)
 
@@ -393,7 +394,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         with server.settings():
             AzureBatchAccounts.from_environment(settings).save(BLOCK)
         server.client.create_work_pool(WorkPoolCreate(name="local-process", type="process"))
-        server.deploy_flow(top_words, flow_module.__file__)
+        server.deploy_flow(top_words, inspect.getfile(top_words.fn))
         server.start_worker(settings)
         yield House(
             serves=stack.enter_context(serving(server)),

@@ -12,7 +12,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -34,7 +33,7 @@ from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.reporting import events
 from tasks.reporting.artifacts import Key
 from tasks.run.outcomes import Cause
-from tasks.run.settings import CleanUp, PoolSettings, TimeLimits
+from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -212,14 +211,12 @@ def test_the_example_automations_are_what_prefect_accepts_and_wait_for_events_of
         assert given["trigger"]["match"] == {"prefect.resource.id": resource}
 
 
-def test_the_flow_of_the_example_has_the_parameters_of_the_flow_where_both_have_one() -> None:
-    both = set(top_words.parameters.properties) & set(log_levels.parameters.properties)
-    assert both == {"inputs", "pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts"}
-
-    def default(flow: Any, name: str) -> object:
-        return flow.parameters.properties[name].get("default")
-
-    assert all(default(top_words, name) == default(log_levels, name) for name in both)
+def test_settings_have_the_same_defaults_in_both_flows() -> None:
+    both = set(RunSettings.model_fields) & set(top_words.parameters.properties)
+    assert both == {"pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts"}
+    settings = RunSettings().model_dump(mode="json")
+    assert {name: top_words.parameters.properties[name].get("default") for name in both} == settings
+    assert log_levels.parameters.properties["settings"]["default"] == settings
 
 
 def section(text: str, heading: str) -> str:
