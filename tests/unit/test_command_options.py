@@ -325,7 +325,7 @@ def test_a_misspelled_setting_is_refused_before_the_input_is_read(
         ("flows.top_words", ["no/such/file"], "input 'no/such/file': no file matches"),
         ("flows.top_words", ["--help"], "one Batch task per file"),
         ("flows.sweep", ["--flow-run", "x"], "--flow-run is 'x', which is no id of a flow run"),
-        ("tasks.accounts.block", ["x", "--overwrit"], "No such option: --overwrit"),
+        ("flows.credentials", ["x", "--overwrit"], "No such option: --overwrit"),
         ("examples.log_levels.flow", ["no/such/file"], "input 'no/such/file': no file matches"),
     ],
 )

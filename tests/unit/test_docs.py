@@ -37,9 +37,8 @@ from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "examples/**/*.md") for page in ROOT.glob(pattern))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-FOLDERS = ("flows", "tasks", "node_scripts", "local_azure")
 GROUPS: dict[str, type[BaseModel]] = {"pool": PoolSettings, "limits": TimeLimits, "clean_up": CleanUp}
 PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "Stalled", "CleanedUp")]
 
@@ -84,15 +83,33 @@ def test_modules_entrypoints_and_make_targets_are_there(page: Path) -> None:
     assert set(re.findall(r"(?:^ {4}|`)make ([a-z]+)\b", text, re.M)) <= known
 
 
-def test_the_table_of_the_readme_names_files_that_are_there_and_none_is_left_out() -> None:
-    table = README.read_text().split("## Where things are")[1].split("\n## ")[0]
-    named = set()
-    for row in re.findall(r"^\| (`[^|]+`) \|", table, re.M):
-        first, *others = re.findall(r"`([^`]+)`", row)
-        named |= {first.rstrip("/"), *(str(Path(first).parent / other) for other in others)}
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def test_readme_describes_every_folder() -> None:
+    described = first_cells(section(README.read_text(), "Where things are"))
+    assert [name for name in described if not (ROOT / name).is_dir()] == []
+    assert python_folders("*", "tasks/*", "local_azure/*") <= set(described)
+
+
+def test_architecture_describes_every_room_and_every_module_of_flows_and_tasks() -> None:
+    described = first_cells((ROOT / "docs" / "architecture.md").read_text())
+    assert [name for name in described if "/" in name and not (ROOT / name).exists()] == []
+    assert python_folders("flows", "tasks", "tasks/*", "node_scripts", "local_azure/batch/*") <= set(described)
     modules = {str(path.relative_to(ROOT)) for path in (*ROOT.glob("flows/*.py"), *ROOT.glob("tasks/*.py"))}
-    assert {module for module in modules if not module.endswith("__init__.py")} <= named
+    assert {module for module in modules if not module.endswith("__init__.py")} <= set(described)
+
+
+@each_page
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Paths from the root, from the page's folder, or from local_azure/batch in the pages about it."""
+    for name in {span for span in spans(page) if re.fullmatch(r"[\w./-]+/[\w-]+\.(py|md|yaml|toml|txt)", span)}:
+        homes = (ROOT, page.parent, ROOT / "local_azure" / "batch")
+        assert any((home / name).exists() for home in homes), name
+
+
+def python_folders(*patterns: str) -> set[str]:
+    """The folders that match and hold Python modules, each as a table names it."""
+    modules = [module for pattern in patterns for module in ROOT.glob(f"{pattern}/*.py")]
+    folders = {str(module.parent.relative_to(ROOT)) for module in modules}
+    return {f"{folder}/" for folder in folders if not folder.startswith(".")}
 
 
 # Commands and their options.
@@ -110,7 +127,7 @@ def options_in(parser: argparse.ArgumentParser) -> set[str]:
 OPTIONS = {
     "flows.top_words": options_of(flows.cli.app),
     "flows.sweep": options_of(flows.cli.sweep_app),
-    "tasks.accounts.block": options_of(flows.credentials.app),
+    "flows.credentials": options_of(flows.credentials.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
     "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),
