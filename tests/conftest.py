@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("tests.support")
 
-# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
+# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start;
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise by nohup
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,8 @@ MOST_REQUESTS = (1 + RETRIES) * (1 + RetryPolicy().status_retries)
 
 def test_a_service_that_never_takes_the_tasks_is_not_asked_for_ever(runs: Runs) -> None:
     outcome = runs.run(_adding_always(Mode.REFUSED))
-    assert outcome.error.startswith("ServiceError: Azure Batch answered 503 ServerBusy")
+    name = f"pool {outcome.run}"
+        assert outcome.error.startswith(f"NotDeleted: Not deleted: {name}: Azure Batch answered 503 ServerBusy")
     assert 1 < len(outcome.faulted) <= MOST_REQUESTS
     assert runs.left_over(outcome) == []
 
@@ -153,7 +154,8 @@ class _PoolThatStays:
 def test_a_pool_that_was_not_deleted_fails_the_run(runs: Runs, silent: bool) -> None:
     outcome = runs.run(_PoolThatStays(silent=silent))
     try:
-        assert outcome.error.startswith("ServiceError: Azure Batch answered 503 ServerBusy")
+        name = f"pool {outcome.run}"
+        assert outcome.error.startswith(f"NotDeleted: Not deleted: {name}: Azure Batch answered 503 ServerBusy")
         assert runs.left_over(outcome, patience=0) == [f"pool {outcome.run}"]
     finally:
         runs.remove(outcome.run)
