@@ -62,7 +62,9 @@ class Response:
 
     @property
     def request_id(self) -> str | None:
-        return self.headers.get(self.service.request_id)
+        # Azurite gives none with a user delegation key, but says that it is Azurite.
+        azurite = next(iter(re.findall("^Azurite[^ ]*", self.headers.get("server", ""))), None)
+        return self.headers.get(self.service.request_id) or azurite
 
     @property
     def origin(self) -> str:
