@@ -51,6 +51,11 @@ class BatchRun(Generic[T, J]):
         self._deletes: dict[str, PrefectFuture[None]] = {}
         self._record: RunRecord[J] | None = None
 
+    @property
+    def is_retry(self) -> bool:
+        """Whether this is not the first attempt of the flow run."""
+        return (flow_run.run_count or 0) > 1
+
     # How it begins
 
     def __enter__(self) -> Self:

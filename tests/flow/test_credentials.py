@@ -24,7 +24,7 @@ from tasks.accounts.choose import azure_for_run
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.errors import InputError
-from tests.flow.test_steps import in_flow
+from tests.support.runs import in_flow
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_SETTINGS = (*BATCH_SETTINGS, *STORAGE_SETTINGS)

@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,7 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch.models import (
     BatchJobCreateOptions,
-    BatchMetadataItem,
-    BatchPoolCreateOptions,
     BatchPoolInfo,
-    BatchVmImageReference,
-    VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceNotFoundError
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -43,8 +38,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Suspended
 
 import flows.sweep
+import flows.top_words
 import tasks.download
-import tasks.files
 from flows import cli as command_line
 from flows.sweep import sweep
 from flows.top_words import top_words
@@ -53,9 +48,11 @@ from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
-from tests.all_steps import STEPS
-from tests.flow.conftest import azure_with_faults, list_leftovers
-from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
+from tests.support.accounts import add_pool, azure_with_faults, list_leftovers
+from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
+from tests.support.polling import LIMIT, eventually
+from tests.support.steps import STEPS
 
 SOON = 30.0  # seconds: so long Prefect leaves to a run that was cancelled, and so long may cleaning up take
 AT_ONCE = 10.0  # seconds: in which the deletes of what bills are sent, also on a busy machine
@@ -118,8 +115,7 @@ def run_command(arguments: Sequence[str], output: Path, death: Death | None, nod
     if death:
         _die_at(death)
     if node_script:
-        step = tasks.files.upload_files
-        step.fn = partial(step.fn, node_script=node_script)
+        flows.top_words.NODE_SCRIPT = node_script
     command_line.app(args=list(arguments), prog_name="python -m flows.top_words")
 
 
@@ -220,21 +216,15 @@ def process_with(part: str, where: str) -> int | None:
 
 def make_pool(azure: Azure, name: str, tags: Mapping[str, str]) -> None:
     """A pool of somebody else's, which scales by a formula and has tags of its own."""
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
-    with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id=name,
-                vm_size="standard_d2s_v3",
-                virtual_machine_configuration=machine,
-                task_slots_per_node=8,
-                enable_auto_scale=True,
-                auto_scale_formula="$TargetDedicatedNodes = 2;",
-                auto_scale_evaluation_interval=timedelta(minutes=7),
-                metadata=[BatchMetadataItem(name=key, value=value) for key, value in tags.items()],
-            )
-        )
+    add_pool(
+        azure,
+        name,
+        tags,
+        task_slots_per_node=8,
+        enable_auto_scale=True,
+        auto_scale_formula="$TargetDedicatedNodes = 2;",
+        auto_scale_evaluation_interval=timedelta(minutes=7),
+    )
 
 
 def make_strangers(azure: Azure) -> None:

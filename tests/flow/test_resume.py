@@ -61,11 +61,10 @@ from tasks.run.identity import Role, Run
 from tasks.run.polling import Pace
 from tasks.run.settings import CleanUp, TimeLimits
 from tasks.summary import Summary
-from tests.all_steps import STEPS
-from tests.conftest import DATA
-from tests.flow.deployed import Deployed, deployed, eventually
-
-__all__ = ["deployed"]  # a fixture
+from tests.support.deployed import Deployed
+from tests.support.paths import DATA
+from tests.support.polling import eventually
+from tests.support.steps import STEPS
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day", "c.txt": "one two two"}
 LIMIT = 60.0  # seconds

@@ -34,10 +34,11 @@ from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
-from tests.conftest import DATA
-from tests.flow.conftest import accounts_of, azure_with_faults
-from tests.flow.test_steps import in_flow, is_running, make_job, new_run, pace, wait_until
-from tests.flow.test_waiting import Time, long_the_first_time, once, own_pool, said, watch
+from tests.support.accounts import accounts_of, azure_with_faults
+from tests.support.monitoring import Time, once, pace, said, watch
+from tests.support.paths import DATA
+from tests.support.polling import wait_until
+from tests.support.runs import in_flow, is_running, long_the_first_time, make_job, new_run, own_pool
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

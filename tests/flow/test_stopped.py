@@ -25,7 +25,7 @@ from tasks.run.previous_attempt import outputs_there
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
 from tasks.stopped import fetch_finished
-from tests.flow.test_download import NAMES, UPLOADS, container, file, parse, quick, remembered, run
+from tests.support.downloads import NAMES, UPLOADS, container, file, parse, quick, remembered, run
 
 __all__ = ["container", "quick", "run"]  # fixtures
 

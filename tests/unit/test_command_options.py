@@ -24,7 +24,7 @@ from flows.top_words import top_words
 from tasks.errors import ConflictError, TasksFailed
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
-from tests.conftest import DATA
+from tests.support.paths import DATA
 
 RUN = "0198c0de-0000-7000-8000-00000000c0de"
 SUMMARY = Summary(
