@@ -1,4 +1,4 @@
-# Each target does its own set-up; the first one on a machine takes a minute or two. `make help` lists them.
+# Each target installs what it needs; the first one takes a minute or two. `make help` lists the targets.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,40 +8,40 @@ INPUTS ?= 'data/*.txt'
 
 .PHONY: run help ui deploy worker test lint bench lock clean
 
-run: .venv/installed ## count the top words of data/ (or INPUTS='my/*.txt ARGUMENTS') on the embedded local Azure
+run: .venv/installed ## count the words of data/, or of INPUTS="'my/*.txt' --top-n 20"
 	@$(BIN)/python -m flows.top_words $(INPUTS)
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# A Python that was removed or replaced leaves a .venv without packages. Asked in milliseconds, and not by `make clean`.
+# If its Python was removed or replaced, .venv has no packages. Checked in milliseconds, except by `make help` and `clean`.
 WORKS = import sys, importlib.util; sys.exit(not importlib.util.find_spec("prefect"))
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),run)),)
 ifneq ($(wildcard .venv/installed),)
 ifneq ($(shell $(BIN)/python -c '$(WORKS)' >/dev/null 2>&1; echo $$?),0)
-$(error The virtual environment .venv does not work, because its Python is gone or was replaced: run `make clean`, then this again)
+$(error The virtual environment .venv is broken: its Python was removed or replaced. Run `make clean`, then this again)
 endif
 endif
 endif
 
-# The server on this machine is not asked through a proxy; what starts from here inherits it.
+# Requests to this machine do not go through a proxy. Child processes inherit the setting.
 ui deploy worker: export NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),127.0.0.1,localhost,::1
 ui deploy worker: export no_proxy = $(NO_PROXY)
 
-ui: .venv/installed ## the Prefect UI with all runs, on http://127.0.0.1:4200
+ui: .venv/installed ## start a Prefect server and its UI, on http://127.0.0.1:4200
 	@$(BIN)/python -m prefect server start --host 127.0.0.1 --port 4200
 
-deploy: export TOP_WORDS_ACCOUNTS ?= # empty: Prefect would warn of a placeholder without a value
+deploy: export TOP_WORDS_ACCOUNTS ?= # empty, because Prefect warns about a placeholder without a value
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:4200/api)
 
-deploy: .venv/installed ## the deployments of prefect.yaml, on the server of `make ui` (or PREFECT_API_URL)
+deploy: .venv/installed ## create the deployments of prefect.yaml on the server of `make ui`, or PREFECT_API_URL
 	@$(SERVER_ANSWERS)
 	@$(BIN)/python -m prefect --no-prompt work-pool create local-process --type process >/dev/null 2>&1 \
-		|| $(BIN)/python -m prefect --no-prompt work-pool inspect local-process >/dev/null # it exists
+		|| $(BIN)/python -m prefect --no-prompt work-pool inspect local-process >/dev/null # it already exists
 	@$(BIN)/python -m prefect --no-prompt deploy --all
-	@echo "Accounts: $(if $(TOP_WORDS_ACCOUNTS),the block '$(TOP_WORDS_ACCOUNTS)',those in the worker's environment (TOP_WORDS_ACCOUNTS=<block> make deploy names a block))"
+	@echo "Accounts: $(if $(TOP_WORDS_ACCOUNTS),the block '$(TOP_WORDS_ACCOUNTS)',the worker's environment (to use a block: TOP_WORDS_ACCOUNTS=<block> make deploy))"
 
-worker: .venv/installed ## runs what is deployed. Ctrl-C when nothing runs: it takes its runs along, and the sweep has to clean up
+worker: .venv/installed ## run what is deployed. Ctrl-C also kills its runs: press it when nothing runs
 	@$(SERVER_ANSWERS)
 	@exec $(BIN)/python -m prefect worker start --pool local-process --type process
 
@@ -49,20 +49,20 @@ SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration
 	error = get_client(sync_client=True, httpx_settings={"timeout": 10}).api_healthcheck(); \
 	error and sys.exit(f"No Prefect server answers at $(PREFECT_API_URL): {error}\nStart one with `make ui` in another terminal, or set PREFECT_API_URL to yours")'
 
-test: .venv/installed-dev ## all tests
+test: .venv/installed-dev ## run all tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-lint: .venv/installed-dev ## ruff, mypy and the import contracts of pyproject.toml
+lint: .venv/installed-dev ## check with ruff, mypy and the import contracts of pyproject.toml
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy .
 	@$(BIN)/lint-imports --no-cache
 
-bench: .venv/installed-dev ## measured, never asserted by a test
+bench: .venv/installed-dev ## measure speed, about 8 minutes
 	@$(BIN)/python benchmarks/batch_service.py
 	@$(BIN)/python benchmarks/node_script.py
 
-lock: .venv/installed-dev ## pin requirements*.txt anew from pyproject.toml
+lock: .venv/installed-dev ## renew requirements*.txt from pyproject.toml
 	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) -o requirements.txt
 	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
 
@@ -70,8 +70,8 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-e
 	--no-emit-index-url
 
 .venv/installed: requirements.txt local_azure/npm/package-lock.json
-	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
-	@echo "Installing, once: Python packages from PyPI into .venv, then Azurite from the npm registry. This takes a minute or two"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"Python 3.11 to 3.13 is required, this is {v[0]}.{v[1]}. Set another: make PYTHON=python3.12")'
+	@echo "Installing Python packages from PyPI into .venv, then Azurite from the npm registry. This takes a minute or two"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install --no-deps --require-hashes -r requirements.txt
 	@$(BIN)/python -m local_azure.azurite
@@ -81,5 +81,5 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-e
 	@$(PIP) install --no-deps --require-hashes -r requirements-dev.txt
 	@touch $@
 
-clean: ## forget the virtual environment and Azurite
+clean: ## delete the virtual environment and Azurite
 	rm -rf .venv local_azure/npm/node_modules

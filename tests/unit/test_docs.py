@@ -1,4 +1,4 @@
-"""The documentation against the code: what it names is there, and called so."""
+"""Checks the documentation against the code: what it names exists, under that name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_documentation_is_found() -> None:
 
 
 @each_page
-def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
     for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)", prose(page)):
         if "://" in target:
             continue
@@ -64,7 +64,7 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
 
 
 @each_page
-def test_pictures_are_there_or_taken_by_the_script_that_takes_them(page: Path) -> None:
+def test_pictures_exist_or_are_taken_by_the_script(page: Path) -> None:
     script = (ROOT / "docs" / "screenshots.py").read_text()
     for target in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", prose(page)):
         picture = (page.parent / target).resolve()
@@ -72,7 +72,7 @@ def test_pictures_are_there_or_taken_by_the_script_that_takes_them(page: Path) -
 
 
 @each_page
-def test_modules_entrypoints_and_make_targets_are_there(page: Path) -> None:
+def test_modules_entrypoints_and_make_targets_exist(page: Path) -> None:
     text = page.read_text()
     for module in set(re.findall(r"python -m ([a-z_.]+[a-z_])", text)):
         assert importlib.util.find_spec(module), f"python -m {module}"
@@ -89,7 +89,7 @@ def test_readme_describes_every_folder() -> None:
     assert python_folders("*", "tasks/*", "local_azure/*") <= set(described)
 
 
-def test_architecture_describes_every_room_and_every_module_of_flows_and_tasks() -> None:
+def test_architecture_describes_every_folder_and_top_module() -> None:
     described = first_cells((ROOT / "docs" / "architecture.md").read_text())
     assert [name for name in described if "/" in name and not (ROOT / name).exists()] == []
     assert python_folders("flows", "tasks", "tasks/*", "node_scripts", "local_azure/batch/*") <= set(described)
@@ -136,7 +136,7 @@ NODE_SCRIPT = set(re.findall(r'"(--[a-z]+)"', inspect.getsource(node_script.pars
 
 
 @each_page
-def test_commands_have_the_options_with_which_they_are_shown(page: Path) -> None:
+def test_commands_are_shown_with_options_that_they_have(page: Path) -> None:
     for module, arguments in commands(page):
         if module in OPTIONS:
             shown = {word.partition("=")[0] for word in arguments if word.startswith("--")} - {"--help"}
@@ -159,7 +159,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 # Names of the flow's own.
 
 
-def test_parameters_in_commands_of_prefect_are_accepted_by_the_flow() -> None:
+def test_prefect_commands_pass_valid_parameters() -> None:
     given = re.findall(r"-p (?:'([^']+)'|(\S+))", (ROOT / "docs" / "schedule.md").read_text())
     values = dict((quoted or bare).split("=", 1) for quoted, bare in given)
     assert values
@@ -167,7 +167,7 @@ def test_parameters_in_commands_of_prefect_are_accepted_by_the_flow() -> None:
 
 
 @each_page
-def test_python_in_the_pages_calls_the_flows_with_parameters_of_theirs(page: Path) -> None:
+def test_python_in_the_pages_passes_known_parameters(page: Path) -> None:
     for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "top_words":
@@ -175,19 +175,19 @@ def test_python_in_the_pages_calls_the_flows_with_parameters_of_theirs(page: Pat
 
 
 @each_page
-def test_fields_said_to_be_in_a_group_of_parameters_are_in_it(page: Path) -> None:
+def test_fields_are_in_the_parameter_group_that_is_named(page: Path) -> None:
     text = re.sub(r"\s+", " ", page.read_text())
     for names, group in re.findall(r"((?:`\w+`(?:, | and )?)+) in `(pool|limits|clean_up)`", text):
         assert set(re.findall(r"`(\w+)`", names)) <= set(GROUPS[group].model_fields)
 
 
 @each_page
-def test_settings_of_the_environment_are_called_so(page: Path) -> None:
+def test_environment_settings_exist(page: Path) -> None:
     known = {*BATCH_SETTINGS, *STORAGE_SETTINGS, "AZURE_BATCH_", "AZURE_STORAGE_", "AZURE_"}
     assert set(re.findall(r"\bAZURE_[A-Z_]*", page.read_text())) <= known
 
 
-def test_the_page_on_inspecting_lists_every_artifact_cause_and_event() -> None:
+def test_inspect_page_lists_every_artifact_cause_and_event() -> None:
     text = (ROOT / "docs" / "inspect.md").read_text()
     keys = first_cells(section(text, "Artifacts"))
     assert set(keys) == {*(key.value for key in (*Key, *tasks.summary.Key)), flows.sweep.KEY}
@@ -200,7 +200,7 @@ def test_the_page_on_inspecting_lists_every_artifact_cause_and_event() -> None:
     }
 
 
-def test_the_example_automations_are_what_prefect_accepts_and_wait_for_events_of_ours() -> None:
+def test_example_automations_are_valid_and_expect_our_events() -> None:
     (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "schedule.md").read_text(), re.M | re.S)
     payloads = {each.event.value: {field.name for field in dataclasses.fields(each)} for each in PAYLOADS}
     for given in yaml.safe_load(text.replace("<id of the block>", str(uuid4())))["automations"]:
