@@ -486,7 +486,7 @@ def test_directory_removal_continues_after_a_restart(process, effect, kind, func
     ("function", "moment"),
     [
         ("local_azure.batch.engine.allocator:Allocator._add_node", "after"),
-        ("local_azure.batch.engine.allocator:Allocator._creating", "after"),
+        ("local_azure.batch.engine.nodes:Nodes._creating", "after"),
         ("local_azure.batch.node.node_agent:NodeAgent.make_node", "after"),
         ("local_azure.batch.engine.allocator:Allocator._become_steady", "before"),
     ],

@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 
 from local_azure.batch.node import leftovers, shim
-from local_azure.batch.node.runner import Command, Ending, Outcome, Runner, RunningCommand
+from local_azure.batch.node.command import Command, Ending, Outcome
+from local_azure.batch.node.runner import Runner, RunningCommand
 
 pytestmark = pytest.mark.asyncio
 
@@ -56,7 +57,8 @@ time.sleep(1000)
 DRIVER = """
 import asyncio, sys
 from pathlib import Path
-from local_azure.batch.node.runner import Command, Runner
+from local_azure.batch.node.command import Command
+from local_azure.batch.node.runner import Runner
 
 async def main(instance, directory, line):
     runner = Runner(instance, grace=0.3)
