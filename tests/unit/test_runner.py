@@ -377,7 +377,7 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
         os.kill(unmarked, signal.SIGKILL)
 
 
-async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance: str) -> None:
+async def test_only_leftovers_of_the_instance_are_killed(runner: Runner, instance: str) -> None:
     ours = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance})
     other = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance + "0"})
     try:
