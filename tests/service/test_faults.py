@@ -1,4 +1,4 @@
-"""What can go wrong in Azure, asked for."""
+"""Fault injection."""
 
 from __future__ import annotations
 
@@ -253,8 +253,8 @@ def test_capitalised_statuses_hide_a_refused_task_from_the_sdk(service, client):
     create_job(client)
     service.admin("taskstatuses", capitalised=True)
     result = client.create_tasks("job", [task("good"), task("bad id")])  # raises CreateTasksError otherwise
-    told = {item.task_id: (item.status, item.error and item.error.code) for item in result.result_values}
-    assert told == {"good": ("Success", None), "bad id": ("ClientError", "InvalidPropertyValue")}
+    results = {item.task_id: (item.status, item.error and item.error.code) for item in result.result_values}
+    assert results == {"good": ("Success", None), "bad id": ("ClientError", "InvalidPropertyValue")}
     assert [item.id for item in client.list_tasks("job")] == ["good"]
     service.admin("taskstatuses", capitalised=False)
     with pytest.raises(m.CreateTasksError):
