@@ -381,7 +381,7 @@ async def test_only_leftovers_of_the_instance_are_killed(runner: Runner, instanc
     ours = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance})
     other = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance + "0"})
     try:
-        assert await asyncio.to_thread(runner.kill_leftovers) == [ours.pid]
+        assert await asyncio.to_thread(runner.kill_leftovers, shim_grace=0.1) == [ours.pid]
         assert ours.wait() == -signal.SIGKILL
         assert other.poll() is None
         assert runner.kill_leftovers() == []
