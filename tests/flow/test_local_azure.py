@@ -26,7 +26,7 @@ from tasks.errors import EmbeddedAzureEnded
 from tasks.resources.leftovers import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits
-from tests.conftest import DATA
+from tests.support.paths import DATA
 
 ROOT = DATA.parent
 NAMES = [

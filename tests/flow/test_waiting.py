@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,46 +34,28 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, RunError, RunTimeout, ServiceError, Stalled, TasksFailed
 from tasks.monitor import monitor_tasks
-from tasks.resources.pool import Pool
 from tasks.run.identity import Run, UsedPool
-from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.run.polling import Pace
+from tasks.run.outcomes import AddedTask, Cause
 from tasks.run.settings import PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
-from tests.flow.conftest import clear, monitor_at
-from tests.flow.test_steps import SCRIPT, in_flow, is_running, make_job, make_pool, new_run, pace, wait_until
-from tests.flow.test_top_words import artifact
-from tests.flow.test_truth import fates_of, only_job, shell, write_texts
+from tests.support.accounts import clear
+from tests.support.flow_runs import artifact, fates_of, only_job, shell, write_texts
+from tests.support.monitoring import Beat, Time, monitor_at, once, pace, said, watch
+from tests.support.polling import wait_until
+from tests.support.runs import (
+    ONE_NODE,
+    in_flow,
+    is_running,
+    long_the_first_time,
+    make_job,
+    make_pool,
+    new_run,
+    own_pool,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-ONE_NODE = PoolSettings(dedicated_nodes=1)
 AT_ONCE = 20.0  # seconds, on a busy machine
-
-Beat = Callable[[], None]
-
-
-class Time:
-    """The time that monitoring sees, which a test can let pass."""
-
-    def __init__(self) -> None:
-        self._passed = timedelta()
-
-    def now(self) -> datetime:
-        return datetime.now(timezone.utc) + self._passed
-
-    def passes(self, minutes: float) -> None:
-        self._passed += timedelta(minutes=minutes)
-
-    def pace(self, beat: Beat = lambda: None) -> Pace:
-        return Pace(sleep=pace(beat).sleep, now=self.now)
-
-
-def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedPool:
-    """The run's own pool, with its autoscale formula; where no test asks for one, without a start task."""
-    with azure.batch() as batch:
-        Pool(batch, run, settings, SCRIPT).create()
-    return UsedPool(id=run.pool_id, slots_per_node=1, own=True, spot_nodes=settings.spot_nodes)
 
 
 @pytest.fixture(autouse=True)
@@ -83,33 +64,11 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
         monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: None)
 
 
-def watch(
-    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, patience: Patience = Patience()
-) -> Sequence[TaskOutcome]:
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks)).outcomes
-
-
-def said(log: pytest.LogCaptureFixture, part: str) -> bool:
-    return any(part in message for message in log.messages)
-
-
 def shown() -> list[str]:
     """What the artifacts of the present flow run say of themselves."""
     only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
     with get_client(sync_client=True) as client:
         return [str(each.description) for each in client.read_artifacts(artifact_filter=only)]
-
-
-def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
-    """Something that is done at the first beat at which the other is true."""
-    done: list[bool] = []
-
-    def beat() -> None:
-        if not done and happens():
-            done.append(True)
-            act()
-
-    return beat
 
 
 # What is waited for is said.
@@ -326,10 +285,6 @@ def test_a_formula_that_asks_for_no_node_any_more_is_named(troubled: Azure, trou
     assert str(error) == f"pool {pool.id} has no nodes, and its autoscale formula asks for none any more"
     assert error.monitored is not None
     assert [(outcome.requeues, outcome.retries) for outcome in error.monitored.outcomes] == [(1, 0)]
-
-
-def long_the_first_time(marker: Path) -> str:
-    return f"test -e {marker} || {{ touch {marker}; sleep 600; }}"
 
 
 def test_a_node_that_somebody_removes_costs_its_batch_task_no_retry_and_is_said(

@@ -1,0 +1,77 @@
+"""Monitoring at the speed of a test, and with its events at the looks it names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from functools import partial
+
+import pytest
+
+from flows import nine_steps
+from tasks.accounts.clients import Azure
+from tasks.monitor import monitor_tasks
+from tasks.run.identity import Run, UsedPool
+from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.polling import Pace
+from tasks.watching.watch import Patience
+from tests.support.polling import LIMIT
+from tests.support.runs import in_flow
+
+Beat = Callable[[], None]
+
+
+def pace(beat: Callable[[], None] = lambda: None) -> Pace:
+    """Looks often, does something at every beat, and does not go on for ever where monitoring would."""
+    deadline = time.monotonic() + LIMIT
+
+    def sleep(seconds: float) -> None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        beat()
+
+    return Pace(sleep=sleep)
+
+
+class Time:
+    """The time that monitoring sees, which a test can let pass."""
+
+    def __init__(self) -> None:
+        self._passed = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc) + self._passed
+
+    def passes(self, minutes: float) -> None:
+        self._passed += timedelta(minutes=minutes)
+
+    def pace(self, beat: Beat = lambda: None) -> Pace:
+        return Pace(sleep=pace(beat).sleep, now=self.now)
+
+
+def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
+    """Something that is done at the first beat at which the other is true."""
+    done: list[bool] = []
+
+    def beat() -> None:
+        if not done and happens():
+            done.append(True)
+            act()
+
+    return beat
+
+
+def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:
+    """Let the flow's monitoring look at that pace."""
+    environment.setattr(nine_steps, "monitor_tasks", partial(monitor_tasks, pace=pace))
+
+
+def watch(
+    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, patience: Patience = Patience()
+) -> Sequence[TaskOutcome]:
+    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks)).outcomes
+
+
+def said(log: pytest.LogCaptureFixture, part: str) -> bool:
+    return any(part in message for message in log.messages)
