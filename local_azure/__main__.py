@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from local_azure import accounts
-from local_azure.azurite import AUTOSAVE, AzuriteFailed, azurite, ensure_installed
+from local_azure.azurite import AUTOSAVE, Azurite, AzuriteFailed, azurite, ensure_installed
 from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
 from local_azure.data import data_directory
 
@@ -122,14 +122,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
         async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:
             if blob.killed_now:
                 print(f"local Azure: {data / 'blob'}: {_LOSS}", file=sys.stderr, flush=True)
-            linked.set_result(
-                AutoStorage(
-                    account=accounts.NAME,
-                    blob_endpoint=blob.endpoint,
-                    key=keys.storage,
-                    killed_at=blob.killed_at,
-                )
-            )
+            linked.set_result(_auto_storage(blob, keys))
             await _first_of(batch, ready)
             if ready.done():
                 with _settings_published(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
@@ -141,6 +134,10 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
         stop.set()
         await asyncio.wait([batch])
     return 0
+
+
+def _auto_storage(blob: Azurite, keys: accounts.Keys) -> AutoStorage:
+    return AutoStorage(account=accounts.NAME, blob_endpoint=blob.endpoint, key=keys.storage, killed_at=blob.killed_at)
 
 
 @contextlib.contextmanager

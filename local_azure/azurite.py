@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from local_azure.batch.node.runner import Command, Outcome, Runner
+from local_azure.batch.node.command import Command, Outcome
+from local_azure.batch.node.runner import Runner
 
 PACKAGE = Path(__file__).resolve().parent / "npm"
 MAIN = PACKAGE / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from azure.batch import BatchClient
@@ -27,13 +28,13 @@ _API_VERSION = "2025-06-01"
 _SETTINGS = ("AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ACCESS_KEY")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m local_azure.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("operation", help="for example requests, preempt, clock or reset")
     parser.add_argument("properties", nargs="*", metavar="NAME=VALUE", help="VALUE is a number, true, false or text")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     missing = [name for name in _SETTINGS if not os.environ.get(name)]
     if missing:
         parser.error(f"{', '.join(missing)} not set: `python -m local_azure --faults` prints them")

@@ -19,7 +19,7 @@ __all__ = ["starter"]  # a fixture
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., RunningService]]:
-    """Start services, each on a data directory of its own unless told otherwise; they are stopped after the test."""
+    """Start services, each on its own data directory by default, and stop them after the test."""
     with ExitStack() as stack:
 
         def start(timings: Timings = QUICK, data: Path | None = None) -> RunningService:

@@ -9,7 +9,8 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_azure.batch.engine.formula import FormulaError, Samples, parse
+from local_azure.batch.engine.formula import parse
+from local_azure.batch.engine.formula_values import FormulaError, Samples
 from tests.support.batch_service import create_job, pool_options, task, wait_for, wait_for_nodes
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"

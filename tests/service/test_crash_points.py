@@ -97,7 +97,7 @@ def process(tmp_path: Path, starter: subprocess.Popen[str]) -> Iterator[TrappedS
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a client was told, by kind and id: an ETag each. Nodes have none."""
+    """The ETags that a client has seen, by kind and id. Nodes have none."""
 
     etags: dict[tuple[str, str], str]
 
@@ -406,7 +406,7 @@ def test_retry_of_a_task_is_counted_once(process, effect, tmp_path):
     assert effect.runs == 2
 
 
-IGNORES_TERM = "trap 'echo told >> \"{marker}\"' TERM; while :; do sleep 0.01; done"
+IGNORES_TERM = "trap 'echo terminated >> \"{marker}\"' TERM; while :; do sleep 0.01; done"
 
 
 @pytest.mark.parametrize("by", ["request", "limit"])
@@ -414,7 +414,7 @@ def test_task_killed_during_its_grace_has_ended(process, effect, tmp_path, by):
     client = process.begin()
     create_pool(client)
     create_job(client)
-    marker = tmp_path / "told"
+    marker = tmp_path / "terminated"
     limit = m.BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=0.3)) if by == "limit" else None
     client.create_task("job", task("task", effect.command(IGNORES_TERM.format(marker=marker)), constraints=limit))
     wait_for(lambda: effect.runs)
@@ -432,7 +432,7 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
     client = process.begin()
     (node,) = create_pool(client)
     create_job(client)
-    marker = tmp_path / "told"
+    marker = tmp_path / "terminated"
     rest = f'[ $(wc -l < "{effect.file}") -gt 1 ] && exit 7; ' + IGNORES_TERM.format(marker=marker)
     client.create_task("job", task("task", effect.command(rest)))
     wait_for(lambda: effect.runs)
@@ -486,7 +486,7 @@ def test_directory_removal_continues_after_a_restart(process, effect, kind, func
     ("function", "moment"),
     [
         ("local_azure.batch.engine.allocator:Allocator._add_node", "after"),
-        ("local_azure.batch.engine.allocator:Allocator._creating", "after"),
+        ("local_azure.batch.engine.nodes:Nodes._creating", "after"),
         ("local_azure.batch.node.node_agent:NodeAgent.make_node", "after"),
         ("local_azure.batch.engine.allocator:Allocator._become_steady", "before"),
     ],

@@ -6,7 +6,7 @@ from tests.support.batch_service import create_job, create_pool, pool_options, r
 
 
 def test_start_task_prepares_the_node_for_tasks(client):
-    script = 'echo "$GREETING" > "$AZ_BATCH_NODE_SHARED_DIR/greeting"; echo told; echo warned >&2'
+    script = 'echo "$GREETING" > "$AZ_BATCH_NODE_SHARED_DIR/greeting"; echo greeted; echo warned >&2'
     start = m.BatchStartTask(
         command_line=shell(script),
         environment_settings=[m.EnvironmentSetting(name="GREETING", value="hello")],
@@ -14,7 +14,7 @@ def test_start_task_prepares_the_node_for_tasks(client):
     )
     (node,) = create_pool(client, start_task=start)
     assert (node.start_task_info.result, node.start_task_info.exit_code) == ("success", 0)
-    assert b"".join(client.download_node_file("pool", node.id, "startup/stdout.txt")) == b"told\n"
+    assert b"".join(client.download_node_file("pool", node.id, "startup/stdout.txt")) == b"greeted\n"
     assert b"".join(client.download_node_file("pool", node.id, "startup/stderr.txt")) == b"warned\n"
     create_job(client)
     run_task(client, shell('cat "$AZ_BATCH_NODE_SHARED_DIR/greeting"'))

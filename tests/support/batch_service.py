@@ -25,7 +25,7 @@ from local_azure.batch.http.server import Account, AutoStorage, Clock, Timings, 
 from tests.support.contract import CheckedAsyncTransport, CheckedTransport
 
 T = TypeVar("T")
-QUICK = Timings()
+QUICK = Timings(allocation=0.01, boot=0.01, removal=0.01, termination=0.01)
 SLOW = Timings(allocation=60, boot=60, removal=60, termination=60)
 IMAGE = m.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
 MACHINE = m.VirtualMachineConfiguration(image_reference=IMAGE, node_agent_sku_id="batch.node.ubuntu 24.04")
@@ -110,7 +110,7 @@ def wait_for(look: Callable[[], T | None], seconds: float = 15) -> T:
     until = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < until, f"not so within {seconds} s"
-        time.sleep(0.01)
+        time.sleep(0.005)
     return found
 
 

@@ -25,7 +25,7 @@ def test_moving_the_clock_does_not_move_the_machine_time():
 
 
 @pytest.mark.asyncio
-async def test_agenda_visits_what_is_woken_and_what_is_due():
+async def test_reconciler_calls_for_woken_and_due_resources():
     clock, visits = Clock(), []
     reconciler = Reconciler(clock)
 

@@ -23,7 +23,7 @@ def test_protocol_takes_a_config_and_two_states():
 @pytest.mark.asyncio
 async def test_protocol_shares_connections_and_tasks_with_the_state():
     state = ServerState()
-    protocol = H11Protocol(config=uvicorn.Config("no:app", ws="none"), server_state=state, app_state={})
+    protocol = H11Protocol(config=uvicorn.Config(lambda scope: None, ws="none"), server_state=state, app_state={})
     assert (state.connections, state.tasks) == (set(), set()), CHANGED
     assert protocol.connections is state.connections, CHANGED
     assert protocol.tasks is state.tasks, CHANGED

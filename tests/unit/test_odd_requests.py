@@ -28,7 +28,7 @@ from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
 from local_azure.batch.http.routes import OPERATIONS, Operation, Router
-from local_azure.batch.operations import files
+from local_azure.batch.operations import file_access
 from local_azure.batch.operations.admin import _OPERATIONS as FAULTS
 from local_azure.batch.rest import shapes
 from local_azure.batch.state.account import Account
@@ -380,8 +380,10 @@ def test_files_of_odd_names_and_times_are_listed_and_found(client: Client) -> No
     assert status == 200
     names = [item["name"] for item in json.loads(body)["value"]]
     assert names == [r"\xfe.txt", r"\xff.txt", "a" * 255, "fifo", "line\nbreak", "stdout.txt", "ö\ud7ff"]
-    assert files._moment(1e15) == files._moment(1e300) == LAST  # some file systems keep such times, this may not
-    assert files._moment(-1e15).year == 1
+    assert (
+        file_access.moment(1e15) == file_access.moment(1e300) == LAST
+    )  # some file systems keep such times, this may not
+    assert file_access.moment(-1e15).year == 1
     found, _ = client.send(Request(method="GET", target=r"/jobs/job/tasks/task/files/%5Cxff.txt"))
     assert found == 200
 

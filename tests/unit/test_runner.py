@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 
 from local_azure.batch.node import leftovers, shim
-from local_azure.batch.node.runner import Command, Ending, Outcome, Runner, RunningCommand
+from local_azure.batch.node.command import Command, Ending, Outcome
+from local_azure.batch.node.runner import Runner, RunningCommand
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,21 +33,21 @@ import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pids = [os.getpid()]
 for number in range(int(sys.argv[2])):
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             os.setsid()
             if number == 0:
-                os.set_inheritable(tell, True)
-                script = 'trap "" TERM; echo $$ >&%d; exec 3>&- 4>&- 5>&-; sleep 1000 & wait' % tell
+                os.set_inheritable(writer, True)
+                script = 'trap "" TERM; echo $$ >&%d; exec 3>&- 4>&- 5>&-; sleep 1000 & wait' % writer
                 os.execve("/bin/sh", ["sh", "-c", script], {})
-            os.write(tell, b"%d" % os.getpid())
-            os.close(tell)
+            os.write(writer, b"%d" % os.getpid())
+            os.close(writer)
             time.sleep(1000)
         os._exit(0)
-    os.close(tell)
-    pids.append(int(os.read(told, 100)))
+    os.close(writer)
+    pids.append(int(os.read(reader, 100)))
     os.wait()
 with open(sys.argv[1], "w") as ready:
     ready.write(" ".join(map(str, pids)))
@@ -56,7 +57,8 @@ time.sleep(1000)
 DRIVER = """
 import asyncio, sys
 from pathlib import Path
-from local_azure.batch.node.runner import Command, Runner
+from local_azure.batch.node.command import Command
+from local_azure.batch.node.runner import Runner
 
 async def main(instance, directory, line):
     runner = Runner(instance, grace=0.3)
@@ -113,14 +115,14 @@ async def outcome(runner: Runner, line: str, directory: Path, **more: object) ->
     return await asyncio.wait_for(attempt.outcome(), BOUND)
 
 
-async def told(ready: Path) -> str:
+async def content_of(ready: Path) -> str:
     return await asyncio.wait_for(asyncio.to_thread(ready.read_text), BOUND)
 
 
 async def start_family(runner: Runner, ready: Path, members: int, **more: object) -> tuple[RunningCommand, list[int]]:
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} {members}"
     attempt = await runner.start(command(line, ready.parent, **more))
-    pids = [int(pid) for pid in (await told(ready)).split()]
+    pids = [int(pid) for pid in (await content_of(ready)).split()]
     assert len(pids) == members + 1
     return attempt, pids
 
@@ -300,7 +302,7 @@ async def test_daemon_ends_with_its_command(runner: Runner, tmp_path: Path) -> N
 async def test_terminate_may_be_repeated_and_the_exit_code_is_kept(runner: Runner, ready: Path) -> None:
     line = f"sh -c 'trap \"exit 7\" TERM; echo on > {ready}; sleep 1000 & wait'"
     attempt = await runner.start(command(line, ready.parent))
-    assert await told(ready) == "on\n"
+    assert await content_of(ready) == "on\n"
     attempt.terminate()
     attempt.terminate()
     assert await attempt.outcome() == Outcome(ending=Ending.TERMINATED, exit_code=7)
@@ -318,7 +320,7 @@ async def test_terminate_right_after_the_start_is_not_lost(runner: Runner, tmp_p
 async def test_terminate_wakes_stopped_processes(runner: Runner, ready: Path) -> None:
     line = f"sh -c 'trap \"exit 7\" TERM; (echo on > {ready}) ; kill -STOP $$; sleep 1000 & wait'"
     attempt = await runner.start(command(line, ready.parent))
-    await told(ready)
+    await content_of(ready)
     attempt.terminate()
     result = await asyncio.wait_for(attempt.outcome(), BOUND)
     assert result == Outcome(ending=Ending.TERMINATED, exit_code=7)
@@ -340,7 +342,7 @@ async def test_death_of_the_service_is_the_death_of_its_commands(instance: str, 
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} 3"
     arguments = [sys.executable, "-c", DRIVER, instance, str(ready.parent), line]
     with subprocess.Popen(arguments, cwd=ROOT) as service:
-        pids = [int(pid) for pid in (await told(ready)).split()]
+        pids = [int(pid) for pid in (await content_of(ready)).split()]
         ours = carrying(instance)
         assert set(ours) & set(pids)
         service.kill()
@@ -350,11 +352,11 @@ async def test_death_of_the_service_is_the_death_of_its_commands(instance: str, 
     assert result == Outcome(ending=Ending.ORPHANED, exit_code=128 + signal.SIGKILL)
 
 
-async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str, ready: Path) -> None:
+async def test_leftovers_of_killed_services_and_shims_are_killed(instance: str, ready: Path) -> None:
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} 2"
     arguments = [sys.executable, "-c", DRIVER, instance, str(ready.parent), line]
     with subprocess.Popen(arguments, cwd=ROOT) as service:
-        pids = [int(pid) for pid in (await told(ready)).split()]
+        pids = [int(pid) for pid in (await content_of(ready)).split()]
         service.send_signal(signal.SIGSTOP)
         marked = [p for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
         for process in marked:
@@ -375,11 +377,11 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
         os.kill(unmarked, signal.SIGKILL)
 
 
-async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance: str) -> None:
+async def test_only_leftovers_of_the_instance_are_killed(runner: Runner, instance: str) -> None:
     ours = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance})
     other = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance + "0"})
     try:
-        assert await asyncio.to_thread(runner.kill_leftovers) == [ours.pid]
+        assert await asyncio.to_thread(runner.kill_leftovers, shim_grace=0.1) == [ours.pid]
         assert ours.wait() == -signal.SIGKILL
         assert other.poll() is None
         assert runner.kill_leftovers() == []
@@ -404,7 +406,7 @@ async def test_killed_shim_is_reported_and_its_command_ends(runner: Runner, read
 
 async def test_process_without_environment_is_found_by_its_session(runner: Runner, ready: Path) -> None:
     attempt = await runner.start(command(f"env -i /bin/sh -c 'echo $$ > {ready}; sleep 1000'", ready.parent))
-    pid = int(await told(ready))
+    pid = int(await content_of(ready))
     os.kill(attempt.pid, signal.SIGKILL)
     assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.SHIM_LOST
     assert not is_alive(pid)
@@ -417,9 +419,9 @@ async def test_shim_that_is_asked_to_end_ends_its_command(runner: Runner, ready:
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-async def test_death_of_the_nursery_touches_no_command(runner: Runner, instance: str, ready: Path) -> None:
+async def test_killed_spawner_does_not_affect_commands(runner: Runner, instance: str, ready: Path) -> None:
     attempt = await runner.start(command(f"sh -c 'echo on > {ready}; cat {ready}; exit 9'", ready.parent))
-    assert await told(ready) == "on\n"
+    assert await content_of(ready) == "on\n"
     marked = [p for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
     nurseries = [process.pid for process in marked if process.is_shim and process.pid != attempt.pid]
     assert len(nurseries) == 1
@@ -434,7 +436,7 @@ async def test_nothing_secret_can_be_seen_from_outside(runner: Runner, ready: Pa
     environment = {"PATH": PATH, "SAS": "sig=s3cret"}
     line = f"sh -c 'echo on > {ready}; cat {ready}'"
     attempt = await runner.start(command(line, ready.parent, environment=environment))
-    await told(ready)
+    await content_of(ready)
     shown = Path(f"/proc/{attempt.pid}/environ").read_bytes().split(b"\0")
     assert [entry.split(b"=")[0].decode() for entry in shown if entry] == [leftovers.INSTANCE_VARIABLE]
     assert str(ready).encode() not in Path(f"/proc/{attempt.pid}/cmdline").read_bytes()
@@ -475,7 +477,7 @@ async def test_outcome_of_a_previous_attempt_is_ignored(runner: Runner, ready: P
     request = command(f"sh -c 'echo on > {ready}; sleep 1000'", ready.parent)
     request.status_file.write_text('{"ending": "exited", "exitCode": 0, "message": ""}')
     attempt = await runner.start(request)
-    await told(ready)
+    await content_of(ready)
     os.kill(attempt.pid, signal.SIGKILL)
     assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is Ending.SHIM_LOST
 

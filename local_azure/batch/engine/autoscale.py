@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from local_azure.batch.engine.formula import OPTIONS, Formula, FormulaError, Samples, parse, text_of
+from local_azure.batch.engine.formula import Formula, parse
+from local_azure.batch.engine.formula_values import OPTIONS, FormulaError, Samples, text_of
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import ALLOCATION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from local_azure.batch.node.node_agent import Result
+from local_azure.batch.node.work import Result
 from local_azure.batch.state.errors import invalid_property
 from local_azure.batch.state.store import Document
 

@@ -1,17 +1,25 @@
-"""Autoscale formulas: parser and evaluator of the language that sets the size of a pool."""
+"""Autoscale formulas: the parser of the language that sets the size of a pool."""
 
 from __future__ import annotations
 
-import math
-import random
 import re
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
-from local_azure.batch.state.wire import parse_timestamp, timestamp
+from local_azure.batch.engine.formula_values import (
+    FUNCTIONS,
+    INTERVALS,
+    OPTIONS,
+    TIME_PARTS,
+    FormulaError,
+    Samples,
+    apply,
+    flat,
+    number,
+)
+from local_azure.batch.state.wire import parse_timestamp
 
 MAXIMUM_LENGTH = 8192  # characters
 MAXIMUM_STATEMENTS = 100
@@ -22,31 +30,7 @@ _TOKEN = re.compile(
         |(?P<operator>\|\||&&|[<>=!]=|[-+*/<>!?:;=().,\[\]]))""",
     re.VERBOSE,
 )
-_INTERVALS = {
-    "TimeInterval_Zero": timedelta(),
-    "TimeInterval_100ns": timedelta(microseconds=0.1),
-    "TimeInterval_Microsecond": timedelta(microseconds=1),
-    "TimeInterval_Millisecond": timedelta(milliseconds=1),
-    "TimeInterval_Second": timedelta(seconds=1),
-    "TimeInterval_Minute": timedelta(minutes=1),
-    "TimeInterval_Hour": timedelta(hours=1),
-    "TimeInterval_Day": timedelta(days=1),
-    "TimeInterval_Week": timedelta(weeks=1),
-    "TimeInterval_Year": timedelta(days=365),
-}
-OPTIONS = {"requeue", "terminate", "taskcompletion", "retaineddata"}
 _LEVELS = (("||",), ("&&",), ("==", "!=", "<", ">", "<=", ">="), ("+", "-"), ("*", "/"))
-
-
-class FormulaError(Exception):
-    """The formula cannot be parsed or evaluated."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """A service-defined variable. There is no history: every sample is the current value."""
-
-    value: float
 
 
 Expression = Callable[["dict[str, Any]"], Any]
@@ -137,7 +121,7 @@ class _Parser:
             self._take(":")
             second = self._ternary()
             self._depth -= 1
-            return lambda scope: first(scope) if _number(condition(scope)) else second(scope)
+            return lambda scope: first(scope) if number(condition(scope)) else second(scope)
         self._depth -= 1
         return condition
 
@@ -153,10 +137,10 @@ class _Parser:
     def _unary(self) -> Expression:
         if self._accept("-"):
             operand = self._unary()
-            return lambda scope: _apply("*", operand(scope), -1.0)
+            return lambda scope: apply("*", operand(scope), -1.0)
         if self._accept("!"):
             negated = self._unary()
-            return lambda scope: float(not _number(negated(scope)))
+            return lambda scope: float(not number(negated(scope)))
         return self._postfix()
 
     def _postfix(self) -> Expression:
@@ -184,8 +168,8 @@ class _Parser:
     def _primary(self) -> Expression:
         kind, text = self._take()
         if kind == "number":
-            number = float(text)
-            return lambda scope: number
+            literal = float(text)
+            return lambda scope: literal
         if kind == "text":
             return lambda scope: text[1:-1]
         if text == "(":
@@ -200,8 +184,8 @@ class _Parser:
 
 
 def _variable(name: str) -> Expression:
-    if name in _INTERVALS:
-        return lambda scope: _INTERVALS[name]
+    if name in INTERVALS:
+        return lambda scope: INTERVALS[name]
     if name.lower() in OPTIONS:
         return lambda scope: name.lower()
 
@@ -214,70 +198,21 @@ def _variable(name: str) -> Expression:
 
 
 def _operation(operator: str, left: Expression, right: Expression) -> Expression:
-    return lambda scope: _apply(operator, left(scope), right(scope))
-
-
-def _apply(operator: str, left: Any, right: Any) -> Any:
-    """Apply an operator to numbers, times and intervals; to vectors element by element."""
-    left, right = (side.value if isinstance(side, Samples) else side for side in (left, right))
-    if isinstance(left, list) or isinstance(right, list):
-        count = len(left if isinstance(left, list) else right)
-        lefts, rights = (side if isinstance(side, list) else [side] * count for side in (left, right))
-        return [_apply(operator, one, other) for one, other in zip(lefts, rights, strict=True)]
-    if isinstance(left, str) and operator not in ("==", "!="):
-        raise TypeError(f"a text has no operator {operator}")  # and so cannot grow without limit
-    value = _OPERATORS[operator](left, right)
-    return float(value) if isinstance(value, bool | int) else value
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "||": lambda left, right: bool(left) or bool(right),
-    "&&": lambda left, right: bool(left) and bool(right),
-    "==": lambda left, right: left == right,
-    "!=": lambda left, right: left != right,
-    "<": lambda left, right: left < right,
-    ">": lambda left, right: left > right,
-    "<=": lambda left, right: left <= right,
-    ">=": lambda left, right: left >= right,
-    "+": lambda left, right: left + right,
-    "-": lambda left, right: left - right,
-    "*": lambda left, right: left * right,
-    "/": lambda left, right: left / right,
-}
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, Samples):
-        return value.value
-    if not isinstance(value, float):
-        raise TypeError(f"{value!r} is not a number")
-    return value
+    return lambda scope: apply(operator, left(scope), right(scope))
 
 
 def _item(value: Expression, index: Expression) -> Expression:
-    return lambda scope: value(scope)[int(_number(index(scope)))]
+    return lambda scope: value(scope)[int(number(index(scope)))]
 
 
 def _attribute(value: Expression, name: str) -> Expression:
     def read(scope: dict[str, Any]) -> float:
         moment = value(scope)
-        if not isinstance(moment, datetime) or name not in _TIME_PARTS:
+        if not isinstance(moment, datetime) or name not in TIME_PARTS:
             raise FormulaError(f"there is no {name} of {moment!r}")
-        return float(_TIME_PARTS[name](moment))
+        return float(TIME_PARTS[name](moment))
 
     return read
-
-
-_TIME_PARTS: dict[str, Callable[[datetime], int]] = {
-    "year": lambda moment: moment.year,
-    "month": lambda moment: moment.month,
-    "day": lambda moment: moment.day,
-    "hour": lambda moment: moment.hour,
-    "minute": lambda moment: moment.minute,
-    "second": lambda moment: moment.second,
-    "weekday": lambda moment: moment.isoweekday() % 7,  # Sunday is 0
-    "yearday": lambda moment: moment.timetuple().tm_yday,
-}
 
 
 def _method(value: Expression, name: str, arguments: list[Expression]) -> Expression:
@@ -303,7 +238,7 @@ def _method(value: Expression, name: str, arguments: list[Expression]) -> Expres
 
 
 def _call(name: str, arguments: list[Expression]) -> Expression:
-    if name not in ("time", "val", *_FUNCTIONS):
+    if name not in ("time", "val", *FUNCTIONS):
         raise FormulaError(f"there is no function {name}")
 
     def call(scope: dict[str, Any]) -> Any:
@@ -312,53 +247,6 @@ def _call(name: str, arguments: list[Expression]) -> Expression:
             return parse_timestamp(given[0]) if given else scope["time"]
         if name == "val":
             return given[0][int(given[1])]
-        return float(_FUNCTIONS[name](_flat(given)))
+        return float(FUNCTIONS[name](flat(given)))
 
     return call
-
-
-def _flat(values: list[Any]) -> list[float]:
-    found: list[float] = []
-    for value in values:
-        found += _flat(value) if isinstance(value, list) else [_number(value)]
-    return found
-
-
-def _percentile(values: list[float]) -> float:
-    *samples, percent = values
-    return sorted(samples)[min(len(samples) - 1, int(len(samples) * percent / 100))]
-
-
-_FUNCTIONS: dict[str, Callable[[list[float]], float]] = {
-    "abs": lambda values: abs(values[0]),
-    "avg": lambda values: statistics.fmean(values),
-    "ceil": lambda values: math.ceil(values[0]),
-    "floor": lambda values: math.floor(values[0]),
-    "len": len,
-    "lg": lambda values: math.log2(values[0]),
-    "ln": lambda values: math.log(values[0]),
-    "log": lambda values: math.log10(values[0]),
-    "max": max,
-    "min": min,
-    "norm": lambda values: math.hypot(*values),
-    "percentile": _percentile,
-    "rand": lambda values: random.random(),
-    "range": lambda values: max(values) - min(values),
-    "round": lambda values: math.floor(values[0] + 0.5),
-    "std": statistics.pstdev,
-    "stop": lambda values: 0.0,
-    "sum": math.fsum,
-}
-
-
-def text_of(value: Any) -> str:
-    """A value in the format of autoScaleRun.results."""
-    if isinstance(value, Samples):
-        value = value.value
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, datetime):
-        return timestamp(value.astimezone(timezone.utc))
-    if isinstance(value, list):
-        return "[" + ",".join(map(text_of, value)) + "]"
-    return str(value)

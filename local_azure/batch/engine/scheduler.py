@@ -8,25 +8,17 @@ from pathlib import Path
 from local_azure.batch.engine import attempts, environment, task_ends
 from local_azure.batch.engine.attempts import Attempt, Kind, Stop
 from local_azure.batch.engine.job_tasks import JobTasks
+from local_azure.batch.engine.placement import Place, choose
 from local_azure.batch.engine.service import Service
-from local_azure.batch.node.node_agent import Execution, NodeAgent, Result, Work, task_ended
-from local_azure.batch.node.runner import Outcome
+from local_azure.batch.node.command import Outcome
+from local_azure.batch.node.node_agent import Execution, NodeAgent
+from local_azure.batch.node.work import Result, Work, task_ended
 from local_azure.batch.state.states import NODE, TASK
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import UNLIMITED, parse_duration, timestamp
 
 SUPERVISORS_LOST = 3  # per task; one more fails the task, which otherwise could run for ever by killing its supervisors
 LOOK_AHEAD = 100  # active tasks considered beyond the number of free slots, as the first ones may need too many slots
-
-
-class Place:
-    """A node that accepts tasks, with its free slots."""
-
-    def __init__(self, node: Row, slots: int, used: int) -> None:
-        self.node = node
-        self.slots = slots
-        self.free = slots - used
-        self.used = used
 
 
 class Scheduler:
@@ -117,7 +109,7 @@ class Scheduler:
         )
         started = []
         for task in list(tasks):
-            place = self._choose(task, pool, usable)
+            place = choose(task, pool, usable)
             if place is not None:
                 started.append(self._start(task, job, place))
                 room -= 1
@@ -129,16 +121,6 @@ class Scheduler:
             return 2**31
         running = self._service.store.value("SELECT count(*) FROM attempts WHERE job = ? AND task IS NOT NULL", job.id)
         return max(0, limit - int(running))
-
-    def _choose(self, task: Row, pool: Row, places: list[Place]) -> Place | None:
-        fitting = [place for place in places if _fits(task, place)]
-        if not fitting:
-            return None
-        wanted = task.document.get("affinityInfo", {}).get("affinityId")
-        near = [place for place in fitting if wanted and place.node.document["affinityId"] == wanted]
-        pack = pool.document["taskSchedulingPolicy"]["nodeFillType"].lower() == "pack"
-        # `min` returns the first of equals, so nodes are filled in the order in which they joined.
-        return min(near or fitting, key=lambda place: place.free if pack else place.used)
 
     def _start(self, task: Row, job: Row, place: Place) -> Attempt:
         """Record that the task runs on the node. The process is started after the commit."""
@@ -295,10 +277,3 @@ def _may_lose_supervisor(task: Row) -> bool:
     lost = int(task.private.get("supervisorsLost", 0)) + 1
     task.private["supervisorsLost"] = lost
     return lost <= SUPERVISORS_LOST
-
-
-def _fits(task: Row, place: Place) -> bool:
-    """True if the node has room for the task; a job manager task may need a whole node, or a dedicated one."""
-    if task.private.get("dedicated") and not place.node.document["isDedicated"]:
-        return False
-    return place.used == 0 if task.private.get("exclusive") else place.free >= int(task.document["requiredSlots"])

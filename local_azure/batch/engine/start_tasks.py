@@ -9,7 +9,8 @@ from pathlib import Path
 from local_azure.batch.engine import attempts, environment
 from local_azure.batch.engine.attempts import Attempt, Kind
 from local_azure.batch.engine.service import Service
-from local_azure.batch.node.node_agent import Execution, NodeAgent, Result, Work
+from local_azure.batch.node.node_agent import Execution, NodeAgent
+from local_azure.batch.node.work import Result, Work
 from local_azure.batch.state.states import NODE
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import timestamp

@@ -6,7 +6,7 @@ from local_azure.batch.engine import attempts, dependencies, lifecycle
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.exit_conditions import consequence
 from local_azure.batch.engine.service import Service
-from local_azure.batch.node.node_agent import Result
+from local_azure.batch.node.work import Result
 from local_azure.batch.state.states import JOB, TASK
 from local_azure.batch.state.store import Row
 from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, timestamp

@@ -16,7 +16,7 @@ from local_azure.batch.http.routes import Operation, Router
 from local_azure.batch.operations import admin
 from local_azure.batch.rest import auth
 from local_azure.batch.rest.call import Call, Response
-from local_azure.batch.state.errors import BatchError, Code, not_served
+from local_azure.batch.state.errors import BatchError, Code, not_implemented
 from local_azure.batch.state.faults import Injected, RequestFault
 from local_azure.batch.state.wire import http_date, timestamp
 
@@ -95,7 +95,7 @@ class App:
             linked=self._service.auto_storage is not None,
         )
         if operation.serve is None:
-            raise not_served(f"The operation {operation.name}")
+            raise not_implemented(f"The operation {operation.name}")
         fault = self._service.faults.for_request(operation.name) if operation is not ADMIN else None
         if fault and not fault.after_commit:
             await _inject(fault)
@@ -169,7 +169,7 @@ def _check_version(text: str | None) -> None:
         raise BatchError(Code.MissingRequiredQueryParameter, f"The parameter is {name}.", QueryParameterName=name)
     match = _VERSION.match(text)
     if not match or match[1] > API_VERSION:
-        detail = f"{text!r} is not served; the newest that is, is {API_VERSION}."
+        detail = f"{text!r} is not supported; the newest supported version is {API_VERSION}."
         raise BatchError(Code.UnsupportedRequestVersion, detail, QueryParameterName=name, QueryParameterValue=text)
 
 

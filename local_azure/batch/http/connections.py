@@ -25,8 +25,8 @@ DRAIN = 2.0  # seconds that requests get to finish when the service stops
 
 def listen(port: int) -> socket.socket:
     """A socket bound to the port of the loopback interface. Raises OSError if the port is taken."""
-    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each answer, whose head and body
-    # are two packets, would wait 40 ms for the client's delayed acknowledgement.
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each response, whose head and
+    # body are two packets, would wait 40 ms for the client's delayed acknowledgement.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -74,7 +74,7 @@ def _config(app: Any) -> uvicorn.Config:
 
 
 def _connection(config: uvicorn.Config, state: ServerState) -> H11Protocol:
-    """A connection whose requests find in their scope how to close it without an answer."""
+    """A connection whose requests find in their scope how to close it without a response."""
     app_state: dict[str, Any] = {}
     connection = H11Protocol(config=config, server_state=state, app_state=app_state)
     app_state["abort"] = lambda: connection.transport.abort()

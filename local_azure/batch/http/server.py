@@ -14,6 +14,7 @@ from local_azure.batch.engine import environment
 from local_azure.batch.engine.allocator import Allocator
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.lifecycle import Lifecycle
+from local_azure.batch.engine.nodes import Nodes
 from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.engine.scheduler import Scheduler
 from local_azure.batch.engine.schedules import Schedules
@@ -128,7 +129,8 @@ async def _serve(
     controllers = (
         Lifecycle(service, agent, job_tasks),
         Scheduler(service, agent, job_tasks),
-        Allocator(service, agent),
+        Allocator(service),
+        Nodes(service, agent),
         Schedules(service),
     )
     for controller in controllers:

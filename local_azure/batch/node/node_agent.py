@@ -7,14 +7,16 @@ import logging
 import os
 import sqlite3
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from local_azure.batch.node import transfer
-from local_azure.batch.node.runner import Command, Ending, Outcome, Runner, RunningCommand
+from local_azure.batch.node.command import Command, Ending, Outcome
+from local_azure.batch.node.runner import Runner, RunningCommand
+from local_azure.batch.node.work import Result, Work, failure, outcome_failure
 from local_azure.batch.state.auto_storage import PROPERTY, AutoStorage
 from local_azure.batch.state.paths import make_private, remove_tree
 from local_azure.batch.state.store import Document
@@ -30,38 +32,6 @@ LOSS = "the local Blob Storage was killed; changes shortly before that may be lo
 T = TypeVar("T")
 
 NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A command with its files. stdout.txt, stderr.txt and wd are created in `directory`."""
-
-    command_line: str
-    directory: Path
-    environment: Mapping[str, str]
-    status_file: Path
-    resource_files: Sequence[Document] = ()
-    output_files: Sequence[Document] = ()
-    time_limit: float | None = None  # seconds, file transfers included
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """The result of work: `failure` is the failureInfo of the API, None if it succeeded."""
-
-    exit_code: int | None = None
-    failure: Document | None = None
-    interrupted: bool = False  # it was stopped, so it is no result of the task
-    supervisor_lost: bool = False  # its supervisor was killed, so its exit code is unknown
-
-    @property
-    def succeeded(self) -> bool:
-        return self.failure is None and not self.interrupted
-
-    @property
-    def may_be_retried(self) -> bool:
-        """True for a program that ran and failed; not for a failed transfer, a missing program or a time limit."""
-        return self.failure is not None and self.failure["code"] == "FailureExitCode"
 
 
 @dataclass
@@ -192,7 +162,7 @@ class NodeAgent:
             return Result(interrupted=True)
         if outcome.ending is Ending.TERMINATED:
             return Result(exit_code=outcome.exit_code, interrupted=True)
-        failed = _outcome_failure(outcome)
+        failed = outcome_failure(outcome)
         lost = outcome.ending is Ending.SHIM_LOST
         if work.output_files and not stopped and not lost:
             try:
@@ -240,39 +210,5 @@ class NodeAgent:
             self._removals.submit(remove_tree, trashed)
 
 
-def failure(category: str, code: str, message: str, **details: str) -> Document:
-    """A failureInfo in the format of the API."""
-    info: Document = {"category": category, "code": code, "message": message}
-    if details:
-        info["details"] = [{"name": name, "value": value} for name, value in details.items()]
-    return info
-
-
-def task_ended(reason: str) -> Document:
-    return failure("usererror", "TaskEnded", "Task Was Ended", Message=reason)
-
-
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def _outcome_failure(outcome: Outcome) -> Document | None:
-    if outcome.ending is Ending.EXITED:
-        if outcome.exit_code == 0:
-            return None
-        return failure(
-            "usererror",
-            "FailureExitCode",
-            "The task exited with an exit code representing a failure",
-            Message="The task process exited with an unexpected exit code",
-            AdditionalErrorCode="FailureExitCode",
-        )
-    if outcome.ending is Ending.TIME_LIMIT:
-        return task_ended("The task exceeded its maximum wall clock time (maxWallClockTime) and was ended.")
-    if outcome.ending is Ending.PROGRAM_NOT_FOUND:
-        message = "The specified command program is not found"
-        return failure("usererror", "CommandProgramNotFound", message, Message=outcome.message)
-    if outcome.ending is Ending.SHIM_LOST:
-        return failure("servererror", "Unknown", "The supervisor of the task was killed", Message=outcome.message)
-    message = "The specified command could not be launched"
-    return failure("usererror", "CommandLaunchFailed", message, Message=outcome.message)

@@ -8,7 +8,7 @@ from local_azure.batch.engine import attempts, task_ends, task_specs
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
-from local_azure.batch.node.node_agent import Result, task_ended
+from local_azure.batch.node.work import Result, task_ended
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property

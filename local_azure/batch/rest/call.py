@@ -1,4 +1,4 @@
-"""One request as an operation sees it, and its answer; what all operations have in common."""
+"""A request as an operation receives it, its response, and helpers shared by all operations."""
 
 from __future__ import annotations
 

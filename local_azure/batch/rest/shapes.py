@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_served
+from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_implemented
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
 # Properties of API versions before 2025-06-01: accepted without effect, as in Azure today.
@@ -103,7 +103,7 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
             reason = f"The property {path + name!r} does not exist."
             raise BatchError(Code.InvalidRequestBody, reason, PropertyName=path + name, Reason=reason)
         if name in _NOT_SERVED and value:
-            raise not_served(f"The property {path}{name}")
+            raise not_implemented(f"The property {path}{name}")
         field = known[name]
         convert = _one_of(field.type)
         checked[name] = _list(value, convert, path + name) if field.is_list else convert(value, path + name)
@@ -117,7 +117,7 @@ def _is_removed(model: str, name: str, value: Any) -> bool:
     if model not in _WITH_REMOVED or name not in _REMOVED | _REMOVED_FEATURES:
         return False
     if value and name in _REMOVED_FEATURES:
-        raise not_served(f"The property {name}")
+        raise not_implemented(f"The property {name}")
     return True
 
 

@@ -157,6 +157,6 @@ def invalid_property(name: str, value: object, reason: str) -> BatchError:
     )
 
 
-def not_served(what: str, why: str = "") -> BatchError:
+def not_implemented(what: str, why: str = "") -> BatchError:
     """501 for a feature of Azure Batch that is not implemented; accepting it without effect would mislead."""
     return BatchError(Code.NotImplemented, f"{what} is not implemented{': ' + why if why else ''}.", What=what)

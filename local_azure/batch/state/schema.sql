@@ -1,7 +1,7 @@
--- The state of one Batch account. Every resource is a row: what finds it, and the JSON document that the client sees.
--- What is asked for in queries is generated from the document, so the two cannot differ. What the client never sees is
--- in columns of its own. Ids are kept in lower case, because Batch compares them so; the document has them as written.
--- No STRICT tables: they need SQLite 3.37, and Python 3.10 is also built with older ones.
+-- The state of one Batch account. Every resource is a row: its keys, and the JSON document that clients see. Columns used
+-- in queries are generated from the document, so the two cannot differ; data that clients never see has its own columns.
+-- Ids are stored in lower case, as Batch compares them; the document has them as written.
+-- No STRICT tables: they need SQLite 3.37, and Python 3.10 is also built with older versions.
 
 CREATE TABLE account (
     instance TEXT NOT NULL          -- marks the processes of this data directory
@@ -73,7 +73,7 @@ CREATE INDEX tasks_of_node ON tasks (json_extract(document, '$.nodeInfo.nodeId')
     WHERE json_extract(document, '$.nodeInfo.nodeId') IS NOT NULL;
 CREATE INDEX tasks_to_clean ON tasks (expires) WHERE expires IS NOT NULL;
 
--- The number of tasks per job, state and result, kept by triggers: asked for often, and slow to count.
+-- The number of tasks per job, state and result, maintained by triggers: read often, and slow to count.
 CREATE TABLE task_counts (
     job    TEXT NOT NULL,
     state  TEXT NOT NULL,
@@ -99,7 +99,7 @@ CREATE TRIGGER task_changed AFTER UPDATE OF document ON tasks
         ON CONFLICT DO UPDATE SET tasks = tasks + 1, slots = slots + new.slots;
 END;
 
--- Whose end a task waits for: an id, or a range of ids that are integers.
+-- The dependencies of tasks: an id, or a range of integer ids.
 CREATE TABLE dependencies (
     job      TEXT NOT NULL,
     task     INTEGER NOT NULL REFERENCES tasks (seq) ON DELETE CASCADE,
@@ -110,7 +110,7 @@ CREATE TABLE dependencies (
 CREATE INDEX dependencies_of_task ON dependencies (task);
 CREATE INDEX dependencies_on_task ON dependencies (job, on_task);
 
--- A job on a node: the job preparation and release tasks that ran there.
+-- A job on a node: its job preparation and release tasks there.
 CREATE TABLE job_nodes (
     seq      INTEGER PRIMARY KEY AUTOINCREMENT,
     job      TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -121,8 +121,8 @@ CREATE TABLE job_nodes (
     UNIQUE (job, id)
 );
 
--- What runs, or ran when the service died. A row is written before the process is started and removed in the
--- transaction that records its end.
+-- Running attempts, or those that ran when the service was killed. A row is written before the process is started and
+-- removed in the transaction that records its end.
 CREATE TABLE attempts (
     seq   INTEGER PRIMARY KEY AUTOINCREMENT,
     kind  TEXT NOT NULL,            -- see scheduler.Kind
@@ -137,5 +137,5 @@ CREATE INDEX attempts_of_node ON attempts (pool, node);
 CREATE INDEX attempts_of_job ON attempts (job);
 CREATE UNIQUE INDEX attempts_of_task ON attempts (task) WHERE task IS NOT NULL;
 
--- Directories, relative to the data directory, that belong to nothing any more and are to be removed.
+-- Directories to be removed, relative to the data directory.
 CREATE TABLE remains (path TEXT NOT NULL);
