@@ -59,5 +59,6 @@ def how_it_ended(step: State[Monitored]) -> Monitored:
     """What monitoring tells, also where waiting was given up. Raises what the step did where that is not known."""
     result = step.result(raise_on_failure=False)
     if isinstance(result, RunError) and result.monitored is not None:
-        return replace(result.monitored, problem=result)
+        monitored: Monitored = result.monitored
+        return replace(monitored, problem=result)
     return step.result()

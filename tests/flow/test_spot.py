@@ -17,6 +17,8 @@ from azure.batch.models import (
 )
 
 import tasks.resources.pool
+from flows.top_words import NODE_SCRIPT
+from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
@@ -253,11 +255,11 @@ def test_the_service_alone_ends_job_and_nodes_at_the_run_s_deadline(disposal: Di
         workload="top-words", flow_run_id=new_run().flow_run_id, started=service_time(), lifetime=timedelta(hours=2)
     )
     settings = PoolSettings(dedicated_nodes=1, spot_nodes=1)
-    work = Work(top_n=1, delay_seconds=600, limits=TimeLimits())
+    work = Work(arguments=word_arguments(1, 600, None, TimeLimits()), limits=TimeLimits())
 
     def begin() -> None:
         create_containers(alone, run)
-        uploads = upload_files(alone, run, find_inputs([str(DATA)]))
+        uploads = upload_files(alone, run, find_inputs([str(DATA)]), NODE_SCRIPT)
         pool = create_pool(alone, run, settings, uploads.node_script, disposal)
         create_job(alone, run, pool, uploads, disposal)
         add_tasks(alone, run, pool, uploads, work)

@@ -28,7 +28,8 @@ from prefect import Task, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from flows.top_words import top_words
+from flows.top_words import NODE_SCRIPT, top_words
+from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers, delete_containers
@@ -226,8 +227,8 @@ def test_a_task_s_command_line_holds_neither_the_file_s_name_nor_a_secret(made: 
         'if [ "$md5" != "$INPUT_MD5" ]; then size=$(wc -c < "$INPUT_FILE"); '
         'echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, '
         'found ${size:-no} bytes with MD5 ${md5:-none}" >&2; exit 73; fi; '
-        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" --numwords 4 '
-        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --delay 0.01'"
+        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" '
+        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --numwords 4 --delay 0.01'"
     )
 
 
@@ -254,9 +255,9 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
     def three_times() -> list[Uploads]:
         create_containers(azure, run)
-        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)])) for _ in range(2)]
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT) for _ in range(2)]
         (tmp_path / "b.txt").write_text("B text")  # as long as before
-        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]))]
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT)]
 
     with caplog.at_level(logging.INFO, "prefect"):
         first, second, third = in_flow(three_times)
@@ -278,10 +279,10 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
 def upload(azure: Azure, run: Run) -> Uploads:
     create_containers(azure, run)
-    return upload_files(azure, run, find_inputs([str(DATA)]))
+    return upload_files(azure, run, find_inputs([str(DATA)]), NODE_SCRIPT)
 
 
-WORK = Work(top_n=1, delay_seconds=0, limits=LIMITS)
+WORK = Work(arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
 
 
 def task_ids(azure: Azure, run: Run) -> list[str]:

@@ -24,7 +24,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
 from typer.testing import CliRunner
 
-import tasks.files
+import flows.top_words as flow_module
 import tasks.resources.pool
 from flows.cli import app
 from flows.top_words import top_words
@@ -306,7 +306,7 @@ def test_an_existing_pool_is_used_and_stays(azure: Azure, tmp_path: Path) -> Non
 
 @pytest.fixture
 def script_that_fails_on_kitchens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = tasks.files.NODE_SCRIPT.read_text()
+    real = flow_module.NODE_SCRIPT.read_text()
     guard = (
         "import sys\n"
         "if __name__ == '__main__' and any('kitchen' in argument for argument in sys.argv):\n"
@@ -316,7 +316,7 @@ def script_that_fails_on_kitchens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     script.write_text(
         real.replace("from __future__ import annotations\n", f"from __future__ import annotations\n{guard}")
     )
-    monkeypatch.setattr(tasks.files, "NODE_SCRIPT", script)
+    monkeypatch.setattr(flow_module, "NODE_SCRIPT", script)
 
 
 def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
@@ -333,9 +333,9 @@ def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
     assert "FailureExitCode (usererror)" in caplog.text
     assert "stderr: the kitchen is closed" in caplog.text
     assert [row["state"] for row in artifact(state, "batch-task-states")] == [
-        "completed",
-        "completed",
         "failed: exited non-zero",
+        "completed",
+        "completed",
     ]
     (results,) = tmp_path.glob("top-words-*")
     assert (results / "summary.csv").read_text().count("\n") == 1 + 2

@@ -15,7 +15,7 @@ from azure.core.exceptions import HttpResponseError
 
 from local_azure.batch.http.server import DataDirectoryInUse
 from local_azure.batch.state.store import UnknownSchema
-from tests.service.conftest import (
+from tests.support.batch_service import (
     create_job,
     create_pool,
     pool_options,
@@ -26,9 +26,7 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.support.service_process import ServiceProcess, starter
-
-__all__ = ["starter"]  # a fixture
+from tests.support.service_process import ServiceProcess
 
 
 # Starts services, one after the other, by forking: so their modules are imported once. A service may have a trap: it
@@ -97,7 +95,7 @@ def test_finished_task_is_not_run_again(process):
     assert (process.data / "nodes" / "pool" / node.id / "shared" / "runs").read_text() == "run\n"
 
 
-def test_outcome_that_the_service_did_not_live_to_record_is_recorded_by_the_next(process):
+def test_unrecorded_outcome_is_recorded_by_the_next_service(process):
     client = process.start()
     (node,) = create_pool(client)
     create_job(client)
@@ -161,7 +159,7 @@ def test_directory_of_a_newer_version_is_refused(start_service, tmp_path):
     assert "99" in str(refusal.value)
 
 
-def test_stopped_service_leaves_no_process_and_runs_the_task_again(service):
+def test_stopped_service_leaves_no_process_and_reruns_the_task(service):
     client = service.client()
     (node,) = create_pool(client)
     create_job(client)
@@ -180,7 +178,7 @@ def test_data_directory_is_private(service):
     assert service.data.stat().st_mode & 0o777 == 0o700
 
 
-def test_killed_at_any_moment_it_loses_nothing_and_repeats_no_finished_task(process):
+def test_kill_at_any_moment_loses_nothing_and_reruns_no_ended_task(process):
     """Tasks are added while the service is killed again and again; each kill meets it at another place."""
     moments = random.Random(7)
     client = process.start()
@@ -209,7 +207,7 @@ def test_killed_at_any_moment_it_loses_nothing_and_repeats_no_finished_task(proc
     assert list((process.data / "attempts").iterdir()) == []
 
 
-def test_full_disk_is_told_and_corrupts_nothing(process):
+def test_full_disk_is_reported_and_corrupts_nothing(process):
     """The kernel refuses to let the database grow; when that is over, the service goes on by itself."""
     client = process.start()
     create_pool(client)

@@ -14,7 +14,7 @@ from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceModifiedError
 
-from tests.service.conftest import create_job, pool_options
+from tests.support.batch_service import create_job, pool_options
 from tests.support.raw_requests import VERSION, Raw
 
 
@@ -88,7 +88,7 @@ def test_request_without_a_signature_is_refused(service):
     assert code(response) == (403, "AuthenticationFailed")
 
 
-def test_moved_clock_does_not_lock_clients_out(client, service):
+def test_moved_clock_does_not_affect_signatures(client, service):
     service.advance(hours=5)
     assert list(client.list_pools()) == []
 
@@ -182,7 +182,7 @@ def test_wrong_method_is_refused(raw):
     assert code(raw("PUT", "/pools")) == (405, "UnsupportedHttpVerb")
 
 
-def test_operation_that_is_not_served_says_its_name(raw):
+def test_operation_that_is_not_served_is_named(raw):
     response = raw("GET", "/applications")
     assert code(response) == (501, "NotImplemented")
     assert "list_applications" in response.json()["message"]["value"]
@@ -237,7 +237,7 @@ def test_unmodified_resource_is_not_sent_again(raw, client):
     assert raw("GET", "/jobs/job", headers={"If-Modified-Since": long_ago}).status_code == 200
 
 
-def test_client_with_a_wrong_key_is_told_so(service):
+def test_client_with_a_wrong_key_is_refused(service):
     key = base64.b64encode(b"another key").decode()
     client = BatchClient(service.endpoint, AzureNamedKeyCredential(service.account.name, key))
     with pytest.raises(HttpResponseError) as refusal:
@@ -247,7 +247,7 @@ def test_client_with_a_wrong_key_is_told_so(service):
     assert service.account.key not in str(refusal.value)
 
 
-def test_numbers_and_flags_may_come_as_text_as_the_az_command_line_sends_them(raw) -> None:
+def test_numbers_and_flags_may_be_text_as_the_az_command_sends_them(raw) -> None:
     pool = {
         "id": "typed",
         "vmSize": "standard_d2s_v3",

@@ -14,6 +14,7 @@ from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
 from isodate import parse_duration  # type: ignore[import-untyped]
 
 from local_azure.batch.http.routes import Router
+from local_azure.batch.rest.generate_shapes import properties
 from local_azure.batch.state.wire import parse_timestamp
 
 # What each operation answers with; one that is not here must answer without a body.
@@ -128,12 +129,7 @@ def check(value: Any, type_name: str, selected: bool = False, path: str = "") ->
 
 
 def _hints(model: type) -> dict[str, Any]:
-    namespace = {**vars(models), "_models": models, "_enums": models}
-    hints = typing.get_type_hints(
-        model, globalns={**vars(typing), "datetime": __import__("datetime")}, localns=namespace
-    )
-    fields = {name: field for name, field in vars(model).items() if type(field).__name__ == "_RestField"}
-    return {fields[name]._rest_name_input or name: hints[name] for name in fields}
+    return {name: declared.hint for name, declared in properties(model).items()}
 
 
 def _is_optional(hint: Any) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -30,18 +31,18 @@ import pytest
 from azure.batch import BatchClient
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.transport import HttpTransport
-from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
+import flows.nine_steps
+import tasks.direct_clean_up
 import tasks.job
 import tasks.lifecycle
 import tasks.record
 import tasks.reporting.artifacts
-from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
@@ -49,15 +50,19 @@ from tasks.errors import RunError
 from tasks.monitor import monitor_tasks
 from tasks.resources.tags import tags as tags_of
 from tasks.resources.upload import LEAST_BLOCK
+from tasks.run.identity import Run
 from tasks.run.polling import Pace
+from tasks.run.settings import TimeLimits
 from tasks.summary import Summary
 from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
+from tests.support.steps import STEPS
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
 LARGE = "a.txt"  # which of them is filled up with white space, where a run is to upload in blocks
 AT_A_TIME = 4  # runs
 TRIES = 4  # to hit a call; of those that poll there is one more or less, as the answers go
 LIMIT = 60.0  # seconds
+BETWEEN_ATTEMPTS = timedelta(minutes=10)
 DELETES = ("8 delete containers", "9 delete job", "9 delete pool")
 # What no person should have to read.
 OPAQUE = ("NoneType", "JSONDecode", "Deserialization", "Traceback", "<html", "Expecting value", "HTTPConnectionPool(")
@@ -172,21 +177,32 @@ def quick() -> Iterator[None]:
         for name in filter(informs, vars(tasks.reporting.artifacts)):
             patch.setattr(tasks.reporting.artifacts, name, lambda *args, **kwargs: None)
         patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
-        for step in [value for value in vars(flow_module).values() if isinstance(value, Task)]:
+        for step in STEPS.values():
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
             if step.name in DELETES:
                 patch.setattr(step, "fn", _of_the_living(step.fn))
-        for owner, name in ((tasks.record.Chronicle, "close"), (tasks.lifecycle, "clean_up_after")):
+        for owner, name in ((tasks.record.RunRecord, "close"), (tasks.direct_clean_up, "clean_up_after")):
             patch.setattr(owner, name, _of_the_living(getattr(owner, name)))
+        patch.setattr(Run, "start", _start)
         patch.setattr(tasks.job, "STREAMS", ())  # to store them, each Batch task would load an SDK
         patch.setattr(HttpTransport, "sleep", lambda self, duration: None)
-        patch.setattr(flow_module, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
-        patch.setattr(flow_module, "monitor_tasks", _monitor_tasks)
+        patch.setattr(tasks.lifecycle, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
+        patch.setattr(flows.nine_steps, "monitor_tasks", _monitor_tasks)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
         logging.disable(logging.CRITICAL)
         yield
         logging.disable(logging.NOTSET)
+
+
+def _start(flow_run_id: str, workload: str, limits: TimeLimits) -> Run:
+    """Its attempts are so far apart that the later one renews what it adopts."""
+    run = here.get(None)
+    earlier = BETWEEN_ATTEMPTS if run and run.to_be_killed else timedelta(0)
+    started = datetime.now(timezone.utc) - earlier
+    return Run(
+        workload=workload, flow_run_id=flow_run_id, started=started, lifetime=timedelta(minutes=limits.run_minutes)
+    )
 
 
 def _monitor_tasks(*args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from flows import top_words as flow_module
+from flows import nine_steps
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
 from tasks.run.identity import Run, UsedPool
@@ -64,7 +64,7 @@ def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
 
 def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:
     """Let the flow's monitoring look at that pace."""
-    environment.setattr(flow_module, "monitor_tasks", partial(monitor_tasks, pace=pace))
+    environment.setattr(nine_steps, "monitor_tasks", partial(monitor_tasks, pace=pace))
 
 
 def watch(

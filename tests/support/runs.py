@@ -6,11 +6,10 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchJobCreateOptions, BatchPoolInfo, BatchTaskCreateOptions
-from azure.batch.models._models import BatchJobTerminateOptions  # 15.1 leaves it out of its public names
 from prefect import flow
 
 from tasks.accounts.clients import Azure
@@ -66,7 +65,7 @@ def make_job(azure: Azure, run: Run, *scripts: str, owner: Run | None = None) ->
 
 
 def terminate(batch: BatchClient, run: Run, reason: str) -> None:
-    options = BatchJobTerminateOptions(termination_reason=reason)
+    options: Any = {"terminateReason": reason}  # the SDK keeps the model of it private
     batch.begin_terminate_job(run.job_id, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
 
 

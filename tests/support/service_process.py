@@ -23,7 +23,6 @@ from tests.support.paths import ROOT
 PROGRAM = """
 import asyncio, functools, importlib, inspect, json, os, pathlib, signal, sys
 from datetime import timedelta
-from local_azure.batch.rest import shapes
 from local_azure.batch.http.server import Account, Clock, serve
 
 def trapped(function, moment, armed):
@@ -61,7 +60,6 @@ def run(data, key, function="", moment="", hours=0):
     account = Account(name="localbatch", key=key)
     asyncio.run(serve(pathlib.Path(data), account, ready=ready, stop=asyncio.Event(), clock=clock))
 
-shapes.load()
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
