@@ -11,14 +11,21 @@ import pytest
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
+from tests.support.scheduling import ByFile, rank
 
 if TYPE_CHECKING:
     from tests.support.deployed import Deployed
 
-pytest.register_assert_rewrite("tests.support")
-
 # Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +54,19 @@ def azure(no_azure: None, azure_settings: dict[str, str], monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT,
+        PREFECT_SERVER_DATABASE_TIMEOUT,
+        temporary_settings,
+    )
     from prefect.testing.utilities import prefect_test_harness  # slow: it imports the server
 
+    # On a busy machine SQLite keeps requests waiting, which the server otherwise answers with 503.
+    patient = {PREFECT_SERVER_DATABASE_TIMEOUT: 60, PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT: 60}
     # Without heartbeats a flow run does not wait a second for its heartbeat thread.
     with (
+        temporary_settings(patient),
         prefect_test_harness(server_startup_timeout=120),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):

@@ -30,7 +30,7 @@ from tasks.approval import ask
 from tasks.run.settings import CleanUp, Disposal
 from tests.support.deployed import Deployed
 from tests.support.paths import ROOT
-from tests.support.polling import eventually
+from tests.support.polling import LIMIT, eventually
 
 DELETE, KEEP, ASK = Disposal.DELETE, Disposal.KEEP, Disposal.ASK
 COST = "The pool costs about 0.19 USD per hour while it waits."
@@ -85,7 +85,7 @@ class Asked:
         return self.client.resume_flow_run(self.run.id, run_input=answers or None).status.value
 
     def ended(self) -> FlowRun:
-        self.thread.join(60)
+        self.thread.join(LIMIT)
         assert not self.thread.is_alive()
         return self.client.read_flow_run(self.run.id)
 
@@ -244,7 +244,7 @@ def test_in_the_terminal_the_same_is_asked_as_the_tutorial_did(prefect_server: N
         screen.shows("Delete pool? [Y/n] ")
         screen.type("\x03")  # Ctrl-C
         screen.shows("cleaning up")
-        process.wait(30)
+        process.wait(LIMIT)
     finally:
         process.kill()
         process.wait()
@@ -268,7 +268,7 @@ class Screen:
                     self._read += os.read(self._descriptor, 65536).decode()
             return part in self._read
 
-        eventually(f"{part!r} on the terminal", found, 30)
+        eventually(f"{part!r} on the terminal", found)
         before, _, self._read = self._read.partition(part)
         self.text += before + part
 
