@@ -16,8 +16,9 @@ from tests.support.scheduling import ByFile, rank
 if TYPE_CHECKING:
     from tests.support.deployed import Deployed
 
-# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
+# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start;
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise by nohup
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,19 +55,11 @@ def azure(no_azure: None, azure_settings: dict[str, str], monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    from prefect.settings import (
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-        PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT,
-        PREFECT_SERVER_DATABASE_TIMEOUT,
-        temporary_settings,
-    )
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness  # slow: it imports the server
 
-    # On a busy machine SQLite keeps requests waiting, which the server otherwise answers with 503.
-    patient = {PREFECT_SERVER_DATABASE_TIMEOUT: 60, PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT: 60}
     # Without heartbeats a flow run does not wait a second for its heartbeat thread.
     with (
-        temporary_settings(patient),
         prefect_test_harness(server_startup_timeout=120),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):

@@ -22,6 +22,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
@@ -67,6 +68,12 @@ class Asked:
             "a paused run",
             lambda: [run for run in self._latest() if run.id not in known and run.state_name == "Paused"],
         )[0]
+        eventually("its form", self._has_a_form)
+
+    def _has_a_form(self) -> bool:
+        with suppress(PrefectHTTPStatusError):
+            return bool(self.input("schema"))
+        return False
 
     def _latest(self) -> list[FlowRun]:
         return self.client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=50)
