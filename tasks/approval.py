@@ -250,7 +250,7 @@ class _Pause:
             raise _Ended(getattr(answer.details, "reason", None) or "the run cannot pause")
 
     def show_form(self) -> None:
-        """Only now: a server that accepts a pause deletes what is stored under its keys. Nobody resumes without it."""
+        """Only now: a server that accepts a pause deletes what its keys hold. Nobody can resume without it."""
         self._form.save(self._keys)
 
     def _has_begun(self) -> bool:
