@@ -14,7 +14,8 @@ from prefect.runtime import flow_run
 
 from tasks.errors import Cancelled, NotDeleted, RunError, TasksFailed
 from tasks.errors.text import cut, visible
-from tasks.reporting.artifacts import publish_summary, short_node
+from tasks.reporting.artifacts import publish_summary
+from tasks.reporting.text import short_node
 from tasks.run.outcomes import TaskOutcome, missing
 from tasks.run.results import Results, at
 from tasks.run.tables import read_table, write_table

@@ -39,7 +39,7 @@ from tasks.lifecycle import SafetyNet, not_deleted
 from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.record import Chronicle
-from tasks.reporting.artifacts import MOST_ROWS, best_effort
+from tasks.reporting.artifacts import MOST_TABLE_ROWS, best_effort
 from tasks.run.identity import Run
 from tasks.run.inputs import as_list
 from tasks.run.outcomes import TaskOutcome, missing
@@ -204,7 +204,7 @@ def counts_in(file: str, path: Path) -> dict[str, int]:
 
 @best_effort
 def publish(summary: LogLevels) -> None:
-    rows = summary.by_file.head(MOST_ROWS).to_dict(orient="records")
+    rows = summary.by_file.head(MOST_TABLE_ROWS).to_dict(orient="records")
     create_table_artifact([{str(name): value for name, value in row.items()} for row in rows], key="log-levels")
 
 

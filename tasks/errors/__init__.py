@@ -5,7 +5,7 @@ RunError
  ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer
  ├ ConflictError   a resource with this run's name exists and is not this run's
  ├ RunTimeout      the run reached a time limit
- ├ Stalled         no Batch task got further for too long
+ ├ Stalled         no Batch task made progress for too long
  ├ Cancelled       somebody cancelled the run while it waited for its Batch tasks
  ├ TasksFailed     Batch tasks ended without success, or can never run
  ├ ResultsError    a file of the results cannot be read or written on this machine
@@ -40,7 +40,7 @@ from tasks.errors.text import visible
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from tasks.run.outcomes import Monitored, TaskOutcome
+    from tasks.run.outcomes import TaskOutcome
     from tasks.summary import Summary
 
 # What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
@@ -63,9 +63,7 @@ _SIGNATURE = re.compile(
 class RunError(Exception):
     """An error whose message says all that a person needs; its traceback would only hide it."""
 
-    # Where they are known: how watching the Batch tasks ended, what became of each, and the summary of those that
-    # succeeded.
-    monitored: Monitored | None = None
+    # Where they are known: what became of each Batch task, and the summary of those that succeeded.
     outcomes: Sequence[TaskOutcome] = ()
     summary: Summary | None = None
     report_url: str = ""

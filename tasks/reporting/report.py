@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 from tasks.errors import without_secrets
 from tasks.errors.text import cut, visible
-from tasks.reporting.artifacts import escape, short_node
 from tasks.reporting.charts import bar_chart, timeline
 from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
+from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.outcomes import TaskOutcome, missing
 
-MOST_FAILURES = 50  # told in full
+MOST_FAILURES_IN_FULL = 50
 MOST_NAMES = 200  # of files without output
 MOST_STEPS = 100
 _NAMED = 3  # files, in the line that says why a run failed
@@ -109,7 +109,7 @@ def result_line(facts: RunFacts) -> str:
     unfinished = len(outcomes) - succeeded - failed
     earlier = sum(outcome.succeeded and outcome.started is None for outcome in outcomes)
     line = f"{_count(len(outcomes), 'file')}: {succeeded:,} succeeded"
-    line += f" ({earlier:,} of them in an earlier try)" if earlier else ""
+    line += f" ({earlier:,} of them in a previous attempt)" if earlier else ""
     line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
     return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
 
@@ -174,10 +174,10 @@ def _failures(facts: RunFacts) -> str:
     without = missing(facts.outcomes)
     if not without:
         return ""
-    told = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES]
+    told = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES_IN_FULL]
     parts = [f"## {_count(len(without), 'file')} without output", *(_failure(outcome) for outcome in told)]
     if len(without) > len(told):
-        parts.append(f"The first {len(told)} of {len(without):,} are told in full. {_names(without)}")
+        parts.append(f"The first {len(told)} of {len(without):,} are described in full. {_names(without)}")
     return "\n\n".join(parts)
 
 
@@ -293,7 +293,7 @@ def is_loopback(endpoint: str) -> bool:
 
 
 def _plain(text: str, columns: int = 400) -> str:
-    return escape(cut(without_secrets(text), columns))
+    return escape_markdown(cut(without_secrets(text), columns))
 
 
 def _count(number: int, noun: str) -> str:

@@ -20,7 +20,7 @@ from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
 from tasks.resources.leftovers import Leftover, list_in_batch, list_in_storage
 from tasks.run.identity import Run
-from tasks.run.polling import Pace
+from tasks.run.polling import Polling
 from tests.conftest import DATA
 from tests.flow.test_steps import job_and_pool_ids, new_run, wait_until
 
@@ -88,9 +88,9 @@ def list_leftovers(azure: Azure) -> list[Leftover]:
     return list_in_batch(azure) + list_in_storage(azure)
 
 
-def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:
+def monitor_at(environment: pytest.MonkeyPatch, pace: Polling) -> None:
     """Let the flow's monitoring look at that pace."""
-    environment.setattr(flow_module, "monitor_tasks", partial(monitor_tasks, pace=pace))
+    environment.setattr(flow_module, "monitor_tasks", partial(monitor_tasks, polling=pace))
 
 
 @contextmanager

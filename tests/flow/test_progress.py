@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.runtime import flow_run
 
 import tasks.reporting.artifacts
-import tasks.watching.watch
+import tasks.watching.snapshot
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
 from tasks.run.identity import Run
@@ -43,8 +43,8 @@ def published(key: str) -> Any:
 def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_totals_by_state(
     azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tasks.reporting.artifacts, tasks.watching.watch):
-        monkeypatch.setattr(module, "MOST_ROWS", 4)
+    for module in (tasks.reporting.artifacts, tasks.watching.snapshot):
+        monkeypatch.setattr(module, "MOST_TABLE_ROWS", 4)
     gate = tmp_path / "gate"
     pool = make_pool(azure, run, nodes=1)
     held = f"until test -e {gate}; do sleep 0.05; done"
@@ -58,7 +58,7 @@ def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_total
         if ("topNtask4", "running") in rows:
             gate.touch()
 
-    in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace(look)))
+    in_flow(lambda: monitor_tasks(azure, run, pool, added, polling=pace(look)))
     said = "4 of 7 Batch tasks completed (3 succeeded, 1 failed), 1 running, 2 queued"
     assert ([("topNtask1", "failed: exited non-zero"), ("topNtask4", "running")], said) in shown
     assert max(len(rows) for rows, _ in shown) <= 4

@@ -47,14 +47,14 @@ from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, ServiceError, TasksFailed
 from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job, delete_job
-from tasks.monitor import monitor_tasks
+from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.resources.bulk import _add
 from tasks.resources.tags import metadata
 from tasks.run.identity import PROJECT, Role, Run, UsedPool
 from tasks.run.inputs import find_inputs
-from tasks.run.outcomes import AddedTask, TaskOutcome
-from tasks.run.polling import Pace
+from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
+from tasks.run.polling import Polling
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
 from tests.conftest import DATA
@@ -158,7 +158,7 @@ def make_job(azure: Azure, run: Run, *scripts: str, owner: Run | None = None) ->
     return added
 
 
-def pace(beat: Callable[[], None] = lambda: None) -> Pace:
+def pace(beat: Callable[[], None] = lambda: None) -> Polling:
     """Looks often, does something at every beat, and does not go on for ever where monitoring would."""
     deadline = time.monotonic() + LIMIT
 
@@ -167,7 +167,12 @@ def pace(beat: Callable[[], None] = lambda: None) -> Pace:
         time.sleep(0.02)
         beat()
 
-    return Pace(sleep=sleep)
+    return Polling(sleep=sleep)
+
+
+def monitor(azure: Azure, run: Run, pool: UsedPool, added: Sequence[AddedTask], polling: Polling) -> Monitored:
+    """How monitoring ended, also where it was given up."""
+    return in_flow(lambda: how_it_ended(monitor_tasks(azure, run, pool, added, polling=polling, return_state=True)))
 
 
 def terminate(batch: BatchClient, run: Run, reason: str) -> None:
@@ -429,7 +434,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
         assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
         added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
-        outcomes = monitor_tasks(azure, run, pool, added[0], pace=pace()).outcomes
+        outcomes = monitor_tasks(azure, run, pool, added[0], polling=pace()).outcomes
         assert [outcome.succeeded for outcome in outcomes] == [True] * 3
         wait_until(lambda: job_state(azure, run) == "completed")
         return [*added, add_tasks(azure, run, pool, uploads, WORK)]
@@ -566,8 +571,9 @@ def test_monitoring_ends_with_the_lifetime_of_the_run(azure: Azure, run: Run) ->
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, "sleep 600")
     over = replace(run, started=run.started - timedelta(minutes=10), lifetime=timedelta(minutes=5))
-    with pytest.raises(RunTimeout, match=r"^the run reached its limit of 0:05:00 with 1 Batch tasks not completed$"):
-        in_flow(lambda: monitor_tasks(azure, over, pool, added, pace=pace()))
+    problem = monitor(azure, over, pool, added, pace()).problem
+    assert isinstance(problem, RunTimeout)
+    assert str(problem) == "the run reached its limit of 0:05:00 with 1 Batch tasks not completed"
 
 
 def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure: Azure, run: Run) -> None:
@@ -579,15 +585,15 @@ def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure:
             if is_running(batch, run):
                 terminate(batch, run, "EnoughForToday")
 
-        with pytest.raises(TasksFailed) as error:
-            in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace(terminate_once_it_runs)))
-    assert str(error.value) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
+        problem = monitor(azure, run, pool, added, pace(terminate_once_it_runs)).problem
+    assert isinstance(problem, TasksFailed)
+    assert str(problem) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
 
 
 def monitored(azure: Azure, run: Run, *scripts: str) -> Sequence[TaskOutcome]:
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, *scripts)
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace())).outcomes
+    return monitor(azure, run, pool, added, pace()).outcomes
 
 
 def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
@@ -647,8 +653,9 @@ def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(faulty: Azure) 
     faults.ask("quota", {"nodes": 0})
     pool = make_pool(faulty, run, nodes=2)
     added = make_job(faulty, run, "true")
-    with pytest.raises(TasksFailed, match=f"^pool {run.name} got no nodes: AccountCoreQuotaReached: "):
-        in_flow(lambda: monitor_tasks(faulty, run, pool, added, pace=pace()))
+    problem = monitor(faulty, run, pool, added, pace()).problem
+    assert isinstance(problem, TasksFailed)
+    assert str(problem).startswith(f"pool {run.name} got no nodes: AccountCoreQuotaReached: ")
 
 
 @pytest.fixture

@@ -29,17 +29,17 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling
 from pydantic import ValidationError
 
-import tasks.monitor
 import tasks.resources.pool
+import tasks.watching.snapshot
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, RunError, RunTimeout, ServiceError, Stalled, TasksFailed
-from tasks.monitor import monitor_tasks
+from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.resources.pool import Pool
 from tasks.run.identity import Run, UsedPool
-from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.run.polling import Pace
+from tasks.run.outcomes import AddedTask, Cause, Monitored, TaskOutcome
+from tasks.run.polling import Polling
 from tasks.run.settings import PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
 from tests.flow.conftest import clear, monitor_at
@@ -67,8 +67,8 @@ class Time:
     def passes(self, minutes: float) -> None:
         self._passed += timedelta(minutes=minutes)
 
-    def pace(self, beat: Beat = lambda: None) -> Pace:
-        return Pace(sleep=pace(beat).sleep, now=self.now)
+    def pace(self, beat: Beat = lambda: None) -> Polling:
+        return Polling(sleep=pace(beat).sleep, now=self.now)
 
 
 def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedPool:
@@ -84,10 +84,18 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
         monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: None)
 
 
+def watched(
+    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Polling, patience: Patience = Patience()
+) -> Monitored:
+    return in_flow(lambda: how_it_ended(monitor_tasks(azure, run, pool, added, patience, looks, return_state=True)))
+
+
 def watch(
-    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, patience: Patience = Patience()
+    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Polling, patience: Patience = Patience()
 ) -> Sequence[TaskOutcome]:
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks)).outcomes
+    monitored = watched(azure, run, pool, added, looks, patience)
+    assert monitored.problem is None, monitored.problem
+    return monitored.outcomes
 
 
 def said(log: pytest.LogCaptureFixture, part: str) -> bool:
@@ -168,7 +176,7 @@ def test_a_disabled_job_is_named_with_what_lets_it_go_on(
         options = BatchJobDisableOptions(disable_tasks="requeue")
         batch.begin_disable_job(job, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
         batch.begin_resize_pool(pool.id, BatchPoolResizeOptions(target_dedicated_nodes=1), polling_interval=0.02).wait()  # type: ignore[arg-type]
-        told = f"job {job} is disabled; `az batch job enable --job-id {job}` lets it go on"
+        told = f"job {job} is disabled; enable it with `az batch job enable --job-id {job}`"
         enable = once(lambda: said(caplog, told), lambda: batch.begin_enable_job(job))
         (outcome,) = watch(troubled, troubled_run, pool, added, pace(enable))
     assert outcome.succeeded
@@ -201,8 +209,8 @@ def test_what_does_not_change_is_said_again(
     added = make_job(troubled, troubled_run, "true")
     time = Time()
     patience = Patience(limits=TimeLimits(stall_minutes=12))
-    with pytest.raises(Stalled):
-        watch(troubled, troubled_run, pool, added, time.pace(lambda: time.passes(0.25)), patience)
+    looks = time.pace(lambda: time.passes(0.25))
+    assert isinstance(watched(troubled, troubled_run, pool, added, looks, patience).problem, Stalled)
     line = "0 of 1 Batch tasks completed (0 succeeded, 0 failed), 0 running, 1 queued; nodes: 1 starting"
     again = [message for message in caplog.messages if message.startswith("No change since ")]
     assert 15 <= len(again) <= 18  # of what has not changed for long, fewer
@@ -213,16 +221,15 @@ def test_what_does_not_change_is_said_again(
 # What cannot come ends the run within seconds.
 
 
-def ended(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], beat: Beat = lambda: None) -> TasksFailed:
+def ended(azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], beat: Beat = lambda: None) -> Monitored:
     """How monitoring ended, which it did at once and not at a limit."""
     began = time.monotonic()
-    with pytest.raises(TasksFailed) as error:
-        watch(azure, run, pool, added, pace(beat))
+    monitored = watched(azure, run, pool, added, pace(beat))
     assert time.monotonic() - began < AT_ONCE
-    assert error.value.monitored is not None
-    last = error.value.monitored.outcomes[-1]
+    assert isinstance(monitored.problem, TasksFailed)
+    last = monitored.outcomes[-1]
     assert last.cause is (Cause.NOT_RUN if last.requeues else Cause.NOT_STARTED)
-    return error.value
+    return monitored
 
 
 def test_a_start_task_that_fails_on_every_node_is_told_with_its_stderr(
@@ -231,8 +238,8 @@ def test_a_start_task_that_fails_on_every_node_is_told_with_its_stderr(
     failing = BatchStartTask(command_line="/bin/sh -c 'echo no such disk >&2; exit 5'", wait_for_success=True)
     monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: failing)
     pool = own_pool(troubled, troubled_run, PoolSettings(dedicated_nodes=2))
-    error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
-    message, stderr = str(error).split("\n")
+    monitored = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
+    message, stderr = str(monitored.problem).split("\n")
     assert message.startswith(
         f"no node of pool {pool.id} can run tasks: all 2 are starttaskfailed; the start task ended with exit code 5: "
     )
@@ -244,8 +251,8 @@ def test_nodes_that_are_all_unusable_are_named(troubled: Azure, troubled_run: Ru
     with troubled.batch() as batch:
         wait_until(lambda: [node.state for node in batch.list_nodes(pool.id)] == ["idle"] * 2)
     faults.ask("unusable", {"poolId": pool.id})
-    error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
-    assert str(error) == (
+    monitored = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
+    assert str(monitored.problem) == (
         f"no node of pool {pool.id} can run tasks: all 2 are unusable; NodeUnusable: The node has been made unusable."
     )
 
@@ -264,15 +271,15 @@ def test_a_pool_that_can_get_no_nodes_is_named_with_azure_s_reason(
     operation, properties, reason = fault
     faults.ask(operation, properties)
     pool = own_pool(troubled, troubled_run)
-    error = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
-    assert str(error) == f"pool {pool.id} got no nodes: {reason}"
+    monitored = ended(troubled, troubled_run, pool, make_job(troubled, troubled_run, "true"))
+    assert str(monitored.problem) == f"pool {pool.id} got no nodes: {reason}"
 
 
 def has_a_node(batch: BatchClient, pool: UsedPool, state: str) -> bool:
     return any(node.state == state for node in batch.list_nodes(pool.id))
 
 
-POOL_GONE = r"pool \S+ is (gone: somebody deleted it while the tasks waited|being deleted, and not by this run)"
+POOL_GONE = r"pool \S+ is (gone: somebody deleted it while Batch tasks were queued|being deleted, and not by this run)"
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
@@ -284,8 +291,8 @@ def test_a_pool_that_somebody_deletes_is_named(state: str, troubled: Azure, trou
         happens = (lambda: has_a_node(batch, pool, "starting")) if state == "queued" else (
             lambda: is_running(batch, troubled_run)
         )  # fmt: skip
-        error = ended(troubled, troubled_run, pool, added, once(happens, lambda: batch.begin_delete_pool(pool.id)))
-    assert re.fullmatch(POOL_GONE, str(error))
+        monitored = ended(troubled, troubled_run, pool, added, once(happens, lambda: batch.begin_delete_pool(pool.id)))
+    assert re.fullmatch(POOL_GONE, str(monitored.problem))
 
 
 @pytest.mark.parametrize("removal", [0.03, 1.0], ids=["at once", "slowly"])
@@ -296,9 +303,9 @@ def test_a_job_that_somebody_deletes_is_named(removal: float, troubled: Azure, t
     job = troubled_run.job_id
     with troubled.batch() as batch:
         delete = once(lambda: is_running(batch, troubled_run), lambda: batch.begin_delete_job(job))
-        error = ended(troubled, troubled_run, pool, added, delete)
+        monitored = ended(troubled, troubled_run, pool, added, delete)
     gone, going = "is gone: somebody deleted it", "is being deleted, and not by this run,"
-    assert re.fullmatch(rf"job {job} ({gone}|{going}) with [12] Batch tasks not completed", str(error))
+    assert re.fullmatch(rf"job {job} ({gone}|{going}) with [12] Batch tasks not completed", str(monitored.problem))
 
 
 def test_a_pool_that_somebody_resizes_to_no_node_is_named(troubled: Azure, troubled_run: Run) -> None:
@@ -310,8 +317,8 @@ def test_a_pool_that_somebody_resizes_to_no_node_is_named(troubled: Azure, troub
             batch.disable_pool_auto_scale(pool.id)
             batch.begin_resize_pool(pool.id, BatchPoolResizeOptions(target_dedicated_nodes=0))
 
-        error = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), resize))
-    assert str(error) == f"pool {pool.id} has no nodes and is not to get any; resize it, or use another"
+        monitored = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), resize))
+    assert str(monitored.problem) == f"pool {pool.id} has no nodes and a target of 0; resize it, or use another"
 
 
 def test_a_formula_that_asks_for_no_node_any_more_is_named(troubled: Azure, troubled_run: Run) -> None:
@@ -323,10 +330,11 @@ def test_a_formula_that_asks_for_no_node_any_more_is_named(troubled: Azure, trou
             formula = BatchPoolEnableAutoScaleOptions(auto_scale_formula="$TargetDedicatedNodes = 0;")
             batch.enable_pool_auto_scale(pool.id, formula)
 
-        error = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), change))
-    assert str(error) == f"pool {pool.id} has no nodes, and its autoscale formula asks for none any more"
-    assert error.monitored is not None
-    assert [(outcome.requeues, outcome.retries) for outcome in error.monitored.outcomes] == [(1, 0)]
+        monitored = ended(troubled, troubled_run, pool, added, once(lambda: is_running(batch, troubled_run), change))
+    assert (
+        str(monitored.problem) == f"pool {pool.id} has no nodes, and its autoscale formula asks for no nodes any more"
+    )
+    assert [(outcome.requeues, outcome.retries) for outcome in monitored.outcomes] == [(1, 0)]
 
 
 def long_the_first_time(marker: Path) -> str:
@@ -349,7 +357,7 @@ def test_a_node_that_somebody_removes_costs_its_batch_task_no_retry_and_is_said(
         once_it_runs = once(marker.exists, replace_nodes)
         (outcome,) = watch(troubled, troubled_run, pool, added, pace(once_it_runs))
     assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
-    assert said(caplog, "1 Batch tasks lost their node and are queued again; that uses up no retry")
+    assert said(caplog, "1 Batch tasks lost their node and are requeued; no retry is used up")
 
 
 def test_an_old_error_of_a_pool_that_scales_itself_does_not_end_the_run(
@@ -430,7 +438,7 @@ def test_a_service_that_does_not_say_for_a_while_how_the_tasks_are_is_asked_agai
     faults.ask("requests", {"operation": "get_job_task_counts", "status": 503, "times": 3 * tries})
     (outcome,) = watch(troubled, troubled_run, pool, added, pace())
     assert outcome.succeeded
-    asked_again = [message for message in caplog.messages if message.startswith("Asking again how the Batch tasks are")]
+    asked_again = [message for message in caplog.messages if message.startswith("Could not read task states, retrying")]
     assert len(asked_again) == 3
 
 
@@ -443,23 +451,22 @@ def test_of_a_job_that_is_gone_the_outputs_are_looked_at_once_however_many_tasks
         looks.append(run.name)
         return {"0_OUTPUT.txt", "2_OUTPUT.txt"}
 
-    monkeypatch.setattr(tasks.monitor, "outputs_there", outputs)
+    monkeypatch.setattr(tasks.watching.snapshot, "outputs_there", outputs)
     pool = own_pool(troubled, troubled_run)
     added = make_job(troubled, troubled_run, *["sleep 600"] * 4)
     with troubled.batch() as batch:
         delete = once(
             lambda: is_running(batch, troubled_run), lambda: batch.begin_delete_job(troubled_run.job_id).wait()
         )
-        error = ended(troubled, troubled_run, pool, added, delete)
-    assert error.monitored is not None
-    assert [outcome.succeeded for outcome in error.monitored.outcomes] == [True, False, True, False]
+        monitored = ended(troubled, troubled_run, pool, added, delete)
+    assert [outcome.succeeded for outcome in monitored.outcomes] == [True, False, True, False]
     assert looks == [troubled_run.name]
 
 
 def test_a_job_that_vanishes_once_all_is_counted_fails_nothing(
     troubled: Azure, troubled_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks.monitor, "outputs_there", lambda azure, run: {"0_OUTPUT.txt"})
+    monkeypatch.setattr(tasks.watching.snapshot, "outputs_there", lambda azure, run: {"0_OUTPUT.txt"})
     pool = own_pool(troubled, troubled_run)
     added = make_job(troubled, troubled_run, "sleep 600")
     with troubled.batch() as batch:
@@ -542,7 +549,7 @@ TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[RunEr
     "stalled": (
         stall,
         Stalled,
-        r"no Batch task has got further since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\); "
+        r"no Batch task has made progress since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\); "
         r"1 of 3 Batch tasks completed \(1 succeeded, 0 failed\), 0 running, 2 queued; "
         r"nodes: 1 idle; job \S+ is disabled.*",
     ),
@@ -566,7 +573,7 @@ TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[RunEr
     "service silent": (
         silence,
         ServiceError,
-        r"no answer since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\): "
+        r"no response since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC \(stall_minutes is 9\): "
         "Azure Batch answered 503 ServerBusy: .*",
     ),
 }

@@ -41,7 +41,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "example
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FOLDERS = ("flows", "tasks", "node_scripts", "local_azure")
 GROUPS: dict[str, type[BaseModel]] = {"pool": PoolSettings, "limits": TimeLimits, "clean_up": CleanUp}
-PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "Stalled", "CleanedUp")]
+PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "JobStalled", "CleanedUp")]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 

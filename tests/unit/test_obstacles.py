@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import cast
 
 import pytest
-from azure.batch import BatchClient
 from azure.batch.models import AutoScaleRun, BatchJob, BatchNode, BatchPool
 
 from tasks.errors import TasksFailed
 from tasks.run.identity import UsedPool
-from tasks.watching.obstacles import _refused, what_is_waited_for
+from tasks.watching.limits import Limits
+from tasks.watching.obstacles import _refused, why_waiting
+from tasks.watching.snapshot import Part, Snapshot
 
 EVALUATED = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+LIMITS = Limits(job_id="job", tasks=1, expires=EVALUATED, lifetime=timedelta(hours=2), stall_minutes=30)
 
 
 def empty_pool(
@@ -47,7 +48,7 @@ def empty_pool(
 def test_an_empty_pool_whose_formula_asks_for_no_node_gets_none(changed_after: float) -> None:
     pool = empty_pool(settled_after=20, changed_after=changed_after)
     assert isinstance(pool.auto_scale_run, AutoScaleRun)
-    with pytest.raises(TasksFailed, match="autoscale formula asks for none any more"):
+    with pytest.raises(TasksFailed, match="autoscale formula asks for no nodes any more"):
         _refused(pool, [], own=True, helped=False)
 
 
@@ -73,28 +74,16 @@ def test_what_was_refused_before_the_formula_was_set_anew_is_told_and_not_final(
     assert _refused(pool, [], own=True, helped=False) == "AccountCoreQuotaReached: No."
 
 
-class OnePool:
-    """Stands for the service, with one pool and its nodes."""
-
-    def __init__(self, pool: BatchPool, *node_states: str) -> None:
-        self._pool = pool
-        self._nodes = [BatchNode({"id": f"node{index}", "state": state}) for index, state in enumerate(node_states)]
-
-    def get_pool(self, pool_id: str) -> BatchPool:
-        return self._pool
-
-    def list_nodes(self, pool_id: str, **_: object) -> list[BatchNode]:
-        return self._nodes
-
-    def get_job(self, job_id: str) -> BatchJob:
-        return BatchJob({"id": job_id, "state": "active"})
-
-
 def looked_at(pool: BatchPool, *node_states: str, own: bool = True, added_after: float = 0) -> str:
     """What tasks wait for that were added so many seconds after the last evaluation of the pool's formula."""
-    service = cast(BatchClient, OnePool(pool, *node_states))
-    added = EVALUATED + timedelta(seconds=added_after)
-    return what_is_waited_for(service, UsedPool(id="pool", slots_per_node=1, own=own), "job", lambda: added)
+    snapshot = Snapshot(
+        read=frozenset(Part),
+        pool=pool,
+        nodes=[BatchNode({"id": f"node{index}", "state": state}) for index, state in enumerate(node_states)],
+        job=BatchJob({"id": "job", "state": "active"}),
+        tasks_added=EVALUATED + timedelta(seconds=added_after),
+    )
+    return why_waiting(snapshot, UsedPool(id="pool", slots_per_node=1, own=own), LIMITS)
 
 
 def test_that_all_nodes_are_lost_is_final_once_no_more_are_to_come() -> None:
