@@ -199,7 +199,7 @@ def test_a_completed_task_stays_so_where_a_later_list_lacks_it() -> None:
 # What queued tasks wait for.
 
 
-@pytest.mark.parametrize("state", ["creating", "starting", "waitingforstarttask", "idle"])
+@pytest.mark.parametrize("state", ["creating", "starting", "waitingforstarttask", "idle", "preempted"])
 def test_nodes_on_their_way_are_waited_for(state: str) -> None:
     assert line_of(replace(NONE_RUNS, nodes=[node(state)])) == f"{WAITING}nodes: 1 {state}"
 
@@ -511,6 +511,13 @@ def test_a_preempted_node_is_counted_once() -> None:
     assert (watched.memory.preemptions, watched.memory.requeues) == (1, 1)
     watched.look(taken, at=4)
     assert (watched.memory.preemptions, watched.memory.requeues) == (2, 2)
+
+
+def test_a_preemption_is_counted_also_while_other_nodes_work() -> None:
+    watched = Watched(OWN)
+    watched.look(Service(counts=counts(running=2)))
+    watched.look(Service(preempted={"a_p": minute(1)}), at=1)
+    assert watched.memory.preemptions == 1
 
 
 def test_a_preemption_between_two_looks_is_counted_by_the_lost_execution() -> None:
