@@ -179,7 +179,7 @@ def _isolated(text: str) -> str:
 
 
 def _stripes(rows: Sequence[_Row], left: float) -> list[str]:
-    """A ground under every second node, to tell the slots of one from those of the next."""
+    """A background under every second node, so that the slots of one node stand out from those of the next."""
     order = {node: index for index, node in enumerate(dict.fromkeys(row.node for row in rows))}
     return [
         f'<rect x="{_MARGIN / 2:.0f}" y="{70 + index * 24}" width="{_WIDTH - _MARGIN}" height="24" fill="{_STRIPE}"/>'

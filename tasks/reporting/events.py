@@ -1,7 +1,7 @@
-"""What happens to a run as Prefect events, on which automations can act.
+"""Emits what happens to a run as Prefect events, on which automations can act.
 
-Sending never waits for the server: Prefect puts events in a queue of the process and delivers them from a thread.
-Where no server answers they are lost, and Prefect's own log says so.
+Emitting never waits for the server: Prefect puts events in a queue of the process and delivers them from a thread.
+Where no server responds they are lost, and Prefect logs that.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _resize_errors(pool: BatchPool) -> str:
 def _scaled_since(pool: BatchPool, added: datetime) -> bool:
     """Whether the pool's formula was evaluated, and what that changed has ended, after the tasks were added.
 
-    Both times are the service's own. An error of an older change of size tells nothing of what comes next.
+    Both times are the service's own. An error of an earlier resize says nothing about the next one.
     """
     run, settled = pool.auto_scale_run, pool.allocation_state_transition_time
     return run is not None and settled is not None and min(run.timestamp, settled) > added

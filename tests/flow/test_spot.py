@@ -66,7 +66,7 @@ def long_the_first_time(marker: Path) -> str:
     return f"test -e {marker} || {{ touch {marker}; sleep 600; }}"
 
 
-def test_a_preemption_between_looks_is_a_requeue_a_log_line_and_an_event(
+def test_a_preemption_between_looks_is_logged_and_an_event(
     troubled: Azure,
     troubled_run: Run,
     tmp_path: Path,
@@ -108,7 +108,7 @@ def targets(azure: Azure, pool: UsedPool) -> tuple[int | None, int | None]:
         return found.target_dedicated_nodes, found.target_low_priority_nodes
 
 
-def test_dedicated_nodes_are_added_once_where_spot_nodes_do_not_come(
+def test_dedicated_nodes_are_added_once_for_missing_spot_nodes(
     troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.ask("resizeerror", {"code": "AllocationFailed", "message": "No spot capacity."})

@@ -359,7 +359,7 @@ def test_a_run_completes_with_as_many_failures_as_are_allowed(
     assert (summary.folder / "logs" / "topNtask1" / "stderr.txt").read_text().endswith("the kitchen is closed\n")
 
 
-def test_more_failures_than_allowed_fail_the_run_with_their_stderr(
+def test_more_failures_than_allowed_fail_with_their_stderr(
     troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def remove_the_pool_once_all_has_run() -> None:

@@ -163,7 +163,7 @@ def test_a_start_task_that_fails_ends_the_run_with_its_stderr(
     assert stderr == "  stderr: no such disk"
 
 
-def test_given_up_the_prefect_task_is_failed_without_retry_or_traceback(
+def test_given_up_the_prefect_task_fails_without_retry_or_traceback(
     troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.ask("quota", {"nodes": 0})

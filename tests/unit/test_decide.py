@@ -184,7 +184,7 @@ def test_all_have_completed_once_the_tasks_themselves_have() -> None:
     assert watched.look(replace(ahead, tasks=tasks(DONE, DONE)), at=1).action is Action.ALL_COMPLETED
 
 
-def test_a_job_that_ended_with_all_tasks_completed_needs_no_counts() -> None:
+def test_a_job_that_ended_with_all_completed_needs_no_counts() -> None:
     behind = Service(counts=counts(), tasks=tasks(DONE, DONE), job=job("completed", "AllTasksComplete"))
     assert Watched().look(behind).action is Action.ALL_COMPLETED
 
@@ -224,7 +224,7 @@ def test_an_allocation_that_azure_may_still_grant_is_waited_for() -> None:
     assert line_of(resizing) == f"{WAITING}pool pool is resizing, no node yet"
 
 
-def test_a_status_that_does_not_change_is_logged_less_and_less_often() -> None:
+def test_an_unchanged_status_is_logged_less_and_less_often() -> None:
     watched = Watched(limits=replace(LIMITS, stall_minutes=12))
     watched.memory = replace(watched.memory, next_look=timedelta(seconds=14))
     starting = replace(NONE_RUNS, nodes=[node("starting")])
@@ -247,7 +247,7 @@ def test_the_line_of_running_tasks_has_the_rate_and_the_time_left() -> None:
 # What will never come.
 
 
-def test_a_start_task_that_failed_on_every_node_is_named_with_its_stderr() -> None:
+def test_a_start_task_failed_on_every_node_is_named_with_its_stderr() -> None:
     info = {"exitCode": 5, "failureInfo": {"category": "usererror", "code": "FailureExitCode", "message": "It failed."}}
     failed = replace(NONE_RUNS, nodes=[node("starttaskfailed", startTaskInfo=info)], stderr="\n  stderr: no disk")
     assert str(problem_of(failed)) == (
@@ -291,11 +291,11 @@ def test_a_formula_that_asks_for_no_nodes_any_more_is_named() -> None:
     assert str(problem_of(changed)) == "pool pool has no nodes, and its autoscale formula asks for no nodes any more"
 
 
-def test_an_error_of_an_existing_pool_is_final_once_it_scaled_for_the_tasks() -> None:
+def test_an_existing_pool_s_error_is_final_once_it_saw_the_tasks() -> None:
     quota = scaled_pool(**refused("AccountCoreQuotaReached"))
     older = replace(NONE_RUNS, pool=quota, tasks_added=minute(1))
-    told = "no node yet; Azure could not allocate: AccountCoreQuotaReached: No."
-    assert line_of(older, EXISTING) == f"{WAITING}pool pool is steady, {told}"
+    obstacle = "no node yet; Azure could not allocate: AccountCoreQuotaReached: No."
+    assert line_of(older, EXISTING) == f"{WAITING}pool pool is steady, {obstacle}"
     later = replace(older, tasks_added=minute(-1))
     assert str(problem_of(later, EXISTING)) == "pool pool got no nodes: AccountCoreQuotaReached: No."
 
@@ -330,7 +330,7 @@ def test_a_job_that_vanishes_between_two_requests_is_named() -> None:
     )
 
 
-def test_a_terminated_job_is_named_with_its_reason_and_the_tasks_left() -> None:
+def test_a_terminated_job_is_named_with_reason_and_tasks_left() -> None:
     lagging = Service(counts=counts(), tasks=tasks(DONE), job=job("completed", "Enough"))
     problem = problem_of(lagging)
     assert isinstance(problem, TasksFailed)
@@ -344,7 +344,7 @@ def test_a_job_at_its_time_limit_is_a_timeout() -> None:
     assert str(problem) == "job job ended (MaxWallClockTimeExpiry) with 2 Batch tasks not completed"
 
 
-def test_a_job_that_ends_while_the_counts_still_say_running_is_seen() -> None:
+def test_a_job_that_ends_while_counts_say_running_is_noticed() -> None:
     """At the latest with the next line of the log."""
     watched = Watched()
     watched.look(Service())
@@ -373,7 +373,7 @@ def test_the_run_limit_is_a_timeout_that_says_how_many_are_left(lists_tasks: boo
     assert str(decision.problem) == f"the run reached its limit of 2:00:00 with {left} Batch tasks not completed"
 
 
-def test_no_progress_for_too_long_is_stalled_with_what_was_waited_for() -> None:
+def test_no_progress_for_too_long_is_stalled_with_the_obstacle() -> None:
     watched = Watched()
     watched.look(Service(counts=counts(running=1), tasks=tasks(RUNNING)))
     waits = replace(NONE_RUNS, nodes=[node("idle")], job=job("disabled"))
@@ -466,7 +466,7 @@ def test_no_dedicated_nodes_are_added(used: UsedPool, limits: Limits) -> None:
     assert str(problem).endswith("nodes: 1 preempted")
 
 
-def test_nodes_that_a_resizing_pool_refuses_do_not_put_off_a_stall() -> None:
+def test_nodes_that_a_resizing_pool_refuses_delay_no_stall() -> None:
     watched = Watched(OWN, HELPED)
     assert watched.look(PREEMPTED, at=10).action is Action.ADD_DEDICATED
     watched.memory = replace(watched.memory, resize_refused=True)
@@ -482,7 +482,7 @@ def test_spot_nodes_that_azure_does_not_grant_are_replaced(code: str) -> None:
     assert watched.look(unallocated, at=10).action is Action.ADD_DEDICATED
 
 
-def test_a_spot_quota_that_is_used_up_is_final_where_no_nodes_may_be_added() -> None:
+def test_a_used_up_spot_quota_is_final_without_dedicated_nodes() -> None:
     code = "AccountLowPriorityCoreQuotaReached"
     service = replace(NONE_RUNS, pool=scaled_pool(**refused(code)))
     assert str(problem_of(service, OWN)) == f"pool pool got no nodes: {code}: No."
@@ -520,7 +520,7 @@ def test_a_preemption_is_counted_also_while_other_nodes_work() -> None:
     assert watched.memory.preemptions == 1
 
 
-def test_a_preemption_between_two_looks_is_counted_by_the_lost_execution() -> None:
+def test_a_preemption_between_two_looks_is_counted() -> None:
     watched = Watched(OWN)
     watched.look(Service())
     done = replace(DONE, started=minute(1), node="b_p")
@@ -538,7 +538,7 @@ def test_a_removed_dedicated_node_is_a_requeue_and_no_preemption() -> None:
     assert (watched.memory.preemptions, watched.memory.requeues) == (0, 1)
 
 
-def test_a_node_preempted_before_the_tasks_were_added_is_not_counted() -> None:
+def test_a_node_preempted_before_the_tasks_is_not_counted() -> None:
     watched = Watched(OWN)
     watched.look(replace(PREEMPTED, preempted={"a_p": minute(-1), "b_p": None}))
     assert watched.memory.preemptions == 1

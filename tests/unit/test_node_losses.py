@@ -29,7 +29,7 @@ def test_a_task_that_is_queued_again_has_lost_its_node_once() -> None:
     assert requeues(QUEUED, RUNNING, QUEUED, QUEUED, again(RUNNING)) == [0, 0, 1, 1, 1]
 
 
-def test_a_task_that_started_again_between_two_looks_has_lost_its_node() -> None:
+def test_a_task_that_started_again_has_lost_its_node() -> None:
     done = replace(again(RUNNING, 10), state="completed", succeeded=True)
     assert requeues(RUNNING, again(RUNNING), again(RUNNING), done) == [0, 1, 1, 2]
 

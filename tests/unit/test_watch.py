@@ -127,20 +127,20 @@ def nobody_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.watching.watch, "Cancellation", NobodyCancels)
 
 
-def test_all_completed_ends_without_a_problem_and_is_known_to_a_stopped_run() -> None:
+def test_all_completed_ends_without_a_problem() -> None:
     looked = Looked(counts=[RUNS, DONE], states=["completed"] * 2)
     monitored = looked.watched()
     assert (monitored.problem, succeeded(monitored), monitored.pool) == (None, [True, True], POOL)
     assert (looked.seen.succeeded, set(looked.seen.outcomes)) == (2, {"task0", "task1"})
 
 
-def test_a_service_that_does_not_respond_for_a_while_is_asked_again() -> None:
+def test_an_outage_that_passes_is_retried() -> None:
     looked = Looked(counts=[RUNS, LOST, LOST, LOST, DONE], states=["completed"] * 2)
     assert looked.watched().problem is None
     assert [str(outage) for outage in looked.outages] == ["no answer from the service: connection refused"] * 3
 
 
-def test_what_the_counts_say_is_known_although_the_tasks_cannot_be_listed() -> None:
+def test_counts_are_known_though_the_tasks_cannot_be_listed() -> None:
     looked = Looked(counts=[replace(RUNS, completed=1, succeeded=1, running=1)], lists_tasks=False)
     problem = looked.watched().problem
     assert isinstance(problem, ServiceError)
@@ -164,13 +164,13 @@ def test_a_job_that_vanishes_once_all_is_counted_fails_nothing() -> None:
     assert [outcome.earlier for outcome in monitored.outcomes] == [True, True]
 
 
-def test_given_up_the_last_listing_decides_what_became_of_the_tasks() -> None:
+def test_given_up_the_last_listing_has_the_last_word() -> None:
     expired = replace(LIMITS, expires=NOON)
     assert Looked(counts=[RUNS], states=["completed", "running"]).watched(expired).problem is not None
     assert Looked(counts=[RUNS], states=["completed"] * 2).watched(expired).problem is None
 
 
-def test_given_up_a_service_that_does_not_respond_is_not_waited_for() -> None:
+def test_given_up_an_outage_is_not_waited_for() -> None:
     looked = Looked(counts=[RUNS, LOST], lists_tasks=False)
     assert isinstance(looked.watched(replace(LIMITS, expires=NOON)).problem, ServiceError)
     assert (looked.minute, looked.outputs_read) == (0, 1)
