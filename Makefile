@@ -52,10 +52,11 @@ SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration
 test: .venv/installed-dev ## all tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-lint: .venv/installed-dev ## ruff and mypy
+lint: .venv/installed-dev ## ruff, mypy and the import contracts of pyproject.toml
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy .
+	@$(BIN)/lint-imports --no-cache
 
 bench: .venv/installed-dev ## measured, never asserted by a test
 	@$(BIN)/python benchmarks/batch_service.py

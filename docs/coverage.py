@@ -19,9 +19,9 @@ from local_azure.batch.http.routes import OPERATIONS  # noqa: E402
 
 
 def table() -> str:
-    """All operations of the API as a Markdown table, those that are refused with 501 marked."""
+    """All operations of the API as a Markdown table, with those refused with 501 marked."""
     served = sum(operation.serve is not None for operation in OPERATIONS)
-    lines = [f"{served} of {len(OPERATIONS)} operations are served; the others answer 501 and their name.", ""]
+    lines = [f"{served} of {len(OPERATIONS)} operations are implemented; the others return 501 with their name.", ""]
     lines += ["| Operation | Request | Served |", "|---|---|---|"]
     for operation in OPERATIONS:
         path = "/" + "/".join(operation.path)

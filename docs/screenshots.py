@@ -14,8 +14,8 @@ from uuid import UUID
 from playwright.sync_api import Page, expect
 
 from local_azure.embedded import embedded_azure
-from tests.flow.deployed import Deployed
-from tests.ui.pages import PrefectUI, browser_page, chromium
+from tests.support.deployed import Deployed
+from tests.support.pages import PrefectUI, browser_page, chromium
 
 IMAGES = Path(__file__).resolve().parent / "images"
 WIDTH, HEIGHT = 1280, 800  # pixels

@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from flows.commands import Command, checked, make_app, run
+from flows.word_arguments import word_arguments
 from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
-from tasks.run.inputs import encoding_arguments
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 
@@ -93,9 +93,9 @@ def command(
         task_retries=task_retries,
         stall_minutes=stall_minutes,
     )
-    encoding_arguments(encoding)
+    word_arguments(top_n, delay, encoding, limits)
     refuse_too_many_paths(inputs)
-    files = refuse_bad_input(inputs, top_n, delay, limits, allow_failures)
+    files = refuse_bad_input(inputs, allow_failures)
     otherwise = Disposal.ASK if ask else Disposal.DELETE
     clean_up = CleanUp(
         containers=Disposal.KEEP if keep_containers else Disposal.DELETE,

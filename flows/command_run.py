@@ -36,12 +36,9 @@ def run_top_words(output: str, *parameters: Any) -> None:
         except RunError as error:
             if error.summary:
                 print(f"\n{error.summary}\n\n{_where_to_see(error.summary)}")
-            error.report_url = latest_report()
-            raise
+            raise error.with_report(latest_report()) from None
         except Exception as error:
-            explained = RunError(_explained(error, output))
-            explained.report_url = latest_report()
-            raise explained from error
+            raise RunError(_explained(error, output)).with_report(latest_report()) from error
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
     print(_where_to_see(summary))
     if report := latest_report():

@@ -1,4 +1,7 @@
-"""python -m tasks.accounts.block: the accounts of the environment, saved as a Prefect block."""
+"""Save the accounts of the environment as a Prefect block.
+
+python -m flows.credentials production
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from flows.commands import Command, make_app, run
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS, accounts_in
 from tasks.errors import InputError
 
-NAME = "tasks.accounts.block"
+NAME = "flows.credentials"
 
 app = make_app()
 
@@ -41,3 +44,7 @@ def command(
 
 def main() -> None:
     run(app, NAME)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from concurrent.futures import Future
@@ -63,6 +64,8 @@ def _start_temporary_server() -> None:
     """Start it as Prefect itself would, but out of reach of Ctrl-C: the clean-up after that reports to it."""
     from prefect.server.api.server import SubprocessASGIServer
 
+    logging.getLogger("prefect").addFilter(_is_no_farewell)
+
     def start() -> None:
         # In a thread, since the mask is inherited by the server and must not be the command's own.
         signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_TERMINAL)
@@ -79,3 +82,8 @@ def _start_temporary_server() -> None:
         started.result()
     except RuntimeError as error:
         raise RunError(f"Prefect's temporary server did not start: {error} Its own log is above") from None
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Keeps Prefect's line that its server stops from being the last one: that names the run's report."""
+    return not str(record.msg).startswith("Stopping temporary server")

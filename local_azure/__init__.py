@@ -4,4 +4,4 @@ import os
 
 from local_azure.loopback import bypass_proxies
 
-bypass_proxies(os.environ)  # here, since a flow may run in a command, a worker or a notebook: before any HTTP client
+bypass_proxies(os.environ)  # on import, so that it precedes any HTTP client of a command, worker or notebook

@@ -1,4 +1,4 @@
-"""python -m local_azure: Blob Storage and the Batch service, in the foreground, until SIGINT or SIGTERM."""
+"""python -m local_azure: run Blob Storage and the Batch service in the foreground, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,42 +22,50 @@ from local_azure.data import data_directory
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
 _LOSS = (
-    "Blob Storage was killed before it could save; containers and blobs that were created, changed or deleted in its "
-    f"last {AUTOSAVE} seconds are as they were before"
+    "Blob Storage was killed before it could save; changes of its last "
+    f"{AUTOSAVE} seconds to containers and blobs may be lost"
 )
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m local_azure", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="keep all state here (default: a temporary directory)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="directory for all state (default: a temporary one)")
     parser.add_argument(
-        "--batch-port", type=_port, default=BATCH_PORT, metavar="N", help="0 takes a free one (%(default)s)"
+        "--batch-port",
+        type=_port,
+        default=BATCH_PORT,
+        metavar="N",
+        help="0 for a free one (default: %(default)s)",
     )
     parser.add_argument(
-        "--blob-port", type=_port, default=BLOB_PORT, metavar="N", help="0 takes a free one (%(default)s)"
+        "--blob-port",
+        type=_port,
+        default=BLOB_PORT,
+        metavar="N",
+        help="0 for a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--env-file",
         type=Path,
         metavar="FILE",
-        help="also write the settings here (mode 0600); removed at the end",
+        help="also write the settings to this file (mode 0600); it is removed at exit",
     )
-    parser.add_argument("--faults", action="store_true", help="let clients ask for faults; see local_azure.faults")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that holds our stdin")
+    parser.add_argument("--faults", action="store_true", help="let clients inject faults; see local_azure.faults")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="exit when stdin closes, as the parent ends")
     return parser
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; a port is a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
     return int(text)
 
 
 def main() -> int:
     options = arguments().parse_args()
     try:
-        _refuse_foreign(options.env_file)
-        _refuse_taken_ports(options)
+        _check_env_file(options.env_file)
+        _check_ports(options)
         ensure_installed()
         with data_directory(options.data) as data:
             return asyncio.run(_run(options, data))
@@ -66,29 +74,27 @@ def main() -> int:
         return 1
 
 
-def _refuse_taken_ports(options: argparse.Namespace) -> None:
-    """Here, since what fails to listen later cannot say which option to change."""
+def _check_ports(options: argparse.Namespace) -> None:
+    """Check the ports first: an error raised later, when listening, could not name the option to change."""
     if options.batch_port == options.blob_port != 0:
-        raise accounts.Unusable(f"--batch-port and --blob-port are both {options.batch_port}; name two ports")
+        raise accounts.Unusable(f"--batch-port and --blob-port are both {options.batch_port}; give two different ports")
     for option, port in (("--batch-port", options.batch_port), ("--blob-port", options.blob_port)):
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError as error:
-            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise accounts.Unusable(
-                f"port {port} {reason}; name another with {option}, or 0 for any that is free"
-            ) from None
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise accounts.Unusable(f"port {port} {reason}: give another with {option}, or 0 for a free one") from None
 
 
-def _refuse_foreign(env_file: Path | None) -> None:
-    """The file is overwritten and, at the end, removed: it must be ours, or not be there."""
+def _check_env_file(env_file: Path | None) -> None:
+    """Refuse to overwrite, and later remove, a file that no local Azure has written."""
     if env_file is None:
         return
     if not env_file.parent.is_dir():
-        raise accounts.Unusable(f"--env-file {env_file}: there is no folder {env_file.parent}")
+        raise accounts.Unusable(f"--env-file {env_file}: the folder {env_file.parent} does not exist")
     if env_file.exists() and not accounts.is_settings_file(env_file):
         raise accounts.Unusable(
-            f"--env-file {env_file}: there is such a file and it is not of a local Azure; name another"
+            f"--env-file {env_file}: the file exists and was not written by a local Azure; give another name"
         )
 
 
@@ -126,10 +132,10 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             )
             await _first_of(batch, ready)
             if ready.done():
-                with _announced(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
+                with _settings_published(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
                     await _first_of(batch, blob.ended)
             if blob.ended.done():
-                raise AzuriteFailed(f"Azurite ended by itself: {blob.ended.result()}")
+                raise AzuriteFailed(f"Azurite exited unexpectedly: {blob.ended.result()}")
             await batch
     finally:
         stop.set()
@@ -138,7 +144,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
 
 
 @contextlib.contextmanager
-def _announced(settings: dict[str, str], env_file: Path | None) -> Iterator[None]:
+def _settings_published(settings: dict[str, str], env_file: Path | None) -> Iterator[None]:
     """Print the settings, and keep them in the file while the services run."""
     lines = "".join(f"{name}={value}\n" for name, value in settings.items())
     if env_file:
@@ -157,12 +163,12 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number is not signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # under nohup it stays ignored
+        if number is not signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # ignored under nohup
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def _stop_when_stdin_closes(stop: asyncio.Event) -> None:
-    """The end of our stdin is the death of whoever started us, however it died."""
+    """Stop when the parent process has ended: the kernel then closes its end of our stdin."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:

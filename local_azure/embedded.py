@@ -1,4 +1,4 @@
-"""The local Azure as a child of the process that needs it, and for no longer than that."""
+"""A local Azure as a child process, which ends with its parent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _running: list[EmbeddedAzure] = []
 
 
 class EmbeddedAzureFailed(Exception):
-    """The local Azure did not come up."""
+    """The local Azure did not start."""
 
 
 class EmbeddedAzure:
-    """python -m local_azure on free ports and a temporary directory. It ends when stopped, or with this process."""
+    """python -m local_azure on free ports and a temporary directory, until it is stopped or this process ends."""
 
     def __init__(self) -> None:
         command = [
@@ -31,7 +31,7 @@ class EmbeddedAzure:
             "--blob-port=0",
             "--until-stdin-closes",
         ]
-        # A session of its own: Ctrl-C is for the flow, which still needs the services to clean up.
+        # In a session of its own, so that Ctrl-C reaches only the flow, which needs the services to clean up.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -42,17 +42,17 @@ class EmbeddedAzure:
         )
 
     def settings(self) -> dict[str, str]:
-        """Where to find it, once both services are ready. Raises EmbeddedAzureFailed if they do not come up."""
+        """Wait until both services are ready; returns their settings. Raises EmbeddedAzureFailed."""
         assert self._process.stdout
         lines = [line for _ in range(_SETTINGS) if (line := self._process.stdout.readline())]
         if len(lines) < _SETTINGS:
             code = self._process.wait()
-            raise EmbeddedAzureFailed(f"the embedded local Azure did not start (exit code {code}); it says why above")
+            raise EmbeddedAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is above")
         self._settings = dict(line.rstrip("\n").split("=", 1) for line in lines)
         return self._settings
 
     def exit_code_at(self, endpoint: str) -> int | None:
-        """Its exit code, if it has ended and one of its services was at that endpoint."""
+        """Its exit code, if it has ended and one of its services had that endpoint."""
         found = any(endpoint in value for value in self._settings.values())
         return self._process.poll() if found else None
 
@@ -70,7 +70,7 @@ class EmbeddedAzure:
 
 @contextmanager
 def embedded_azure() -> Iterator[dict[str, str]]:
-    """A local Azure of the caller's own: its settings, for as long as the context lasts."""
+    """Run a local Azure while the context lasts; yields its settings."""
     embedded = _started_ahead.pop() if _started_ahead else EmbeddedAzure()
     try:
         settings = embedded.settings()
@@ -83,17 +83,17 @@ def embedded_azure() -> Iterator[dict[str, str]]:
 
 
 def exit_code_at(endpoint: str) -> int | None:
-    """The exit code of this process's local Azure that had a service at that endpoint; None while it runs."""
+    """The exit code of the embedded local Azure with that endpoint; None while it runs, or if there is none."""
     codes = [embedded.exit_code_at(endpoint) for embedded in _running]
     return next((code for code in codes if code is not None), None)
 
 
 @contextmanager
 def starting_ahead() -> Iterator[None]:
-    """Begin to start one now, for the next embedded_azure() in this process, so that both need not wait in turn."""
+    """Start one in the background, which the next embedded_azure() in this process uses."""
     _started_ahead.append(EmbeddedAzure())
     try:
         yield
     finally:
-        while _started_ahead:  # nobody came for it
+        while _started_ahead:  # unused
             _started_ahead.pop().stop()

@@ -1,4 +1,4 @@
-"""python -m local_azure.faults: ask a running local Batch service for faults, or move its clock.
+"""python -m local_azure.faults: inject faults into a running local Batch service, or move its clock.
 
     python -m local_azure --faults --env-file local.env      # in one terminal
     export $(cat local.env)                                  # in another
@@ -7,7 +7,7 @@
     python -m local_azure.faults clock advance=PT2H
     python -m local_azure.faults reset
 
-What there is to ask for, with its properties, is in docs/local-batch-service.md.
+docs/local-batch-service.md lists the operations and their properties.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m local_azure.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("operation", help="such as requests, preempt, clock, reset")
-    parser.add_argument("properties", nargs="*", metavar="NAME=VALUE", help="a number, true, false or a text")
+    parser.add_argument("operation", help="for example requests, preempt, clock or reset")
+    parser.add_argument("properties", nargs="*", metavar="NAME=VALUE", help="VALUE is a number, true, false or text")
     options = parser.parse_args()
     missing = [name for name in _SETTINGS if not os.environ.get(name)]
     if missing:
-        parser.error(f"{', '.join(missing)} not set; `python -m local_azure --faults` prints them")
+        parser.error(f"{', '.join(missing)} not set: `python -m local_azure --faults` prints them")
     try:
         print(json.dumps(ask(options.operation, dict(map(_property, options.properties)))))
     except AzureError as error:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def ask(operation: str, properties: dict[str, Any]) -> Any:
-    """Send the operation to the service that the environment names; returns its answer."""
+    """Send the operation to the service named by the environment; returns its response."""
     endpoint, account, key = (os.environ[name] for name in _SETTINGS)
     with BatchClient(endpoint, AzureNamedKeyCredential(account, key)) as client:
         request = HttpRequest("POST", f"/$local/{operation}", params={"api-version": _API_VERSION}, json=properties)

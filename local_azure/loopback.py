@@ -1,4 +1,4 @@
-"""What runs on this machine is never asked through a proxy."""
+"""Requests to this machine bypass proxies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _OURS = ("127.0.0.1", "localhost", "::1")
 
 
 def bypass_proxies(environment: MutableMapping[str, str]) -> None:
-    """Add the loopback addresses to NO_PROXY, for this process and those it starts; HTTP clients read either case."""
+    """Add the loopback addresses to NO_PROXY, in both cases, for this process and its children."""
     given = f"{environment.get('no_proxy', '')},{environment.get('NO_PROXY', '')}"
     hosts = dict.fromkeys(host for part in given.split(",") if (host := part.strip()))
     if "*" not in hosts:

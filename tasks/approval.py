@@ -231,16 +231,23 @@ class _Pause:
         self._keys: Keyset = pause_keys(self._state)
         self._state.state_details.run_input_keyset = {str(use): key for use, key in self._keys.items()}
         self.flow_run_id = UUID(str(flow_run.id))
+        self._sent = False
         self._form.save(self._keys)  # before the pause: without it nobody could resume
 
     def begin(self) -> None:
-        answer = self._client.set_flow_run_state(self.flow_run_id, self._state)
-        if answer.status is SetStateStatus.ACCEPT:
+        """Pause, unless an earlier try has, whose answer was lost: by now somebody may have answered the question."""
+        if self._sent and self._has_begun():
             return
-        present = self._client.read_flow_run(self.flow_run_id).state
-        begun = present and present.state_details.pause_key == self._state.state_details.pause_key
-        if not begun:  # else by a try whose answer was lost
+        self._sent = True
+        answer = self._client.set_flow_run_state(self.flow_run_id, self._state)
+        if answer.status is not SetStateStatus.ACCEPT:
             raise _Ended(getattr(answer.details, "reason", None) or "the run cannot pause")
+
+    def _has_begun(self) -> bool:
+        ours = self._state.state_details.pause_key
+        return any(
+            state.state_details.pause_key == ours for state in self._client.read_flow_run_states(self.flow_run_id)
+        )
 
     def wait(self, deadline: float, poll_seconds: float) -> Answers:
         while self._is_paused():

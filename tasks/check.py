@@ -18,16 +18,14 @@ from tasks.resources.pool import existing_pool
 from tasks.run.inputs import InputFile
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
-from tasks.run.settings import PoolSettings, TimeLimits
+from tasks.run.settings import PoolSettings
 from tasks.step import step
 
 
 @step("0 check input")
-def check_input(
-    inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits, allow_failures: int = 0
-) -> list[InputFile]:
+def check_input(inputs: Sequence[str], allow_failures: int = 0) -> list[InputFile]:
     """The input files that the parameters name; see refuse_bad_input."""
-    files = refuse_bad_input(inputs, top_n, delay_seconds, limits, allow_failures)
+    files = refuse_bad_input(inputs, allow_failures)
     size = sum(file.size for file in files)
     get_run_logger().info("%d input files, %s bytes", len(files), f"{size:,}")
     return files
@@ -59,7 +57,7 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
         yield
     except UnusableResponse as error:
         failure = ServiceError.of(error)
-        raise failure.saying(f"{failure}; {advice}") from None
+        raise failure.with_message(f"{failure}; {advice}") from None
     except (ServiceRequestError, ServiceResponseTimeoutError) as error:
         reason = without_secrets(str(error.message))
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None

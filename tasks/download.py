@@ -20,9 +20,10 @@ from tasks.errors import SERVICE_FAILURES, NotDownloaded, ResultsError, ServiceE
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
 from tasks.run.identity import Role, Run
+from tasks.run.local_files import at
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
 from tasks.run.parallel import in_parallel
-from tasks.run.results import Results, at
+from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES, step
 from tasks.watching.failures import Failures

@@ -18,16 +18,13 @@ from tasks.run.parallel import in_parallel
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import step
 
-NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
-
 _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link instead of saving it
 
 
 @step("2 upload files")
-def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_script: Path | None = None) -> Uploads:
+def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_script: Path) -> Uploads:
     """Upload the node script and the input files; a blob that is there with the same content is not sent again."""
-    path = node_script or NODE_SCRIPT
-    script = InputFile(path=path, blob_name=path.name, size=path.stat().st_size)
+    script = InputFile(path=node_script, blob_name=node_script.name, size=node_script.stat().st_size)
     with azure.blobs() as blobs:
         uploads = Uploads(
             node_script=_upload(azure, blobs, run, Role.APPLICATION, [script])[0],

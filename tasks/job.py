@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -34,20 +35,23 @@ from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import FETCH_FAILED, STREAMS, AddedTask, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
 from tasks.run.previous_attempt import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
-from tasks.run.settings import Disposal, TimeLimits
+from tasks.run.settings import Disposal, RunSettings, TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
+from tasks.run.workload import Workload
 from tasks.step import RETRIES_OF_DELETES, step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What each Batch task is to do with its file; a node script is not given the options that are None."""
+    """What each Batch task is to do with its file."""
 
-    top_n: int | None = None
-    delay_seconds: float | None = None
     limits: TimeLimits
     slots: int = 1  # that one task takes
-    arguments: Sequence[str] = ()  # further ones, for a node script with options of its own
+    arguments: Sequence[str] = ()  # of the node script
+
+    @classmethod
+    def of(cls, workload: Workload[Any, Any], settings: RunSettings) -> Work:
+        return cls(limits=settings.limits, slots=settings.pool.slots_per_task, arguments=workload.arguments)
 
 
 @step("4 create job")
@@ -217,10 +221,8 @@ exit {FETCH_FAILED}; fi"""
 def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: str) -> str:
     """The same for every task: the file's name comes in through the environment, so no name needs quoting."""
     at_a_time = max(1, pool.slots_per_node // work.slots)  # tasks of one node, which share its cores
-    arguments = [] if work.top_n is None else ["--numwords", f"{work.top_n}"]
-    arguments += ["--storageaccount", azure.storage_account.endpoint]
+    arguments = ["--storageaccount", azure.storage_account.endpoint]
     arguments += ["--storagecontainer", run.container(Role.OUTPUT), "--slots", f"{at_a_time}"]
-    arguments += [] if work.delay_seconds is None else ["--delay", f"{work.delay_seconds:g}"]
     command = f'{_VERIFY}; exec python3 {script} --filepath="$INPUT_FILE" {shlex.join([*arguments, *work.arguments])}'
     return f"/bin/sh -c {shlex.quote(command)}"
 

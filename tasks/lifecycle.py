@@ -1,59 +1,204 @@
-"""What deletes when a run's own steps for that do not get to do it."""
+"""How a run begins and ends, whatever happens in between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
+from typing import Generic, cast
 
-from prefect.futures import PrefectFuture
-from prefect.logging import get_run_logger
+from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
+from typing_extensions import Self
 
+from tasks.accounts.choose import azure_for_run
 from tasks.accounts.clients import Azure
-from tasks.resources.leftovers import clean_up_after
-from tasks.run.identity import Run
-from tasks.run.settings import CleanUp
+from tasks.approval import ask
+from tasks.check import check_accounts, check_input
+from tasks.containers import delete_containers
+from tasks.direct_clean_up import DirectCleanUp
+from tasks.ending import end_with, failure_of
+from tasks.job import delete_job
+from tasks.pool import delete_pool
+from tasks.record import RunRecord
+from tasks.run.identity import Run, UsedPool
+from tasks.run.inputs import InputFile
+from tasks.run.outcomes import Monitored, TaskOutcome
+from tasks.run.results import Results
+from tasks.run.settings import RunSettings
+from tasks.run.uploads import Uploads
+from tasks.run.workload import J, T, Workload
+from tasks.step import timed_steps
+from tasks.stopped import fetch_finished
+from tasks.terminal import terminate_on_hangup
+from tasks.watching.watch import LastSeen
 
 
-class SafetyNet:
-    """A context that a run with anything to delete leaves with nothing to delete, or as its clean_up says.
+class BatchRun(Generic[T, J]):
+    """One run of a workload: a context that a flow enters before its steps, and that always cleans up after them.
 
-    For an exception that comes before the steps that delete, or that keeps them from running: Prefect starts no step of
-    a run that it suspends, a second signal interrupts the first one's clean-up, and a retry can fail before it begins
-    while what the first try has left still bills.
+    When it is left, well or badly, it asks what to delete where that was wanted, deletes pool, job and containers
+    unless they are to be kept, downloads what a run that is stopped has finished, and publishes the report. Where its
+    steps cannot delete, DirectCleanUp does.
     """
 
-    def __init__(self, azure: Azure, run: Run, clean_up: CleanUp) -> None:
-        self._azure = azure
-        self._run = run
-        self.clean_up = clean_up
-        self._outputs_left: Callable[[], bool] = lambda: False
-        self._spread = (flow_run.run_count or 0) > 1
+    def __init__(self, workload: Workload[T, J], settings: RunSettings) -> None:
+        self.id = Run.start(str(flow_run.id), workload.name, settings.limits)
+        self.clean_up = settings.clean_up.of_pool(settings.pool)
+        self._workload = workload
+        self._settings = settings
+        self._contexts = ExitStack()
+        self._deletes: dict[str, PrefectFuture[None]] = {}
+        self._record: RunRecord[J] | None = None
 
-    def spread(self, outputs_left: Callable[[], bool] = lambda: False) -> None:
-        """From now on there may be something to delete; outputs_left: whether containers hold what is nowhere else."""
-        self._spread = True
-        self._outputs_left = outputs_left
+    @property
+    def is_retry(self) -> bool:
+        """Whether this is not the first attempt of the flow run."""
+        return (flow_run.run_count or 0) > 1
 
-    def fold(self) -> None:
-        """The steps have deleted it, and it is confirmed."""
-        self._spread = False
+    # How it begins
 
-    def __enter__(self) -> SafetyNet:
+    def __enter__(self) -> Self:
+        terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
+        with ExitStack() as contexts:
+            self.azure: Azure = contexts.enter_context(azure_for_run(self._settings.accounts))
+            self._steps = contexts.enter_context(timed_steps())
+            self._direct = contexts.enter_context(DirectCleanUp(self.azure, self.id, self.clean_up))
+            self._contexts = contexts.pop_all()
         return self
+
+    def begin(self, inputs: Sequence[str]) -> list[InputFile]:
+        """Step 0: check all that can be checked; returns the files that no previous attempt has counted."""
+        settings = self._settings
+        files = check_input(inputs, settings.allow_failures)
+        results = Results.of(settings.output_folder, self.id.name, self._workload.read)
+        check_accounts(self.azure, settings.pool, results)
+        counted, to_count = results.sort(files)
+        self._record = RunRecord(
+            azure=self.azure,
+            run=self.id,
+            results=results,
+            files=files,
+            counted=counted,
+            allowed=settings.allow_failures,
+            steps=self._steps,
+            report_joined=self._workload.report,
+        )
+        self._direct.arm(self._record.outputs_left)
+        return to_count
+
+    # What becomes known while it goes on
+
+    def note_uploads(self, uploads: Uploads) -> Uploads:
+        self._known.uploads = uploads
+        return uploads
+
+    def note_pool(self, pool: UsedPool) -> UsedPool:
+        self._known.pool = pool
+        return pool
+
+    def note_end(self, monitored: Monitored) -> None:
+        """How watching the Batch tasks ended; of a run that was cancelled, pool and job are deleted at once."""
+        self._known.note_end(monitored)
+        if self._known.cancelled:
+            self._delete_what_bills()
+
+    def note_outcomes(self, outcomes: Sequence[TaskOutcome]) -> bool:
+        """Whether there is anything to note: what became of files."""
+        if outcomes:
+            self._known.note(outcomes)
+        return bool(outcomes)
+
+    def note_joined(self, joined: J) -> None:
+        """All outputs are on this machine and joined."""
+        self._known.joined = joined
+        self._known.stored = True
+
+    @property
+    def outcomes(self) -> Sequence[TaskOutcome]:
+        return self._known.outcomes
+
+    @property
+    def results(self) -> Results:
+        return self._known.results
+
+    @property
+    def seen(self) -> LastSeen:
+        return self._known.seen
+
+    @property
+    def _known(self) -> RunRecord[J]:
+        assert self._record, "begin() comes first"
+        return self._record
+
+    # How it ends
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._spread:
-            held = self._outputs_left()
-            clean_up_after(self._azure, self._run, self.clean_up, get_run_logger(), held=held)
+        with self._contexts:
+            if self._record is None:
+                return
+            try:
+                if error is None and not self._deletes:
+                    self._ask()
+            except BaseException as interruption:
+                error = interruption
+                raise
+            finally:
+                self._delete_and_report(self._record, error)
 
+    def result(self) -> J:
+        """What the outputs were joined into, once the run has ended.
 
-def not_deleted(deletes: Mapping[str, PrefectFuture[None]], run: Run) -> str:
-    """What was not deleted at the run's end, and why; empty where all was."""
-    failed = [(thing, delete.state) for thing, delete in deletes.items() if not delete.state.is_completed()]
-    if not failed:
-        return ""
-    lines = [f"Not deleted: {thing} {run.name}: {state.result(raise_on_failure=False)}" for thing, state in failed]
-    return "\n".join([*lines, f"A sweep deletes it once it has expired ({run.expires_text}): see docs/clean-up.md"])
+        Raises what kept the run from succeeding, with all that is known of it; of a run that was cancelled, it is a
+        Prefect state that says so, for the flow to return.
+        """
+        record = self._known
+        error = failure_of(record, self._not_deleted())
+        if error is None:
+            assert record.joined is not None
+            return record.joined
+        return cast(J, end_with(error))
+
+    def _ask(self) -> None:
+        record = self._known
+        self.clean_up = self._direct.clean_up = ask(
+            self.clean_up,
+            summary=record.headline(),
+            failure=record.failure(),
+            pool_cost=record.cost_while_waiting(),
+        )
+
+    def _delete_and_report(self, record: RunRecord[J], error: BaseException | None) -> None:
+        # Pool and job at once, because they bill: of a run that is stopped only 30 seconds are left here.
+        self._delete_what_bills()
+        fetch_finished(record, error)
+        containers = delete_containers.submit(self.azure, self.id, self.clean_up.containers, record.holds())
+        self._deletes["containers"] = containers
+        wait(list(self._deletes.values()))
+        deleted = [thing for thing, delete in self._deletes.items() if delete.state.is_completed()]
+        if len(deleted) == len(self._deletes):
+            self._direct.disarm()
+        record.close(self.clean_up, deleted, error)
+
+    def _delete_what_bills(self) -> None:
+        if self._deletes:
+            return
+        self._known.note_deletes()
+        settings = self._settings
+        self._deletes = {
+            "pool": delete_pool.submit(self.azure, self.id, settings.pool, self.clean_up.pool),
+            "job": delete_job.submit(self.azure, self.id, self.clean_up.job),
+        }
+
+    def _not_deleted(self) -> str:
+        """What was not deleted, and why; empty where all was."""
+        states = {thing: delete.state for thing, delete in self._deletes.items()}
+        failed = {thing: state for thing, state in states.items() if not state.is_completed()}
+        if not failed:
+            return ""
+        reasons = {thing: state.result(raise_on_failure=False) for thing, state in failed.items()}
+        lines = [f"Not deleted: {thing} {self.id.name}: {reason}" for thing, reason in reasons.items()]
+        advice = f"A sweep deletes it once it has expired ({self.id.expires_text}): see docs/clean-up.md"
+        return "\n".join([*lines, advice])

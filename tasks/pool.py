@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 from azure.batch.models import (
     BatchPool,
 )
@@ -33,6 +35,7 @@ def create_pool(
     Does not wait for the nodes: tasks queue until the first node is ready, and monitoring says what they wait for.
     """
     logger = get_run_logger()
+    asked_at = datetime.now(timezone.utc)
     with azure.batch() as batch:
         if settings.existing_pool_id:
             pool = existing_pool(batch, settings)
@@ -63,6 +66,7 @@ def create_pool(
         vm_size=settings.vm_size,
         dedicated_nodes=settings.dedicated_nodes,
         spot_nodes=settings.spot_nodes,
+        asked_at=asked_at,
     )
 
 

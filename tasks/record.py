@@ -1,11 +1,11 @@
-"""What is remembered of a run while it goes on, for those who read of it when it is over."""
+"""Collects the facts of a run for its report."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Generic
 
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
@@ -23,44 +23,49 @@ from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome, in_order
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
 from tasks.run.uploads import UploadedFile, Uploads
+from tasks.run.workload import J
 from tasks.step import StepTime
-from tasks.summary import Summary
 from tasks.watching.watch import LastSeen
 
 _THINGS = ("containers", "job", "pool")
 _NO_POOL = UsedPool(id="", slots_per_node=1, own=False)
-_MOST_WORDS = 30  # in the chart
 _MOST_NAMED = 20  # files
 
 
 @dataclass(kw_only=True)
-class Chronicle:
-    """One run, told as it goes on."""
+class RunRecord(Generic[J]):
+    """What is known of one run, as far as it has come."""
 
     azure: Azure
     run: Run
     results: Results
     files: Sequence[InputFile]
-    counted: Sequence[TaskOutcome]  # by an earlier try of the run
+    counted: Sequence[TaskOutcome]  # by a previous attempt of the run
     allowed: int  # failures
     steps: list[StepTime]
+    report_joined: Callable[[J], str]
     pool: UsedPool | None = None
-    summary: Summary | None = None
+    joined: J | None = None
     problem: RunError | None = None  # why waiting was given up
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     uploads: Uploads | None = None
     seen: LastSeen = field(default_factory=LastSeen)
     stored: bool = False  # all that the run was to leave is on this machine, and the containers are needed no more
+    pool_gone: datetime | None = None  # when its delete was sent
     not_downloaded: Sequence[str] | None = None  # the finished files whose outputs are not; None: not known
 
     def __post_init__(self) -> None:
         self._of_batch_tasks: Sequence[TaskOutcome] = ()
         self.outcomes = self.note([])
 
-    def add(self, monitored: Monitored) -> list[TaskOutcome]:
-        """What became of all files, now that the Batch tasks have been watched."""
+    def note_end(self, monitored: Monitored) -> None:
+        """How watching the Batch tasks ended."""
         self.pool, self.problem = monitored.pool, monitored.problem
-        return self.note(monitored.outcomes)
+        self.note(monitored.outcomes)
+
+    def note_deletes(self) -> None:
+        """The deletes are about to be sent; what Azure bills is a little less."""
+        self.pool_gone = datetime.now(timezone.utc)
 
     def note(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
         """What is known of these files now; returns the outcomes of all."""
@@ -109,13 +114,13 @@ class Chronicle:
             f"retry flow run {self.run.flow_run_id} before, and they are not counted again"
         )
 
-    def close(self, clean_up: CleanUp, done: Sequence[str]) -> None:
+    def close(self, clean_up: CleanUp, done: Sequence[str], ending: BaseException | None) -> None:
         """Publish the report, and the event that the run has cleaned up after itself; neither ever raises.
 
-        To be called in the `finally` that cleans up: it tells what the run is ending with. `done` are those of
-        containers, job and pool of which the clean-up has done what it was told.
+        `done` are those of containers, job and pool that the clean-up has deleted or kept as it should; `ending` is the
+        exception with which the run ends, if any.
         """
-        ending = sys.exc_info()[1] or self.problem
+        ending = ending or self.problem
         deletes = [thing for thing in _THINGS if self._deletes(clean_up, thing)]
         cleaned_up = CleanedUp(
             job_id=self.run.job_id,
@@ -196,21 +201,12 @@ class Chronicle:
             pool_stays=pool.own and "pool" not in cleaned_up.deleted,
             nodes_until=self.run.expires_text,
             problem=problem,
-            top_words=self._top_words(),
-            replaced=self.summary.replaced if self.summary else (),
+            joined=self.report_joined(self.joined) if self.joined is not None else "",
         )
 
     def _pool_times(self) -> tuple[datetime | None, datetime]:
         """When the pool was asked for, and when its end was, or now; what Azure bills is a little less."""
-        made = [step.began for step in self.steps if step.name.startswith("3 ")]
-        ended = [step.began for step in self.steps if step.name == "9 delete pool"]
-        return (made[0] if made else None), (ended or [datetime.now(timezone.utc)])[-1]
-
-    def _top_words(self) -> list[tuple[str, int]]:
-        if self.summary is None:
-            return []
-        overall = self.summary.overall.head(_MOST_WORDS)
-        return [(str(word), int(count)) for word, count in zip(overall["word"], overall["count"], strict=True)]
+        return (self.pool.asked_at if self.pool else None), self.pool_gone or datetime.now(timezone.utc)
 
 
 def _added(file: UploadedFile) -> AddedTask:

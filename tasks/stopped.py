@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from threading import Thread
+from typing import Any
 
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.download import Download
 from tasks.errors import ResultsError, without_secrets
-from tasks.record import Chronicle
+from tasks.record import RunRecord
 from tasks.resources.container import Container, hold
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
@@ -24,29 +24,28 @@ from tasks.run.uploads import UploadedFile
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
 
 
-def fetch_finished(chronicle: Chronicle, seconds: float = FETCH_SECONDS) -> None:
+def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds: float = FETCH_SECONDS) -> None:
     """Download the outputs that are there and were not downloaded, the oldest first, and note which are left.
 
-    To be called in the `finally` of a flow. It does nothing unless the run is being stopped by a signal or by Prefect.
+    It does nothing unless the run ends because a signal, or Prefect, stops it.
     """
-    ending = sys.exc_info()[1]
-    if ending is None or isinstance(ending, Exception) or chronicle.stored or not chronicle.uploads:
+    if ending is None or isinstance(ending, Exception) or record.stored or not record.uploads:
         return
-    fetch = _Fetch(chronicle.azure, chronicle.run, chronicle.uploads.inputs, Download(results=chronicle.results))
+    fetch = _Fetch(record.azure, record.run, record.uploads.inputs, Download(results=record.results))
     # Of this machine's own: no connection that hangs keeps the run from ending.
-    thread = Thread(target=fetch.run, args=[chronicle.known], name="fetch finished outputs", daemon=True)
+    thread = Thread(target=fetch.run, args=[record.known], name="fetch finished outputs", daemon=True)
     thread.start()
     thread.join(seconds)
     fetch.download.stop.set()
-    outcomes = fetch.outcomes(chronicle.known)
-    chronicle.note(outcomes)
+    outcomes = fetch.outcomes(record.known)
+    record.note(outcomes)
     left = fetch.left(outcomes)
-    chronicle.not_downloaded = left if left or fetch.listed else None
+    record.not_downloaded = left if left or fetch.listed else None
     try:
-        chronicle.results.remember(dict(fetch.download.stored))
+        record.results.remember(dict(fetch.download.stored))
     except ResultsError as error:
         fetch.problem = fetch.problem or str(error)
-    _tell(chronicle, fetch)
+    _log(record, fetch)
 
 
 class _Fetch:
@@ -104,10 +103,10 @@ class _Fetch:
                 hold(self._run, Container(blobs, self._run, role, Disposal.DELETE))
 
 
-def _tell(chronicle: Chronicle, fetch: _Fetch) -> None:
+def _log(record: RunRecord[Any], fetch: _Fetch) -> None:
     logger = get_run_logger()
     if fetch.download.stored:
-        stored, folder = len(fetch.download.stored), chronicle.results.folder
+        stored, folder = len(fetch.download.stored), record.results.folder
         logger.info("%d finished outputs downloaded to %s before the run ends", stored, folder)
-    if text := chronicle.left_text():
+    if text := record.left_text():
         logger.error("%s%s", text, f"\n  reason: {fetch.problem}" if fetch.problem else "")

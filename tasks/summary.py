@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, cast
 
 import pandas as pd
-from prefect import states
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.errors import Cancelled, NotDeleted, RunError, TasksFailed
+from tasks.ending import listed
+from tasks.errors import RunError, without_secrets
 from tasks.errors.text import cut, visible
-from tasks.reporting.artifacts import publish_summary
-from tasks.reporting.text import short_node
-from tasks.run.outcomes import TaskOutcome, missing
-from tasks.run.results import Results, at
+from tasks.reporting.artifacts import publish_table
+from tasks.reporting.charts import bar_chart
+from tasks.reporting.text import escape_markdown, short_node
+from tasks.run.results import Outputs
 from tasks.run.tables import read_table, write_table
-from tasks.step import step
-from tasks.watching.logs import as_lines
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
 TEXTS = ("file", "word", "task", "node")  # the columns of both tables that hold text
 REPLACED = "replaced_bytes"
 _RULE = "-" * 30
-_MOST_NAMED, _MOST_FAILURES = 20, 10  # files named in a line, and failures in full
+_MOST_BARS = 30  # in the chart
+_MOST_REPLACED = 200  # files in the report
+_BOUNDS = (
+    "Each count adds up the files' lists, and so is a lower bound: a file in which the word is just below its list "
+    "adds nothing. The artifact `top-words-overall` has the upper bound beside it, as `at_most`."
+)
+_MOST_NAMED = 20  # files in a line
 _MOST_PRINTED, _WIDEST = 30, 32  # rows and characters of a column, on the terminal
 _NAME_IT = "Name the encoding: encoding, or --encoding on the command line"
+
+
+class Key(str, Enum):
+    """The keys of the artifacts of this workload."""
+
+    BY_FILE = "top-words-by-file"
+    OVERALL = "top-words-overall"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,9 +77,9 @@ class Summary:
         parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
         if self.replaced:
             files = [f"{file} ({count:,})" for file, count in self.replaced]
-            parts += ["", f"Bytes that are no text and were replaced: {_listed(files)}. {_NAME_IT}"]
+            parts += ["", f"Bytes that are no text and were replaced: {listed(files)}. {_NAME_IT}"]
         if self.missing:
-            parts += ["", f"Without output: {_listed(self.missing)}"]
+            parts += ["", f"Without output: {listed(self.missing)}"]
         return visible("\n".join(parts))
 
 
@@ -83,84 +94,50 @@ class FileOutput:
     replaced: int = 0  # bytes
 
 
-@step("summarise")
-def summarise(outcomes: Sequence[TaskOutcome], results: Results, top_n: int) -> Summary:
-    """Join the downloaded outputs in the folder into the summary, and leave it there as two CSV files."""
-    outputs = [
-        parse_output(outcome.file, results.path(outcome.output_name)) for outcome in outcomes if outcome.succeeded
-    ]
+def summarise(outputs: Outputs[FileOutput], *, top_n: int) -> Summary:
+    """Join the outputs into the summary, and leave it in their folder as two CSV files."""
+    files = list(outputs.read.values())
     summary = Summary(
-        by_file=words_by_file(outputs),
-        overall=words_overall(outputs, top_n),
-        folder=results.folder,
-        missing=tuple(outcome.file for outcome in missing(outcomes)),
-        replaced=tuple((output.file, output.replaced) for output in outputs if output.replaced),
+        by_file=words_by_file(files),
+        overall=words_overall(files, top_n),
+        folder=outputs.folder,
+        missing=outputs.missing,
+        replaced=tuple((file.file, file.replaced) for file in files if file.replaced),
         flow_run_id=str(flow_run.id),
     )
-    for table, name in ((summary.by_file, BY_FILE), (summary.overall, OVERALL)):
-        with at(results.path(name)):
-            write_table(table, results.path(name))
-    publish_summary(summary.by_file, summary.overall, summary.missing)
+    write_table(summary.by_file, outputs.folder / BY_FILE)
+    write_table(summary.overall, outputs.folder / OVERALL)
+    publish(summary)
     _warn_of_replaced(summary.replaced)
     get_run_logger().info(
-        "%d words of %d files summarised in %s", len(summary.by_file), len(outputs), results.path(BY_FILE)
+        "%d words of %d files summarised in %s", len(summary.by_file), len(files), outputs.folder / BY_FILE
     )
     return summary
+
+
+def publish(summary: Summary) -> None:
+    """Both tables as artifacts, whose descriptions name the files that they lack."""
+    without = f", without {', '.join(summary.missing[:_MOST_NAMED])}" if summary.missing else ""
+    by_file = summary.by_file.assign(node=summary.by_file["node"].map(short_node))
+    publish_table(by_file, key=Key.BY_FILE.value, description=f"Top words of each file{without}")
+    bounds = "A word's true total there is between `count` and `at_most`"
+    publish_table(summary.overall, key=Key.OVERALL.value, description=f"Top words over all files{without}. {bounds}")
+
+
+def for_report(summary: Summary) -> str:
+    """The part of the run's report that is about words, as markdown."""
+    overall = summary.overall.head(_MOST_BARS)
+    words = [(str(word), int(count)) for word, count in zip(overall["word"], overall["count"], strict=True)]
+    parts = [_replaced_table(summary.replaced)] if summary.replaced else []
+    if words:
+        chart = bar_chart(words, "Over all files, at least")
+        parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{_BOUNDS}")
+    return "\n\n".join(parts)
 
 
 def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables `by_file` and `overall` of a run, from its folder, each word as it is in the text."""
     return read_table(folder / BY_FILE, TEXTS), read_table(folder / OVERALL, TEXTS)
-
-
-def complete(
-    summary: Summary,
-    outcomes: Sequence[TaskOutcome],
-    allow_failures: int,
-    given_up: RunError | None,
-    not_deleted: str = "",
-) -> Summary:
-    """The summary, if it lacks no more files than were allowed, and all was deleted that was to be.
-
-    Raises what waiting ended with, if it was given up, else TasksFailed, else NotDeleted; each with the summary, and
-    naming the files that it lacks, what became of their Batch tasks, and last what was not deleted. For a run that
-    somebody cancelled, a state that says so.
-    """
-    error = _failure_of(summary, outcomes, allow_failures, given_up)
-    if not_deleted:
-        error = error.saying(f"{error}\n{not_deleted}") if error else NotDeleted(not_deleted)
-    if error is None:
-        return summary
-    error.summary, error.outcomes = summary, outcomes
-    return cast(Summary, end_with(error))
-
-
-def _failure_of(
-    summary: Summary, outcomes: Sequence[TaskOutcome], allow_failures: int, given_up: RunError | None
-) -> RunError | None:
-    lacking = missing(outcomes)
-    if given_up is None and len(lacking) <= allow_failures:
-        if lacking:
-            get_run_logger().warning(_lacking(summary, lacking) + f"; allow_failures is {allow_failures}")
-        return None
-    details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
-    if given_up is None:
-        said = f"{len(lacking)} of {len(outcomes)} Batch tasks failed; {_lacking(summary, lacking)}{details}"
-        return TasksFailed(said)
-    return given_up.saying(f"{given_up}\nTherefore {_lacking(summary, lacking)}{details}")
-
-
-def _lacking(summary: Summary, lacking: Sequence[TaskOutcome]) -> str:
-    return f"the summary in {summary.folder} lacks {_listed([outcome.file for outcome in lacking])}"
-
-
-def _listed(files: Sequence[str]) -> str:
-    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
-    return ", ".join(files[:_MOST_NAMED]) + more
-
-
-def _failure_lines(outcome: TaskOutcome) -> str:
-    return f"\n{outcome.file}: Batch task {outcome.id} {outcome.why()}{as_lines(outcome.stderr)}"
 
 
 def parse_output(file: str, path: Path) -> FileOutput:
@@ -236,8 +213,13 @@ def _head(frame: pd.DataFrame, file: str) -> str:
     return f"{text}\n... and {more} more rows in {file}" if more > 0 else text
 
 
-def end_with(error: RunError) -> Any:
-    """Raise the error; of a run that was cancelled, the state that says so, which the flow returns to be its own."""
-    if isinstance(error, Cancelled):
-        return states.Cancelled(message=str(error))
-    raise error
+def _replaced_table(replaced: Sequence[tuple[str, int]]) -> str:
+    rows = [
+        f"| {escape_markdown(cut(without_secrets(file), 80))} | {count:,} |"
+        for file, count in replaced[:_MOST_REPLACED]
+    ]
+    more = [f"| and {len(replaced) - _MOST_REPLACED:,} more files | |"] if len(replaced) > _MOST_REPLACED else []
+    why = (
+        "These bytes are not in their file's encoding and stand as U+FFFD in its words. Name the encoding (`encoding`)."
+    )
+    return "\n".join(["## Replaced bytes", "", why, "", "| file | bytes |", "|:--|--:|", *rows, *more])

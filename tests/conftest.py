@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +12,13 @@ from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 
+if TYPE_CHECKING:
+    from tests.support.deployed import Deployed
+
+pytest.register_assert_rewrite("tests.support")
+
 # Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +56,21 @@ def prefect_server() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
+
+
+@pytest.fixture(scope="session")
+def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
+    """One server with one worker for the whole test session, on the session's local Azure.
+
+    A test that ends the worker starts it again, and waits for its flow runs to end.
+    """
+    from tests.support.deployed import Deployed  # slow: it imports Prefect
+
+    started = Deployed.starting()
+    try:
+        azure_settings = request.getfixturevalue("azure_settings")  # starts beside the server
+        started.deploy()
+        started.start_worker(azure_settings)
+        yield started
+    finally:
+        started.stop()

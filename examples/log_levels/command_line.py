@@ -10,6 +10,7 @@ import typer
 
 from flows.commands import Command, make_app, run
 from tasks.accounts.environment import accounts_in
+from tasks.errors.text import visible
 from tasks.run.inputs import find_inputs
 from tasks.run.parameters import refuse_too_many_paths
 
@@ -34,7 +35,7 @@ def command(
     from flows.prefect_server import ensure_prefect_server
 
     ensure_prefect_server()
-    print(log_levels(inputs))
+    print(visible(log_levels(inputs).to_string(index=False)))
 
 
 def main() -> None:

@@ -1,14 +1,9 @@
 """The accounts of a deployment as a Prefect block: kept encrypted by the Prefect server, masked in its UI.
 
-python -m tasks.accounts.block production     # saves the AZURE_* settings of the environment as the block "production"
+`python -m flows.credentials production` saves the AZURE_* settings of the environment as the block "production".
 """
 
 from __future__ import annotations
-
-if __name__ == "__main__":  # before the imports below, which take seconds
-    from flows.credentials import main
-
-    main()
 
 import os
 from collections.abc import Mapping
@@ -25,7 +20,7 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BLOB_ENDPOINT, settings_in
 from tasks.errors import InputError
 
-_COMMAND = "python -m tasks.accounts.block"
+_COMMAND = "python -m flows.credentials"
 _FIELDS = {
     "batch_account": "AZURE_BATCH_ACCOUNT",
     "batch_endpoint": "AZURE_BATCH_ENDPOINT",

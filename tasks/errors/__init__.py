@@ -40,8 +40,6 @@ from tasks.errors.text import visible
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from tasks.run.outcomes import TaskOutcome
-    from tasks.summary import Summary
 
 # What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
 # what was damaged on the way.
@@ -63,18 +61,41 @@ _SIGNATURE = re.compile(
 class RunError(Exception):
     """An error whose message says all that a person needs; its traceback would only hide it."""
 
-    # Where they are known: what became of each Batch task, and the summary of those that succeeded.
-    outcomes: Sequence[TaskOutcome] = ()
-    summary: Summary | None = None
-    report_url: str = ""
-
     def __init__(self, message: str = "") -> None:
         super().__init__(visible(without_secrets(message)))
+        self._result: tuple[Any, Sequence[Any]] = (None, ())
+        self._report_url = ""
 
-    def saying(self, message: str) -> Self:
+    @property
+    def summary(self) -> Any:
+        """What the outputs of the files that succeeded were joined into, where the run came that far."""
+        return self._result[0]
+
+    @property
+    def outcomes(self) -> Sequence[Any]:
+        """What became of each file, where that is known."""
+        return self._result[1]
+
+    @property
+    def report_url(self) -> str:
+        """The page of the run's report, where there is one."""
+        return self._report_url
+
+    def with_message(self, message: str) -> Self:
         """The same error in other words."""
         other = copy(self)
         other.args = (visible(without_secrets(message)),)
+        return other
+
+    def with_result(self, summary: object, outcomes: Sequence[Any]) -> Self:
+        """The same error with what the run has come to all the same."""
+        other = copy(self)
+        other._result = (summary, outcomes)
+        return other
+
+    def with_report(self, url: str) -> Self:
+        other = copy(self)
+        other._report_url = url
         return other
 
     def __repr__(self) -> str:

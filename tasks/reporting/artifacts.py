@@ -49,8 +49,6 @@ class Key(str, Enum):
     SAS_LINKS = "sas-links"
     TASK_STATES = "batch-task-states"
     TASK_PROGRESS = "batch-task-progress"
-    SUMMARY = "top-words-by-file"
-    TOTALS = "top-words-overall"
     REPORT = "run-report"
 
 
@@ -97,19 +95,10 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
 
 
 @best_effort
-def publish_summary(by_file: pd.DataFrame, overall: pd.DataFrame, missing: Sequence[str]) -> None:
-    """The summary's two tables; their descriptions name the files that are missing from them."""
-    without = (f", without {visible(', '.join(missing[:20]))}" if missing else "") + attempt_suffix()
-    by_file = by_file.assign(node=by_file["node"].map(short_node))
-    create_table_artifact(
-        _records(by_file), key=Key.SUMMARY.value, description=f"Top words of each file{without}{_cut(len(by_file))}"
-    )
-    create_table_artifact(
-        _records(overall),
-        key=Key.TOTALS.value,
-        description=f"Top words over all files{without}. A word's true total there is between `count` and `at_most`"
-        + _cut(len(overall)),
-    )
+def publish_table(frame: pd.DataFrame, key: str, description: str) -> None:
+    """The first rows of a table as an artifact."""
+    shown = f"{visible(description)}{attempt_suffix()}{_cut(len(frame))}"
+    create_table_artifact(_records(frame), key=key, description=shown)
 
 
 def publish_report(write: Callable[[], str]) -> None:

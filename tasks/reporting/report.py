@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tasks.errors import without_secrets
 from tasks.errors.text import cut, visible
-from tasks.reporting.charts import bar_chart, timeline
+from tasks.reporting.charts import timeline
 from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.outcomes import TaskOutcome, missing
@@ -23,11 +23,6 @@ MOST_STEPS = 100
 _NAMED = 3  # files, in the line with the reason why a run failed
 STDERR_LINES = 20
 STDERR_CHARACTERS = 2_000
-
-_BOUNDS = (
-    "Each count adds up the files' lists, and so is a lower bound: a file in which the word is just below its list "
-    "adds nothing. The artifact `top-words-overall` has the upper bound beside it, as `at_most`."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +60,7 @@ class RunFacts:
     pool_stays: bool = False
     problem: str = ""  # why the run ended early
     nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
-    top_words: Sequence[tuple[str, int]] = ()
-    replaced: Sequence[tuple[str, int]] = ()  # files with bytes that are no text, and how many those are
+    joined: str = ""  # what the workload shows of its joined outputs, as markdown
 
     @property
     def no_node_seen(self) -> bool:
@@ -84,11 +78,8 @@ def report(facts: RunFacts) -> str:
         _links(facts.flow_run_id),
         _overview(facts),
         _failures(facts),
-        _replaced(facts.replaced),
+        facts.joined,
     ]
-    if facts.top_words:
-        chart = bar_chart(facts.top_words, "Over all files, at least")
-        parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{_BOUNDS}")
     if any(outcome.started for outcome in facts.outcomes):
         parts.append(f"## Batch tasks\n\n![Timeline]({timeline(facts.outcomes, facts.ended)})\n\n{_durations(facts)}")
     parts += [_steps(facts), _cost(facts)]
@@ -210,17 +201,6 @@ def _names(outcomes: Sequence[TaskOutcome]) -> str:
     names = ", ".join(_plain(outcome.file, 80) for outcome in outcomes[:MOST_NAMES])
     more = f" and {len(outcomes) - MOST_NAMES:,} more" if len(outcomes) > MOST_NAMES else ""
     return f"All without output: {names}{more}"
-
-
-def _replaced(replaced: Sequence[tuple[str, int]]) -> str:
-    if not replaced:
-        return ""
-    rows = [f"| {_plain(file, 80)} | {count:,} |" for file, count in replaced[:MOST_NAMES]]
-    more = [f"| and {len(replaced) - MOST_NAMES:,} more files | |"] if len(replaced) > MOST_NAMES else []
-    why = (
-        "These bytes are not in their file's encoding and stand as U+FFFD in its words. Name the encoding (`encoding`)."
-    )
-    return "\n".join(["## Replaced bytes", "", why, "", "| file | bytes |", "|:--|--:|", *rows, *more])
 
 
 def _durations(facts: RunFacts) -> str:

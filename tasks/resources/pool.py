@@ -21,7 +21,6 @@ from azure.batch.models import (
     ResourceFile,
     UserIdentity,
 )
-from azure.batch.models._models import BatchNodeRebootOptions
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
@@ -113,9 +112,8 @@ class Pool(Resource):
         """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""
         for node in self._batch.list_nodes(self._run.pool_id, select=["id", "state"]):
             if node.state in LOST_NODES:
-                options = BatchNodeRebootOptions(node_reboot_kind="requeue")
                 with suppress(ResourceNotFoundError, ResourceExistsError):  # gone, or rebooting already
-                    self._batch.begin_reboot_node(self._run.pool_id, node.id, options)
+                    self._batch.begin_reboot_node(self._run.pool_id, node.id)  # requeues its tasks, by default
 
     def _formula(self) -> str:
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
@@ -97,6 +97,7 @@ class UsedPool:
     spot_nodes: int = 0
     added_nodes: int = 0  # dedicated ones, asked for while the run waited for spot nodes
     added_at: datetime | None = None
+    asked_at: datetime | None = field(default=None, compare=False)  # when this run asked for it
 
     @property
     def nodes(self) -> int:

@@ -6,13 +6,11 @@ import glob
 import hashlib
 import os
 import re
-from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node_scripts.top_words import output_name, text_encoding
 from tasks.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
@@ -55,14 +53,10 @@ def as_list(inputs: object) -> list[Any]:
     return [os.fspath(entry) if isinstance(entry, os.PathLike) else entry for entry in entries]
 
 
-def encoding_arguments(encoding: str | None) -> list[str]:
-    """The node script's arguments for files in that encoding. Raises InputError where Python does not know it."""
-    if not encoding:
-        return []
-    try:
-        return [f"--encoding={text_encoding(encoding)}"]
-    except ArgumentTypeError as error:
-        raise InputError(f"encoding {error}") from None
+def output_name(name: str) -> str:
+    """The name of the output of an input file of that name: <stem>_OUTPUT<ext>, as in the tutorial."""
+    stem, extension = os.path.splitext(name)
+    return f"{stem}_OUTPUT{extension}"
 
 
 def find_inputs(inputs: Sequence[str]) -> list[InputFile]:

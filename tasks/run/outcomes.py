@@ -9,13 +9,13 @@ from enum import Enum
 
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 
-from node_scripts.top_words import UPLOAD_FAILED
 from tasks.errors import RunError, without_secrets
 from tasks.run.identity import UsedPool
 from tasks.run.inputs import InputFile
 
 LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
 STREAMS = ("stdout.txt", "stderr.txt")
+UPLOAD_FAILED = 74  # exit code of a node script that could not upload its output; EX_IOERR of sysexits.h
 FETCH_FAILED = 73  # exit code of a Batch task whose input is not what was uploaded; EX_CANTCREAT of sysexits.h
 NOT_TEXT = 65  # exit code of a node script whose input is not text; EX_DATAERR
 OUTCOME_FIELDS = ["id", "state", "executionInfo", "nodeInfo", "constraints"]  # of a task, for TaskOutcome.of

@@ -8,24 +8,14 @@ from uuid import UUID
 
 from tasks.errors import InputError
 from tasks.run.inputs import InputFile, find_inputs
-from tasks.run.settings import TimeLimits
 
 FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
 _MOST_BYTES = 512 * 1024  # of all parameters of a flow run, as JSON; Prefect's server refuses more
 _OTHERS = 4 * 1024  # left for the parameters beside the inputs
 
 
-def refuse_bad_input(
-    inputs: Sequence[str], top_n: int, delay_seconds: float, limits: TimeLimits, allow_failures: int = 0
-) -> list[InputFile]:
+def refuse_bad_input(inputs: Sequence[str], allow_failures: int = 0) -> list[InputFile]:
     """The input files. Raises InputError, naming the thing and the fix, for anything that cannot work."""
-    if top_n < 1:
-        raise InputError(f"top_n is {top_n}; ask for at least 1 word per file")
-    if not 0 <= delay_seconds < limits.task_minutes * 60:  # nan is neither
-        raise InputError(
-            f"delay_seconds is {delay_seconds:g}; a delay is 0 or more seconds, and less than the "
-            f"{limits.task_minutes} minutes (task_minutes) that a Batch task may take"
-        )
     if allow_failures < 0:
         raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
     return find_inputs(inputs)

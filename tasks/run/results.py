@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Generic, TypeVar
 
 from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
 from tasks.run.inputs import InputFile, md5_of
-from tasks.run.outcomes import TaskOutcome
-
-if TYPE_CHECKING:
-    from tasks.run.uploads import UploadedFile
+from tasks.run.local_files import at
+from tasks.run.outcomes import TaskOutcome, missing
+from tasks.run.uploads import UploadedFile
 
 _COUNTED = ".counted.json"  # the outputs that are there, and the MD5 of the input of each
 
-# Reads the output of a file at a path. Raises where it is not an output of the node script.
-Parse = Callable[[str, Path], object]
+T = TypeVar("T")
 
 
 def _any_output(file: str, path: Path) -> None:
     """Of a node script whose outputs nobody reads here."""
 
 
-@contextmanager
-def at(path: Path) -> Iterator[None]:
-    """Turn an error of this machine's file system into a ResultsError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ResultsError(f"{path}: {reason}") from None
+@dataclass(frozen=True, kw_only=True)
+class Outputs(Generic[T]):
+    """The outputs of a run, read: that of each file that succeeded by the file's name, in the order of the files."""
+
+    read: Mapping[str, T]
+    missing: tuple[str, ...]  # the files without output
+    folder: Path  # in which they are
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The folder of one run, and how its outputs are read."""
+    """The folder of one run, and how the output of a file is read: `parse` raises where it is not one."""
 
     folder: Path
-    parse: Parse = _any_output
+    parse: Callable[[str, Path], Any] = _any_output
 
     @classmethod
-    def of(cls, output_folder: str, run_name: str, parse: Parse = _any_output) -> Results:
+    def of(cls, output_folder: str, run_name: str, parse: Callable[[str, Path], Any] = _any_output) -> Results:
         """The run's own folder in the output folder. Raises InputError where that has no such home directory."""
         try:
             return cls(folder=Path(output_folder).expanduser() / run_name, parse=parse)
@@ -68,6 +65,15 @@ class Results:
         done = [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in counted]
         names = {file.blob_name for file in counted}
         return done, [file for file in files if file.blob_name not in names]
+
+    def outputs(self, outcomes: Sequence[TaskOutcome]) -> Outputs[Any]:
+        """All that there is to join."""
+        done = [outcome for outcome in outcomes if outcome.succeeded]
+        return Outputs(
+            read={each.file: self.parse(each.file, self.path(each.output_name)) for each in done},
+            missing=tuple(outcome.file for outcome in missing(outcomes)),
+            folder=self.folder,
+        )
 
     def remember(self, md5s: Mapping[str, str]) -> None:
         """Note that the outputs of these files are there: the MD5 of each file by its name."""

@@ -138,3 +138,20 @@ class CleanUp(_Settings):
     def of_pool(self, pool: PoolSettings) -> CleanUp:
         """The same, but an existing pool stays, so that nobody is asked about it."""
         return self.model_copy(update={"pool": Disposal.KEEP}) if pool.existing_pool_id else self
+
+
+class RunSettings(_Settings):
+    """What a run needs to know besides its workload and its inputs."""
+
+    pool: PoolSettings = PoolSettings()
+    limits: TimeLimits = TimeLimits()
+    output_folder: str = Field(default="results", description="The folder in which the run makes one for its results.")
+    clean_up: CleanUp = CleanUp()
+    allow_failures: int = Field(
+        default=0,
+        description="How many files may be without output in a run that completes.",
+        json_schema_extra={"minimum": 0},
+    )
+    accounts: str | None = Field(
+        default=None, description="Name of a Prefect block with the accounts; without one, the environment's."
+    )

@@ -9,18 +9,23 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from tasks.run.local_files import at
+
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write the table as CSV, with an apostrophe before text that a spreadsheet would run, or that begins with one."""
+    """Write the table as CSV, with an apostrophe before text that a spreadsheet would run, or that begins with one.
+
+    Raises ResultsError.
+    """
     texts = [str(name) for name in table.columns if not is_numeric_dtype(table[name])]
     guarded = _changed(table, texts, lambda text: f"'{text}" if text.startswith(_GUARDED) else text)
     returns = any(
         "\r" in text for name in texts for text in table[name]
     )  # which the csv module does not quote by itself
-    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+    with at(path), path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         guarded.to_csv(
             file, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, lineterminator="\n"
         )

@@ -28,11 +28,10 @@ from prefect.states import Cancelled
 import tasks.approval
 from tasks.approval import ask
 from tasks.run.settings import CleanUp, Disposal
-from tests.flow.deployed import Deployed, deployed, eventually
+from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
+from tests.support.polling import eventually
 
-__all__ = ["deployed"]  # the fixture
-
-ROOT = Path(__file__).resolve().parents[2]
 DELETE, KEEP, ASK = Disposal.DELETE, Disposal.KEEP, Disposal.ASK
 COST = "The pool costs about 0.19 USD per hour while it waits."
 

@@ -15,8 +15,8 @@ import pytest
 from prefect.settings import get_current_settings
 
 from tasks.accounts.clients import Azure
-from tests.conftest import DATA
-from tests.flow.conftest import list_leftovers
+from tests.support.accounts import list_leftovers
+from tests.support.paths import DATA
 
 ROOT = DATA.parent
 LIMIT = 120.0  # seconds

@@ -24,7 +24,7 @@ from tasks.accounts.choose import azure_for_run
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.errors import InputError
-from tests.flow.test_steps import in_flow
+from tests.support.runs import in_flow
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_SETTINGS = (*BATCH_SETTINGS, *STORAGE_SETTINGS)
@@ -59,7 +59,7 @@ def save_in_a_process(name: str, settings: Mapping[str, str]) -> Saved:
     assert url
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.accounts.block", name],
+        [sys.executable, "-m", "flows.credentials", name],
         cwd=ROOT,
         env={**inherited, **settings, "PREFECT_API_URL": url},
         stdout=subprocess.PIPE,
@@ -133,7 +133,7 @@ def test_the_keys_are_nowhere_but_in_the_block(saved: Saved) -> None:
     shown += [answer.text for answer in answers]
     for secret in (BATCH_KEY, STORAGE_KEY):
         assert not [text for text in shown if secret in text]
-    assert any("tasks.accounts.block\0production" in line for line in saved.command_lines)  # it was looked at
+    assert any("flows.credentials\0production" in line for line in saved.command_lines)  # it was looked at
 
 
 def test_the_database_of_the_server_holds_no_key_in_clear(saved: Saved) -> None:
@@ -169,7 +169,7 @@ def test_a_block_that_does_not_exist_is_named_with_those_that_do_and_the_command
     with pytest.raises(InputError, match="there is no block 'productoin' of the type Azure Batch Accounts") as caught:
         accounts("productoin")
     assert "'production'" in str(caught.value)
-    assert "`python -m tasks.accounts.block productoin`" in str(caught.value)
+    assert "`python -m flows.credentials productoin`" in str(caught.value)
 
 
 def test_on_a_server_that_has_never_seen_such_a_block_the_error_is_as_clear(

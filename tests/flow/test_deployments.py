@@ -26,11 +26,10 @@ from pydantic import BaseModel
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Run
 from tasks.run.settings import TimeLimits
-from tests.flow.deployed import Deployed, deployed, eventually
+from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
+from tests.support.polling import eventually
 
-__all__ = ["deployed"]  # the fixture
-
-ROOT = Path(__file__).resolve().parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in FILE["deployments"]}
 NAMES = {"top-words": "top-words/top-words", "top-words-nightly": "top-words/top-words-nightly", "sweep": "sweep/sweep"}

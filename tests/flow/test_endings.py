@@ -7,6 +7,7 @@ already, since the import takes longer than the run.
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import shutil
@@ -20,7 +21,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,7 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch.models import (
     BatchJobCreateOptions,
-    BatchMetadataItem,
-    BatchPoolCreateOptions,
     BatchPoolInfo,
-    BatchVmImageReference,
-    VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceNotFoundError
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -42,10 +38,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Suspended
 
 import flows.sweep
+import flows.top_words
 import tasks.download
-import tasks.files
 from flows import cli as command_line
-from flows import top_words as flow_module
 from flows.sweep import sweep
 from flows.top_words import top_words
 from local_azure import faults
@@ -53,8 +48,11 @@ from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
-from tests.flow.conftest import azure_with_faults, list_leftovers
-from tests.flow.deployed import LIMIT, ROOT, Deployed, eventually
+from tests.support.accounts import add_pool, azure_with_faults, list_leftovers
+from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
+from tests.support.polling import LIMIT, eventually
+from tests.support.steps import STEPS
 
 SOON = 30.0  # seconds: so long Prefect leaves to a run that was cancelled, and so long may cleaning up take
 AT_ONCE = 10.0  # seconds: in which the deletes of what bills are sent, also on a busy machine
@@ -117,18 +115,17 @@ def run_command(arguments: Sequence[str], output: Path, death: Death | None, nod
     if death:
         _die_at(death)
     if node_script:
-        step = tasks.files.upload_files
-        step.fn = partial(step.fn, node_script=node_script)
+        flows.top_words.NODE_SCRIPT = node_script
     command_line.app(args=list(arguments), prog_name="python -m flows.top_words")
 
 
 def _die_at(death: Death) -> None:
     if death in _AFTER:
-        step = getattr(flow_module, _AFTER[death])
+        step = STEPS[_AFTER[death]]
         step.fn = _deadly(step.fn)
     if death is Death.DELETES:
         for name in ("delete_job", "delete_containers"):
-            getattr(flow_module, name).fn = lambda *given: threading.Event().wait()
+            STEPS[name].fn = lambda *given: threading.Event().wait()
     if death is Death.DOWNLOAD:
         tasks.download._download = _deadly(tasks.download._download)
 
@@ -219,21 +216,15 @@ def process_with(part: str, where: str) -> int | None:
 
 def make_pool(azure: Azure, name: str, tags: Mapping[str, str]) -> None:
     """A pool of somebody else's, which scales by a formula and has tags of its own."""
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
-    with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id=name,
-                vm_size="standard_d2s_v3",
-                virtual_machine_configuration=machine,
-                task_slots_per_node=8,
-                enable_auto_scale=True,
-                auto_scale_formula="$TargetDedicatedNodes = 2;",
-                auto_scale_evaluation_interval=timedelta(minutes=7),
-                metadata=[BatchMetadataItem(name=key, value=value) for key, value in tags.items()],
-            )
-        )
+    add_pool(
+        azure,
+        name,
+        tags,
+        task_slots_per_node=8,
+        enable_auto_scale=True,
+        auto_scale_formula="$TargetDedicatedNodes = 2;",
+        auto_scale_evaluation_interval=timedelta(minutes=7),
+    )
 
 
 def make_strangers(azure: Azure) -> None:
@@ -393,7 +384,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         with server.settings():
             AzureBatchAccounts.from_environment(settings).save(BLOCK)
         server.client.create_work_pool(WorkPoolCreate(name="local-process", type="process"))
-        server.deploy_flow(top_words, flow_module.__file__)
+        server.deploy_flow(top_words, inspect.getfile(top_words.fn))
         server.start_worker(settings)
         yield House(
             serves=stack.enter_context(serving(server)),

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -21,9 +20,10 @@ from examples.log_levels.count_levels import NOT_TEXT, UPLOAD_FAILED, NotText, c
 from node_scripts import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
+from tasks.run.settings import RunSettings
 
 ROOT = Path(example.__file__).resolve().parents[2]
-LOGS = example.HERE / "logs"
+LOGS = example.NODE_SCRIPT.with_name("logs")
 TABLE = [
     ["file", "ERROR", "WARNING", "INFO", "DEBUG", "other"],
     ["worker.log", "3", "1", "3", "0", "0"],
@@ -39,7 +39,7 @@ def left_over(azure: Azure) -> list[str]:
         return (
             pools
             + jobs
-            + [f"container {container.name}" for container in blobs.list_containers(name_starts_with="top-words")]
+            + [f"container {container.name}" for container in blobs.list_containers(name_starts_with="log-levels-")]
         )
 
 
@@ -62,7 +62,7 @@ def test_one_command_runs_the_example_on_the_embedded_local_azure(
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [line.split() for line in done.stdout.splitlines()[: len(TABLE)]] == TABLE
-    (file,) = tmp_path.glob(f"results/*/{example.CSV}")
+    (file,) = tmp_path.glob("results/*/log-levels.csv")
     assert list(csv.reader(file.open())) == TABLE
 
 
@@ -73,25 +73,24 @@ def test_a_file_that_fails_is_named_and_may_be_allowed_and_nothing_is_left(
     picky = tmp_path / "picky.py"
     picky.write_text(f'import os\nif "api" in os.environ["INPUT_FILE"]: raise SystemExit("I refuse")\n{script()}')
     monkeypatch.setattr(example, "NODE_SCRIPT", picky)
-    where: dict[str, Any] = {"inputs": [str(LOGS)], "output_folder": str(tmp_path)}
+    settings = RunSettings(output_folder=str(tmp_path), allow_failures=1)
 
-    state = example.log_levels(**where, allow_failures=1, return_state=True)
-    summary = state.result()
-    assert summary.missing == ("api.log",)
-    assert list(summary.by_file["file"]) == ["worker.log", "scheduler.log"]
+    state = example.log_levels([str(LOGS)], settings=settings, return_state=True)
+    assert list(state.result()["file"]) == ["worker.log", "scheduler.log"]
     keys = artifact_keys(state.state_details.flow_run_id)
     assert keys == {"sas-links", "batch-task-states", "batch-task-progress", "log-levels", "run-report"}
     assert left_over(azure) == []
 
-    with pytest.raises(TasksFailed, match=r"lacks api\.log: their Batch tasks failed, see .*/logs"):
-        example.log_levels(**where)
+    with pytest.raises(TasksFailed, match=r"1 of 3 Batch tasks failed; the summary in .* lacks api\.log"):
+        example.log_levels([str(LOGS)], settings=settings.model_copy(update={"allow_failures": 0}))
     assert left_over(azure) == []
-    assert len(list(tmp_path.glob("*/logs/topNtask0/stderr.txt"))) == 2
+    assert len(list(tmp_path.glob("log-levels-*/logs/topNtask0/stderr.txt"))) == 2
 
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(
-    ("levels", "message"), [((), "levels is empty"), (("ERROR", "a b"), "levels holds 'a b'; a level is one word")]
+    ("levels", "message"),
+    [((), r"levels holds \[\]; name"), (("ERROR", "a b"), r"levels holds \['a b'\]; name")],
 )
 def test_levels_that_no_line_can_hold_are_refused(azure: Azure, levels: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -137,4 +136,8 @@ def test_the_node_script_ends_a_failed_upload_as_the_flow_expects_and_shows_no_t
 
 def script() -> str:
     """The node script's text, without the line that must be the first of a file."""
-    return (example.HERE / "count_levels.py").read_text().replace("from __future__ import annotations\n", "")
+    return (
+        (ROOT / "examples" / "log_levels" / "count_levels.py")
+        .read_text()
+        .replace("from __future__ import annotations\n", "")
+    )

@@ -26,7 +26,7 @@ from tasks.errors import EmbeddedAzureEnded
 from tasks.resources.leftovers import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits
-from tests.conftest import DATA
+from tests.support.paths import DATA
 
 ROOT = DATA.parent
 NAMES = [
@@ -115,10 +115,10 @@ def test_the_settings_file_is_private_and_there_only_while_the_services_run(
     [
         (
             ["--env-file", "{}/mine.env"],
-            "local Azure: --env-file {}/mine.env: there is such a file and it is not of a local",
+            "local Azure: --env-file {}/mine.env: the file exists and was not written by a local",
         ),
-        (["--env-file", "{}/none/x.env"], "local Azure: --env-file {}/none/x.env: there is no folder {}/none"),
-        (["--data", "{}/broken"], "local Azure: {}/broken/keys.json holds no keys; delete it, and new ones are made"),
+        (["--env-file", "{}/none/x.env"], "local Azure: --env-file {}/none/x.env: the folder {}/none does not exist"),
+        (["--data", "{}/broken"], "local Azure: {}/broken/keys.json does not contain account keys: delete it"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(
@@ -138,12 +138,12 @@ def test_a_port_that_is_taken_is_named_with_its_option(option: str, start: Calla
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         _, error = start(f"{option}={port}").process.communicate(timeout=30)
-    assert error == f"local Azure: port {port} is taken; name another with {option}, or 0 for any that is free\n"
+    assert error == f"local Azure: port {port} is in use: give another with {option}, or 0 for a free one\n"
 
 
 def test_one_port_for_both_services_is_refused(start: Callable[..., LocalAzure]) -> None:
     _, error = start("--batch-port=10100", "--blob-port=10100").process.communicate(timeout=30)
-    assert error == "local Azure: --batch-port and --blob-port are both 10100; name two ports\n"
+    assert error == "local Azure: --batch-port and --blob-port are both 10100; give two different ports\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -175,7 +175,7 @@ def test_blob_storage_that_was_killed_is_named_by_the_next_start(
     (azurite,) = (path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if f"{data}/blob" in read(path))
     os.kill(int(azurite.name), signal.SIGKILL)
     _, said = first.process.communicate(timeout=30)
-    assert (first.process.returncode, said.split(":")[:2]) == (1, ["local Azure", " Azurite ended by itself"])
+    assert (first.process.returncode, said.split(":")[:2]) == (1, ["local Azure", " Azurite exited unexpectedly"])
     with socket.create_server(("127.0.0.1", 0)) as taken:  # a start that fails must not take the message with it
         failed = start("--data", str(data), f"--blob-port={taken.getsockname()[1]}")
         assert "EADDRINUSE" in failed.process.communicate(timeout=30)[1]
@@ -183,8 +183,8 @@ def test_blob_storage_that_was_killed_is_named_by_the_next_start(
     second.process.terminate()
     _, said = second.process.communicate(timeout=30)
     assert said == (
-        f"local Azure: {data}/blob: Blob Storage was killed before it could save; containers and blobs that were "
-        "created, changed or deleted in its last 5 seconds are as they were before\n"
+        f"local Azure: {data}/blob: Blob Storage was killed before it could save; changes of its last 5 seconds "
+        "to containers and blobs may be lost\n"
     )
     third = start("--data", str(data))
     third.process.terminate()
@@ -209,7 +209,7 @@ def test_a_second_one_on_the_same_data_directory_is_refused(start: Callable[...,
     second = start("--data", data)
     _, said = second.process.communicate(timeout=30)
     assert (second.process.returncode, second.lines) == (1, [])
-    assert said == f"local Azure: {data} is in use by another local Azure; stop it, or name another --data\n"
+    assert said == f"local Azure: {data} is in use by another local Azure: stop it, or give another --data\n"
 
 
 def test_keys_are_on_no_command_line(start: Callable[..., LocalAzure]) -> None:

@@ -13,9 +13,8 @@ from tasks.run.identity import Role, Run
 from tasks.run.outcomes import Cause, TaskOutcome, log_blob
 from tasks.run.results import Results
 from tasks.watching.logs import download_logs, read_stderr
-from tests.flow.test_steps import make_job, make_pool, run, wait_until
-
-__all__ = ["run"]
+from tests.support.polling import wait_until
+from tests.support.runs import make_job, make_pool
 
 MOST = 2000  # bytes read, in these tests
 

@@ -29,13 +29,12 @@ from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
 from tasks.run.identity import Run
-from tests.conftest import DATA
-from tests.flow.conftest import monitor_at
-from tests.flow.deployed import Deployed, eventually
-from tests.flow.test_steps import in_flow, make_job, make_pool, pace, run
-from tests.flow.test_top_words import left_over
-
-__all__ = ["run"]
+from tests.support.accounts import left_over
+from tests.support.deployed import Deployed
+from tests.support.monitoring import monitor_at, pace
+from tests.support.paths import DATA
+from tests.support.polling import eventually
+from tests.support.runs import in_flow, make_job, make_pool
 
 
 def published(key: str) -> Any:

@@ -32,7 +32,6 @@ import pytest
 from azure.batch.models import BatchTaskState
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties
-from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact, State
@@ -46,12 +45,11 @@ from prefect.settings import (
 from prefect.states import Crashed, Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
-import tasks.lifecycle
+import tasks.direct_clean_up
 import tasks.record
 import tasks.reporting.artifacts
 import tasks.resources.leftovers
 import tasks.stopped
-from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure import faults
 from node_scripts import top_words as node_script
@@ -63,10 +61,10 @@ from tasks.run.identity import Role, Run
 from tasks.run.polling import Polling
 from tasks.run.settings import CleanUp, TimeLimits
 from tasks.summary import Summary
-from tests.conftest import DATA
-from tests.flow.deployed import Deployed, deployed, eventually
-
-__all__ = ["deployed"]  # a fixture
+from tests.support.deployed import Deployed
+from tests.support.paths import DATA
+from tests.support.polling import eventually
+from tests.support.steps import STEPS
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day", "c.txt": "one two two"}
 LIMIT = 60.0  # seconds
@@ -201,9 +199,6 @@ def _start(flow_run_id: str, workload: str, limits: TimeLimits) -> Run:
     return Run(workload="top-words", flow_run_id=flow_run_id, started=_present.get().began, lifetime=lifetime)
 
 
-STEPS = [value for value in vars(flow_module).values() if isinstance(value, Task)]
-
-
 @pytest.fixture(scope="module")
 def slow_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A local Azure for these tests, which can be told to be slow."""
@@ -258,13 +253,13 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
     with pytest.MonkeyPatch.context() as patch:
         for name, value in slow_settings.items():
             patch.setenv(name, value)
-        for step in STEPS:
+        for step in STEPS.values():
             patch.setattr(step, "fn", _watched(step.name, step.fn, nodes.script))
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
-        patch.setattr(tasks.record.Chronicle, "close", _of_the_living(tasks.record.Chronicle.close))
-        patch.setattr(tasks.lifecycle, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
-        patch.setattr(flow_module, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
+        patch.setattr(tasks.record.RunRecord, "close", _of_the_living(tasks.record.RunRecord.close))
+        patch.setattr(tasks.direct_clean_up, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
+        patch.setattr(tasks.lifecycle, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
         patch.setattr(Run, "start", _start)
         patch.setattr(Polling, "ticks", _beats)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
@@ -553,7 +548,7 @@ def test_a_run_that_ended_at_any_step_boundary_is_run_again_and_finishes(
     start: Start, undisturbed: Undisturbed, kind: Kind, subtests: pytest.Subtests
 ) -> None:
     ends = undisturbed.ends(kind)
-    assert {end.step for end in ends} == {step.name for step in STEPS}
+    assert {end.step for end in ends} == {step.name for step in STEPS.values()}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         futures = [
             pool.submit(contextvars.copy_context().run, resume, run, end, kind)
@@ -885,7 +880,7 @@ def test_results_that_prefect_is_told_to_persist_skip_no_step_and_hold_no_sas(st
         resumed.first(after("5 add tasks"))
         summary = resumed.again()
     assert Said.by(summary) == EXPECTED
-    assert {each.step for each in resumed.tries[1].reached} == {step.name for step in STEPS}
+    assert {each.step for each in resumed.tries[1].reached} == {step.name for step in STEPS.values()}
     # Prefect always keeps the error with which a flow run failed, and here nothing else.
     kept = [path.read_bytes() for path in storage.rglob("*")]
     (error,) = (pickle.loads(base64.b64decode(each)) for each in kept)

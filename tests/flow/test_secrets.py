@@ -24,8 +24,10 @@ import pytest
 
 from local_azure import faults
 from tasks.accounts.clients import Azure
-from tests.flow.conftest import accounts_of, azure_with_faults
-from tests.flow.deployed import ROOT, Deployed, eventually
+from tests.support.accounts import accounts_of, azure_with_faults
+from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
+from tests.support.polling import eventually
 
 _SIGNATURE = re.compile(rb"sig=([A-Za-z0-9%+/=_-]{20,})")
 _PERMISSIONS = re.compile(rb"\bsp=([a-z]+)")

@@ -17,6 +17,8 @@ from azure.batch.models import (
 )
 
 import tasks.resources.pool
+from flows.top_words import NODE_SCRIPT
+from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
@@ -30,10 +32,11 @@ from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
-from tests.conftest import DATA
-from tests.flow.conftest import accounts_of, azure_with_faults
-from tests.flow.test_steps import in_flow, is_running, make_job, new_run, pace, wait_until
-from tests.flow.test_waiting import Time, logged_in, once, own_pool, watch, watched
+from tests.support.accounts import accounts_of, azure_with_faults
+from tests.support.monitoring import Time, is_logged, once, pace, watch, watched
+from tests.support.paths import DATA
+from tests.support.polling import wait_until
+from tests.support.runs import in_flow, is_running, long_the_first_time, make_job, new_run, own_pool
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -62,10 +65,6 @@ def job_without_retries(azure: Azure, run: Run, *scripts: str) -> list[AddedTask
     return added
 
 
-def long_the_first_time(marker: Path) -> str:
-    return f"test -e {marker} || {{ touch {marker}; sleep 600; }}"
-
-
 def test_a_preemption_between_looks_is_logged_and_an_event(
     troubled: Azure,
     troubled_run: Run,
@@ -84,7 +83,7 @@ def test_a_preemption_between_looks_is_logged_and_an_event(
             faults.ask("preempt", {"poolId": pool.id})
             wait_until(lambda: batch.get_task(troubled_run.job_id, added[0].id).state == "completed")
 
-        seen = once(lambda: logged_in(caplog, "1 running") and (tmp_path / "began").exists(), preempt)
+        seen = once(lambda: is_logged(caplog, "1 running") and (tmp_path / "began").exists(), preempt)
         (outcome,) = watch(troubled, troubled_run, pool, added, pace(seen))
     assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
     assert (outcome.exit_code, outcome.failure) == (0, None)
@@ -151,11 +150,11 @@ def test_the_service_alone_ends_job_and_nodes_at_the_deadline(disposal: Disposal
         workload="top-words", flow_run_id=new_run().flow_run_id, started=service_time(), lifetime=timedelta(hours=2)
     )
     settings = PoolSettings(dedicated_nodes=1, spot_nodes=1)
-    work = Work(top_n=1, delay_seconds=600, limits=TimeLimits())
+    work = Work(arguments=word_arguments(1, 600, None, TimeLimits()), limits=TimeLimits())
 
     def begin() -> None:
         create_containers(alone, run)
-        uploads = upload_files(alone, run, find_inputs([str(DATA)]))
+        uploads = upload_files(alone, run, find_inputs([str(DATA)]), NODE_SCRIPT)
         pool = create_pool(alone, run, settings, uploads.node_script, disposal)
         create_job(alone, run, pool, uploads, disposal)
         add_tasks(alone, run, pool, uploads, work)

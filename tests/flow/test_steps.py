@@ -4,186 +4,57 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from azure.batch import BatchClient
 from azure.batch.models import (
     BatchCreateTaskCollectionResult,
     BatchJob,
-    BatchJobCreateOptions,
     BatchPool,
-    BatchPoolCreateOptions,
-    BatchPoolInfo,
     BatchTask,
     BatchTaskCreateOptions,
     BatchTaskGroup,
-    BatchVmImageReference,
     EnvironmentSetting,
-    VirtualMachineConfiguration,
 )
-from azure.batch.models._models import BatchJobTerminateOptions  # 15.1 leaves it out of its public names
-from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline.policies import RetryPolicy
 from prefect import Task, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from flows.top_words import top_words
+from flows.top_words import NODE_SCRIPT, top_words
+from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, ServiceError, TasksFailed
 from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job, delete_job
-from tasks.monitor import how_it_ended, monitor_tasks
+from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.resources.bulk import _add
-from tasks.resources.tags import metadata
 from tasks.run.identity import PROJECT, Role, Run, UsedPool
 from tasks.run.inputs import find_inputs
-from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
-from tasks.run.polling import Polling
+from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
-from tasks.run.uploads import UploadedFile, Uploads
-from tests.conftest import DATA
+from tasks.run.uploads import Uploads
+from tests.support.accounts import clear, job_and_pool_ids
+from tests.support.monitoring import pace, watched
+from tests.support.paths import DATA
+from tests.support.polling import wait_until
+from tests.support.runs import ONE_NODE, SCRIPT, in_flow, is_running, make_job, make_pool, new_run, terminate
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 KEEP = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP)
 LIMITS = TimeLimits()
-SCRIPT = UploadedFile(
-    blob_name="top_words.py",
-    size=1,
-    output_name="",
-    task_id="",
-    md5="",
-    modified=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    sas_url="https://account.blob.example/c/top_words.py?sp=r",
-)
 NO_FILES = Uploads(node_script=SCRIPT, inputs=())
-ONE_NODE = PoolSettings(dedicated_nodes=1)
-LIMIT = 60.0  # seconds
-
-T = TypeVar("T")
-
-
-def in_flow(function: Callable[[], T]) -> T:
-    """What the function returns when it runs as a flow, outside of which no step runs as it does in one."""
-    return flow(name="steps", persist_result=False)(function)()
-
-
-def new_run() -> Run:
-    return Run(
-        workload="top-words",
-        flow_run_id=str(uuid.uuid4()),
-        started=datetime.now(timezone.utc),
-        lifetime=timedelta(hours=1),
-    )
-
-
-def remove(azure: Azure, name: str) -> None:
-    """Delete what there is of that name, and wait until it is gone: other tests look at the accounts as a whole."""
-    with azure.batch() as batch, azure.blobs() as blobs:
-        for delete in (batch.begin_delete_job, batch.begin_delete_pool):
-            try:
-                delete(name, polling_interval=0.05).wait()  # type: ignore[arg-type]
-            except ResourceNotFoundError:
-                pass
-            except ResourceExistsError:  # it is being deleted already
-                pass
-        wait_until(lambda: name not in job_and_pool_ids(batch))
-        for container in blobs.list_containers(name_starts_with=name):
-            blobs.delete_container(container.name)
-
-
-def job_and_pool_ids(batch: BatchClient) -> set[str]:
-    return {job.id for job in batch.list_jobs()} | {pool.id for pool in batch.list_pools()}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def run(azure: Azure) -> Iterator[Run]:
-    """A run of the test's own, of which nothing is left after it."""
-    run = new_run()
-    yield run
-    remove(azure, run.name)
-
-
-def make_pool(azure: Azure, run: Run, nodes: int, owner: Run | None = None) -> UsedPool:
-    """A pool with the run's name, whose nodes are ready at once because they have no start task."""
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
-    with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id=run.pool_id,
-                vm_size="standard_d2s_v3",
-                virtual_machine_configuration=machine,
-                target_dedicated_nodes=nodes,
-                metadata=metadata((owner or run).tags),
-            )
-        )
-    return UsedPool(id=run.pool_id, slots_per_node=1, own=True)
-
-
-def make_job(azure: Azure, run: Run, *scripts: str, owner: Run | None = None) -> list[AddedTask]:
-    """A job with the run's name, and a task for each shell script."""
-    added = [
-        AddedTask(id=f"topNtask{index}", file=f"{index}.txt", output_name=f"{index}_OUTPUT.txt")
-        for index in range(len(scripts))
-    ]
-    pool = BatchPoolInfo(pool_id=run.pool_id)
-    with azure.batch() as batch:
-        batch.create_job(BatchJobCreateOptions(id=run.job_id, pool_info=pool, metadata=metadata((owner or run).tags)))
-        for task, script in zip(added, scripts, strict=True):
-            batch.create_task(run.job_id, BatchTaskCreateOptions(id=task.id, command_line=f"/bin/sh -c '{script}'"))
-    return added
-
-
-def pace(beat: Callable[[], None] = lambda: None) -> Polling:
-    """Looks often, does something at every beat, and does not go on for ever where monitoring would."""
-    deadline = time.monotonic() + LIMIT
-
-    def sleep(seconds: float) -> None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-        beat()
-
-    return Polling(sleep=sleep)
-
-
-def monitor(azure: Azure, run: Run, pool: UsedPool, added: Sequence[AddedTask], polling: Polling) -> Monitored:
-    """How monitoring ended, also where it was given up."""
-    return in_flow(lambda: how_it_ended(monitor_tasks(azure, run, pool, added, polling=polling, return_state=True)))
-
-
-def terminate(batch: BatchClient, run: Run, reason: str) -> None:
-    options = BatchJobTerminateOptions(termination_reason=reason)
-    batch.begin_terminate_job(run.job_id, options, polling_interval=0.02).wait()  # type: ignore[arg-type]
-
-
-def is_running(batch: BatchClient, run: Run) -> bool:
-    return bool(batch.get_job_task_counts(run.job_id).task_counts.running)
-
-
 # What a whole run creates, read back.
 
 
@@ -237,7 +108,7 @@ def made(
                 each.name: each.metadata for each in blobs.list_containers(name_starts_with=name, include_metadata=True)
             },
         )
-    remove(azure, name)
+    clear(azure, name)
 
 
 def permissions(sas: str) -> str:
@@ -356,8 +227,8 @@ def test_a_task_s_command_line_holds_neither_the_file_s_name_nor_a_secret(made: 
         'if [ "$md5" != "$INPUT_MD5" ]; then size=$(wc -c < "$INPUT_FILE"); '
         'echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, '
         'found ${size:-no} bytes with MD5 ${md5:-none}" >&2; exit 73; fi; '
-        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" --numwords 4 '
-        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --delay 0.01'"
+        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" '
+        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --numwords 4 --delay 0.01'"
     )
 
 
@@ -384,9 +255,9 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
     def three_times() -> list[Uploads]:
         create_containers(azure, run)
-        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)])) for _ in range(2)]
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT) for _ in range(2)]
         (tmp_path / "b.txt").write_text("B text")  # as long as before
-        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]))]
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT)]
 
     with caplog.at_level(logging.INFO, "prefect"):
         first, second, third = in_flow(three_times)
@@ -408,10 +279,10 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
 def upload(azure: Azure, run: Run) -> Uploads:
     create_containers(azure, run)
-    return upload_files(azure, run, find_inputs([str(DATA)]))
+    return upload_files(azure, run, find_inputs([str(DATA)]), NODE_SCRIPT)
 
 
-WORK = Work(top_n=1, delay_seconds=0, limits=LIMITS)
+WORK = Work(arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
 
 
 def task_ids(azure: Azure, run: Run) -> list[str]:
@@ -571,7 +442,7 @@ def test_monitoring_ends_with_the_lifetime_of_the_run(azure: Azure, run: Run) ->
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, "sleep 600")
     over = replace(run, started=run.started - timedelta(minutes=10), lifetime=timedelta(minutes=5))
-    problem = monitor(azure, over, pool, added, pace()).problem
+    problem = watched(azure, over, pool, added, pace()).problem
     assert isinstance(problem, RunTimeout)
     assert str(problem) == "the run reached its limit of 0:05:00 with 1 Batch tasks not completed"
 
@@ -585,7 +456,7 @@ def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure:
             if is_running(batch, run):
                 terminate(batch, run, "EnoughForToday")
 
-        problem = monitor(azure, run, pool, added, pace(terminate_once_it_runs)).problem
+        problem = watched(azure, run, pool, added, pace(terminate_once_it_runs)).problem
     assert isinstance(problem, TasksFailed)
     assert str(problem) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
 
@@ -593,7 +464,7 @@ def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure:
 def monitored(azure: Azure, run: Run, *scripts: str) -> Sequence[TaskOutcome]:
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, *scripts)
-    return monitor(azure, run, pool, added, pace()).outcomes
+    return watched(azure, run, pool, added, pace()).outcomes
 
 
 def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
@@ -622,38 +493,12 @@ def test_a_signature_is_blanked_also_where_the_tail_of_stderr_begins_in_it(
 # With an instance of its own, which can be asked for faults.
 
 
-@pytest.fixture(scope="module")
-def faulty_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    arguments = ["--faults", "--batch-port=0", "--blob-port=0", "--until-stdin-closes"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "local_azure", *arguments],
-        cwd=DATA.parent,
-        env={**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("faulty"))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        lines = [process.stdout.readline().rstrip("\n") for _ in range(5)]
-        yield dict(line.split("=", 1) for line in lines)
-
-
-@pytest.fixture
-def faulty(no_azure: None, faulty_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
-    for name, value in faulty_settings.items():
-        monkeypatch.setenv(name, value)
-    azure = Azure.from_environment(faulty_settings)
-    assert azure is not None
-    yield azure
-    faults.ask("reset", {})
-
-
-def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(faulty: Azure) -> None:
+def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(troubled: Azure) -> None:
     run = new_run()
     faults.ask("quota", {"nodes": 0})
-    pool = make_pool(faulty, run, nodes=2)
-    added = make_job(faulty, run, "true")
-    problem = monitor(faulty, run, pool, added, pace()).problem
+    pool = make_pool(troubled, run, nodes=2)
+    added = make_job(troubled, run, "true")
+    problem = watched(troubled, run, pool, added, pace()).problem
     assert isinstance(problem, TasksFailed)
     assert str(problem).startswith(f"pool {run.name} got no nodes: AccountCoreQuotaReached: ")
 
@@ -682,30 +527,30 @@ def runs_of_create_job(azure: Azure, run: Run) -> tuple[object, list[int]]:
     return state.result(raise_on_failure=False), [task_run.run_count for task_run in task_runs]
 
 
-def test_a_step_whose_service_is_busy_is_run_again(faulty: Azure, at_once: None) -> None:
+def test_a_step_whose_service_is_busy_is_run_again(troubled: Azure, at_once: None) -> None:
     run = new_run()
     attempts = 1 + RetryPolicy().status_retries  # of the SDK itself
     faults.ask("requests", {"operation": "create_job", "status": 503, "times": attempts + 1})
-    assert runs_of_create_job(faulty, run) == (run.name, [2])
+    assert runs_of_create_job(troubled, run) == (run.name, [2])
 
 
-def test_a_step_whose_answer_was_lost_adopts_what_it_made(faulty: Azure, at_once: None) -> None:
+def test_a_step_whose_answer_was_lost_adopts_what_it_made(troubled: Azure, at_once: None) -> None:
     run = new_run()
     faults.ask("requests", {"operation": "create_job", "drop": True, "after_commit": True})
-    result, counts = runs_of_create_job(faulty, run)
+    result, counts = runs_of_create_job(troubled, run)
     assert result == run.name
     assert counts in ([1], [2])  # whether the SDK itself sends a POST again is its own affair
 
 
-def test_a_step_that_is_refused_is_not_run_again(faulty: Azure, at_once: None) -> None:
+def test_a_step_that_is_refused_is_not_run_again(troubled: Azure, at_once: None) -> None:
     run = new_run()
     faults.ask("requests", {"operation": "create_job", "status": 403})
-    error, counts = runs_of_create_job(faulty, run)
+    error, counts = runs_of_create_job(troubled, run)
     assert isinstance(error, ServiceError)
     assert (error.code, error.transient) == ("AuthenticationFailed", False)
     assert re.match(r"Azure Batch answered 403 AuthenticationFailed: .*\n  request id: [0-9a-f-]{36}$", str(error))
     assert counts == [1]
-    with faulty.batch() as batch:
+    with troubled.batch() as batch:
         assert run.name not in {job.id for job in batch.list_jobs()}
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from azure.storage.blob import ContainerClient
@@ -15,7 +16,7 @@ import tasks.record
 import tasks.stopped
 from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
-from tasks.record import Chronicle
+from tasks.record import RunRecord
 from tasks.reporting.report import RunFacts
 from tasks.run.identity import HELD, Role, Run
 from tasks.run.inputs import InputFile
@@ -24,7 +25,7 @@ from tasks.run.previous_attempt import outputs_there
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
 from tasks.stopped import fetch_finished
-from tests.flow.test_download import NAMES, UPLOADS, container, file, parse, quick, remembered, run
+from tests.support.downloads import NAMES, UPLOADS, container, file, parse, quick, remembered, run
 
 __all__ = ["container", "quick", "run"]  # fixtures
 
@@ -43,12 +44,21 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
 
 
 @pytest.fixture
-def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path) -> Chronicle:
+def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path) -> RunRecord[Any]:
     """Of a run with four files, of which a look has seen one finished, and the service three."""
     files = [InputFile(path=Path(name), blob_name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
     results = Results(folder=tmp_path / "results", parse=parse)
     results.folder.mkdir()
-    told = Chronicle(azure=azure, run=run, results=results, files=files, counted=[], allowed=0, steps=[])
+    told: RunRecord[Any] = RunRecord(
+        azure=azure,
+        run=run,
+        results=results,
+        files=files,
+        counted=[],
+        allowed=0,
+        steps=[],
+        report_joined=lambda joined: "",
+    )
     told.uploads = UPLOADS.__class__(node_script=UPLOADS.node_script, inputs=[*UPLOADS.inputs, file(LATE)])
     for name, state, succeeded in (("a.txt", "completed", True), ("b.txt", "running", False)):
         added = AddedTask(id=file(name).task_id, file=name, output_name=file(name).output_name)
@@ -63,12 +73,12 @@ class Stopped(BaseException):
     """What a signal raises."""
 
 
-def stop(chronicle: Chronicle, seconds: float = 30.0) -> None:
+def stop(chronicle: RunRecord[Any], seconds: float = 30.0) -> None:
     try:
         raise Stopped
-    except Stopped:
-        fetch_finished(chronicle, seconds)
-        chronicle.close(CleanUp(), ["containers", "job", "pool"])
+    except Stopped as stopped:
+        fetch_finished(chronicle, stopped, seconds)
+        chronicle.close(CleanUp(), ["containers", "job", "pool"], stopped)
 
 
 def tags(container: ContainerClient) -> dict[str, str]:
@@ -76,7 +86,7 @@ def tags(container: ContainerClient) -> dict[str, str]:
 
 
 def test_finished_outputs_are_downloaded_and_reported(
-    chronicle: Chronicle, container: ContainerClient, published: list[RunFacts]
+    chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts]
 ) -> None:
     stop(chronicle)
     assert remembered(chronicle.results) == set(NAMES)
@@ -102,7 +112,7 @@ def blocking(name: str, blocked: Event) -> Callable[..., str]:
 
 
 def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
-    chronicle: Chronicle,
+    chronicle: RunRecord[Any],
     azure: Azure,
     run: Run,
     container: ContainerClient,
@@ -128,7 +138,7 @@ def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
 
 
 def test_the_oldest_output_is_downloaded_first(
-    chronicle: Chronicle, container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+    chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
     times = {name: at for at, name in enumerate(("c_OUTPUT.txt", "a_OUTPUT.txt", "b_OUTPUT.txt"))}
@@ -152,7 +162,7 @@ def test_the_oldest_output_is_downloaded_first(
 
 
 def test_a_container_that_cannot_be_read_is_held_for_what_was_seen(
-    chronicle: Chronicle, run: Run, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+    chronicle: RunRecord[Any], run: Run, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks.stopped, "outputs_there", lambda azure, run: Event().wait(60))
     stop(chronicle, seconds=0.1)
@@ -167,13 +177,10 @@ def test_a_container_that_cannot_be_read_is_held_for_what_was_seen(
 
 
 def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
-    chronicle: Chronicle, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+    chronicle: RunRecord[Any], published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks.stopped, "outputs_there", None)
-    try:
-        raise ValueError
-    except ValueError:
-        fetch_finished(chronicle)
+    fetch_finished(chronicle, ValueError())
     assert chronicle.holds() is True  # what has been counted is still to be downloaded
     chronicle.stored = True
     stop(chronicle)
@@ -182,7 +189,7 @@ def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
 
 @pytest.mark.parametrize("role", Role)
 def test_a_retry_that_gets_nowhere_leaves_what_a_previous_attempt_held(
-    azure: Azure, run: Run, container: ContainerClient, chronicle: Chronicle, role: Role
+    azure: Azure, run: Run, container: ContainerClient, chronicle: RunRecord[Any], role: Role
 ) -> None:
     chronicle.seen.succeeded = 0
     chronicle.seen.outcomes.clear()

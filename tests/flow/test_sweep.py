@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +21,7 @@ from azure.batch.models import (
     BatchJobCreateOptions,
     BatchJobUpdateOptions,
     BatchMetadataItem,
-    BatchPoolCreateOptions,
     BatchPoolInfo,
-    BatchVmImageReference,
-    VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.transport import HttpTransport
@@ -49,8 +45,9 @@ from tasks.errors import InputError
 from tasks.resources.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
 from tasks.run.identity import PROJECT, Role, Run
 from tasks.run.settings import CleanUp, Disposal, TimeLimits
-from tests.conftest import DATA
-from tests.flow.conftest import list_leftovers
+from tests.support.accounts import add_pool, azure_with_faults, list_leftovers
+from tests.support.paths import DATA
+from tests.support.polling import wait_until
 
 LIMIT = 120.0  # seconds
 LOG = logging.getLogger("tests.sweep")
@@ -67,17 +64,8 @@ KEEP_ALL = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KE
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A local Azure for these tests alone, which look at the accounts as a whole, and which makes faults."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "local_azure", "--faults", "--batch-port=0", "--blob-port=0", "--until-stdin-closes"],
-        cwd=DATA.parent,
-        env={**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("azure"))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout
-        yield dict(process.stdout.readline().rstrip("\n").split("=", 1) for _ in range(5))
+    with azure_with_faults(tmp_path_factory.mktemp("azure")) as settings:
+        yield settings
 
 
 @pytest.fixture
@@ -109,13 +97,6 @@ def clear(batch: BatchClient) -> list[str]:
     return [str(name) for _, name in things]
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def tags(flow_run: str, expires_in: timedelta, **more: str) -> dict[str, str]:
     """The tags of a run, which began an hour before it expires."""
     expires = datetime.now(timezone.utc) + expires_in
@@ -135,19 +116,8 @@ def items(tags: dict[str, str] | None) -> list[BatchMetadataItem] | None:
 
 
 def make_pool(azure: Azure, name: str, tags: dict[str, str] | None, nodes: int = 0) -> None:
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    add_pool(azure, name, tags, target_dedicated_nodes=nodes - nodes // 2, target_low_priority_nodes=nodes // 2)
     with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id=name,
-                vm_size="standard_d2s_v3",
-                virtual_machine_configuration=machine,
-                target_dedicated_nodes=nodes - nodes // 2,
-                target_low_priority_nodes=nodes // 2,
-                metadata=items(tags),
-            )
-        )
         wait_until(lambda: nodes_of(batch, name) == nodes)
 
 

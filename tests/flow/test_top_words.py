@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -17,18 +16,15 @@ from uuid import UUID
 import httpx
 import pytest
 from azure.batch.models import (
-    BatchPoolCreateOptions,
     BatchStartTask,
-    BatchVmImageReference,
-    VirtualMachineConfiguration,
 )
 from prefect.client.base import PrefectHttpxSyncClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TaskRun
 from typer.testing import CliRunner
 
-import tasks.files
+import flows.top_words as flow_module
 import tasks.resources.pool
 from flows.cli import app
 from flows.top_words import top_words
@@ -36,8 +32,10 @@ from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
 from tasks.summary import Summary, read_summary
-from tests.conftest import DATA
-from tests.flow.deployed import eventually
+from tests.support.accounts import add_pool, left_over
+from tests.support.flow_runs import artifact
+from tests.support.paths import DATA
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "azure")
 
@@ -58,18 +56,6 @@ def words(summary: Summary, file: str) -> list[tuple[str, int]]:
     return list(zip(rows["word"], rows["count"], strict=True))
 
 
-def left_over(azure: Azure) -> list[str]:
-    """What is, or is becoming, of any run in the accounts; things that are being deleted do not count.
-
-    The accounts are shared with tests of the services, which leave containers of their own.
-    """
-    with azure.batch() as batch, azure.blobs() as blobs:
-        pools = [f"pool {pool.id}" for pool in batch.list_pools() if pool.state != "deleting"]
-        jobs = [f"job {job.id}" for job in batch.list_jobs() if job.state != "deleting"]
-        containers = blobs.list_containers(name_starts_with="top-words-")
-        return pools + jobs + [f"container {container.name}" for container in containers]
-
-
 @pytest.fixture(autouse=True)
 def clean_accounts(azure: Azure) -> Iterator[None]:
     """Whatever a test keeps is deleted after it."""
@@ -81,16 +67,6 @@ def clean_accounts(azure: Azure) -> Iterator[None]:
             batch.begin_delete_pool(pool.id, polling_interval=0.05).wait()  # type: ignore[arg-type]
         for container in blobs.list_containers():
             blobs.delete_container(container.name)
-
-
-def artifact(state: State[Any], key: str) -> Any:
-    """The data of the run's artifact with that key."""
-    flow_run_id = state.state_details.flow_run_id
-    assert flow_run_id is not None
-    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
-    with get_client(sync_client=True) as client:
-        (found,) = [each for each in client.read_artifacts(artifact_filter=only) if each.key == key]
-    return json.loads(str(found.data)) if found.type == "table" else found.data
 
 
 def test_the_sample_texts_have_the_words_that_other_tools_count(tmp_path: Path) -> None:
@@ -321,17 +297,7 @@ def test_the_artifacts_show_task_states_progress_and_the_summary(tmp_path: Path)
 
 
 def test_an_existing_pool_is_used_and_stays(azure: Azure, tmp_path: Path) -> None:
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
-    with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id="team-pool",
-                vm_size="Standard_D2s_v3",
-                virtual_machine_configuration=machine,
-                target_dedicated_nodes=1,
-            )
-        )
+    add_pool(azure, "team-pool", target_dedicated_nodes=1)
     pool = PoolSettings(existing_pool_id="team-pool")
     summary = top_words(inputs=[str(DATA)], top_n=5, pool=pool, output_folder=str(tmp_path))
     assert {file: words(summary, file) for file in GOLDEN} == GOLDEN
@@ -340,7 +306,7 @@ def test_an_existing_pool_is_used_and_stays(azure: Azure, tmp_path: Path) -> Non
 
 @pytest.fixture
 def script_that_fails_on_kitchens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = tasks.files.NODE_SCRIPT.read_text()
+    real = flow_module.NODE_SCRIPT.read_text()
     guard = (
         "import sys\n"
         "if __name__ == '__main__' and any('kitchen' in argument for argument in sys.argv):\n"
@@ -350,7 +316,7 @@ def script_that_fails_on_kitchens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     script.write_text(
         real.replace("from __future__ import annotations\n", f"from __future__ import annotations\n{guard}")
     )
-    monkeypatch.setattr(tasks.files, "NODE_SCRIPT", script)
+    monkeypatch.setattr(flow_module, "NODE_SCRIPT", script)
 
 
 def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
@@ -367,9 +333,9 @@ def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
     assert "FailureExitCode (usererror)" in caplog.text
     assert "stderr: the kitchen is closed" in caplog.text
     assert [row["state"] for row in artifact(state, "batch-task-states")] == [
-        "completed",
-        "completed",
         "failed: exited non-zero",
+        "completed",
+        "completed",
     ]
     (results,) = tmp_path.glob("top-words-*")
     assert (results / "summary.csv").read_text().count("\n") == 1 + 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,30 +27,19 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 
-import tasks.job
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import TasksFailed
 from tasks.reporting.events import BatchTaskFailed, CleanedUp, Payload, PoolReady, RunEvents
-from tasks.resources.bulk import add_all
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.run.previous_attempt import INPUT_FILE
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
-from tests.flow.conftest import accounts_of, clear, logged, monitor_at
-from tests.flow.test_steps import pace, wait_until
-from tests.flow.test_top_words import artifact
+from tests.support.accounts import accounts_of, clear
+from tests.support.flow_runs import Change, _as_it_is, artifact, fates_of, logged, only_job, shell, write_texts
+from tests.support.monitoring import monitor_at, pace
+from tests.support.polling import wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-Change = Callable[[BatchTaskCreateOptions], None]
-
-
-def shell(script: str) -> Change:
-    def change(task: BatchTaskCreateOptions) -> None:
-        task.command_line = f"/bin/sh -c '{script}'"
-
-    return change
 
 
 def _no_such_command(task: BatchTaskCreateOptions) -> None:
@@ -78,10 +67,6 @@ def _logs_not_taken(task: BatchTaskCreateOptions) -> None:
         assert file.destination.container
         url = file.destination.container.container_url
         file.destination.container.container_url = url.replace("-output?", "-nowhere?")
-
-
-def _as_it_is(task: BatchTaskCreateOptions) -> None:
-    pass
 
 
 FATES: Mapping[str, Change] = {
@@ -153,25 +138,6 @@ class Fates:
     results: Path
 
 
-def fates_of(environment: pytest.MonkeyPatch, changes: Mapping[str, Change]) -> None:
-    """Change each Batch task before it is added to the job, as its file asks."""
-
-    def add_changed(batch: BatchClient, job_id: str, added: Sequence[BatchTaskCreateOptions]) -> None:
-        for task in added:
-            settings = {setting.name: setting.value or "" for setting in task.environment_settings or ()}
-            changes.get(Path(settings[INPUT_FILE]).stem, _as_it_is)(task)
-        add_all(batch, job_id, added)
-
-    environment.setattr(tasks.job, "add_all", add_changed)
-
-
-def write_texts(folder: Path, names: Sequence[str]) -> list[str]:
-    folder.mkdir()
-    for name in names:
-        (folder / f"{name}.txt").write_text(f"{name} {name} once")
-    return [str(folder)]
-
-
 def stop_once_it_has_spoken(batch: BatchClient, task: str) -> None:
     job = only_job(batch)
     if not job or batch.get_task(job, task).state != "running":
@@ -186,10 +152,6 @@ def descriptions(state: State[Any]) -> str:
     only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
     with get_client(sync_client=True) as client:
         return "\n".join(str(each.description) for each in client.read_artifacts(artifact_filter=only))
-
-
-def only_job(batch: BatchClient) -> str | None:
-    return next((job.id for job in batch.list_jobs() if job.state == "active"), None)
 
 
 @pytest.fixture(scope="module")

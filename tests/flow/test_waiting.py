@@ -6,8 +6,7 @@ Which is which, `tests/unit/test_decide.py` has; here is what only a service can
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,45 +31,16 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, RunError, ServiceError, Stalled, TasksFailed
 from tasks.monitor import how_it_ended, monitor_tasks
-from tasks.resources.pool import Pool
 from tasks.run.identity import Run, UsedPool
-from tasks.run.outcomes import AddedTask, Cause, Monitored, TaskOutcome
-from tasks.run.polling import Polling
+from tasks.run.outcomes import Cause, Monitored
 from tasks.run.settings import PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
-from tests.flow.conftest import monitor_at
-from tests.flow.test_steps import SCRIPT, in_flow, make_job, make_pool, pace, wait_until
-from tests.flow.test_top_words import artifact
-from tests.flow.test_truth import fates_of, only_job, shell, write_texts
+from tests.support.flow_runs import artifact, fates_of, only_job, shell, write_texts
+from tests.support.monitoring import Time, is_logged, monitor_at, once, pace, watch, watched
+from tests.support.polling import wait_until
+from tests.support.runs import ONE_NODE, in_flow, make_job, make_pool, own_pool
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-ONE_NODE = PoolSettings(dedicated_nodes=1)
-
-Beat = Callable[[], None]
-
-
-class Time:
-    """The time as monitoring sees it, which a test can advance."""
-
-    def __init__(self) -> None:
-        self._passed = timedelta()
-
-    def now(self) -> datetime:
-        return datetime.now(timezone.utc) + self._passed
-
-    def passes(self, minutes: float) -> None:
-        self._passed += timedelta(minutes=minutes)
-
-    def pace(self, beat: Beat = lambda: None) -> Polling:
-        return Polling(sleep=pace(beat).sleep, now=self.now)
-
-
-def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedPool:
-    """The run's own pool, with its autoscale formula; where no test asks for one, without a start task."""
-    with azure.batch() as batch:
-        Pool(batch, run, settings, SCRIPT).create()
-    return UsedPool(id=run.pool_id, slots_per_node=1, own=True, spot_nodes=settings.spot_nodes)
 
 
 @pytest.fixture(autouse=True)
@@ -79,41 +49,11 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
         monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: None)
 
 
-def watched(
-    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Polling, patience: Patience = Patience()
-) -> Monitored:
-    return in_flow(lambda: how_it_ended(monitor_tasks(azure, run, pool, added, patience, looks, return_state=True)))
-
-
-def watch(
-    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Polling, patience: Patience = Patience()
-) -> Sequence[TaskOutcome]:
-    monitored = watched(azure, run, pool, added, looks, patience)
-    assert monitored.problem is None, monitored.problem
-    return monitored.outcomes
-
-
-def logged_in(log: pytest.LogCaptureFixture, part: str) -> bool:
-    return any(part in message for message in log.messages)
-
-
 def shown() -> list[str]:
     """The descriptions of the artifacts of the present flow run."""
     only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
     with get_client(sync_client=True) as client:
         return [str(each.description) for each in client.read_artifacts(artifact_filter=only)]
-
-
-def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
-    """Something that is done at the first beat at which the other is true."""
-    done: list[bool] = []
-
-    def beat() -> None:
-        if not done and happens():
-            done.append(True)
-            act()
-
-    return beat
 
 
 # What is waited for.
@@ -133,7 +73,7 @@ def test_the_states_of_nodes_on_their_way_are_logged_and_shown(
         troubled_run,
         pool,
         added,
-        pace(once(lambda: logged_in(caplog, "1 starting"), lambda: seen.extend(shown()))),
+        pace(once(lambda: is_logged(caplog, "1 starting"), lambda: seen.extend(shown()))),
     )
     queued = "0 of 1 Batch tasks completed (0 succeeded, 0 failed), 0 running, 1 queued; nodes: 1 "
     log = [message.removeprefix(queued) for message in caplog.messages if message.startswith(queued)]
@@ -208,7 +148,7 @@ def test_an_old_error_of_an_existing_autoscale_pool_is_not_final(
         theirs = UsedPool(id=troubled_run.pool_id, slots_per_node=1, own=False)
         obstacle = "no node yet; Azure could not allocate: AccountCoreQuotaReached"
         (outcome,) = watch(
-            troubled, troubled_run, theirs, added, pace(once(lambda: logged_in(caplog, obstacle), scale))
+            troubled, troubled_run, theirs, added, pace(once(lambda: is_logged(caplog, obstacle), scale))
         )
     assert outcome.succeeded
 

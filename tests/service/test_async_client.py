@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from azure.batch import models as m
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
-from tests.service.conftest import pool_options, shell, task
+from tests.support.batch_service import pool_options, shell, task
 
 pytestmark = pytest.mark.asyncio
 JOB = m.BatchJobCreateOptions(id="job", pool_info=m.BatchPoolInfo(pool_id="pool"))
@@ -93,7 +94,7 @@ async def test_job_is_disabled_enabled_and_terminated(service):
         assert (await client.get_job("job")).state == "disabled"
         await (await client.begin_enable_job("job", polling_interval=0.02)).result()
         assert (await client.get_job("job")).state == "active"
-        options = m._models.BatchJobTerminateOptions(termination_reason="enough")
+        options: Any = {"terminateReason": "enough"}
         await (await client.begin_terminate_job("job", options, polling_interval=0.02)).result()
         ended = await client.get_job("job")
         assert (ended.state, ended.execution_info.termination_reason) == ("completed", "enough")
@@ -119,7 +120,7 @@ async def test_tasks_are_counted_paged_terminated_and_deleted(service):
         assert refusal.value.error.code == "TaskNotFound"
 
 
-async def test_refused_tasks_are_told_apart(service):
+async def test_refused_tasks_are_distinguished(service):
     async with service.async_client() as client:
         await client.create_job(JOB)
         with pytest.raises(m.CreateTasksError) as refusal:

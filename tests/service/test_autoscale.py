@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local_azure.batch.engine.formula import FormulaError, Samples, parse
-from tests.service.conftest import create_job, pool_options, task, wait_for, wait_for_nodes
+from tests.support.batch_service import create_job, pool_options, task, wait_for, wait_for_nodes
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 
@@ -80,7 +80,7 @@ def test_formula_that_cannot_be_read_is_refused(client, formula):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, "AutoScalingFormulaSyntaxError")
 
 
-def test_formula_that_cannot_be_computed_is_told_by_its_run(client):
+def test_formula_error_is_in_the_autoscale_run(client):
     client.create_pool(scaled("$TargetDedicatedNodes = unknown + 1;"))
     pool = wait_until_evaluated(client)
     assert pool.auto_scale_run.error.message == "the variable unknown is not defined"
@@ -98,9 +98,9 @@ def test_scaling_is_enabled_and_disabled(client, service):
     with pytest.raises(ResourceExistsError) as refusal:
         client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_dedicated_nodes=2))
     assert refusal.value.error.code == "OperationNotValidOnPool"
-    with pytest.raises(HttpResponseError) as refusal:
+    with pytest.raises(HttpResponseError) as too_soon:
         service.client(retry_total=0).enable_pool_auto_scale("pool", m.BatchPoolEnableAutoScaleOptions())
-    assert (refusal.value.status_code, refusal.value.error.code) == (503, "TooManyEnableAutoScaleRequests")
+    assert (too_soon.value.status_code, too_soon.value.error.code) == (503, "TooManyEnableAutoScaleRequests")
     client.disable_pool_auto_scale("pool")
     pool = client.get_pool("pool")
     assert (pool.enable_auto_scale, pool.auto_scale_formula, pool.target_dedicated_nodes) == (False, None, 1)

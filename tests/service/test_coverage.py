@@ -58,7 +58,7 @@ def test_table_of_operations_is_up_to_date():
     assert generator["PAGE"].read_text(encoding="utf-8") == generator["page"]()
 
 
-def test_every_test_that_the_documentation_names_exists():
+def test_tests_named_in_the_documentation_exist():
     page = (ROOT / "docs" / "local-batch-service.md").read_text(encoding="utf-8")
     tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("*/test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", page))

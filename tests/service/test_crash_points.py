@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
-from local_azure.batch.node import strays
+from local_azure.batch.node import leftovers
 from local_azure.batch.state.clock import Clock
 from local_azure.batch.state.store import Store
-from tests.service.conftest import (
+from tests.support.batch_service import (
     RunningService,
     create_job,
     create_pool,
@@ -32,9 +33,8 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.service.test_recovery import ROOT, ServiceProcess, starter
-
-__all__ = ["starter"]  # a fixture
+from tests.support.paths import ROOT
+from tests.support.service_process import ServiceProcess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Trap:
     hours: float = 0  # by which its clock is ahead of the machine's
 
 
-REBOOT = _models.BatchNodeRebootOptions(node_reboot_kind="requeue")
+REBOOT: Any = {"nodeRebootOption": "requeue"}
 NOWHERE = Trap()
 ANSWERED = Trap(function="local_azure.batch.http.app:App._send", moment="after")
-COMMITTED = Trap(function="local_azure.batch.http.app:App._answer", moment="after")
+COMMITTED = Trap(function="local_azure.batch.http.app:App._respond", moment="after")
 
 
 class TrappedService(ServiceProcess):
@@ -80,11 +80,11 @@ class TrappedService(ServiceProcess):
     def processes(self) -> dict[int, str]:
         """The living processes that carry the data directory's token, and the mark of what each belongs to."""
         instance = str(self.rows("SELECT instance FROM account")[0][0])
-        mark = f"{strays.ATTEMPT_VARIABLE}=".encode()
+        mark = f"{leftovers.ATTEMPT_VARIABLE}=".encode()
         return {
             process.pid: next((entry.decode() for entry in process.environment if entry.startswith(mark)), "")
-            for process in strays.living_processes()
-            if process.carries(strays.INSTANCE_VARIABLE, instance)
+            for process in leftovers.living_processes()
+            if process.carries(leftovers.INSTANCE_VARIABLE, instance)
         }
 
 
@@ -123,7 +123,7 @@ def restart(process: TrappedService, before: Seen | None = None, trap: Trap = NO
     assert process.rows("PRAGMA integrity_check") == [("ok",)]
     for job in client.list_jobs():
         for item in client.list_tasks(job.id):
-            wait_for(lambda job=job, item=item: _runs_if_it_says_so(client, job.id, item.id))
+            wait_for(partial(_runs_if_it_says_so, client, job.id, item.id))
     return client
 
 
@@ -131,7 +131,7 @@ def _runs_if_it_says_so(client: BatchClient, job: str, name: str) -> bool:
     item = client.get_task(job, name)
     if item.state != "running":
         return True
-    node = client.get_node(item.node_info.pool_id, item.node_info.node_id)
+    node = client.get_node(str(item.node_info.pool_id), str(item.node_info.node_id))
     return node.state == "running" and node.running_tasks_count > 0
 
 
@@ -214,7 +214,7 @@ ADDED = {
 
 @pytest.mark.parametrize("trap", [ANSWERED, COMMITTED], ids=["answered", "committed"])
 @pytest.mark.parametrize("add", ADDED, ids=lambda add: add.__name__)
-def test_what_was_committed_is_there_and_the_retry_is_told_so(process, add, trap):
+def test_committed_request_survives_and_its_retry_is_refused(process, add, trap):
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -233,10 +233,14 @@ def test_what_was_committed_is_there_and_the_retry_is_told_so(process, add, trap
 
 @pytest.mark.parametrize(
     ("add", "function"),
-    [(add_pool, "pools:add_pool"), (add_job, "jobs:add_job"), (add_task, "store:Table.add")],
+    [
+        (add_pool, "operations.pools:add_pool"),
+        (add_job, "operations.jobs:add_job"),
+        (add_task, "state.store:Table.add"),
+    ],
     ids=lambda item: getattr(item, "__name__", None),
 )
-def test_what_was_not_committed_is_not_there_and_the_retry_succeeds(process, add, function):
+def test_uncommitted_request_is_lost_and_its_retry_succeeds(process, add, function):
     client = process.begin(Trap(function=f"local_azure.batch.{function}", moment="after"))
     create_pool(client)
     create_job(client)
@@ -250,7 +254,7 @@ def test_what_was_not_committed_is_not_there_and_the_retry_succeeds(process, add
 
 
 @pytest.mark.parametrize("trap", [ANSWERED, COMMITTED], ids=["answered", "committed"])
-def test_deletion_of_a_job_goes_on(process, effect, trap):
+def test_job_deletion_continues_after_a_restart(process, effect, trap):
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -267,7 +271,7 @@ def test_deletion_of_a_job_goes_on(process, effect, trap):
 
 
 @pytest.mark.parametrize("trap", [ANSWERED, COMMITTED], ids=["answered", "committed"])
-def test_deletion_of_a_pool_goes_on_and_its_task_waits_for_another(process, effect, trap):
+def test_pool_deletion_continues_and_its_task_waits(process, effect, trap):
     client = process.begin(trap)
     create_pool(client)
     create_job(client)
@@ -288,12 +292,12 @@ INTERRUPTED_ONCE = '[ $(wc -l < "{file}") -gt {runs} ] || exec sleep 60; exit 7'
 @pytest.mark.parametrize(
     ("function", "moment", "runs_before"),
     [
-        ("scheduler:Scheduler._start", "after", 0),
-        ("scheduler:Scheduler._spawn", "before", 0),
-        ("node_agent:NodeAgent.carry_out", "before", 0),
-        ("node_agent:NodeAgent._prepare", "after", 0),
-        ("runner:Runner.start", "before", 0),
-        ("runner:Runner._begin", "before", 0),
+        ("engine.scheduler:Scheduler._start", "after", 0),
+        ("engine.scheduler:Scheduler._spawn", "before", 0),
+        ("node.node_agent:NodeAgent.carry_out", "before", 0),
+        ("node.node_agent:NodeAgent._prepare", "after", 0),
+        ("node.runner:Runner.start", "before", 0),
+        ("node.runner:Runner._begin", "before", 0),
     ],
 )
 def test_task_that_was_not_started_yet_runs_once(process, effect, function, moment, runs_before):
@@ -342,11 +346,11 @@ def _assert_ended(done: m.BatchTask, exit_code: int) -> None:
 @pytest.mark.parametrize(
     ("function", "moment"),
     [
-        ("node_agent:NodeAgent.conclude", "before"),
-        ("scheduler:Scheduler._finish", "before"),
-        ("attempts:remove", "after"),
-        ("task_ends:complete", "after"),
-        ("scheduler:Scheduler._finish", "after"),
+        ("node.node_agent:NodeAgent.conclude", "before"),
+        ("engine.scheduler:Scheduler._finish", "before"),
+        ("engine.attempts:remove", "after"),
+        ("engine.task_ends:complete", "after"),
+        ("engine.scheduler:Scheduler._finish", "after"),
     ],
 )
 def test_task_whose_command_has_ended_is_not_run_again(process, effect, tmp_path, function, moment):
@@ -444,7 +448,7 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
     ("function", "moment"),
     [
         ("local_azure.batch.engine.service:Service.discard", "after"),  # not committed
-        ("local_azure.batch.engine.lifecycle:Lifecycle.visit_remains", "before"),  # committed, nothing done
+        ("local_azure.batch.engine.lifecycle:Lifecycle.discard_remains", "before"),  # committed, nothing done
         ("local_azure.batch.node.node_agent:NodeAgent.discard", "before"),
         ("local_azure.batch.node.node_agent:NodeAgent.discard", "after"),  # out of sight, and still to be forgotten
         ("shutil:rmtree", "before"),
@@ -452,7 +456,7 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
     ],
 )
 @pytest.mark.parametrize("kind", ["task", "job"])
-def test_removal_of_a_directory_goes_on(process, effect, kind, function, moment):
+def test_directory_removal_continues_after_a_restart(process, effect, kind, function, moment):
     client = process.begin(Trap(function=function, moment=moment))
     (node,) = create_pool(client)
     create_job(client)
@@ -487,7 +491,7 @@ def test_removal_of_a_directory_goes_on(process, effect, kind, function, moment)
         ("local_azure.batch.engine.allocator:Allocator._become_steady", "before"),
     ],
 )
-def test_allocation_goes_on(process, effect, function, moment):
+def test_allocation_continues_after_a_restart(process, effect, function, moment):
     client = process.begin(Trap(function=function, moment=moment))
     die_by(process, lambda client: client.create_pool(pool_options(target_dedicated_nodes=2)))
     client = restart(process)
@@ -499,7 +503,7 @@ def test_allocation_goes_on(process, effect, function, moment):
 
 
 @pytest.mark.parametrize("statements", [1, 2, 10, 22])
-def test_service_killed_while_it_makes_the_schema_leaves_none_or_all_of_it(tmp_path, statements):
+def test_kill_during_schema_creation_leaves_none_or_all_of_it(tmp_path, statements):
     """SQLite calls back for each statement of the script; the process dies at one of them."""
     path = tmp_path / "batch.db"
     dead = subprocess.run([sys.executable, "-c", SCHEMA_PROGRAM, str(path), str(statements)], cwd=ROOT, check=False)
@@ -597,8 +601,8 @@ class MovedClock(Clock):
 
     moved = timedelta()
 
-    def unmoved(self):
-        return super().unmoved() + self.moved
+    def machine_time(self):
+        return super().machine_time() + self.moved
 
 
 def test_clock_never_goes_back_and_flows_on():

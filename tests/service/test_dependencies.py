@@ -1,22 +1,24 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
-from tests.service.conftest import create_job, create_pool, task, wait_for, wait_for_task
+from tests.support.batch_service import create_job, create_pool, task, wait_for, wait_for_task
 
 
-def on(*ids: str, ranges: tuple[tuple[int, int], ...] = ()) -> dict[str, m.BatchTaskDependencies]:
+def on(*ids: str, ranges: tuple[tuple[int, int], ...] = ()) -> dict[str, Any]:
     spans = [m.BatchTaskIdRange(start=first, end=last) for first, last in ranges]
     return {"depends_on": m.BatchTaskDependencies(task_ids=list(ids), task_id_ranges=spans)}
 
 
-def default(**options) -> dict[str, m.ExitConditions]:
+def default(**options) -> dict[str, Any]:
     return {"exit_conditions": m.ExitConditions(default=m.ExitOptions(**options))}
 
 
-def for_code(code: int, **options) -> dict[str, m.ExitConditions]:
+def for_code(code: int, **options) -> dict[str, Any]:
     mapping = m.ExitCodeMapping(code=code, exit_options=m.ExitOptions(**options))
     return {"exit_conditions": m.ExitConditions(exit_codes=[mapping])}
 
@@ -106,7 +108,7 @@ def test_too_many_dependencies_are_refused(ready):
         (for_code(0, job_action="terminate"), "/bin/true", "completed", "TaskFailed"),
     ],
 )
-def test_job_is_treated_as_the_exit_condition_says(client, conditions, command, state, reason):
+def test_exit_condition_decides_what_happens_to_the_job(client, conditions, command, state, reason):
     create_pool(client)
     create_job(client, task_failure_mode="performexitoptionsjobaction")
     client.create_task("job", task("task", command, **conditions))

@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
+from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.exceptions import (
     HttpResponseError,
@@ -20,7 +22,7 @@ from azure.core.exceptions import (
 )
 
 from local_azure.batch.state.wire import parse_timestamp
-from tests.service.conftest import (
+from tests.support.batch_service import (
     create_job,
     create_pool,
     pool_options,
@@ -30,10 +32,10 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
-from tests.service.test_wire import Raw
+from tests.support.raw_requests import Raw
 
 
-def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):
+def test_next_request_fails_with_the_injected_status(service):
     client = service.client(retry_total=0)
     service.admin("requests", operation="create_job", status=503, times=2)
     for _ in range(2):
@@ -45,7 +47,7 @@ def test_next_request_of_an_operation_fails_with_the_status_asked_for(service):
     assert [job.id for job in client.list_jobs()] == ["job"]
 
 
-def test_retry_after_is_told_and_the_sdk_gets_over_it(service):
+def test_sdk_retries_after_the_retry_after_header(service):
     service.admin("requests", operation="list_jobs", status=429, retry_after=1)
     assert list(service.client().list_jobs()) == []
 
@@ -78,7 +80,7 @@ def test_error_after_the_action_leaves_what_was_done(service):
     assert [item.id for item in client.list_tasks("job")] == ["task"]
 
 
-def test_fault_lets_as_many_requests_pass_as_told(service):
+def test_fault_skips_as_many_requests_as_configured(service):
     client = service.client(retry_total=0)
     service.admin("requests", operation="create_job", status=500, skip=1)
     create_job(client, "first")
@@ -102,7 +104,7 @@ def test_start_task_is_made_to_fail(client, service):
     wait_for_nodes(client, "pool", "idle", "starttaskfailed")
 
 
-def test_preempted_spot_node_comes_back_empty_and_its_task_runs_again(service, client):
+def test_preempted_spot_node_returns_empty_and_its_task_reruns(service, client):
     service.admin("timings", preemption=0.2)
     (node,) = create_pool(client, target_dedicated_nodes=0, target_low_priority_nodes=1)
     create_job(client)
@@ -130,7 +132,8 @@ def test_unusable_node_gets_no_task(service, client):
     (node,) = create_pool(client)
     service.admin("unusable", poolId="pool", nodeId=node.id)
     (broken,) = wait_for_nodes(client, "pool", "unusable")
-    assert broken.errors[0].code == "NodeUnusable"
+    (error,) = broken.errors or []
+    assert error.code == "NodeUnusable"
     create_job(client)
     client.create_task("job", task())
     assert client.get_task("job", "task").state == "active"
@@ -138,7 +141,7 @@ def test_unusable_node_gets_no_task(service, client):
     assert list(client.list_nodes("pool")) == []
 
 
-def test_quota_is_reached_when_told(service, client):
+def test_quota_can_be_set(service, client):
     service.admin("quota", nodes=1)
     client.create_pool(pool_options(target_dedicated_nodes=3))
     pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
@@ -159,7 +162,7 @@ def steady_pool(client) -> m.BatchPool:
         ("AccountLowPriorityCoreQuotaReached", "No spot cores"),
     ],
 )
-def test_next_allocation_ends_with_the_error_asked_for(service, client, code, message):
+def test_next_allocation_ends_with_the_injected_error(service, client, code, message):
     service.admin("resizeerror", code=code, message=message)
     client.create_pool(pool_options(target_dedicated_nodes=2))
     pool = steady_pool(client)
@@ -180,7 +183,7 @@ def test_failed_allocation_neither_adds_nor_removes_nodes(service, client):
     assert {node.id for node in wait_for_nodes(client, "pool", "idle", "idle")} == {node.id for node in nodes}
 
 
-def test_resize_error_is_kept_for_the_pool_it_was_asked_for(service, client):
+def test_resize_error_applies_only_to_its_pool(service, client):
     service.admin("resizeerror", poolId="Other")
     create_pool(client)
     assert steady_pool(client).resize_errors is None
@@ -197,7 +200,11 @@ def test_answer_arrives_no_earlier_than_its_delay(service, client):
     assert time.monotonic() - began >= 0.3
 
 
-def test_delay_before_the_action_keeps_it_from_being_seen_and_one_after_it_does_not(service, client):
+def _has_job(client: BatchClient, job_id: str) -> bool:
+    return job_id in [job.id for job in client.list_jobs()]
+
+
+def test_delay_can_precede_or_follow_the_commit(service, client):
     for job_id, after_commit in (("before", False), ("after", True)):
         service.admin("requests", operation="create_job", delay=0.5, after_commit=after_commit)
         answered: list[float] = []
@@ -209,7 +216,7 @@ def test_delay_before_the_action_keeps_it_from_being_seen_and_one_after_it_does_
         began = time.monotonic()
         request = threading.Thread(target=create)
         request.start()
-        wait_for(lambda job_id=job_id: job_id in [job.id for job in client.list_jobs()])
+        wait_for(partial(_has_job, client, job_id))
         seen = time.monotonic()
         request.join()
         assert answered[0] - began >= 0.5
@@ -239,7 +246,7 @@ def test_deletes_are_slow_until_their_time_or_a_reset(service, client, end):
     wait_for(lambda: not [*client.list_jobs(), *client.list_pools(), *client.list_job_schedules()])
 
 
-def test_capitalised_statuses_hide_a_refused_task_from_azure_batch_15_1(service, client):
+def test_capitalised_statuses_hide_a_refused_task_from_the_sdk(service, client):
     """A defect of that SDK: its create_tasks compares statuses with "clienterror" to the letter."""
     create_job(client)
     service.admin("taskstatuses", capitalised=True)
@@ -252,7 +259,7 @@ def test_capitalised_statuses_hide_a_refused_task_from_azure_batch_15_1(service,
         client.create_tasks("job", [task("bad id")])
 
 
-def test_task_counts_are_stale_when_told(service, client):
+def test_task_counts_can_be_made_stale(service, client):
     create_job(client)
     client.create_task("job", task())
     service.admin("taskcounts", stale=1)
@@ -273,7 +280,7 @@ def test_admin_operations_need_the_key_too(service):
     assert (answer.status_code, answer.json()["code"]) == (403, "AuthenticationFailed")
 
 
-def test_admin_operations_are_off_unless_asked_for(service):
+def test_admin_operations_are_off_by_default(service):
     service.administered = False
     service.stop()
     service.start()
@@ -296,7 +303,7 @@ def ask_for(service, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_faults_are_asked_for_from_the_command_line(service):
+def test_faults_are_injected_from_the_command_line(service):
     assert ask_for(service, "requests", "operation=create_job", "status=503", "after_commit=true").returncode == 0
     client = service.client(retry_total=0)
     with pytest.raises(HttpResponseError) as failure:
@@ -308,7 +315,7 @@ def test_faults_are_asked_for_from_the_command_line(service):
     assert parse_timestamp(json.loads(moved.stdout)["time"]) - before > timedelta(hours=1)
 
 
-def test_command_line_says_what_is_wrong(service):
+def test_fault_command_reports_errors(service):
     for arguments, said in (
         (["quota", "cores=1"], "cores"),
         (["nothing"], "does not represent any resource"),

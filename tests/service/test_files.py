@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import create_job, create_pool, run_task, shell, task, wait_for
+from tests.support.batch_service import create_job, create_pool, run_task, shell, task, wait_for
 
 SCRIPT = shell("printf 0123456789 > digits; mkdir -p 'a b/ö'; echo deep > 'a b/ö/x+y.txt'; echo out")
 
@@ -19,7 +19,7 @@ def done(client):
     return client
 
 
-def test_files_of_a_task_are_listed_with_and_without_what_is_below(done):
+def test_task_files_are_listed_recursively_or_not(done):
     assert [item.name for item in done.list_task_files("job", "task")] == ["stderr.txt", "stdout.txt", "wd"]
     names = [item.name for item in done.list_task_files("job", "task", recursive=True)]
     assert names == [
@@ -69,9 +69,9 @@ def test_files_and_directories_are_deleted(done):
     with pytest.raises(ResourceNotFoundError) as refusal:
         done.get_task_file_properties("job", "task", "wd/digits")
     assert refusal.value.status_code == 404
-    with pytest.raises(ResourceExistsError) as refusal:
+    with pytest.raises(ResourceExistsError) as not_empty:
         done.delete_task_file("job", "task", "wd/a b")
-    assert refusal.value.error.code == "OperationInvalidForCurrentState"
+    assert not_empty.value.error.code == "OperationInvalidForCurrentState"
     done.delete_task_file("job", "task", "wd/a b", recursive=True)
     assert [item.name for item in done.list_task_files("job", "task", recursive=True)] == [
         "stderr.txt",

@@ -7,7 +7,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import MACHINE, wait_for
+from tests.support.batch_service import MACHINE, wait_for
 
 
 def create_schedule(client, rule=None, **specification) -> None:
@@ -54,7 +54,7 @@ def test_jobs_recur_one_at_a_time(service, client):
     wait_for(lambda: jobs(client)[2:] == [("nightly:job-3", "active")])
 
 
-def test_job_that_cannot_begin_within_its_start_window_is_left_out(service, client):
+def test_job_that_misses_its_start_window_is_skipped(service, client):
     rule = m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1), start_window=timedelta(minutes=10))
     create_schedule(client, rule)
     wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])
@@ -76,7 +76,7 @@ def test_job_that_can_begin_within_its_start_window_does(service, client):
     wait_for(lambda: jobs(client)[1:] == [("nightly:job-2", "active")])
 
 
-def test_start_window_that_passes_without_recurrence_completes_the_schedule(service, client):
+def test_missed_start_window_without_recurrence_ends_schedule(service, client):
     rule = m.BatchJobScheduleConfiguration(
         do_not_run_until=service.clock.now() + timedelta(hours=1), start_window=timedelta(minutes=5)
     )
@@ -90,7 +90,7 @@ def test_start_window_that_passes_without_recurrence_completes_the_schedule(serv
 
 def options() -> Any:
     # azure-batch 15.1.0 cannot terminate a job without a reason.
-    return m._models.BatchJobTerminateOptions(termination_reason="test")
+    return {"terminateReason": "test"}
 
 
 def test_first_job_waits_for_its_time(service, client):

@@ -6,7 +6,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
-from tests.service.conftest import (
+from tests.support.batch_service import (
     MACHINE,
     create_job,
     create_pool,
@@ -76,7 +76,7 @@ def test_preparation_that_need_not_succeed_lets_tasks_run(client):
     assert run_task(client, "/bin/true").execution_info.result == "success"
 
 
-def test_release_task_runs_where_the_job_was_prepared_before_the_job_is_over(client):
+def test_release_task_runs_on_prepared_nodes_before_the_job_ends(client):
     nodes = create_pool(client, target_dedicated_nodes=2)
     create_job(
         client,
@@ -116,7 +116,7 @@ def test_task_may_not_have_the_id_of_a_job_task(client):
     assert refusal.value.error.code == "TaskIdSameAsJobPreparationTask"
 
 
-def test_job_manager_task_comes_with_the_job_and_ends_it(client):
+def test_job_manager_task_is_created_with_the_job_and_ends_it(client):
     create_pool(client, task_slots_per_node=2)
     manager = m.BatchJobManagerTask(id="manager", command_line="/bin/sleep 0.3")
     create_job(client, job_manager_task=manager)
@@ -151,7 +151,7 @@ def auto_pool(**options) -> m.BatchPoolInfo:
     )
 
 
-def test_auto_pool_lives_as_long_as_its_job(client):
+def test_auto_pool_is_deleted_with_its_job(client):
     client.create_job(m.BatchJobCreateOptions(id="job", pool_info=auto_pool()))
     pool = client.get_job("job").execution_info.pool_id
     assert pool.startswith("auto_")

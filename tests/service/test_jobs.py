@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import SLOW, create_job, create_pool, run_task, shell, stdout, task, wait_for, wait_for_task
+from tests.support.batch_service import (
+    SLOW,
+    create_job,
+    create_pool,
+    run_task,
+    shell,
+    stdout,
+    task,
+    wait_for,
+    wait_for_task,
+)
 
 UNLIMITED_DAYS = 10675199
-TERMINATE = _models.BatchJobTerminateOptions(termination_reason="Enough")
+TERMINATE: Any = {"terminateReason": "Enough"}
 
 
 def wait_for_job(client, state: str, job: str = "job") -> m.BatchJob:
@@ -54,7 +64,7 @@ def test_job_ends_with_its_last_task_once_that_is_wanted(client):
     assert [item.state for item in client.list_tasks("job")] == ["completed", "completed"]
 
 
-def test_job_without_tasks_ends_at_once_if_it_is_to_end_with_them(client):
+def test_job_without_tasks_ends_at_once_with_terminatejob(client):
     create_job(client, all_tasks_complete_mode="terminatejob")
     assert wait_for_job(client, "completed").execution_info.termination_reason == "AllTasksComplete"
 
@@ -96,9 +106,9 @@ def test_deleted_job_is_deleting_before_it_is_gone(start_service):
         assert refusal.value.error.code == "JobBeingDeleted"
     service.advance(seconds=61)
     wait_for(lambda: not list(client.list_jobs()))
-    with pytest.raises(ResourceNotFoundError) as refusal:
+    with pytest.raises(ResourceNotFoundError) as missing:
         client.get_job("job")
-    assert refusal.value.error.code == "JobNotFound"
+    assert missing.value.error.code == "JobNotFound"
 
 
 def test_deleting_a_job_removes_its_tasks_and_their_files(client, service):
@@ -126,7 +136,7 @@ def test_job_is_terminated_at_its_time_limit(start_service):
 @pytest.mark.parametrize(
     ("option", "state", "requeues"), [("requeue", "active", 1), ("terminate", "completed", 0), ("wait", "completed", 0)]
 )
-def test_disabled_job_treats_running_tasks_as_told_and_starts_none(client, option, state, requeues):
+def test_disabling_a_job_applies_the_option_to_running_tasks(client, option, state, requeues):
     create_pool(client)
     create_job(client)
     client.create_task("job", task("task", "/bin/sleep 0.5" if option == "wait" else "/bin/sleep 60"))
@@ -162,7 +172,7 @@ def test_priority_out_of_range_is_refused(client, priority):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, "OutOfRangePriority")
 
 
-def test_jobs_of_higher_priority_come_first_then_tasks_as_they_came(client):
+def test_tasks_start_by_job_priority_then_in_creation_order(client):
     create_job(client, "low")
     create_job(client, "high", priority=10)
     for job, name in (("low", "first"), ("high", "b"), ("high", "a")):
@@ -171,7 +181,7 @@ def test_jobs_of_higher_priority_come_first_then_tasks_as_they_came(client):
     times = {
         name: wait_for_task(client, name, job=job) for job, name in (("low", "first"), ("high", "a"), ("high", "b"))
     }
-    assert sorted(times, key=lambda name: times[name].execution_info.start_time) == ["b", "a", "first"]
+    assert sorted(times, key=lambda name: str(times[name].execution_info.start_time)) == ["b", "a", "first"]
 
 
 def test_max_parallel_tasks_holds_back_the_rest(client):
@@ -182,7 +192,7 @@ def test_max_parallel_tasks_holds_back_the_rest(client):
     assert client.get_job_task_counts("job").task_counts.active == 2
 
 
-def test_common_environment_settings_reach_tasks_and_yield_to_theirs(client):
+def test_task_environment_overrides_the_jobs_common_settings(client):
     create_pool(client)
     settings = [m.EnvironmentSetting(name="A", value="job"), m.EnvironmentSetting(name="B", value="job")]
     create_job(client, common_environment_settings=settings)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import (
+from tests.support.batch_service import (
     SLOW,
     create_job,
     create_pool,
@@ -20,9 +20,9 @@ from tests.service.conftest import (
     wait_for_task,
 )
 
-REBOOT = _models.BatchNodeRebootOptions(node_reboot_kind="requeue")
-REIMAGE = _models.BatchNodeReimageOptions(node_reimage_option="requeue")
-DEALLOCATE = _models.BatchNodeDeallocateOptions(node_deallocate_option="requeue")
+REBOOT: Any = {"nodeRebootOption": "requeue"}
+REIMAGE: Any = {"nodeReimageOption": "requeue"}
+DEALLOCATE: Any = {"nodeDeallocateOption": "requeue"}
 COUNT = shell('echo x >> "$AZ_BATCH_NODE_SHARED_DIR/starts"')
 
 
@@ -36,7 +36,7 @@ def starts(client, node: m.BatchNode) -> bytes:
     return b"".join(client.download_node_file("pool", node.id, "shared/starts"))
 
 
-def test_rebooted_node_runs_its_start_task_again_and_keeps_its_files(client, node):
+def test_rebooted_node_reruns_its_start_task_and_keeps_files(client, node):
     client.begin_reboot_node("pool", node.id, REBOOT, polling_interval=0.02).result()
     (after,) = wait_for_nodes(client, "pool", "idle")
     assert after.id == node.id
@@ -60,7 +60,7 @@ def test_deallocated_node_can_be_started(client, node):
     wait_for_nodes(client, "pool", "idle")
 
 
-def test_task_on_a_rebooted_node_runs_again_and_that_is_not_counted(client, node):
+def test_task_on_a_rebooted_node_reruns_without_being_counted(client, node):
     create_job(client)
     script = 'mkdir "$AZ_BATCH_NODE_SHARED_DIR/once" && sleep 60; exit 0'
     client.create_task("job", task("task", shell(script)))
@@ -111,7 +111,7 @@ def test_node_without_scheduling_may_finish_what_it_runs(client, node):
     ("option", "state", "requeues"),
     [("requeue", "active", 1), ("terminate", "completed", 0), ("taskcompletion", "completed", 0)],
 )
-def test_shrinking_pool_treats_running_tasks_as_told(client, option, state, requeues):
+def test_shrinking_pool_applies_the_option_to_running_tasks(client, option, state, requeues):
     create_pool(client)
     create_job(client)
     client.create_task("job", task("task", "/bin/sleep 0.4" if option == "taskcompletion" else "/bin/sleep 60"))
@@ -133,9 +133,9 @@ def test_users_of_a_node(client, node):
     later = datetime.now(timezone.utc) + timedelta(days=2)
     client.replace_node_user("pool", node.id, "me", m.BatchNodeUserReplaceOptions(expiry_time=later))
     client.delete_node_user("pool", node.id, "me")
-    with pytest.raises(ResourceNotFoundError) as refusal:
+    with pytest.raises(ResourceNotFoundError) as missing:
         client.delete_node_user("pool", node.id, "me")
-    assert refusal.value.error.code == "NodeUserNotFound"
+    assert missing.value.error.code == "NodeUserNotFound"
 
 
 def test_passwords_are_not_kept(client, node, service):
@@ -147,7 +147,7 @@ def test_passwords_are_not_kept(client, node, service):
         assert b"s3cr3t" not in file.read_bytes()
 
 
-def test_remote_login_is_refused_and_not_invented(client, node):
+def test_remote_login_is_refused(client, node):
     with pytest.raises(HttpResponseError) as refusal:
         client.get_node_remote_login_settings("pool", node.id)
     assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
@@ -161,7 +161,7 @@ def test_nodes_are_filtered_and_selected(client, node):
     assert item.as_dict() == {"id": node.id, "state": "idle"}
 
 
-def test_missing_node_is_told_apart_from_a_missing_pool(client, node):
+def test_missing_node_differs_from_a_missing_pool(client, node):
     for pool, code in (("pool", "NodeNotFound"), ("none", "PoolNotFound")):
         with pytest.raises(ResourceNotFoundError) as refusal:
             client.get_node(pool, "none")

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
+from tests.support.batch_service import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
 
 
 def test_pool_and_node_pass_through_their_states_in_azures_order(start_service):
@@ -56,11 +57,11 @@ def test_defaults_are_shown(client):
     assert pool.url.endswith("/pools/Pool")
 
 
-def _machine() -> dict[str, m.VirtualMachineConfiguration]:
+def _machine() -> dict[str, Any]:
     return {"virtual_machine_configuration": pool_options().virtual_machine_configuration}
 
 
-def test_creating_a_pool_twice_is_refused_whatever_the_case_of_its_id(client):
+def test_pool_ids_are_unique_regardless_of_case(client):
     client.create_pool(pool_options("pool", target_dedicated_nodes=0))
     with pytest.raises(ResourceExistsError) as refusal:
         client.create_pool(pool_options("POOL"))
@@ -100,7 +101,7 @@ def test_unknown_image_is_refused(client):
     assert "canonical/ubuntu/no-such" in str(refusal.value.model.error_values)
 
 
-def test_application_packages_are_refused_and_not_ignored(client):
+def test_application_packages_are_refused(client):
     packages = [m.BatchApplicationPackageReference(application_id="app")]
     with pytest.raises(HttpResponseError) as refusal:
         client.create_pool(pool_options(application_package_references=packages))
@@ -131,7 +132,7 @@ def test_resizing_pool_cannot_be_resized(start_service):
     assert refusal.value.error.code == "PoolBeingResized"
 
 
-def test_stopped_resize_is_told_and_keeps_its_targets(start_service):
+def test_stopped_resize_is_reported_and_keeps_its_targets(start_service):
     service = start_service(SLOW)
     client = service.client()
     client.create_pool(pool_options(target_dedicated_nodes=0))

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import random
 import resource
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from azure.batch import BatchClient
 from azure.batch import models as m
-from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 
 from local_azure.batch.http.server import DataDirectoryInUse
 from local_azure.batch.state.store import UnknownSchema
-from tests.service.conftest import (
-    CheckedTransport,
+from tests.support.batch_service import (
     create_job,
     create_pool,
     pool_options,
@@ -36,111 +26,11 @@ from tests.service.conftest import (
     wait_for_nodes,
     wait_for_task,
 )
+from tests.support.service_process import ServiceProcess
 
-ROOT = Path(__file__).parents[2]
+
 # Starts services, one after the other, by forking: so their modules are imported once. A service may have a trap: it
 # dies before or after the call of a function, if the file `armed` was there when the function was called.
-PROGRAM = """
-import asyncio, functools, importlib, inspect, json, os, pathlib, signal, sys
-from datetime import timedelta
-from local_azure.batch import shapes
-from local_azure.batch.http.server import Account, Clock, serve
-
-def trapped(function, moment, armed):
-    def die_if(here):
-        if here:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        caught = armed.exists()
-        die_if(caught and moment == "before")
-        result = function(*args, **kwargs)
-        die_if(caught)
-        return result
-
-    @functools.wraps(function)
-    async def call_async(*args, **kwargs):
-        caught = armed.exists()
-        die_if(caught and moment == "before")
-        result = await function(*args, **kwargs)
-        die_if(caught)
-        return result
-
-    return call_async if inspect.iscoroutinefunction(function) else call
-
-def run(data, key, function="", moment="", hours=0):
-    if function:
-        module, _, names = function.partition(":")
-        *classes, name = names.split(".")
-        owner = functools.reduce(getattr, classes, importlib.import_module(module))
-        setattr(owner, name, trapped(getattr(owner, name), moment, pathlib.Path(data).with_name("armed")))
-    clock = Clock()
-    clock.advance(timedelta(hours=hours))
-    ready = lambda endpoint: print(os.getpid(), endpoint, flush=True)
-    account = Account(name="localbatch", key=key)
-    asyncio.run(serve(pathlib.Path(data), account, ready=ready, stop=asyncio.Event(), clock=clock))
-
-shapes.load()
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        try:
-            run(**json.loads(line))
-        finally:
-            os._exit(1)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-class ServiceProcess:
-    """A service in a process of its own, which can be killed."""
-
-    def __init__(self, data: Path, starter: subprocess.Popen[str]) -> None:
-        self.data = data
-        self.key = base64.b64encode(os.urandom(32)).decode()
-        self._starter = starter
-        self._pid = 0
-
-    def start(self, **trap: Any) -> BatchClient:
-        request = {"data": str(self.data), "key": self.key, **trap}
-        self._starter.stdin.write(json.dumps(request) + "\n")
-        self._starter.stdin.flush()
-        pid, self._endpoint = self._starter.stdout.readline().split()
-        assert pid != "ended", "the service does not start"
-        self._pid = int(pid)
-        return self.client()
-
-    def client(self, **options: Any) -> BatchClient:
-        credential = AzureNamedKeyCredential("localbatch", self.key)
-        return BatchClient(self._endpoint, credential, transport=CheckedTransport(), **options)
-
-    def limit_files(self, size: int) -> None:
-        """Let no file of the service grow beyond so many bytes."""
-        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self._pid, number)
-
-    def fallen(self) -> None:
-        """Wait until it has been killed, by itself or by us."""
-        assert self._starter.stdout.readline().split() == ["ended", str(-signal.SIGKILL)]
-        self._pid = 0
-
-    def kill(self) -> None:
-        if self._pid:
-            self.signal(signal.SIGKILL)
-            self.fallen()
-
-
-@pytest.fixture(scope="module")
-def starter() -> Iterator[subprocess.Popen[str]]:
-    """The process that starts services, which is one for all tests of a module."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, text=True, **pipes) as process:
-        yield process
-
-
 @pytest.fixture
 def process(tmp_path, starter):
     process = ServiceProcess(tmp_path / "batch", starter)
@@ -205,7 +95,7 @@ def test_finished_task_is_not_run_again(process):
     assert (process.data / "nodes" / "pool" / node.id / "shared" / "runs").read_text() == "run\n"
 
 
-def test_outcome_that_the_service_did_not_live_to_record_is_recorded_by_the_next(process):
+def test_unrecorded_outcome_is_recorded_by_the_next_service(process):
     client = process.start()
     (node,) = create_pool(client)
     create_job(client)
@@ -269,7 +159,7 @@ def test_directory_of_a_newer_version_is_refused(start_service, tmp_path):
     assert "99" in str(refusal.value)
 
 
-def test_stopped_service_leaves_no_process_and_runs_the_task_again(service):
+def test_stopped_service_leaves_no_process_and_reruns_the_task(service):
     client = service.client()
     (node,) = create_pool(client)
     create_job(client)
@@ -288,7 +178,7 @@ def test_data_directory_is_private(service):
     assert service.data.stat().st_mode & 0o777 == 0o700
 
 
-def test_killed_at_any_moment_it_loses_nothing_and_repeats_no_finished_task(process):
+def test_kill_at_any_moment_loses_nothing_and_reruns_no_ended_task(process):
     """Tasks are added while the service is killed again and again; each kill meets it at another place."""
     moments = random.Random(7)
     client = process.start()
@@ -317,7 +207,7 @@ def test_killed_at_any_moment_it_loses_nothing_and_repeats_no_finished_task(proc
     assert list((process.data / "attempts").iterdir()) == []
 
 
-def test_full_disk_is_told_and_corrupts_nothing(process):
+def test_full_disk_is_reported_and_corrupts_nothing(process):
     """The kernel refuses to let the database grow; when that is over, the service goes on by itself."""
     client = process.start()
     create_pool(client)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from azure.batch import models as m
 
-from tests.service.conftest import create_job, create_pool, pool_options, run_task, shell, stdout, wait_for_nodes
+from tests.support.batch_service import create_job, create_pool, pool_options, run_task, shell, stdout, wait_for_nodes
 
 
 def test_start_task_prepares_the_node_for_tasks(client):
@@ -51,7 +51,7 @@ def test_start_task_is_retried_as_often_as_allowed(client):
     assert node.start_task_info.result == "success"
 
 
-def test_node_does_not_wait_for_a_start_task_that_it_need_not_wait_for(client):
+def test_node_is_idle_before_an_optional_start_task_ends(client):
     start = m.BatchStartTask(command_line=shell("exit 1"), wait_for_success=False)
     client.create_pool(pool_options(start_task=start))
     wait_for_nodes(client, "pool", "idle")
@@ -59,7 +59,7 @@ def test_node_does_not_wait_for_a_start_task_that_it_need_not_wait_for(client):
     assert run_task(client, "/bin/true").execution_info.result == "success"
 
 
-def test_start_task_of_a_missing_program_says_so(client):
+def test_start_task_of_a_missing_program_fails(client):
     client.create_pool(pool_options(start_task=m.BatchStartTask(command_line="no-such-program")))
     (node,) = wait_for_nodes(client, "pool", "starttaskfailed")
     assert node.start_task_info.failure_info.code == "CommandProgramNotFound"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local_azure.batch.state.states import JOB, TASK
-from tests.service.conftest import QUICK, RunningService, create_job, create_pool, shell, task
+from tests.support.batch_service import QUICK, RunningService, create_job, create_pool, shell, task
 
-REASON = _models.BatchJobTerminateOptions(termination_reason="Enough")
+REASON: Any = {"terminateReason": "Enough"}
 TASKS = st.sampled_from(["one", "two", "three"])
 COMMANDS = st.sampled_from(
     ["/bin/true", "/bin/false", "/bin/sleep 0.05", shell("exit 3"), "no-such-program", "/bin/sleep 30"]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from azure.batch import models as m
-from azure.batch.models import _models
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from local_azure.batch.state.states import ALLOCATION, NODE, POOL
-from tests.service.conftest import (
+from tests.support.batch_service import (
     QUICK,
     RunningService,
     create_job,
@@ -103,7 +104,7 @@ class PoolsAndNodes(RuleBasedStateMachine):
         assert before is not None
         assert after is not None
         if code is None:
-            assert allowed_in in _reachable(ALLOCATION.transitions, before.allocation_state)
+            assert allowed_in in _reachable(ALLOCATION.transitions, before.allocation_state or "")
             return True
         assert code == ("PoolBeingResized" if allowed_in == "steady" else WRONG_STATE)
         assert {before.allocation_state, after.allocation_state} != {allowed_in}
@@ -131,7 +132,7 @@ class PoolsAndNodes(RuleBasedStateMachine):
         granted = self._on_pool_or_without(lambda: self.client.begin_remove_nodes("pool", options))
         if granted:
             pool = self._pool()
-            targets = (pool.target_dedicated_nodes, pool.target_low_priority_nodes)
+            targets = (pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0)
             kind = 0 if node.is_dedicated else 1
             assert self.targets[kind] - targets[kind] in (0, 1)
             assert self.targets[1 - kind] == targets[1 - kind]
@@ -168,12 +169,12 @@ class PoolsAndNodes(RuleBasedStateMachine):
 
     @rule(which=WHICH, option=st.sampled_from(["requeue", "terminate"]))
     def reboot(self, which, option):
-        options = _models.BatchNodeRebootOptions(node_reboot_kind=option)
+        options: Any = {"nodeRebootOption": option}
         self._on_node(which, lambda node: self.client.begin_reboot_node("pool", node, options), *RESTARTABLE)
 
     @rule(which=WHICH, option=st.sampled_from(["requeue", "terminate"]))
     def reimage(self, which, option):
-        options = _models.BatchNodeReimageOptions(node_reimage_option=option)
+        options: Any = {"nodeReimageOption": option}
         self._on_node(which, lambda node: self.client.begin_reimage_node("pool", node, options), *RESTARTABLE)
 
     @rule(which=WHICH, option=DEALLOCATIONS)
@@ -263,13 +264,13 @@ class PoolsAndNodes(RuleBasedStateMachine):
         """Without further requests the pool has its nodes, or is gone; and says so in the same numbers everywhere."""
         for item in self.client.list_tasks("job"):
             if item.state != "completed":
-                self._refusal(lambda item=item: self.client.terminate_task("job", item.id))
+                self._refusal(partial(self.client.terminate_task, "job", item.id))
         if self.deleted:
             wait_for(lambda: self._pool() is None)
             return
         wait_for(self._is_at_rest)
         pool, nodes = self._pool(), self._nodes()
-        dedicated = sum(node.is_dedicated for node in nodes)
+        dedicated = sum(bool(node.is_dedicated) for node in nodes)
         assert (pool.current_dedicated_nodes, pool.current_low_priority_nodes) == (dedicated, len(nodes) - dedicated)
         (counts,) = self.client.list_pool_node_counts()
         assert (counts.dedicated.total, counts.low_priority.total) == (dedicated, len(nodes) - dedicated)

@@ -7,7 +7,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from tests.service.conftest import (
+from tests.support.batch_service import (
     create_job,
     create_pool,
     pool_options,
@@ -28,7 +28,7 @@ def ready(client):
     return client
 
 
-def failure(item: m.BatchTask) -> tuple[str, str]:
+def failure(item: m.BatchTask) -> tuple[str | None, str | None]:
     return item.execution_info.failure_info.category, item.execution_info.failure_info.code
 
 
@@ -68,7 +68,7 @@ def test_command_line_is_run_without_a_shell(ready):
     assert stdout(ready) == "$HOME * a  b\n"
 
 
-def test_missing_program_is_told_apart_from_an_exit_code(ready):
+def test_missing_program_differs_from_an_exit_code(ready):
     done = run_task(ready, "no-such-program --flag")
     assert failure(done) == ("usererror", "CommandProgramNotFound")
     assert done.execution_info.exit_code is None
@@ -90,7 +90,7 @@ def test_missing_resource_file_keeps_the_command_from_running(ready, http_files)
     assert done.execution_info.retry_count == 0, "only a program that ran and failed is retried"
 
 
-def test_resource_files_are_in_the_working_directory_with_their_mode(ready, http_files):
+def test_resource_files_have_their_path_and_mode(ready, http_files):
     files = [
         m.ResourceFile(http_url=http_files.put("a", "alpha"), file_path="in/a.txt"),
         m.ResourceFile(http_url=http_files.put("b", "beta"), file_path="b.txt", file_mode="0644"),
@@ -103,10 +103,11 @@ def test_task_is_ended_at_its_time_limit(ready):
     limit = m.BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=0.3), max_task_retry_count=0)
     done = run_task(ready, "/bin/sleep 60", constraints=limit)
     assert failure(done) == ("usererror", "TaskEnded")
-    assert "maxWallClockTime" in done.execution_info.failure_info.details[0].value
+    (detail,) = done.execution_info.failure_info.details or []
+    assert "maxWallClockTime" in detail.value
 
 
-def test_task_is_retried_as_often_as_allowed_and_each_time_in_a_fresh_directory(ready):
+def test_task_is_retried_each_time_in_a_fresh_directory(ready):
     script = 'ls; echo x > left-over; n=$(cat "$AZ_BATCH_NODE_SHARED_DIR/n" || echo 0)'
     script += '; echo $((n+1)) > "$AZ_BATCH_NODE_SHARED_DIR/n"; [ $n = 2 ]'
     done = run_task(ready, shell(script), constraints=m.BatchTaskConstraints(max_task_retry_count=5))
@@ -116,7 +117,7 @@ def test_task_is_retried_as_often_as_allowed_and_each_time_in_a_fresh_directory(
     assert stdout(ready) == ""
 
 
-def test_task_that_never_succeeds_runs_once_more_than_it_may_be_retried(ready):
+def test_failing_task_runs_once_plus_its_retries(ready):
     done = run_task(
         ready,
         shell('echo run >> "$AZ_BATCH_NODE_SHARED_DIR/runs"; exit 7'),
@@ -221,7 +222,7 @@ def test_task_runs_where_its_affinity_is_if_there_is_room(client):
     assert done.node_info.node_id == second.id
 
 
-def test_environment_is_that_of_a_node_and_nothing_of_the_service(ready, service, monkeypatch):
+def test_environment_is_a_nodes_and_not_the_services(ready, service, monkeypatch):
     monkeypatch.setenv("LEAKED", "secret")
     (node,) = ready.list_nodes("pool")
     run_task(ready, "/usr/bin/env")
@@ -253,7 +254,7 @@ def test_environment_is_that_of_a_node_and_nothing_of_the_service(ready, service
     assert not any(name.startswith(("AZURE_", "PREFECT_", "PYTHON", "VIRTUAL_ENV")) for name in variables)
 
 
-def test_python3_has_the_standard_library_alone(ready):
+def test_python3_has_only_the_standard_library(ready):
     names = ("azure.batch", "pandas", "prefect", "pytest", "pip", "setuptools")
     script = "import json, sqlite3, ssl, sys; print(sys.version_info[:2])\n"
     script += f"for name in {names}:\n try: __import__(name)\n except ModuleNotFoundError: print('no', name)"
@@ -272,13 +273,14 @@ def test_what_an_ubuntu_node_lacks_is_not_found(ready, program):
     assert error == f"{program}: not found: Azure's Ubuntu images have python3 only, without pip\n"
 
 
-def test_task_that_kills_its_supervising_process_fails_after_three_requeues(ready):
+def test_task_that_kills_its_supervisor_fails_after_three_requeues(ready):
     script = 'echo run >> "$AZ_BATCH_NODE_SHARED_DIR/runs"; kill -9 $PPID; sleep 60'
     done = run_task(ready, shell(script), constraints=m.BatchTaskConstraints(max_task_retry_count=5))
     info = done.execution_info
     assert (failure(done), info.exit_code) == (("servererror", "Unknown"), None)
     assert (info.requeue_count, info.retry_count, info.result) == (3, 0, "failure")
-    assert "supervising process" in info.failure_info.details[0].value
+    (detail,) = info.failure_info.details or []
+    assert "supervising process" in detail.value
     runs = b"".join(ready.download_node_file("pool", done.node_info.node_id, "shared/runs"))
     assert runs == b"run\n" * 4
 
@@ -308,7 +310,7 @@ def test_service_makes_files_and_directories_for_its_user_only(ready, service, h
     assert {path.stat().st_mode & 0o777 for path in made if path.is_dir() or path.parent.name == "bin"} == {0o700}
 
 
-def test_command_line_may_be_as_long_as_azure_allows_and_no_longer(ready):
+def test_command_line_has_the_length_limit_of_azure(ready):
     longest = "/bin/echo " + "x" * (32_768 - len("/bin/echo "))
     assert run_task(ready, longest).execution_info.exit_code == 0
     assert len(stdout(ready)) == 32_768 - len("/bin/echo ") + 1
@@ -327,7 +329,7 @@ def test_command_line_may_be_as_long_as_azure_allows_and_no_longer(ready):
         assert f"{name}: it must not have more than 32768 characters" in refusal.value.error.message
 
 
-def test_jobs_of_one_priority_take_turns_in_the_order_of_their_creation(client):
+def test_jobs_of_equal_priority_run_in_the_order_of_creation(client):
     order = m.BatchTaskSchedulingPolicy(node_fill_type="spread", job_default_order="creationtime")
     client.create_pool(pool_options(target_dedicated_nodes=0, task_scheduling_policy=order))
     for job_id in ("second-name", "a-first-name"):
@@ -343,7 +345,7 @@ def test_jobs_of_one_priority_take_turns_in_the_order_of_their_creation(client):
     assert client.get_pool("pool").task_scheduling_policy.job_default_order == "creationtime"
 
 
-def test_collection_tells_the_fate_of_each_task(client):
+def test_collection_returns_a_result_for_each_task(client):
     create_job(client)
     client.create_task("job", task("taken"))
     group = m.BatchTaskGroup(task_values=[task("new"), task("taken"), task("bad id"), task("empty", " ")])
@@ -359,7 +361,7 @@ def test_collection_tells_the_fate_of_each_task(client):
     assert results["new"].location.endswith("/jobs/job/tasks/new")
 
 
-def test_create_tasks_of_the_sdk_notices_a_refused_task(client):
+def test_sdk_reports_a_refused_task_of_a_collection(client):
     create_job(client)
     with pytest.raises(m.CreateTasksError) as refusal:
         client.create_tasks("job", [task("good"), task("bad id")])
@@ -449,7 +451,7 @@ def test_files_go_when_their_retention_time_is_over(ready, service):
         try:
             stdout(ready)
         except ResourceExistsError as error:
-            return error.error.code
+            return str(error.error.code)
         return ""
 
     assert wait_for(refused) == "TaskFilesCleanedup"

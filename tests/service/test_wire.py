@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
-import json
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,46 +14,8 @@ from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceModifiedError
 
-from local_azure.batch.state.wire import http_date
-from tests.service.conftest import create_job, pool_options
-
-VERSION = "2025-06-01"
-
-
-class Raw:
-    """Signs and sends a request as it is given."""
-
-    def __init__(self, service) -> None:
-        self.service = service
-
-    def __call__(
-        self, method, path, *, body=None, version=VERSION, headers=(), signed_path="", key="", late=timedelta(), name=""
-    ):
-        separator = "&" if "?" in path else "?"
-        target = f"{path}{separator}api-version={version}" if version else path
-        content = b"" if body is None else json.dumps(body).encode()
-        sent = {"ocp-date": http_date(datetime.now(timezone.utc) + late), **dict(headers)}
-        if body is not None:
-            sent["Content-Type"] = "application/json; odata=minimalmetadata"
-        account = name or self.service.account.name
-        text = self._string_to_sign(method, signed_path or target, content, sent, account)
-        secret = base64.b64decode(key or self.service.account.key)
-        signature = base64.b64encode(hmac.new(secret, text.encode(), hashlib.sha256).digest()).decode()
-        sent["Authorization"] = f"SharedKey {account}:{signature}"
-        request = requests.Request(method, self.service.endpoint, headers=sent, data=content).prepare()
-        request.url = self.service.endpoint + target
-        return requests.Session().send(request)
-
-    def _string_to_sign(self, method, target, content, headers, account):
-        lower = {name.lower(): value for name, value in headers.items()}
-        length = str(len(content)) if content else ("" if method in ("GET", "HEAD") else "0")
-        names = ("content-md5", "content-type", "date", "if-modified-since", "if-match", "if-none-match")
-        values = [lower.get("content-encoding", ""), lower.get("content-language", ""), length]
-        values += [lower.get(name, "") for name in (*names, "if-unmodified-since", "range")]
-        ocp = [f"{name}:{lower[name]}" for name in sorted(lower) if name.startswith("ocp-")]
-        url = urlsplit(target)
-        query = "".join(f"\n{name}:{values[0]}" for name, values in sorted(parse_qs(url.query).items()))
-        return "\n".join([method, *values, *ocp, f"/{account}{url.path}"]) + query
+from tests.support.batch_service import create_job, pool_options
+from tests.support.raw_requests import VERSION, Raw
 
 
 @pytest.fixture
@@ -129,7 +88,7 @@ def test_request_without_a_signature_is_refused(service):
     assert code(response) == (403, "AuthenticationFailed")
 
 
-def test_moved_clock_does_not_lock_clients_out(client, service):
+def test_moved_clock_does_not_affect_signatures(client, service):
     service.advance(hours=5)
     assert list(client.list_pools()) == []
 
@@ -223,7 +182,7 @@ def test_wrong_method_is_refused(raw):
     assert code(raw("PUT", "/pools")) == (405, "UnsupportedHttpVerb")
 
 
-def test_operation_that_is_not_served_says_its_name(raw):
+def test_operation_that_is_not_served_is_named(raw):
     response = raw("GET", "/applications")
     assert code(response) == (501, "NotImplemented")
     assert "list_applications" in response.json()["message"]["value"]
@@ -278,7 +237,7 @@ def test_unmodified_resource_is_not_sent_again(raw, client):
     assert raw("GET", "/jobs/job", headers={"If-Modified-Since": long_ago}).status_code == 200
 
 
-def test_client_with_a_wrong_key_is_told_so(service):
+def test_client_with_a_wrong_key_is_refused(service):
     key = base64.b64encode(b"another key").decode()
     client = BatchClient(service.endpoint, AzureNamedKeyCredential(service.account.name, key))
     with pytest.raises(HttpResponseError) as refusal:
@@ -288,7 +247,7 @@ def test_client_with_a_wrong_key_is_told_so(service):
     assert service.account.key not in str(refusal.value)
 
 
-def test_numbers_and_flags_may_come_as_text_as_the_az_command_line_sends_them(raw) -> None:
+def test_numbers_and_flags_may_be_text_as_the_az_command_sends_them(raw) -> None:
     pool = {
         "id": "typed",
         "vmSize": "standard_d2s_v3",

@@ -11,10 +11,7 @@ from uuid import UUID
 
 import pytest
 from azure.batch.models import (
-    BatchPoolCreateOptions,
     BatchStartTask,
-    BatchVmImageReference,
-    VirtualMachineConfiguration,
 )
 from azure.core.exceptions import ResourceNotFoundError
 from playwright.sync_api import expect
@@ -22,11 +19,10 @@ from playwright.sync_api import expect
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
-from tests.conftest import DATA
-from tests.flow.deployed import Deployed, deployed
-from tests.ui.pages import PrefectUI, browser_page, cells, chromium, drawn_width
-
-__all__ = ["deployed"]  # the fixture
+from tests.support.accounts import add_pool
+from tests.support.deployed import Deployed
+from tests.support.pages import PrefectUI, browser_page, cells, chromium, drawn_width
+from tests.support.paths import DATA
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="no Chromium is installed; on Debian: apt-get install chromium"
@@ -75,19 +71,8 @@ class Runs:
 
 def make_pool(azure: Azure, name: str, command: str) -> None:
     """A pool of a user's own, with one node and that start task."""
-    image = BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest")
-    machine = VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
     start_task = BatchStartTask(command_line=f"/bin/sh -c '{command}'", wait_for_success=True)
-    with azure.batch() as batch:
-        batch.create_pool(
-            BatchPoolCreateOptions(
-                id=name,
-                vm_size="standard_d2s_v3",
-                virtual_machine_configuration=machine,
-                target_dedicated_nodes=1,
-                start_task=start_task,
-            )
-        )
+    add_pool(azure, name, target_dedicated_nodes=1, start_task=start_task)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
+from prefect.input import RunInput
+from prefect.states import Running
 
-from tasks.approval import Question, asked_again, form_of
+from tasks.approval import Question, _Pause, asked_again, form_of
 
 HALF_AN_HOUR = timedelta(minutes=30)
 WHY = "2 of 3 files without output (0 allowed): harbour.txt exited non-zero, exit code 3"
@@ -88,3 +95,36 @@ def test_what_a_server_refuses_is_asked_once() -> None:
     with pytest.raises(httpx.HTTPStatusError):
         server.ask()
     assert (server.asked, server.slept) == (1, [])
+
+
+class LosesAnAnswer:
+    """Stands for a Prefect server that pauses the run, and whose answer comes too late."""
+
+    def __init__(self, *, arrives: bool) -> None:
+        self.states: list[State[Any]] = [Running()]
+        self.asked = 0
+        self._arrives = arrives
+
+    def set_flow_run_state(self, flow_run_id: UUID, state: State[Any]) -> OrchestrationResult[Any]:
+        self.asked += 1
+        if self.asked == 1 and not self._arrives:
+            raise httpx.ConnectTimeout("busy")
+        self.states.append(state)
+        if self.asked == 1:
+            self.states.append(Running())  # somebody has answered the question already
+            raise httpx.ReadTimeout("busy")
+        return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
+
+    def read_flow_run_states(self, flow_run_id: UUID) -> list[State[Any]]:
+        return self.states
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["arrived", "lost on the way"])
+def test_a_pause_whose_answer_is_lost_is_made_once(arrives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(uuid4()))
+    monkeypatch.setattr(RunInput, "save", lambda keys: None)
+    server = LosesAnAnswer(arrives=arrives)
+    pause = _Pause(question(), cast(SyncPrefectClient, server))
+    asked_again(pause.begin, sleep=lambda seconds: None)
+    assert sum(state.is_paused() for state in server.states) == 1
+    assert server.asked == (1 if arrives else 2)

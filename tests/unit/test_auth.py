@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from local_azure.batch.rest.auth import Account, SignedRequest, verify
+from local_azure.batch.rest.auth import SignedRequest, verify
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.errors import BatchError, Code
 
 NOW = datetime(2026, 3, 6, 18, 29, 52, tzinfo=timezone.utc)
@@ -91,7 +92,7 @@ def test_what_is_not_signed_with_the_key_is_refused(headers):
 
 
 @pytest.mark.parametrize("date", ["", "now", "Fri, 99 Mar 2026 18:29:52 GMT", "0"])
-def test_date_that_is_none_is_refused(date):
+def test_invalid_date_is_refused(date):
     assert "date" in refusal(signed("x", ocp_date=date)).lower()
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from local_azure.batch.engine.agenda import Agenda
+from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.state.clock import Clock
 
 
@@ -18,47 +18,47 @@ async def test_moved_clock_wakes_those_who_wait_for_that_time():
     await asyncio.wait_for(waiting, 5)
 
 
-def test_moved_clock_stays_moved_and_the_unmoved_time_does_not_follow():
+def test_moving_the_clock_does_not_move_the_machine_time():
     clock = Clock()
     clock.advance(timedelta(days=3))
-    assert timedelta(days=3) <= clock.now() - clock.unmoved() + timedelta(seconds=1) < timedelta(days=3, seconds=2)
+    assert timedelta(days=3) <= clock.now() - clock.machine_time() + timedelta(seconds=1) < timedelta(days=3, seconds=2)
 
 
 @pytest.mark.asyncio
 async def test_agenda_visits_what_is_woken_and_what_is_due():
     clock, visits = Clock(), []
-    agenda = Agenda(clock)
+    reconciler = Reconciler(clock)
 
     def visit(name: str):
         visits.append(name)
         return clock.now() + timedelta(hours=1) if visits == ["pool"] else None
 
-    agenda.visits("pool", visit)
-    running = asyncio.create_task(agenda.run())
-    agenda.wake("pool", "pool")
+    reconciler.register("pool", visit)
+    running = asyncio.create_task(reconciler.run())
+    reconciler.wake("pool", "pool")
     await _until(lambda: visits == ["pool"])
     clock.advance(timedelta(minutes=61))
     await _until(lambda: visits == ["pool", "pool"])
     clock.advance(timedelta(hours=5))
-    agenda.wake("pool", "other")
+    reconciler.wake("pool", "other")
     await _until(lambda: visits == ["pool", "pool", "other"])
     running.cancel()
 
 
 @pytest.mark.asyncio
-async def test_visit_that_fails_is_repeated_and_does_not_stop_the_others(caplog):
+async def test_failed_reconcile_is_retried_and_does_not_stop_others(caplog):
     clock, visits = Clock(), []
-    agenda = Agenda(clock)
+    reconciler = Reconciler(clock)
 
     def visit(name: str) -> None:
         visits.append(name)
         if visits.count("bad") == 1 and name == "bad":
             raise OSError("disk full")
 
-    agenda.visits("pool", visit)
-    running = asyncio.create_task(agenda.run())
-    agenda.wake("pool", "bad")
-    agenda.wake("pool", "good")
+    reconciler.register("pool", visit)
+    running = asyncio.create_task(reconciler.run())
+    reconciler.wake("pool", "bad")
+    reconciler.wake("pool", "good")
     await _until(lambda: visits == ["bad", "good"])
     clock.advance(timedelta(minutes=1))
     await _until(lambda: visits == ["bad", "good", "bad"])

@@ -24,7 +24,7 @@ from flows.top_words import top_words
 from tasks.errors import ConflictError, TasksFailed
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.summary import Summary
-from tests.conftest import DATA
+from tests.support.paths import DATA
 
 RUN = "0198c0de-0000-7000-8000-00000000c0de"
 SUMMARY = Summary(
@@ -224,7 +224,7 @@ def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None
 
 def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_printed(flow: Recorder) -> None:
     failure = TasksFailed("1 of 2 Batch tasks failed")
-    failure.summary = SUMMARY
+    failure = failure.with_result(SUMMARY, ())
     flow.ends = failure
     result = run()
     assert (result.exit_code, result.stdout.split("\n\nSee this run in the Prefect UI: ")[0]) == (1, f"\n{SUMMARY}")
@@ -325,7 +325,7 @@ def test_a_misspelled_setting_is_refused_before_the_input_is_read(
         ("flows.top_words", ["no/such/file"], "input 'no/such/file': no file matches"),
         ("flows.top_words", ["--help"], "one Batch task per file"),
         ("flows.sweep", ["--flow-run", "x"], "--flow-run is 'x', which is no id of a flow run"),
-        ("tasks.accounts.block", ["x", "--overwrit"], "No such option: --overwrit"),
+        ("flows.credentials", ["x", "--overwrit"], "No such option: --overwrit"),
         ("examples.log_levels.flow", ["no/such/file"], "input 'no/such/file': no file matches"),
     ],
 )

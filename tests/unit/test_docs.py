@@ -12,7 +12,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -26,6 +25,7 @@ import flows.cli
 import flows.credentials
 import flows.sweep
 import local_azure.__main__
+import tasks.summary
 from examples.log_levels.flow import log_levels
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
@@ -33,13 +33,12 @@ from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.reporting import events
 from tasks.reporting.artifacts import Key
 from tasks.run.outcomes import Cause
-from tasks.run.settings import CleanUp, PoolSettings, TimeLimits
+from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "examples/**/*.md") for page in ROOT.glob(pattern))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-FOLDERS = ("flows", "tasks", "node_scripts", "local_azure")
 GROUPS: dict[str, type[BaseModel]] = {"pool": PoolSettings, "limits": TimeLimits, "clean_up": CleanUp}
 PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "JobStalled", "CleanedUp")]
 
@@ -84,15 +83,33 @@ def test_modules_entrypoints_and_make_targets_are_there(page: Path) -> None:
     assert set(re.findall(r"(?:^ {4}|`)make ([a-z]+)\b", text, re.M)) <= known
 
 
-def test_the_table_of_the_readme_names_files_that_are_there_and_none_is_left_out() -> None:
-    table = README.read_text().split("## Where things are")[1].split("\n## ")[0]
-    named = set()
-    for row in re.findall(r"^\| (`[^|]+`) \|", table, re.M):
-        first, *others = re.findall(r"`([^`]+)`", row)
-        named |= {first.rstrip("/"), *(str(Path(first).parent / other) for other in others)}
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def test_readme_describes_every_folder() -> None:
+    described = first_cells(section(README.read_text(), "Where things are"))
+    assert [name for name in described if not (ROOT / name).is_dir()] == []
+    assert python_folders("*", "tasks/*", "local_azure/*") <= set(described)
+
+
+def test_architecture_describes_every_room_and_every_module_of_flows_and_tasks() -> None:
+    described = first_cells((ROOT / "docs" / "architecture.md").read_text())
+    assert [name for name in described if "/" in name and not (ROOT / name).exists()] == []
+    assert python_folders("flows", "tasks", "tasks/*", "node_scripts", "local_azure/batch/*") <= set(described)
     modules = {str(path.relative_to(ROOT)) for path in (*ROOT.glob("flows/*.py"), *ROOT.glob("tasks/*.py"))}
-    assert {module for module in modules if not module.endswith("__init__.py")} <= named
+    assert {module for module in modules if not module.endswith("__init__.py")} <= set(described)
+
+
+@each_page
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Paths from the root, from the page's folder, or from local_azure/batch in the pages about it."""
+    for name in {span for span in spans(page) if re.fullmatch(r"[\w./-]+/[\w-]+\.(py|md|yaml|toml|txt)", span)}:
+        homes = (ROOT, page.parent, ROOT / "local_azure" / "batch")
+        assert any((home / name).exists() for home in homes), name
+
+
+def python_folders(*patterns: str) -> set[str]:
+    """The folders that match and hold Python modules, each as a table names it."""
+    modules = [module for pattern in patterns for module in ROOT.glob(f"{pattern}/*.py")]
+    folders = {str(module.parent.relative_to(ROOT)) for module in modules}
+    return {f"{folder}/" for folder in folders if not folder.startswith(".")}
 
 
 # Commands and their options.
@@ -110,7 +127,7 @@ def options_in(parser: argparse.ArgumentParser) -> set[str]:
 OPTIONS = {
     "flows.top_words": options_of(flows.cli.app),
     "flows.sweep": options_of(flows.cli.sweep_app),
-    "tasks.accounts.block": options_of(flows.credentials.app),
+    "flows.credentials": options_of(flows.credentials.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
     "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),
@@ -173,7 +190,7 @@ def test_settings_of_the_environment_are_called_so(page: Path) -> None:
 def test_the_page_on_inspecting_lists_every_artifact_cause_and_event() -> None:
     text = (ROOT / "docs" / "inspect.md").read_text()
     keys = first_cells(section(text, "Artifacts"))
-    assert set(keys) == {*(key.value for key in Key), flows.sweep.KEY}
+    assert set(keys) == {*(key.value for key in (*Key, *tasks.summary.Key)), flows.sweep.KEY}
     causes = re.findall(r"^\| ([a-z][^|`]+?) \|", section(text, "Why did a file fail?"), re.M)
     assert set(causes) - {"cause"} == {cause.value for cause in Cause} - {Cause.OTHER.value}
     rows = re.findall(r"^\| `([a-z.-]+)` \|[^|]+\| ([^|]+) \|$", section(text, "Events"), re.M)
@@ -194,14 +211,12 @@ def test_the_example_automations_are_what_prefect_accepts_and_wait_for_events_of
         assert given["trigger"]["match"] == {"prefect.resource.id": resource}
 
 
-def test_the_flow_of_the_example_has_the_parameters_of_the_flow_where_both_have_one() -> None:
-    both = set(top_words.parameters.properties) & set(log_levels.parameters.properties)
-    assert both == {"inputs", "pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts"}
-
-    def default(flow: Any, name: str) -> object:
-        return flow.parameters.properties[name].get("default")
-
-    assert all(default(top_words, name) == default(log_levels, name) for name in both)
+def test_settings_have_the_same_defaults_in_both_flows() -> None:
+    both = set(RunSettings.model_fields) & set(top_words.parameters.properties)
+    assert both == {"pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts"}
+    settings = RunSettings().model_dump(mode="json")
+    assert {name: top_words.parameters.properties[name].get("default") for name in both} == settings
+    assert log_levels.parameters.properties["settings"]["default"] == settings
 
 
 def section(text: str, heading: str) -> str:

@@ -87,17 +87,16 @@ def test_a_value_that_cannot_be_read_is_a_lost_answer() -> None:
 
 
 def test_an_error_can_be_kept_and_read_again() -> None:
-    error = answered(503)
-    error.outcomes = [outcome(0, "completed", True)]
+    error = answered(503).with_result(None, [outcome(0, "completed", True)])
     read = pickle.loads(pickle.dumps(error))
     assert (type(read), str(read), read.code, read.transient) == (ServiceError, str(error), error.code, True)
     assert read.outcomes == error.outcomes
 
 
 def test_an_error_in_other_words_is_still_what_it_was() -> None:
-    other = answered(503).saying("Sorry: sig=abc")
+    other = answered(503).with_message("Sorry: sig=abc")
     assert (str(other), other.code, other.transient) == ("Sorry: sig=***", "HTTP 503", True)
-    assert isinstance(TasksFailed("no").saying("yes"), TasksFailed)
+    assert isinstance(TasksFailed("no").with_message("yes"), TasksFailed)
 
 
 def test_only_transient_errors_of_a_service_make_prefect_retry() -> None:
@@ -243,7 +242,7 @@ OBEYED = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \u202etxt.exe\r \u2028"
 
 def test_nothing_that_a_terminal_obeys_is_in_an_error() -> None:
     shown = "�red� �]0;title� �2J �txt.exe� �"
-    assert str(InputError(OBEYED)) == str(InputError("").saying(OBEYED)) == shown
+    assert str(InputError(OBEYED)) == str(InputError("").with_message(OBEYED)) == shown
     assert str(InputError("two\nlines\tof שלום 👩‍👧")) == "two\nlines\tof שלום 👩‍👧"
 
 

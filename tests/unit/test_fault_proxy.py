@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.flow.fault_proxy import Call, FaultProxies, Mode, Passage, Service
+from tests.support.fault_proxy import Call, FaultProxies, Mode, Passage, Service
 
 RUN = "top-words-0123456789ab"
 SIGNED = {"Authorization": "SharedKey account:signature"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.run.inputs import encoding_arguments, find_inputs
+from tasks.run.inputs import find_inputs
 
 
 @pytest.fixture
@@ -136,19 +136,6 @@ def test_names_in_any_script_are_taken(folder: Path) -> None:
     ):
         (folder / name).touch()
         assert names(str(folder / name).replace("[", "[[]")) == [name]
-
-
-@pytest.mark.parametrize(
-    ("encoding", "arguments"), [(None, []), ("", []), ("windows-1251", ["--encoding=windows-1251"])]
-)
-def test_an_encoding_becomes_an_argument_of_the_node_script(encoding: str | None, arguments: list[str]) -> None:
-    assert encoding_arguments(encoding) == arguments
-
-
-@pytest.mark.parametrize("encoding", ["utf-61", "base64", " "])
-def test_an_unknown_encoding_is_refused(encoding: str) -> None:
-    with pytest.raises(InputError, match=f"^encoding '{encoding}' is no text encoding that Python knows"):
-        encoding_arguments(encoding)
 
 
 def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:

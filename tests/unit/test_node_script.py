@@ -255,7 +255,7 @@ def test_wide_text_is_decoded_across_every_read(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (gzip.compress(b"word " * 100), "it starts as a gzip file does"),
+        (gzip.compress(b"word " * 100, mtime=0), "it starts as a gzip file does"),
         (b"\x89PNG\r\n\x1a\n" + b"IHDR" * 9, "it starts as a PNG file does"),
         (b"PK\x03\x04 words", "it starts as a zip file does"),
         (b"%PDF-1.7\nwords", "it starts as a PDF file does"),

@@ -24,14 +24,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from local_azure.batch.engine.agenda import Agenda
+from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
 from local_azure.batch.http.routes import OPERATIONS, Operation, Router
 from local_azure.batch.operations import files
 from local_azure.batch.operations.admin import _OPERATIONS as FAULTS
 from local_azure.batch.rest import shapes
-from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.paths import remove_tree
 from local_azure.batch.state.store import Row, Store
@@ -127,7 +127,7 @@ def service() -> Iterator[Service]:
         clock=clock,
         usual_timings=Timings(),
         data=data,
-        agenda=Agenda(clock),
+        reconciler=Reconciler(clock),
         endpoint="http://127.0.0.1:1",
     )
     make_odd_files(data / "nodes" / "pool" / NODE)
@@ -214,7 +214,7 @@ def of_field(field: shapes.Field, depth: int) -> st.SearchStrategy[Any]:
 def of_type(name: str, depth: int) -> st.SearchStrategy[Any]:
     if name in OF_TYPE:
         return OF_TYPE[name]
-    if values := shapes._enum_values(name):
+    if values := shapes.enum_values(name):
         return st.sampled_from([*values.values(), "other"])
     return anything if name == "dict" else bodies_of(name, depth + 1)
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tasks.errors import TasksFailed
+from tasks.reporting.charts import bar_chart
 from tasks.reporting.prices import PRICES_OF, price_of, region_of
 from tasks.reporting.report import RunFacts, report, result_line, why_failed
 from tasks.run.outcomes import Cause, Failure, TaskOutcome
@@ -192,7 +193,7 @@ def test_awkward_names_stay_text() -> None:
 
 
 def test_the_pictures_are_data_uris() -> None:
-    page = report(facts(outcome("a.txt"), top_words=[("the", 3)]))
+    page = report(facts(outcome("a.txt"), joined=f"![chart]({bar_chart([('the', 3)], 't')})"))
     pictures = re.findall(r"!\[[^\]]+\]\((.*?)\)", page)
     assert len(pictures) == 2
     for picture in pictures:
@@ -299,7 +300,11 @@ def test_a_run_that_used_no_pool_says_so() -> None:
 
 def test_the_report_of_thousands_of_failures_stays_small() -> None:
     outcomes = [failed(f"{number:04}" + "界" * 250, stderr="`x`" * 20_000) for number in range(5_000)]
-    page = report(facts(*outcomes, steps=[("s" * 1_000, 1.0)] * 500, top_words=[("x" * 9_999, 1)] * 500))
+    page = report(
+        facts(
+            *outcomes, steps=[("s" * 1_000, 1.0)] * 500, joined=f"![chart]({bar_chart([('x' * 9_999, 1)] * 500, 't')})"
+        )
+    )
     assert len(page.encode()) < 500_000
     assert page.count("\n### ") == 50
     assert "The first 50 of 5,000 are described in full." in page

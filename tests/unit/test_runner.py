@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from local_azure.batch.node import shim, strays
-from local_azure.batch.node.runner import Attempt, Command, Ending, Outcome, Runner
+from local_azure.batch.node import leftovers, shim
+from local_azure.batch.node.runner import Command, Ending, Outcome, Runner, RunningCommand
 
 pytestmark = pytest.mark.asyncio
 
@@ -92,7 +92,7 @@ def ready(tmp_path: Path) -> Path:
 
 
 def carrying(instance: str) -> list[int]:
-    return [p.pid for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
+    return [p.pid for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
 
 
 def command(line: str, directory: Path, **more: object) -> Command:
@@ -117,7 +117,7 @@ async def told(ready: Path) -> str:
     return await asyncio.wait_for(asyncio.to_thread(ready.read_text), BOUND)
 
 
-async def start_family(runner: Runner, ready: Path, members: int, **more: object) -> tuple[Attempt, list[int]]:
+async def start_family(runner: Runner, ready: Path, members: int, **more: object) -> tuple[RunningCommand, list[int]]:
     line = f"{PYTHON} {shlex.quote(FAMILY)} {shlex.quote(str(ready))} {members}"
     attempt = await runner.start(command(line, ready.parent, **more))
     pids = [int(pid) for pid in (await told(ready)).split()]
@@ -148,7 +148,7 @@ def wait_until_gone(pids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
-async def test_exit_code_comes_back_and_is_in_the_status_file(runner: Runner, tmp_path: Path, code: int) -> None:
+async def test_exit_code_is_returned_and_in_the_status_file(runner: Runner, tmp_path: Path, code: int) -> None:
     request = command(f"sh -c 'exit {code}'", tmp_path)
     attempt = await runner.start(request)
     result = await attempt.outcome()
@@ -164,7 +164,7 @@ async def test_death_by_signal_is_128_and_its_number(runner: Runner, tmp_path: P
 
 
 @pytest.mark.parametrize("line", ["no-such-program", "/no/such/program", "./no-such-program", "'with space'"])
-async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner, tmp_path: Path, line: str) -> None:
+async def test_missing_program_differs_from_a_program_that_fails(runner: Runner, tmp_path: Path, line: str) -> None:
     result = await outcome(runner, line, tmp_path)
     assert (result.ending, result.exit_code) == (Ending.PROGRAM_NOT_FOUND, None)
     assert shlex.split(line)[0] in result.message
@@ -184,7 +184,9 @@ async def test_missing_program_is_told_from_a_program_that_fails(runner: Runner,
         ("./no-format", "Exec format error"),
     ],
 )
-async def test_command_that_cannot_be_started_says_why(runner: Runner, tmp_path: Path, line: str, reason: str) -> None:
+async def test_command_that_cannot_be_started_has_a_reason(
+    runner: Runner, tmp_path: Path, line: str, reason: str
+) -> None:
     (tmp_path / "no-format").write_bytes(b"\x01\x02")
     (tmp_path / "no-format").chmod(0o700)
     result = await outcome(runner, line, tmp_path)
@@ -226,12 +228,12 @@ async def test_output_files_may_be_one_file(runner: Runner, tmp_path: Path) -> N
 
 
 async def test_environment_is_what_was_given_and_the_marks(runner: Runner, instance: str, tmp_path: Path) -> None:
-    given = {"PATH": PATH, "NEWLINE": "a\nb", "ÄÖ": "große Wörter", "EMPTY": "", strays.INSTANCE_VARIABLE: "forged"}
+    given = {"PATH": PATH, "NEWLINE": "a\nb", "ÄÖ": "große Wörter", "EMPTY": "", leftovers.INSTANCE_VARIABLE: "forged"}
     await outcome(runner, "env -0", tmp_path, environment=given)
     entries = (tmp_path / "stdout.txt").read_text().split("\0")[:-1]
     environment = dict(entry.split("=", 1) for entry in entries)
-    assert len(environment.pop(strays.ATTEMPT_VARIABLE)) == 32
-    assert environment == {**given, strays.INSTANCE_VARIABLE: instance}
+    assert len(environment.pop(leftovers.ATTEMPT_VARIABLE)) == 32
+    assert environment == {**given, leftovers.INSTANCE_VARIABLE: instance}
 
 
 async def test_there_is_no_shell(runner: Runner, tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ async def test_no_signal_is_ignored_to_begin_with(runner: Runner, tmp_path: Path
     assert [number for number in signal.valid_signals() if ignored & 1 << number - 1] == []
 
 
-async def test_time_limit_ends_what_ignores_sigterm_and_left_its_session(runner: Runner, ready: Path) -> None:
+async def test_time_limit_ends_processes_that_ignore_sigterm(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 3, time_limit=1.0)
     result = await asyncio.wait_for(attempt.outcome(), BOUND)
     assert result == Outcome(ending=Ending.TIME_LIMIT, exit_code=128 + signal.SIGKILL)
@@ -289,7 +291,7 @@ async def test_infinite_time_limit_is_no_overflow(runner: Runner, tmp_path: Path
     assert result == Outcome(ending=Ending.EXITED, exit_code=0)
 
 
-async def test_daemon_does_not_outlive_its_command(runner: Runner, tmp_path: Path) -> None:
+async def test_daemon_ends_with_its_command(runner: Runner, tmp_path: Path) -> None:
     result = await outcome(runner, "sh -c '(setsid sleep 1000 & echo $!); exit 4'", tmp_path)
     assert result == Outcome(ending=Ending.EXITED, exit_code=4)
     assert not is_alive(int((tmp_path / "stdout.txt").read_text()))
@@ -354,7 +356,7 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
     with subprocess.Popen(arguments, cwd=ROOT) as service:
         pids = [int(pid) for pid in (await told(ready)).split()]
         service.send_signal(signal.SIGSTOP)
-        marked = [p for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
+        marked = [p for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
         for process in marked:
             if process.is_shim:
                 os.kill(process.pid, signal.SIGKILL)
@@ -363,7 +365,7 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
     try:
         left = sorted(set(pids) - {unmarked})
         assert all(is_alive(pid) for pid in left)
-        killed = Runner(instance).kill_strays()
+        killed = Runner(instance).kill_leftovers()
         assert set(left) <= set(killed)
         assert wait_until_gone(left) == []
         assert carrying(instance) == []
@@ -374,20 +376,20 @@ async def test_strays_of_a_dead_service_and_dead_shims_are_killed(instance: str,
 
 
 async def test_only_the_instances_own_strays_are_killed(runner: Runner, instance: str) -> None:
-    ours = subprocess.Popen(["sleep", "1000"], env={strays.INSTANCE_VARIABLE: instance})
-    other = subprocess.Popen(["sleep", "1000"], env={strays.INSTANCE_VARIABLE: instance + "0"})
+    ours = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance})
+    other = subprocess.Popen(["sleep", "1000"], env={leftovers.INSTANCE_VARIABLE: instance + "0"})
     try:
-        assert await asyncio.to_thread(runner.kill_strays) == [ours.pid]
+        assert await asyncio.to_thread(runner.kill_leftovers) == [ours.pid]
         assert ours.wait() == -signal.SIGKILL
         assert other.poll() is None
-        assert runner.kill_strays() == []
+        assert runner.kill_leftovers() == []
     finally:
         for process in (ours, other):
             process.kill()
             process.wait()
 
 
-async def test_death_of_the_shim_is_told_and_its_command_ends(runner: Runner, ready: Path) -> None:
+async def test_killed_shim_is_reported_and_its_command_ends(runner: Runner, ready: Path) -> None:
     attempt, pids = await start_family(runner, ready, 1)
     mine = pids[:1]
     os.kill(attempt.pid, signal.SIGKILL)
@@ -418,7 +420,7 @@ async def test_shim_that_is_asked_to_end_ends_its_command(runner: Runner, ready:
 async def test_death_of_the_nursery_touches_no_command(runner: Runner, instance: str, ready: Path) -> None:
     attempt = await runner.start(command(f"sh -c 'echo on > {ready}; cat {ready}; exit 9'", ready.parent))
     assert await told(ready) == "on\n"
-    marked = [p for p in strays.living_processes() if p.carries(strays.INSTANCE_VARIABLE, instance)]
+    marked = [p for p in leftovers.living_processes() if p.carries(leftovers.INSTANCE_VARIABLE, instance)]
     nurseries = [process.pid for process in marked if process.is_shim and process.pid != attempt.pid]
     assert len(nurseries) == 1
     os.kill(nurseries[0], signal.SIGKILL)
@@ -434,7 +436,7 @@ async def test_nothing_secret_can_be_seen_from_outside(runner: Runner, ready: Pa
     attempt = await runner.start(command(line, ready.parent, environment=environment))
     await told(ready)
     shown = Path(f"/proc/{attempt.pid}/environ").read_bytes().split(b"\0")
-    assert [entry.split(b"=")[0].decode() for entry in shown if entry] == [strays.INSTANCE_VARIABLE]
+    assert [entry.split(b"=")[0].decode() for entry in shown if entry] == [leftovers.INSTANCE_VARIABLE]
     assert str(ready).encode() not in Path(f"/proc/{attempt.pid}/cmdline").read_bytes()
     await asyncio.to_thread(ready.write_text, "go")
     await attempt.outcome()
@@ -469,7 +471,7 @@ async def test_outcome_arrives_even_if_it_cannot_be_written(runner: Runner, tmp_
     assert "status file could not be written" in result.message
 
 
-async def test_outcome_of_an_older_attempt_is_not_taken_for_the_new_one(runner: Runner, ready: Path) -> None:
+async def test_outcome_of_a_previous_attempt_is_ignored(runner: Runner, ready: Path) -> None:
     request = command(f"sh -c 'echo on > {ready}; sleep 1000'", ready.parent)
     request.status_file.write_text('{"ending": "exited", "exitCode": 0, "message": ""}')
     attempt = await runner.start(request)

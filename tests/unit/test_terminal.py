@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local_azure.loopback import bypass_proxies
-from tests.conftest import DATA
+from tests.support.paths import DATA
 
 LINES = 20_000  # more than a pipe holds
 CHATTY = f"""

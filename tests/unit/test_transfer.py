@@ -218,7 +218,7 @@ def test_retries_come_to_an_end(web: Web, wd: Path, limits: Limits, naps: Naps) 
     assert (len(web.asked), naps) == (3, [1.0, 2.0])
 
 
-def test_file_that_is_cut_off_is_fetched_again_from_its_beginning(web: Web, wd: Path, limits: Limits) -> None:
+def test_incomplete_download_restarts_from_the_beginning(web: Web, wd: Path, limits: Limits) -> None:
     web.answers["/f"] = [(200, b"cut off here", {"Content-Length": "99"}), (200, b"complete", {})]
     stage_in([{"httpUrl": f"{web.url}/f", "filePath": "f"}], wd, limits=limits)
     assert content(wd) == {"f": b"complete"}
@@ -233,7 +233,7 @@ def test_file_that_is_always_cut_off_is_a_failure(web: Web, wd: Path) -> None:
     )
 
 
-def test_nobody_listening_is_told_without_the_signature(wd: Path) -> None:
+def test_refused_connection_is_reported_without_the_signature(wd: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/f?{SIGNATURE}"
@@ -290,7 +290,7 @@ def test_destination_outside_the_working_directory_is_refused(web: Web, wd: Path
     assert web.asked == []
 
 
-def test_file_in_the_place_of_a_directory_and_the_other_way_round(web: Web, wd: Path) -> None:
+def test_file_and_directory_of_the_same_name_conflict(web: Web, wd: Path) -> None:
     (wd / "file").touch()
     (wd / "directory").mkdir()
     web.answers["/f"] = [(200, b"new", {})]
@@ -319,7 +319,7 @@ def test_file_that_cannot_be_written_is_a_write_failure(web: Web, wd: Path) -> N
     assert (error.code, error.details["Reason"]) == ("ResourceFileWriteFailed", "File too large")
 
 
-def test_full_disk_is_told_as_such() -> None:
+def test_full_disk_has_its_own_code() -> None:
     with (
         pytest.raises(TransferFailed) as caught,
         node_errors("ResourceFileWriteFailed", {}),
@@ -346,7 +346,7 @@ def test_blob_arrives_by_its_own_sas_whatever_its_name(storage: Storage, wd: Pat
     assert content(wd) == {name: name.encode()}
 
 
-def test_missing_blob_is_told_from_a_forbidden_one(storage: Storage, wd: Path) -> None:
+def test_missing_blob_differs_from_a_forbidden_one(storage: Storage, wd: Path) -> None:
     container = storage.container()
     container.upload_blob("a", b"a")
     missing = failure({"httpUrl": storage.blob_url(container, "b"), "filePath": "f"}, wd)
@@ -499,7 +499,7 @@ def test_upload_headers_are_set(storage: Storage, result: Path) -> None:
     ("condition", "on_success", "on_failure"),
     [(None, True, True), ("taskcompletion", True, True), ("tasksuccess", True, False), ("TaskFailure", False, True)],
 )
-def test_upload_condition_is_heeded(
+def test_upload_condition_is_applied(
     storage: Storage, result: Path, condition: str | None, on_success: bool, on_failure: bool
 ) -> None:
     for succeeded, wanted in ((True, on_success), (False, on_failure)):
@@ -533,7 +533,7 @@ def test_upload_without_permission_is_denied(storage: Storage, result: Path) -> 
         assert error.details["HttpStatusCode"] == "403"
 
 
-def test_upload_to_a_missing_container_says_so(storage: Storage, result: Path) -> None:
+def test_upload_to_a_missing_container_fails(storage: Storage, result: Path) -> None:
     container = storage.container()
     url = storage.container_url(container, "w")
     container.delete_container()

@@ -1,1 +1,1 @@
-"""What happens by itself: allocation, scheduling, lifecycles, autoscale."""
+"""Background work: allocation, scheduling, lifecycles, autoscale."""

@@ -1,4 +1,4 @@
-"""Which nodes a pool has, and which states they pass through."""
+"""Allocates the nodes of pools and drives them through their states."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import after, parse_duration, parse_timestamp, timestamp
 
 AGENT_VERSION = "1.0.0-local"
-# Which nodes a shrinking pool gives up first.
-_EXPENDABLE = (
+# The order in which a shrinking pool removes nodes, by their state.
+_REMOVAL_ORDER = (
     "unusable",
     "starttaskfailed",
     "preempted",
@@ -49,21 +49,21 @@ class Allocator:
             "leavingpool": self._leaving,
             "preempted": self._preempted,
         }
-        service.agenda.visits("pool", self.visit_pool)
-        service.agenda.visits("node", self.visit_node)
+        service.reconciler.register("pool", self.reconcile_pool)
+        service.reconciler.register("node", self.reconcile_node)
 
     def resume(self) -> None:
-        """Go on where a former service stopped."""
+        """Continue the work of the previous service on this data directory."""
         for pool in self._service.store.pools.where():
-            self._service.agenda.wake("pool", pool.id)
+            self._service.reconciler.wake("pool", pool.id)
         for node in self._service.store.nodes.where():
-            if "lastBootTime" in node.document:  # somebody may have removed its directories meanwhile
+            if "lastBootTime" in node.document:  # its directories may have been removed
                 self._agent.make_node(self._service.node_directory(*node.keys))
-            self._service.agenda.wake("node", *node.keys)
+            self._service.reconciler.wake("node", *node.keys)
 
     # Pools
 
-    def visit_pool(self, name: str) -> datetime | None:
+    def reconcile_pool(self, name: str) -> datetime | None:
         pool = self._service.store.pools.get(name)
         if pool is None:
             return None
@@ -83,7 +83,7 @@ class Allocator:
             self._dismiss(node, "requeue")
         due = self._due(pool.document, self._service.timings.removal, "state")
         if nodes or due > self._service.now():
-            return due if not nodes else None  # the last node to go wakes the pool
+            return due if not nodes else None  # the last node to leave wakes the pool
         self._service.store.pools.remove(pool)
         self._service.discard(self._service.data / "nodes" / pool.id)
         return None
@@ -100,13 +100,13 @@ class Allocator:
         for dedicated, target in ((True, "targetDedicatedNodes"), (False, "targetLowPriorityNodes")):
             mine = [n for n in nodes if n.document["isDedicated"] == dedicated and not self._is_leaving(n)]
             wanted = pool.document[target]
-            for node in sorted(mine, key=_expendability)[: max(0, len(mine) - wanted)]:
+            for node in sorted(mine, key=_removal_rank)[: max(0, len(mine) - wanted)]:
                 self._dismiss(node, option)
             error = self._add_nodes(pool, wanted - len(mine), dedicated) or error
         return self._settle(pool, error)
 
     def _fault(self, pool: Row, nodes: list[Row]) -> Document | None:
-        """The error with which this allocation is made to end. A resize that changes nothing is none."""
+        """The injected error of this allocation, if there is one and the resize changes anything."""
         kinds = [node.document["isDedicated"] for node in nodes if not self._is_leaving(node)]
         targets = (pool.document["targetDedicatedNodes"], pool.document["targetLowPriorityNodes"])
         changes = (kinds.count(True), kinds.count(False)) != targets
@@ -120,7 +120,7 @@ class Allocator:
         return error
 
     def _settle(self, pool: Row, error: Document | None) -> datetime | None:
-        """Make the pool steady if nothing is on its way any more, or if that took longer than it may."""
+        """Make the pool steady once no node is in transition, or when its resizeTimeout has passed."""
         now = self._service.now()
         due = self._due(pool.document, self._service.timings.allocation)
         began = parse_timestamp(pool.document["allocationStateTransitionTime"])
@@ -152,10 +152,10 @@ class Allocator:
         if error:
             pool.document["resizeErrors"] = [error]
         self._service.store.pools.save(pool)
-        self._service.agenda.wake("pool", pool.id)
+        self._service.reconciler.wake("pool", pool.id)
 
     def _add_nodes(self, pool: Row, count: int, dedicated: bool) -> Document | None:
-        """Add nodes as far as the quota goes; the error if it does not go far enough."""
+        """Add nodes up to the quota; returns the error if the quota is too low."""
         room = self._service.faults.node_quota - int(self._service.store.value("SELECT count(*) FROM nodes"))
         for _ in range(min(count, max(0, room))):
             self._add_node(pool, dedicated)
@@ -188,31 +188,31 @@ class Allocator:
         }
         NODE.enter(document, "creating", now)
         node = self._service.store.nodes.add(Row(keys=(pool.id, name), document=document))
-        self._service.agenda.wake("node", *node.keys)
+        self._service.reconciler.wake("node", *node.keys)
 
     def _due(self, document: Document, seconds: float, name: str = "allocationState") -> datetime:
         return parse_timestamp(document[f"{name}TransitionTime"]) + timedelta(seconds=seconds)
 
     # Nodes
 
-    def visit_node(self, pool: str, name: str) -> datetime | None:
+    def reconcile_node(self, pool: str, name: str) -> datetime | None:
         node = self._service.store.nodes.get(pool, name)
         if node is None:
             return None
         with self._service.store.transaction():
             if "leave" in node.private and node.document["state"] != "leavingpool":
                 return self._drain(node)
-            visit = self._node_states.get(node.document["state"])
-            return visit(node) if visit else None
+            advance = self._node_states.get(node.document["state"])
+            return advance(node) if advance else None
 
     def _enter(self, node: Row, state: str) -> None:
         NODE.enter(node.document, state, self._service.now())
         self._service.store.nodes.save(node)
-        self._service.agenda.wake("node", *node.keys)
-        self._service.agenda.wake("pool", node.keys[0])
+        self._service.reconciler.wake("node", *node.keys)
+        self._service.reconciler.wake("pool", node.keys[0])
 
     def _is_due(self, node: Row, seconds: float) -> datetime | None:
-        """None if the node has been in its state for so long; otherwise the moment when it will have been."""
+        """The time at which the node will have been in its state for `seconds`; None if that has passed."""
         due = parse_timestamp(node.document["stateTransitionTime"]) + timedelta(seconds=seconds)
         return due if due > self._service.now() else None
 
@@ -238,9 +238,9 @@ class Allocator:
             self._enter(node, "waitingforstarttask")
         else:
             self._enter(node, "idle" if node.document["schedulingState"] == "enabled" else "offline")
-            self._service.agenda.wake("assign", node.keys[0])
+            self._service.reconciler.wake("assign", node.keys[0])
         self._service.store.nodes.save(node)
-        self._service.agenda.wake("node", *node.keys)
+        self._service.reconciler.wake("node", *node.keys)
         return None
 
     def _with_start_task(self, node: Row) -> None:
@@ -252,7 +252,7 @@ class Allocator:
 
     def _restarting(self, node: Row) -> datetime | None:
         if not self._is_empty(node):
-            return None  # the last attempt to end wakes the node
+            return None  # the end of the last attempt wakes the node
         if due := self._is_due(node, self._service.timings.boot):
             return due
         if node.document["state"] == "reimaging":
@@ -269,7 +269,7 @@ class Allocator:
         return None
 
     def _preempted(self, node: Row) -> datetime | None:
-        """A spot node that was taken away comes back empty, when there is room for it again."""
+        """Allocate a preempted spot node again, with empty directories."""
         if not self._is_empty(node):
             return None
         if due := self._is_due(node, self._service.timings.preemption):
@@ -290,10 +290,10 @@ class Allocator:
         if not self._is_leaving(node) or (option == "requeue" and node.private["leave"] != option):
             node.private["leave"] = option
             self._service.store.nodes.save(node)
-            self._service.agenda.wake("node", *node.keys)
+            self._service.reconciler.wake("node", *node.keys)
 
     def _drain(self, node: Row) -> datetime | None:
-        """A node that is to leave takes no more tasks; those that it runs end as the deallocation option says."""
+        """Let a leaving node take no tasks, and end its running tasks according to the deallocation option."""
         option = node.private["leave"]
         running = attempts.on_node(self._service, *node.keys)
         if option in ("taskcompletion", "retaineddata"):
@@ -321,10 +321,10 @@ class Allocator:
         self._service.store.nodes.remove(node)
         self._service.store.execute("DELETE FROM job_nodes WHERE id = ?", node.id)
         self._service.discard(self._service.node_directory(*node.keys))
-        self._service.agenda.wake("pool", node.keys[0])
+        self._service.reconciler.wake("pool", node.keys[0])
         return None
 
 
-def _expendability(node: Row) -> tuple[int, int]:
+def _removal_rank(node: Row) -> tuple[int, int]:
     state = node.document["state"]
-    return (_EXPENDABLE.index(state) if state in _EXPENDABLE else len(_EXPENDABLE), -node.seq)
+    return (_REMOVAL_ORDER.index(state) if state in _REMOVAL_ORDER else len(_REMOVAL_ORDER), -node.seq)

@@ -1,4 +1,4 @@
-"""What runs on which node. A row exists from before the process starts until its end is recorded."""
+"""Attempts: commands that run on nodes. A row exists from before the process starts until its end is recorded."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from local_azure.batch.engine.service import Service
 class Kind(str, Enum):
     TASK = "task"
     START = "start"  # a pool's start task
-    PREPARATION = "preparation"  # a job's, before its first task on a node
-    RELEASE = "release"  # a job's, on every node where it was prepared
+    PREPARATION = "preparation"  # a job's preparation task, before its first task on a node
+    RELEASE = "release"  # a job's release task, on every node that was prepared
 
 
 class Stop(str, Enum):
-    """Why an attempt was told to end before its process did."""
+    """Why a running attempt is stopped."""
 
-    TERMINATE = "terminate"  # its task is then completed, and failed
-    REQUEUE = "requeue"  # by a user's request: its task is then active again, and that is counted
-    RECOVER = "recover"  # its node was lost: its task is then active again, and that is not counted
-    DISCARD = "discard"  # its task is gone
+    TERMINATE = "terminate"  # its task is completed, as failed
+    REQUEUE = "requeue"  # by a user's request: its task is active again, counted as a requeue
+    RECOVER = "recover"  # its node was lost: its task is active again, not counted as a requeue
+    DISCARD = "discard"  # its task was deleted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def add(
 
 
 def current(service: Service, attempt: Attempt) -> Attempt:
-    """The attempt as it is now: it may have been told to stop since."""
+    """The attempt as it is stored now: a stop may have been requested since."""
     return next(iter(where(service, "seq = ?", attempt.seq)), attempt)
 
 
@@ -97,7 +97,7 @@ def remove(service: Service, attempt: Attempt) -> None:
 
 
 def stop(service: Service, attempt: Attempt, reason: Stop) -> None:
-    """Have the attempt ended, once this transaction is over. The first reason stays, but a discard overrules it."""
+    """End the attempt once this transaction is committed. The first reason is kept, unless a later one is DISCARD."""
     if attempt.stop is None or reason is Stop.DISCARD:
         service.store.execute("UPDATE attempts SET stop = ? WHERE seq = ?", reason.value, attempt.seq)
-    service.agenda.wake("attempt", str(attempt.seq))
+    service.reconciler.wake("attempt", str(attempt.seq))

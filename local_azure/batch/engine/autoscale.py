@@ -1,4 +1,4 @@
-"""Automatic scaling: a pool's formula, evaluated from time to time, sets its targets."""
+"""Automatic scaling: evaluates a pool's formula periodically and sets the pool's targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from local_azure.batch.state.wire import duration, parse_duration, parse_timesta
 DEFAULT_INTERVAL = "PT15M"
 MINIMUM_INTERVAL, MAXIMUM_INTERVAL = timedelta(minutes=5), timedelta(hours=168)
 
-MAXIMUM_NODES = 2**31 - 1  # what the API's numbers can hold
+MAXIMUM_NODES = 2**31 - 1  # the largest 32-bit integer, as in the API
 _TARGETS = {"$TargetDedicatedNodes": "targetDedicatedNodes", "$TargetLowPriorityNodes": "targetLowPriorityNodes"}
 _OPTION = "$NodeDeallocationOption"
 
@@ -35,7 +35,7 @@ def check_interval(text: str) -> None:
 
 
 def check_spec(spec: Document) -> None:
-    """A pool has either targets of its own or a formula that sets them."""
+    """Check that a pool has either targets or a formula that sets them."""
     formula, targets = spec.get("autoScaleFormula"), set(_TARGETS.values())
     if not spec.get("enableAutoScale"):
         if formula is not None:
@@ -51,7 +51,7 @@ def check_spec(spec: Document) -> None:
 
 
 def evaluate(service: Service, pool: Row, formula: Formula) -> tuple[Document, Document]:
-    """The autoScaleRun, and what the formula sets: targets, and "deallocation" if it says so."""
+    """The autoScaleRun, and the values the formula sets: targets, and "deallocation" if it sets the option."""
     run: Document = {"timestamp": timestamp(service.now())}
     try:
         assigned = formula.evaluate(_variables(service, pool))
@@ -119,7 +119,7 @@ def _is_off_target(service: Service, pool: Row) -> bool:
 
 
 def step(service: Service, pool: Row) -> datetime | None:
-    """Evaluate the pool's formula if that is due; when it will be. Saves the pool if it is changed."""
+    """Evaluate the pool's formula if it is due; returns when it is due next. Saves a changed pool."""
     document, now = pool.document, service.now()
     if not document["enableAutoScale"] or document["allocationState"] != "steady":
         return None
@@ -132,9 +132,9 @@ def step(service: Service, pool: Row) -> datetime | None:
     pool.private["deallocation"] = wanted.pop("deallocation", "requeue")
     changed = any(document[name] != value for name, value in wanted.items())
     document.update(wanted)
-    if changed or _is_off_target(service, pool):  # an allocation that failed is tried again
+    if changed or _is_off_target(service, pool):  # retries a failed allocation
         document.pop("resizeErrors", None)
         ALLOCATION.enter(document, "resizing", now)
-        service.agenda.wake("pool", pool.id)
+        service.reconciler.wake("pool", pool.id)
     service.store.pools.save(pool)
     return following

@@ -1,4 +1,4 @@
-"""Which tasks wait for which: `dependsOn`, by ids and by ranges of ids that are integers."""
+"""Task dependencies: `dependsOn`, by ids and by ranges of integer ids."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from local_azure.batch.engine.service import Service
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document, Row
 
-MAXIMUM_CHARACTERS = 64_000  # of all ids that a task depends on
-LONGEST_RANGE = 2**31 - 1  # the last integer that a range of ids can have
+MAXIMUM_CHARACTERS = 64_000  # in total, of the ids a task depends on
+LONGEST_RANGE = 2**31 - 1  # the largest integer in a range of ids
 
-# Whether everything is satisfied that a task waits for: its ids, and every integer of its ranges.
+# Counts the unsatisfied dependencies of a task: ids, and ranges of which an integer is missing.
 _UNSATISFIED = """
     SELECT count(*) FROM dependencies AS wanted WHERE task = ? AND CASE
         WHEN on_task IS NOT NULL THEN NOT EXISTS (
@@ -22,7 +22,7 @@ _UNSATISFIED = """
 
 
 def check(depends_on: Document | None, job: Document) -> None:
-    """Raises BatchError for what the job does not allow, or what is none."""
+    """Raises BatchError for dependencies that are invalid, or that the job does not allow."""
     if not depends_on:
         return
     if not job["usesTaskDependencies"]:
@@ -31,11 +31,11 @@ def check(depends_on: Document | None, job: Document) -> None:
         raise BatchError(Code.TaskDependencyListTooLong)
     for span in depends_on.get("taskIdRanges", ()):
         if not 0 <= span["start"] <= span["end"]:
-            raise invalid_property("dependsOn.taskIdRanges", span, "a range goes from a smaller to a larger number")
+            raise invalid_property("dependsOn.taskIdRanges", span, "a range must have 0 <= start <= end")
 
 
 def add(service: Service, task: Row) -> None:
-    """Record what the task waits for, and whether it has to. Saves the task."""
+    """Record the dependencies of the task, and whether they block it. Saves the task."""
     depends_on = task.document.get("dependsOn", {})
     job = task.keys[0]
     rows = [(job, task.seq, name.lower(), None, None) for name in depends_on.get("taskIds", ())]
@@ -47,7 +47,7 @@ def add(service: Service, task: Row) -> None:
 
 
 def satisfy(service: Service, task: Row) -> None:
-    """Let those run that waited for this task alone. The task is saved already."""
+    """Unblock the tasks whose last unsatisfied dependency was this task, which must be saved."""
     number = int(task.id) if task.id.isascii() and task.id.isdigit() else -1
     number = min(number, LONGEST_RANGE + 1)  # SQLite's integers have 64 bits, an id may have 64 digits
     waiting = service.store.execute(

@@ -1,4 +1,4 @@
-"""The environment of a command on a node: built from nothing, as on a fresh machine."""
+"""The environment of a command on a node; nothing of the service's own is inherited."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Document
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PYTHON = "python"  # below the data directory: what all nodes have of Python
-# Azure's Ubuntu images have python3 alone; this machine may have these, with packages that a node would not have.
+_PYTHON = "python"  # the Python of all nodes, below the data directory
+# Azure's Ubuntu images have python3 only. These hide programs of this machine, whose packages a node would not have.
 _ABSENT = ("python", "pip", "pip3")
 _NOT_FOUND = """#!/bin/sh
 echo "${0##*/}: not found: Azure's Ubuntu images have python3 only, without pip" >&2
@@ -23,13 +23,13 @@ exit 127
 
 
 def make_python(data: Path) -> None:
-    """Make the `python3` of all nodes: the service's interpreter with the standard library and nothing else.
+    """Create the `python3` of all nodes: the service's interpreter with the standard library only.
 
-    It is a virtual environment without packages, because such a one also shuts out what is installed beside the base
-    interpreter and in the user's home, and programs that a task starts by `sys.executable` see no more either.
+    It is a virtual environment without packages, which also hides packages of the base interpreter and of the user's
+    home, and does so for programs that a task starts by `sys.executable`.
     """
     directory, interpreter = data / _PYTHON, Path(getattr(sys, "_base_executable", None) or sys.executable)
-    shutil.rmtree(directory, ignore_errors=True)  # a former service's, perhaps of another interpreter
+    shutil.rmtree(directory, ignore_errors=True)  # of the previous service, which may have had another interpreter
     programs = directory / "bin"
     make_private(programs)
     for name in ("python3", f"python3.{sys.version_info.minor}"):
@@ -42,13 +42,13 @@ def make_python(data: Path) -> None:
 
 
 def base(service: Service, *, pool: str, node: Document, root: Path, directory: Path) -> dict[str, str]:
-    """What every command gets. `pool` is the id as written, `directory` the task's, above its working directory."""
+    """The variables of every command. `pool` is the id as written, `directory` the parent of the working directory."""
     working = str(directory / "wd")
     return {
         "PATH": f"{service.data / _PYTHON / 'bin'}:{_PATH}",
         "HOME": working,
         "PWD": working,
-        # As on Azure's Linux images, whose locale is C.UTF-8: text is UTF-8, sorting is by code point.
+        # The locale of Azure's Linux images: text is UTF-8, sorting is by code point.
         "LANG": "C.UTF-8",
         "TMPDIR": "/tmp",
         "USER": "_azbatch",
@@ -71,7 +71,7 @@ def base(service: Service, *, pool: str, node: Document, root: Path, directory: 
 
 
 def of_job(root: Path, job: Document, task_id: str) -> dict[str, str]:
-    """What a task of a job gets beside that."""
+    """The additional variables of a job's tasks."""
     variables = {"AZ_BATCH_JOB_ID": job["id"], "AZ_BATCH_TASK_ID": task_id}
     if preparation := job.get("jobPreparationTask"):
         directory = root / job_directory(job["id"]) / preparation["id"]
@@ -81,18 +81,18 @@ def of_job(root: Path, job: Document, task_id: str) -> dict[str, str]:
 
 
 def settings(*lists: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
-    """The environment settings of lists, of which later ones win."""
+    """The environment settings of several lists; later ones take precedence."""
     return {item["name"]: item.get("value", "") for items in lists for item in items or ()}
 
 
 def job_directory(job: str) -> Path:
-    """Where a job's tasks have their directories, below the node's root. A scheduled job's id is <schedule>:job-<n>."""
+    """The directory of a job's tasks, relative to the node's root. A scheduled job's id is <schedule>:job-<n>."""
     schedule, _, number = job.partition(":")
     return Path("workitems", schedule, number or "job-1")
 
 
 def job_root(job: str) -> Path:
-    """All that a job has below the node's root; a job schedule's jobs share the directory above."""
+    """The directory that is removed with a job; the jobs of a job schedule share the directory above."""
     return job_directory(job) if ":" in job else job_directory(job).parent
 
 

@@ -1,4 +1,4 @@
-"""What follows from the way in which a task ended: for its job, and for the tasks that depend on it."""
+"""Exit conditions: the consequences of a task's result for its job and for the tasks that depend on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from local_azure.batch.state.store import Document
 
 @dataclass(frozen=True, kw_only=True)
 class Consequence:
-    job_action: str  # none, disable or terminate; taken only if the job's onTaskFailure wants that
-    satisfies: bool  # whether dependants may run
+    job_action: str  # none, disable or terminate; applied only if the job's onTaskFailure says so
+    satisfies: bool  # whether dependent tasks may run
 
 
 def check(conditions: Document | None, job: Document) -> None:
-    """Raises InvalidPropertyValue for a job action in a job that does not take any."""
+    """Raises InvalidPropertyValue for a job action if the job's onTaskFailure is noaction."""
     if conditions and job["onTaskFailure"] == "noaction":
         for options in _all_options(conditions):
             if "jobAction" in options:
@@ -31,7 +31,7 @@ def _all_options(conditions: Document) -> list[Document]:
 
 
 def consequence(conditions: Document | None, result: Result) -> Consequence:
-    """By default, success satisfies and does nothing to the job; failure blocks and terminates it."""
+    """By default, success satisfies dependencies; failure blocks them and terminates the job."""
     options = _options(conditions or {}, result)
     job_action = options.get("jobAction", "none" if result.succeeded else "terminate")
     action = options.get("dependencyAction", "satisfy" if result.succeeded else "block")
@@ -40,7 +40,7 @@ def consequence(conditions: Document | None, result: Result) -> Consequence:
 
 def _options(conditions: Document, result: Result) -> Document:
     code = result.exit_code
-    by_code = result.succeeded or result.may_be_retried  # the exit code is what decided
+    by_code = result.succeeded or result.may_be_retried  # the exit code decided the result
     if by_code and code is not None:
         for mapping in conditions.get("exitCodes", ()):
             if mapping["code"] == code:

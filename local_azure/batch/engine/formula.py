@@ -1,4 +1,4 @@
-"""Autoscale formulas: the language in which a pool says how many nodes it wants."""
+"""Autoscale formulas: parser and evaluator of the language that sets the size of a pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from local_azure.batch.state.wire import parse_timestamp, timestamp
 
 MAXIMUM_LENGTH = 8192  # characters
 MAXIMUM_STATEMENTS = 100
-MAXIMUM_SAMPLES = 1000  # more are of no use, as all are the same
+MAXIMUM_SAMPLES = 1000  # more would not help: all samples are equal
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<text>"[^"]*"|'[^']*')|(?P<name>\$?[A-Za-z_]\w*)
@@ -39,12 +39,12 @@ _LEVELS = (("||",), ("&&",), ("==", "!=", "<", ">", "<=", ">="), ("+", "-"), ("*
 
 
 class FormulaError(Exception):
-    """The formula cannot be read, or what it asks for cannot be computed."""
+    """The formula cannot be parsed or evaluated."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A variable of the service. There is no history here: every sample of it is its present value."""
+    """A service-defined variable. There is no history: every sample is the current value."""
 
     value: float
 
@@ -54,12 +54,12 @@ Expression = Callable[["dict[str, Any]"], Any]
 
 @dataclass(frozen=True)
 class Formula:
-    """A formula that has been read."""
+    """A parsed formula."""
 
     statements: tuple[tuple[str, Expression], ...]
 
     def evaluate(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """What the formula assigned, in the order in which it did. Raises FormulaError."""
+        """The assigned variables, in the order of assignment. Raises FormulaError."""
         scope = dict(variables)
         assigned: dict[str, Any] = {}
         for name, expression in self.statements:
@@ -73,7 +73,7 @@ class Formula:
 
 
 def parse(text: str) -> Formula:
-    """Raises FormulaError, saying where."""
+    """Parse a formula. Raises FormulaError with the position."""
     if len(text) > MAXIMUM_LENGTH:
         raise FormulaError(f"the formula is longer than {MAXIMUM_LENGTH} characters")
     tokens, at, text = [], 0, text.rstrip()
@@ -218,14 +218,14 @@ def _operation(operator: str, left: Expression, right: Expression) -> Expression
 
 
 def _apply(operator: str, left: Any, right: Any) -> Any:
-    """An operator on numbers, times and intervals; on vectors element by element."""
+    """Apply an operator to numbers, times and intervals; to vectors element by element."""
     left, right = (side.value if isinstance(side, Samples) else side for side in (left, right))
     if isinstance(left, list) or isinstance(right, list):
         count = len(left if isinstance(left, list) else right)
         lefts, rights = (side if isinstance(side, list) else [side] * count for side in (left, right))
         return [_apply(operator, one, other) for one, other in zip(lefts, rights, strict=True)]
     if isinstance(left, str) and operator not in ("==", "!="):
-        raise TypeError(f"a text has no operator {operator}")  # nor may one grow without end
+        raise TypeError(f"a text has no operator {operator}")  # and so cannot grow without limit
     value = _OPERATORS[operator](left, right)
     return float(value) if isinstance(value, bool | int) else value
 
@@ -352,7 +352,7 @@ _FUNCTIONS: dict[str, Callable[[list[float]], float]] = {
 
 
 def text_of(value: Any) -> str:
-    """A value as the results of an evaluation show it."""
+    """A value in the format of autoScaleRun.results."""
     if isinstance(value, Samples):
         value = value.value
     if isinstance(value, float):

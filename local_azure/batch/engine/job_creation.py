@@ -1,11 +1,12 @@
-"""How jobs come to be: with their auto pool and their job manager task."""
+"""Creates jobs, with their auto pool and their job manager task."""
 
 from __future__ import annotations
 
 import uuid
 
+from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
-from local_azure.batch.operations import pools, tasks
+from local_azure.batch.engine.task_creation import add_task
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Document, Row
@@ -13,7 +14,7 @@ from local_azure.batch.state.wire import timestamp
 
 
 def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None = None) -> Row:
-    """Put a job with all that belongs to it into the store. Raises BatchError if its id is taken."""
+    """Store a job with its auto pool and job manager task. Raises BatchError if its id is taken."""
     if existing := service.store.jobs.get(job_id.lower()):
         deleting = existing.document["state"] == "deleting"
         raise BatchError(Code.JobBeingDeleted if deleting else Code.JobExists)
@@ -27,13 +28,13 @@ def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None 
     row = service.store.jobs.add(Row(keys=(job_id.lower(),), document=document, private=private, extra=extra))
     if manager := spec.get("jobManagerTask"):
         _add_manager(service, row, manager)
-    service.agenda.wake("job", row.id)
-    service.agenda.wake("assign", pool.lower())
+    service.reconciler.wake("job", row.id)
+    service.reconciler.wake("assign", pool.lower())
     return row
 
 
 def _pool(service: Service, info: Document, schedule: Row | None) -> tuple[str, Document]:
-    """The id of the job's pool, which may have to be created, and what to remember of that."""
+    """The id of the job's pool, creating an auto pool if needed, and the private data of the job."""
     auto = info.get("autoPoolSpecification")
     if not auto:
         return info["poolId"], {}
@@ -49,15 +50,15 @@ def _pool(service: Service, info: Document, schedule: Row | None) -> tuple[str, 
 def _add_pool(service: Service, auto: Document) -> str:
     prefix = auto.get("autoPoolIdPrefix")
     pool = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4()).upper()
-    pools.add_pool(service, {**auto["pool"], "id": pool})
+    add_pool(service, {**auto["pool"], "id": pool})
     return pool
 
 
 def _add_manager(service: Service, job: Row, manager: Document) -> None:
-    """The job manager task is the job's first task; when it ends, it may end the job."""
+    """Add the job manager task as the job's first task; its end may end the job."""
     of_manager = {"killJobOnCompletion", "runExclusive", "allowLowPriorityNode"}
     spec = {name: value for name, value in manager.items() if name not in of_manager}
-    tasks.add_task(
+    add_task(
         service,
         job,
         spec,

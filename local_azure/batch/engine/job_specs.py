@@ -1,4 +1,4 @@
-"""What a job is to be like: rules and defaults, the same for jobs and for those that a job schedule creates."""
+"""Job specifications: validation and defaults, for jobs and for the jobs of job schedules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNLIMITED = {"maxWallClockTime": UNLIMITED_TEXT, "retentionTime": task_specs.DE
 
 
 def with_defaults(spec: Document, *, scheduled: bool = False) -> Document:
-    """The specification as the service shows it. Raises BatchError for what cannot be."""
+    """The specification with defaults. Raises BatchError if it is invalid."""
     check_numbers(spec)
     check_pool(spec["poolInfo"], scheduled=scheduled)
     spec = {

@@ -1,4 +1,4 @@
-"""Job preparation and job release tasks: what a job runs on each of its nodes, before its tasks and after them."""
+"""Runs job preparation and job release tasks: on each node of a job, before and after its tasks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class JobTasks:
         self._preparing: dict[tuple[str, str], asyncio.Future[bool]] = {}
 
     def refuses(self, job: Row, node: Row) -> bool:
-        """Whether the job's preparation has failed on the node, so that the node gets no task of the job."""
+        """True if the job's preparation has failed on the node, which then gets no task of the job."""
         if not job.document.get("jobPreparationTask", {}).get("waitForSuccess"):
             return False
         return self._preparation(job.id, node.id).get("result") == "failure"
 
-    def is_to_be_prepared(self, job: Row, node: Row) -> bool:
+    def needs_preparation(self, job: Row, node: Row) -> bool:
         return "jobPreparationTask" in job.document and self._preparation(job.id, node.id).get("state") != "completed"
 
     def _preparation(self, job: str, node: str) -> Document:
@@ -37,7 +37,7 @@ class JobTasks:
         return dict(row.document.get(PREPARATION, {})) if row and not row.private.get("stale") else {}
 
     async def prepare(self, job: Row, node: Row) -> bool:
-        """Prepare the node for the job, once for all tasks that wait for it; whether tasks of it may run there."""
+        """Prepare the node for the job, once for all waiting tasks; returns True if tasks of the job may run there."""
         key = (job.id, node.id)
         if key not in self._preparing:
             future = self._preparing[key] = asyncio.get_running_loop().create_future()
@@ -57,7 +57,7 @@ class JobTasks:
             future.set_result(prepared)
 
     async def _run(self, attempt: Attempt, info_name: str, task_name: str, execution: Execution) -> bool:
-        """Run the task to its end, retries included; whether that was good enough."""
+        """Run the task with its retries; returns True if it succeeded, or its success is not required."""
         job = self._service.job(attempt.job or "")
         task = job.document[task_name]
         self._begin(attempt, info_name, job.document, task)
@@ -71,7 +71,7 @@ class JobTasks:
             retried: Document = {"retryCount": count, "lastRetryTime": timestamp(self._service.now())}
             await self._agent.record(partial(self._update, attempt, info_name, retried))
         await self._agent.record(partial(self._finish, attempt, info_name, result))
-        self._service.agenda.wake("job", job.id)
+        self._service.reconciler.wake("job", job.id)
         return result.succeeded or not task.get("waitForSuccess", True)
 
     async def _carry_out(self, attempt: Attempt, job: Document, task: Document, execution: Execution) -> Result:
@@ -114,7 +114,7 @@ class JobTasks:
         row = self._service.store.job_nodes.get(attempt.job, attempt.node)
         if row is not None:
             if stale:
-                row.private["stale"] = True  # it was ended before its end, and is to be run again
+                row.private["stale"] = True  # interrupted, to be run again
             row.document[info_name].update(changes)
             self._service.store.job_nodes.save(row)
 
@@ -148,16 +148,16 @@ class JobTasks:
         )
 
     def release(self, job: Row) -> bool:
-        """Start the job's release task wherever the job was prepared and it has not run; whether there was any such."""
+        """Start the release task on every prepared node where it has not run; returns True if there was one."""
         if "jobReleaseTask" not in job.document:
             return False
-        due = [row for row in self._service.store.job_nodes.where("job = ?", job.id) if self._is_to_be_released(row)]
+        due = [row for row in self._service.store.job_nodes.where("job = ?", job.id) if self._needs_release(row)]
         for row in due:
             attempt = attempts.add(self._service, Kind.RELEASE, row.extra["pool"], row.id, job=job.id)
             self._spawn_release(attempt)
         return bool(due)
 
-    def _is_to_be_released(self, row: Row) -> bool:
+    def _needs_release(self, row: Row) -> bool:
         alive = self._service.store.nodes.get(row.extra["pool"], row.id)
         return (
             alive is not None
@@ -173,7 +173,7 @@ class JobTasks:
 
 
 def forget(service: Service, node: Row, *, reimaged: bool) -> None:
-    """A node that starts anew is prepared again, unless the job says that a reboot does not matter."""
+    """Mark a restarted node to be prepared again, unless the job allows reboots without that."""
     for row in list(service.store.job_nodes.where("id = ?", node.id)):
         preparation = service.job(row.keys[0]).document.get("jobPreparationTask", {})
         succeeded = row.document.get(PREPARATION, {}).get("result") == "success"

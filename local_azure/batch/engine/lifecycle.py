@@ -1,4 +1,4 @@
-"""How jobs end: by their tasks, by their time, by request; and how long tasks' files stay."""
+"""Ends jobs, when their tasks are done, at their time limit or by request, and removes expired task files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, parse
 
 
 class Lifecycle:
-    """Drives jobs that are not settled to their next state, and removes files whose time is over."""
+    """Drives jobs to their next state and removes task directories after their retention time."""
 
     def __init__(self, service: Service, agent: NodeAgent, job_tasks: JobTasks) -> None:
         self._service = service
@@ -30,28 +30,28 @@ class Lifecycle:
             "terminating": self._terminating,
             "deleting": self._deleting,
         }
-        service.agenda.visits("job", self.visit_job)
-        service.agenda.visits("retention", self.visit_retention)
-        service.agenda.visits("remains", self.visit_remains)
+        service.reconciler.register("job", self.reconcile_job)
+        service.reconciler.register("retention", self.apply_retention)
+        service.reconciler.register("remains", self.discard_remains)
 
     def resume(self) -> None:
-        self.visit_remains()
+        self.discard_remains()
         for job in self._service.store.jobs.where():
-            self._service.agenda.wake("job", job.id)
-        self._service.agenda.wake("retention")
+            self._service.reconciler.wake("job", job.id)
+        self._service.reconciler.wake("retention")
 
-    def visit_job(self, name: str) -> datetime | None:
+    def reconcile_job(self, name: str) -> datetime | None:
         job = self._service.store.jobs.get(name)
         if job is None:
             return None
         with self._service.store.transaction():
-            visit = self._states.get(job.document["state"])
-            return visit(job) if visit else None
+            advance = self._states.get(job.document["state"])
+            return advance(job) if advance else None
 
     def _enter(self, job: Row, state: str) -> None:
         JOB.enter(job.document, state, self._service.now())
         self._service.store.jobs.save(job)
-        self._service.agenda.wake("job", job.id)
+        self._service.reconciler.wake("job", job.id)
 
     def _due(self, job: Row, seconds: float) -> datetime | None:
         due = parse_timestamp(job.document["stateTransitionTime"]) + timedelta(seconds=seconds)
@@ -64,7 +64,7 @@ class Lifecycle:
         return self._limit(job)
 
     def _limit(self, job: Row) -> datetime | None:
-        """The job's maxWallClockTime counts from its creation."""
+        """Apply the job's maxWallClockTime, which counts from its creation."""
         limit = parse_duration(job.document["constraints"]["maxWallClockTime"])
         if limit >= UNLIMITED:
             return None
@@ -86,7 +86,7 @@ class Lifecycle:
         if due := self._due(job, self._service.timings.termination):
             return due
         self._enter(job, "active")
-        self._service.agenda.wake("assign", str(job.document["executionInfo"].get("poolId", "")).lower())
+        self._service.reconciler.wake("assign", str(job.document["executionInfo"].get("poolId", "")).lower())
         return None
 
     def _terminating(self, job: Row) -> datetime | None:
@@ -96,18 +96,18 @@ class Lifecycle:
             return due
         job.document["executionInfo"]["endTime"] = timestamp(self._service.now())
         self._enter(job, "completed")
-        self._let_go(job)
+        self._close(job)
         return None
 
-    def _let_go(self, job: Row) -> None:
-        """Tell the job schedule, and delete the auto pool, of a job that is over."""
+    def _close(self, job: Row) -> None:
+        """Wake the job schedule, and delete the auto pool, of a job that has ended."""
         if schedule := job.extra["schedule"]:
-            self._service.agenda.wake("schedule", schedule)
+            self._service.reconciler.wake("schedule", schedule)
         pool = self._service.store.pools.get(job.private.get("autoPool", "").lower())
         if pool and pool.document["state"] == "active":
             POOL.enter(pool.document, "deleting", self._service.now())
             self._service.store.pools.save(pool)
-            self._service.agenda.wake("pool", pool.id)
+            self._service.reconciler.wake("pool", pool.id)
 
     def _deleting(self, job: Row) -> datetime | None:
         if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
@@ -119,14 +119,14 @@ class Lifecycle:
         store.execute("DELETE FROM task_counts WHERE job = ?", job.id)
         store.execute("DELETE FROM dependencies WHERE job = ?", job.id)
         store.jobs.remove(job)
-        self._let_go(job)
+        self._close(job)
         directory = environment.job_root(job.document["id"])
         for path in (self._service.data / "nodes").glob(f"*/*/{directory}"):
             self._service.discard(path)
         return None
 
-    def visit_retention(self) -> datetime | None:
-        """Remove the directories of completed tasks whose retention time is over."""
+    def apply_retention(self) -> datetime | None:
+        """Remove the directories of completed tasks after their retention time."""
         store, now = self._service.store, timestamp(self._service.now())
         with store.transaction():
             for task in list(store.tasks.where("expires <= ? ORDER BY expires LIMIT 100", now)):
@@ -139,8 +139,8 @@ class Lifecycle:
             following = store.value("SELECT min(expires) FROM tasks WHERE expires IS NOT NULL")
         return parse_timestamp(following) if following else None
 
-    def visit_remains(self) -> None:
-        """Take what is to be removed out of sight, before anything new can come to its place."""
+    def discard_remains(self) -> None:
+        """Move directories to the trash, before new ones can be created at their paths."""
         store = self._service.store
         for (path,) in store.execute("SELECT path FROM remains").fetchall():
             self._agent.discard(self._service.data / path)
@@ -153,10 +153,10 @@ def unfinished_tasks(service: Service, job: str) -> int:
 
 
 def terminate(service: Service, job: Row, reason: str) -> None:
-    """Begin the end of a job: what runs is ended, what is active stays so. Saves the job."""
+    """Start to terminate a job: running attempts are ended, active tasks stay active. Saves the job."""
     JOB.enter(job.document, "terminating", service.now())
     job.document["executionInfo"]["terminateReason"] = reason
     service.store.jobs.save(job)
     for attempt in attempts.of_job(service, job.id):
         attempts.stop(service, attempt, Stop.TERMINATE)
-    service.agenda.wake("job", job.id)
+    service.reconciler.wake("job", job.id)

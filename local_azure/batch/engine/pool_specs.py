@@ -1,4 +1,4 @@
-"""What a pool is to be like: rules and defaults, the same for pools and auto pools."""
+"""Pool specifications: validation and defaults, for pools and auto pools."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 from datetime import timedelta
 
 from local_azure.batch.engine import autoscale, task_specs
-from local_azure.batch.operations.images import node_agent_of
+from local_azure.batch.engine.images import node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import duration, parse_duration
 
 MINIMUM_RESIZE_TIMEOUT = timedelta(minutes=5)
 MAXIMUM_SLOTS_PER_NODE = 256
-# The Dv2 sizes count up, where newer ones have the number of cores in their name.
+# The Dv2 sizes are numbered; newer sizes have the number of cores in their name.
 _DV2_CORES = {1: 1, 2: 2, 3: 4, 4: 8, 5: 16, 11: 2, 12: 4, 13: 8, 14: 16, 15: 20}
 
 
 def with_defaults(spec: Document) -> Document:
-    """The specification as the service shows it: defaults filled in. Raises BatchError for what cannot be."""
+    """The specification with defaults. Raises BatchError if it is invalid."""
     _check_machine(spec)
     check_targets(spec)
     autoscale.check_spec(spec)
@@ -68,14 +68,14 @@ def check_slots(spec: Document) -> None:
 
 
 def cores(vm_size: str) -> int:
-    """The cores of a VM size, as far as its name tells: 2 for standard_d2s_v3."""
+    """The cores of a VM size, derived from its name: 2 for standard_d2s_v3."""
     match = re.match(r"(?:standard|basic)_([a-z]+)(\d+)(?:-(\d+))?[a-z]*(?:_[a-z0-9]+)*?(?:_v(\d+))?\Z", vm_size, re.I)
     if not match:
         return MAXIMUM_SLOTS_PER_NODE
     family, number, constrained, version = match.groups()
     if version == "2" and family.lower() in ("d", "ds"):
         return _DV2_CORES.get(int(number), int(number))
-    # The first series have numbers that say nothing about their cores.
+    # The numbers of the oldest series do not give the cores.
     return int(constrained or number) if version or family.lower() not in ("a", "d", "ds", "g", "gs") else 64
 
 

@@ -1,4 +1,4 @@
-"""Which task runs on which node, and when; and what becomes of a task when its process has ended."""
+"""Assigns tasks to nodes, runs them, and moves them to their next state when their process has ended."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from local_azure.batch.state.states import NODE, TASK
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import UNLIMITED, parse_duration, timestamp
 
-SUPERVISORS_LOST = 3  # the next fails its task; a task that kills its supervising processes would run for ever
-LOOK_AHEAD = 100  # active tasks that are looked at beyond the free slots, in case the first ones need too many slots
+SUPERVISORS_LOST = 3  # per task; one more fails the task, which otherwise could run for ever by killing its supervisors
+LOOK_AHEAD = 100  # active tasks considered beyond the number of free slots, as the first ones may need too many slots
 
 
 class Place:
-    """A node that can take tasks, with its free slots."""
+    """A node that accepts tasks, with its free slots."""
 
     def __init__(self, node: Row, slots: int, used: int) -> None:
         self.node = node
@@ -34,15 +34,15 @@ class Scheduler:
         self._service = service
         self._agent = agent
         self._job_tasks = job_tasks
-        service.agenda.visits("assign", self.assign)
-        service.agenda.visits("attempt", self.visit_attempt)
+        service.reconciler.register("assign", self.assign)
+        service.reconciler.register("attempt", self.stop_attempt)
 
     def resume(self) -> None:
-        """Settle what ran when a former service ended: nothing of it is alive any more."""
+        """Settle the attempts of the previous service; none of their processes is alive."""
         for attempt in attempts.where(self._service):
             outcome = Outcome.read(self._status_file(attempt))
             if attempt.kind is not Kind.TASK:
-                # Start tasks and the like are found missing by whoever needs them, and run again.
+                # Start tasks and job preparation and release tasks are started again when they are needed.
                 attempts.remove(self._service, attempt)
             elif outcome is None:
                 self._finish(attempt, Result(interrupted=True))
@@ -50,10 +50,10 @@ class Scheduler:
                 self._conclude(attempt, outcome)
         known = {self._status_file(attempt) for attempt in attempts.where(self._service)}
         for file in (self._service.data / "attempts").iterdir():
-            if file not in known:  # its end was recorded just before the former service died
+            if file not in known:  # its end was recorded just before the previous service was killed
                 file.unlink()
         for pool in self._service.store.pools.where():
-            self._service.agenda.wake("assign", pool.id)
+            self._service.reconciler.wake("assign", pool.id)
 
     def _conclude(self, attempt: Attempt, outcome: Outcome) -> None:
         task = self._service.store.tasks.by_seq(attempt.task or 0)
@@ -72,7 +72,7 @@ class Scheduler:
     # Assigning tasks to nodes
 
     def assign(self, pool_id: str) -> None:
-        """Give the pool's free slots to active tasks: jobs by priority, then tasks as they came."""
+        """Assign active tasks to the pool's free slots: jobs by priority, then tasks in the order of their creation."""
         started: list[Attempt] = []
         with self._service.store.transaction():
             pool = self._service.store.pools.get(pool_id)
@@ -108,7 +108,7 @@ class Scheduler:
         if not room or not free:
             return []
         tasks = self._service.store.tasks.where(
-            # The first terms are those of the index tasks_to_run, to the letter.
+            # The first terms must be exactly those of the index tasks_to_run.
             "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
             " AND slots <= ? ORDER BY seq LIMIT ?",
             job.id,
@@ -137,18 +137,18 @@ class Scheduler:
         wanted = task.document.get("affinityInfo", {}).get("affinityId")
         near = [place for place in fitting if wanted and place.node.document["affinityId"] == wanted]
         pack = pool.document["taskSchedulingPolicy"]["nodeFillType"].lower() == "pack"
-        # `min` takes the first of equals, so nodes fill in the order in which they joined.
+        # `min` returns the first of equals, so nodes are filled in the order in which they joined.
         return min(near or fitting, key=lambda place: place.free if pack else place.used)
 
     def _start(self, task: Row, job: Row, place: Place) -> Attempt:
-        """Record that the task runs on the node. The process is started when that is on the disk."""
+        """Record that the task runs on the node. The process is started after the commit."""
         now = self._service.now()
         slots = place.slots if task.private.get("exclusive") else task.document["requiredSlots"]
         node = place.node
         attempt = attempts.add(self._service, Kind.TASK, node.keys[0], node.id, job=job.id, task=task.seq, slots=slots)
         place.free -= slots
         place.used += slots
-        TASK.enter(task.document, "preparing" if self._job_tasks.is_to_be_prepared(job, node) else "running", now)
+        TASK.enter(task.document, "preparing" if self._job_tasks.needs_preparation(job, node) else "running", now)
         task.document["nodeInfo"] = self._node_info(task, job, node)
         info = task.document["executionInfo"]
         for name in ("endTime", "exitCode", "result", "failureInfo"):
@@ -190,7 +190,7 @@ class Scheduler:
         return await self._agent.carry_out(self._work(attempt, task, node), execution)
 
     async def _is_prepared(self, task: Row, node: Row) -> bool:
-        """Prepare the node for the task's job if that is still to be done; the task is running after it."""
+        """Run the job's preparation on the node if needed, after which the task is running."""
         if task.document["state"] != "preparing":
             return True
         if not await self._job_tasks.prepare(self._service.job(task.keys[0]), node):
@@ -224,8 +224,8 @@ class Scheduler:
             time_limit=None if limit >= UNLIMITED else limit.total_seconds(),
         )
 
-    def visit_attempt(self, seq: str) -> datetime | None:
-        """End what was told to stop. Before its transaction is over, nothing is ended."""
+    def stop_attempt(self, seq: str) -> datetime | None:
+        """Stop the process of an attempt; called after the commit of the request."""
         self._agent.stop(int(seq))
         return None
 
@@ -249,10 +249,10 @@ class Scheduler:
             ("node", attempt.pool, attempt.node),
             ("job", attempt.job or ""),
         ):
-            service.agenda.wake(*key)
+            service.reconciler.wake(*key)
 
     def _advance(self, attempt: Attempt, task: Row, result: Result) -> bool:
-        """Put a task whose process has ended into its next state; True if that is its last."""
+        """Move a task whose process has ended to its next state; returns True if the task is completed."""
         now = self._service.now()
         info = task.document["executionInfo"]
         lost = result.supervisor_lost and attempt.stop is None and _may_lose_supervisor(task)
@@ -291,14 +291,14 @@ class Scheduler:
 
 
 def _may_lose_supervisor(task: Row) -> bool:
-    """Count a supervising process that was killed; whether the task may run again. The caller saves the task."""
+    """Count a killed supervisor; returns True if the task may run again. The caller saves the task."""
     lost = int(task.private.get("supervisorsLost", 0)) + 1
     task.private["supervisorsLost"] = lost
     return lost <= SUPERVISORS_LOST
 
 
 def _fits(task: Row, place: Place) -> bool:
-    """A job manager task may want a node for itself, or a dedicated one."""
+    """True if the node has room for the task; a job manager task may need a whole node, or a dedicated one."""
     if task.private.get("dedicated") and not place.node.document["isDedicated"]:
         return False
     return place.used == 0 if task.private.get("exclusive") else place.free >= int(task.document["requiredSlots"])

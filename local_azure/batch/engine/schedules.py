@@ -1,4 +1,4 @@
-"""When job schedules create jobs, and how they end."""
+"""Drives job schedules: creates their jobs when they are due, and ends the schedules."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from local_azure.batch.engine import attempts, lifecycle
-from local_azure.batch.engine import job_creation as job_births
 from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.job_creation import add_job
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.states import JOB, POOL, SCHEDULE
 from local_azure.batch.state.store import Document, Row
@@ -17,7 +17,7 @@ _ENDED = ("completed", "deleting")
 
 
 class Schedules:
-    """Drives job schedules: one job at a time, each when it is due."""
+    """Drives job schedules to their next state; each has one active job at a time."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -27,19 +27,19 @@ class Schedules:
             "terminating": self._terminating,
             "deleting": self._deleting,
         }
-        service.agenda.visits("schedule", self.visit)
+        service.reconciler.register("schedule", self.reconcile)
 
     def resume(self) -> None:
         for schedule in self._service.store.schedules.where():
-            self._service.agenda.wake("schedule", schedule.id)
+            self._service.reconciler.wake("schedule", schedule.id)
 
-    def visit(self, name: str) -> datetime | None:
+    def reconcile(self, name: str) -> datetime | None:
         schedule = self._service.store.schedules.get(name)
         if schedule is None:
             return None
         with self._service.store.transaction():
-            visit = self._states.get(schedule.document["state"])
-            return visit(schedule) if visit else None
+            advance = self._states.get(schedule.document["state"])
+            return advance(schedule) if advance else None
 
     def _jobs(self, schedule: Row) -> list[Row]:
         return list(self._service.store.jobs.where("schedule = ?", schedule.id))
@@ -61,7 +61,7 @@ class Schedules:
         return expiry
 
     def _expiry(self, schedule: Row) -> datetime | None:
-        """Complete the schedule if it may create no more jobs and has none that is active."""
+        """Complete the schedule if its doNotRunAfter has passed and it has no active job; returns a future one."""
         last = schedule.document.get("schedule", {}).get("doNotRunAfter")
         if last is None:
             return None
@@ -76,7 +76,7 @@ class Schedules:
         number = schedule.private["jobs"] = schedule.private.get("jobs", 0) + 1
         job_id = f"{schedule.document['id']}:job-{number}"
         spec = schedule.document["jobSpecification"]
-        job_births.add_job(service, job_id, spec, schedule)
+        add_job(service, job_id, spec, schedule)
         schedule.document["executionInfo"]["recentJob"] = {"id": job_id}
         if interval := rule.get("recurrenceInterval"):
             following = after(due, parse_duration(interval))
@@ -84,7 +84,7 @@ class Schedules:
         else:
             schedule.document["executionInfo"].pop("nextRunTime", None)
         service.store.schedules.save(schedule)
-        service.agenda.wake("schedule", schedule.id)
+        service.reconciler.wake("schedule", schedule.id)
 
     def _plan(self, schedule: Row, due: datetime) -> None:
         info = schedule.document["executionInfo"]
@@ -98,7 +98,7 @@ class Schedules:
         schedule.document["executionInfo"].pop("nextRunTime", None)
         schedule.document["executionInfo"]["endTime"] = timestamp(now)
         self._service.store.schedules.save(schedule)
-        self._let_pool_go(schedule)
+        self._delete_auto_pool(schedule)
 
     def _terminating(self, schedule: Row) -> datetime | None:
         jobs = self._jobs(schedule)
@@ -121,32 +121,32 @@ class Schedules:
                 service.store.jobs.save(job)
                 for attempt in attempts.of_job(service, job.id):
                     attempts.stop(service, attempt, Stop.TERMINATE)
-                service.agenda.wake("job", job.id)
+                service.reconciler.wake("job", job.id)
         if jobs:
             return None
         if due := self._due(schedule, service.timings.removal):
             return due
         service.store.schedules.remove(schedule)
-        self._let_pool_go(schedule)
+        self._delete_auto_pool(schedule)
         return None
 
     def _due(self, schedule: Row, seconds: float) -> datetime | None:
         due = parse_timestamp(schedule.document["stateTransitionTime"]) + timedelta(seconds=seconds)
         return due if due > self._service.now() else None
 
-    def _let_pool_go(self, schedule: Row) -> None:
+    def _delete_auto_pool(self, schedule: Row) -> None:
         auto: Document = schedule.document["jobSpecification"]["poolInfo"].get("autoPoolSpecification", {})
         pool = self._service.store.pools.get(schedule.private.get("autoPool", "").lower())
         if pool and pool.document["state"] == "active" and not auto.get("keepAlive"):
             POOL.enter(pool.document, "deleting", self._service.now())
             self._service.store.pools.save(pool)
-            self._service.agenda.wake("pool", pool.id)
+            self._service.reconciler.wake("pool", pool.id)
 
 
 def next_run(schedule: Row, now: datetime) -> datetime | None:
-    """When the schedule is to create its next job; None if it is not to create another.
+    """The time of the schedule's next job; None if there is none.
 
-    A run that could not begin before the next was due is not made up for, nor is one whose start window is over.
+    A missed recurrence is skipped, as is one whose start window has passed.
     """
     rule = schedule.document.get("schedule", {})
     planned = schedule.document["executionInfo"].get("nextRunTime")

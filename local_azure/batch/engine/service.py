@@ -1,4 +1,4 @@
-"""What every operation needs: the state, the time, and whom to wake when the state has changed."""
+"""The Batch account as operations and background work see it: state, clock, reconciler."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from local_azure.batch.engine.agenda import Agenda
-from local_azure.batch.rest.auth import Account
+from local_azure.batch.engine.reconciler import Reconciler
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.errors import BatchError, Code
@@ -19,17 +19,17 @@ from local_azure.batch.state.wire import next_etag, timestamp
 
 @dataclass(kw_only=True)
 class Service:
-    """One account: its state, its time, its nodes. Operations change the state and wake the agenda."""
+    """One Batch account. Operations change the state and wake the reconciler."""
 
     account: Account
     store: Store
     clock: Clock
     usual_timings: Timings
     data: Path
-    agenda: Agenda
+    reconciler: Reconciler
     faults: Faults = field(default_factory=Faults)
-    auto_storage: Future[AutoStorage] | None = None  # the linked storage account, which may still be starting
-    endpoint: str = ""  # known once the service listens
+    auto_storage: Future[AutoStorage] | None = None  # the linked storage account; it may still be starting
+    endpoint: str = ""  # set once the service listens
 
     @property
     def timings(self) -> Timings:
@@ -39,7 +39,7 @@ class Service:
         return self.clock.now()
 
     def touch(self, document: Document) -> None:
-        """Mark a resource as modified by a client. State transitions do not count as that."""
+        """Mark a resource as modified by a client; state transitions do not modify it."""
         now = self.now()
         document["eTag"] = next_etag(document.get("eTag"), now)
         document["lastModified"] = timestamp(now)
@@ -49,9 +49,9 @@ class Service:
         return self.data / "nodes" / pool / node
 
     def discard(self, path: Path) -> None:
-        """Have a directory removed, once this transaction is over."""
+        """Remove a directory after the commit of this transaction."""
         self.store.execute("INSERT INTO remains VALUES (?)", str(path.relative_to(self.data)))
-        self.agenda.wake("remains")
+        self.reconciler.wake("remains")
 
     def pool(self, pool: str) -> Row:
         return self.store.pools.get(pool.lower()) or _missing(Code.PoolNotFound)

@@ -1,4 +1,4 @@
-"""Start tasks: what a pool runs on each node that joins, before the node takes tasks."""
+"""Runs start tasks: on each node that joins a pool, before it accepts tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StartTasks:
         self._agent = agent
 
     def begin(self, node: Row, task: Document) -> None:
-        """Put the node into the state in which its start task runs. The caller saves the node and wakes it."""
+        """Move the node to the state in which its start task runs. The caller saves the node and wakes it."""
         now = self._service.now()
         node.document["startTask"] = task
         node.document["startTaskInfo"] = {"state": "running", "startTime": timestamp(now), "retryCount": 0}
@@ -29,7 +29,7 @@ class StartTasks:
             NODE.enter(node.document, "waitingforstarttask", now)
 
     def ensure_running(self, node: Row) -> None:
-        """Start the start task, unless it is running: after `begin`, and after a restart of the service."""
+        """Start the start task if it is not running: after `begin`, and after a restart of the service."""
         pool, name = node.keys
         running = [a for a in attempts.on_node(self._service, pool, name) if a.kind is Kind.START]
         if running:
@@ -48,7 +48,7 @@ class StartTasks:
         assert node is not None, "a node is not removed while something runs on it"
         work = self._work(attempt, node)
         if self._service.faults.take_start_task():
-            work = replace(work, command_line="/bin/sh -c 'echo this start task was made to fail >&2; exit 1'")
+            work = replace(work, command_line="/bin/sh -c 'echo injected fault: this start task fails >&2; exit 1'")
         return await self._agent.carry_out(work, execution)
 
     def _work(self, attempt: Attempt, node: Row) -> Work:
@@ -70,7 +70,7 @@ class StartTasks:
         return self._service.data / "attempts" / f"{attempt.seq}.json"
 
     def _finish(self, attempt: Attempt, result: Result) -> bool:
-        """Record the end of one run; False if it is to be run again."""
+        """Record the end of one attempt; returns False if it is to be retried."""
         service = self._service
         with service.store.transaction():
             node = service.store.nodes.get(attempt.pool, attempt.node)
@@ -87,8 +87,8 @@ class StartTasks:
                 self._complete(node, info, result)
             service.store.nodes.save(node)
         self._status_file(attempt).unlink(missing_ok=True)
-        service.agenda.wake("node", *node.keys)
-        service.agenda.wake("assign", attempt.pool)
+        service.reconciler.wake("node", *node.keys)
+        service.reconciler.wake("assign", attempt.pool)
         return True
 
     def _complete(self, node: Row, info: Document, result: Result) -> None:
@@ -100,7 +100,7 @@ class StartTasks:
         if result.failure:
             info["failureInfo"] = result.failure
         if node.document["state"] != "waitingforstarttask":
-            return  # it was not waited for, or the node is on its way out
+            return  # the node did not wait for it, or is leaving
         if result.succeeded:
             NODE.enter(node.document, "idle" if node.document["schedulingState"] == "enabled" else "offline", now)
         else:

@@ -1,4 +1,4 @@
-"""The end of a task, and what follows from it."""
+"""Completes tasks and applies the consequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, times
 
 
 def complete(service: Service, task: Row, result: Result) -> None:
-    """Put the task into its last state, and let that have its consequences. Saves the task."""
+    """Complete the task and apply the consequences. Saves the task."""
     now = service.now()
     TASK.enter(task.document, "completed", now)
     info = task.document["executionInfo"]
@@ -26,7 +26,7 @@ def complete(service: Service, task: Row, result: Result) -> None:
     if "nodeInfo" in task.document:
         retention = parse_duration(task.document["constraints"]["retentionTime"])
         task.extra["expires"] = None if retention >= UNLIMITED else timestamp(after(now, retention))
-        service.agenda.wake("retention")
+        service.reconciler.wake("retention")
     follows = consequence(task.document.get("exitConditions"), result)
     task.extra["satisfies"] = int(follows.satisfies)
     service.store.tasks.save(task)
@@ -50,9 +50,9 @@ def _act_on_job(service: Service, task: Row, action: str) -> None:
 
 
 def disable(service: Service, job: Row, stop: Stop | None) -> None:
-    """Start no more tasks of the job; those that run are stopped, or waited for. Saves the job."""
+    """Start no more tasks of the job; running ones are stopped, or with None awaited. Saves the job."""
     JOB.enter(job.document, "disabling", service.now())
     service.store.jobs.save(job)
     for attempt in attempts.of_job(service, job.id) if stop else ():
         attempts.stop(service, attempt, stop or Stop.REQUEUE)
-    service.agenda.wake("job", job.id)
+    service.reconciler.wake("job", job.id)

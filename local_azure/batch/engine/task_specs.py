@@ -1,4 +1,4 @@
-"""What a task is to be like: rules and defaults."""
+"""Task specifications: validation and defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAXIMUM_COMMAND_LINE = 32_768
 
 
 def with_defaults(spec: Document, job: Document) -> Document:
-    """The task as the service shows it, in a job. Raises BatchError for what cannot be."""
+    """The specification with defaults, for a task of the job. Raises BatchError if it is invalid."""
     check(spec, job)
     return {
         "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
@@ -54,7 +54,7 @@ def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:
 
 
 def check_command(task: Document, path: str = "") -> None:
-    """What all commands have in common; `path` is where the task is in the body, with a dot after it."""
+    """Check the properties that all kinds of tasks share; `path` is the task's in the body, ending in a dot."""
     name, command_line = f"{path}commandLine", task["commandLine"]
     if not command_line.strip():
         raise invalid_property(name, command_line, "it must not be empty")

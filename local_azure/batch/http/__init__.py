@@ -1,1 +1,1 @@
-"""The HTTP server: routes, and what becomes of a request."""
+"""The HTTP server: connections, routes, and the handling of a request."""

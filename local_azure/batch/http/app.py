@@ -1,4 +1,4 @@
-"""The service as HTTP sees it: which operation a request asks for, whether it may, and how its answer is written."""
+"""The ASGI application: authenticates a request, finds and runs its operation, and writes the response."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from local_azure.batch.engine.service import Service
 from local_azure.batch.http.routes import Operation, Router
 from local_azure.batch.operations import admin
 from local_azure.batch.rest import auth
-from local_azure.batch.rest.call import Answer, Call
+from local_azure.batch.rest.call import Call, Response
 from local_azure.batch.state.errors import BatchError, Code, not_served
 from local_azure.batch.state.faults import Injected, RequestFault
 from local_azure.batch.state.wire import http_date, timestamp
 
 logger = logging.getLogger(__name__)
 
-MAXIMUM_BODY = 1 << 20  # bytes; beyond it the SDK sends its tasks in smaller collections
-API_VERSION = "2025-06-01"  # the newest that is served; older ones are answered as this one is
+MAXIMUM_BODY = 1 << 20  # bytes; the SDK reacts to 413 with smaller task collections
+API_VERSION = "2025-06-01"  # the newest version served; older ones get the same responses
 
 _COMMON_QUERY = {"api-version", "timeout"}
 _VERSION = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\d+\.\d+)?(?:-preview)?\Z")
@@ -38,10 +38,10 @@ ADMIN = Operation(name="local", method="POST", path=(), query=frozenset(), serve
 
 
 class Dropped(Exception):
-    """The connection is to be closed without an answer."""
+    """The connection is to be closed without a response."""
 
 
-async def _happen(fault: RequestFault) -> None:
+async def _inject(fault: RequestFault) -> None:
     await asyncio.sleep(fault.delay)
     if fault.drop:
         raise Dropped
@@ -50,7 +50,7 @@ async def _happen(fault: RequestFault) -> None:
 
 
 class App:
-    """An ASGI application. One request: host → signature → operation → query → body → transaction → answer."""
+    """Handles one request: host → signature → operation → query → body → transaction → response."""
 
     def __init__(self, service: Service, router: Router, *, administered: bool = False) -> None:
         self._service = service
@@ -62,24 +62,24 @@ class App:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         common = self._common_headers(headers)
         try:
-            answer = await self._answer(scope, headers, receive)
+            response = await self._respond(scope, headers, receive)
         except Dropped:
-            scope["state"]["connection"].transport.abort()
-            await receive()  # until the server has noticed, or it would answer for us
+            scope["state"]["abort"]()
+            await receive()  # until the server notices the closed connection; otherwise it would send a 500
             return
         except BatchError as error:
-            answer = self._error(error, common["request-id"])
+            response = self._error(error, common["request-id"])
         except Exception:
             logger.exception("%s failed", scope["method"])
-            answer = self._error(BatchError(Code.InternalError), common["request-id"])
-        await self._send(answer, common, scope["method"], send)
+            response = self._error(BatchError(Code.InternalError), common["request-id"])
+        await self._send(response, common, scope["method"], send)
 
-    async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Answer:
+    async def _respond(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Response:
         raw_path = scope["raw_path"].decode("latin-1")
         query = scope["query_string"].decode("latin-1")
         self._check_host(headers.get("host", ""))
         request = auth.SignedRequest(method=scope["method"], raw_path=raw_path, query=query, headers=headers)
-        auth.verify(request, self._service.account, self._service.clock.unmoved())
+        auth.verify(request, self._service.account, self._service.clock.machine_time())
         if self._administered and raw_path.startswith(admin.PREFIX):
             operation, raw_ids = ADMIN, dict[str, str]()
         else:
@@ -98,15 +98,15 @@ class App:
             raise not_served(f"The operation {operation.name}")
         fault = self._service.faults.for_request(operation.name) if operation is not ADMIN else None
         if fault and not fault.after_commit:
-            await _happen(fault)
+            await _inject(fault)
         with self._service.store.transaction():
-            answer = operation.serve(self._service, call)
+            response = operation.serve(self._service, call)
         if fault and fault.after_commit:
-            await _happen(fault)
-        return answer
+            await _inject(fault)
+        return response
 
     def _check_host(self, host: str) -> None:
-        """A web page that has its own name resolve to this machine cannot get here, even with a user's browser."""
+        """Refuse other host names, so that no web page reaches the service by DNS rebinding."""
         name = re.sub(r":\d+\Z", "", host).lower()
         if name not in ("127.0.0.1", "localhost", "[::1]"):
             raise BatchError(Code.InvalidHeaderValue, "The header is Host.", HeaderName="Host", HeaderValue=host)
@@ -123,28 +123,28 @@ class App:
             common["client-request-id"] = client_id
         return common
 
-    def _error(self, error: BatchError, request_id: str) -> Answer:
+    def _error(self, error: BatchError, request_id: str) -> Response:
         if error.code.status == 304:
-            return Answer(status=304)
+            return Response(status=304)
         document = error.document(request_id, timestamp(self._service.now()))
         if isinstance(error, Injected):
             document["code"] = error.name
-            return Answer(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
-        return Answer(status=error.code.status, document=document, kind="errors/@Element")
+            return Response(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
+        return Response(status=error.code.status, document=document, kind="errors/@Element")
 
-    async def _send(self, answer: Answer, common: dict[str, str], method: str, send: Send) -> None:
-        headers = {**common, **answer.headers}
+    async def _send(self, response: Response, common: dict[str, str], method: str, send: Send) -> None:
+        headers = {**common, **response.headers}
         body = b""
-        if answer.document is not None:
-            metadata = f"{self._service.endpoint}/$metadata#{answer.kind}"
-            body = json.dumps({"odata.metadata": metadata, **answer.document}, separators=(",", ":")).encode()
+        if response.document is not None:
+            metadata = f"{self._service.endpoint}/$metadata#{response.kind}"
+            body = json.dumps({"odata.metadata": metadata, **response.document}, separators=(",", ":")).encode()
             headers["Content-Type"] = "application/json; odata=minimalmetadata"
-        if answer.stream is None and answer.status != 304:
+        if response.stream is None and response.status != 304:
             headers.setdefault("Content-Length", str(len(body)))
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": answer.status, "headers": raw})
-        if answer.stream is not None:
-            async for chunk in answer.stream:
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        if response.stream is not None:
+            async for chunk in response.stream:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 

@@ -17,15 +17,15 @@ from local_azure.batch.operations import (
     pools,
     tasks,
 )
-from local_azure.batch.rest.call import Answer, Call
+from local_azure.batch.rest.call import Call, Response
 from local_azure.batch.state.errors import BatchError, Code
 
-Serve = Callable[[Service, Call], Answer]
+Serve = Callable[[Service, Call], Response]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """`name` is that of the SDK's method; `serve` is None for what is refused with 501."""
+    """An operation: `name` is the SDK's method; `serve` is None for operations refused with 501."""
 
     name: str
     method: str
@@ -138,7 +138,7 @@ OPERATIONS = (
 
 
 class Router:
-    """Finds the operation for a raw path: `%2F` in a file's name is no separator."""
+    """Finds the operation for a raw path, in which `%2F` in a file name is not a separator."""
 
     def __init__(self, operations: tuple[Operation, ...] = OPERATIONS) -> None:
         self._operations: dict[tuple[str, ...], dict[str, Operation]] = {}
@@ -156,7 +156,7 @@ class Router:
             if method not in by_method:
                 raise BatchError(Code.UnsupportedHttpVerb, f"Allowed: {', '.join(sorted(by_method))}.")
             operation = by_method[method]
-            # Some clients leave the slashes in a file's name as they are.
+            # Some clients do not encode the slashes in a file name.
             values = [*segments[: len(pattern) - 1], "/".join(segments[len(pattern) - 1 :])]
             named = zip(operation.path, values, strict=True)
             return operation, {name[1:-1]: value for name, value in named if name.startswith("{")}
@@ -164,7 +164,7 @@ class Router:
 
 
 def _patterns(segments: list[str]) -> Iterator[tuple[str, ...]]:
-    """The patterns of which a path can be: resources and ids take turns, and a file's name may have slashes."""
+    """The possible patterns of a path: resources and ids alternate, and a file name may contain slashes."""
     if len(segments) > 5 and segments[4] == "files":
         yield (*_alternating(segments[:4]), "files", "")
         return

@@ -1,4 +1,4 @@
-"""The process of the local Batch service: takes its data directory, recovers, listens, and drains at the end."""
+"""Runs the local Batch service: locks its data directory, recovers, listens, and drains at the end."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import asyncio
 import fcntl
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
-
 from local_azure.batch.engine import environment
-from local_azure.batch.engine.agenda import Agenda
 from local_azure.batch.engine.allocator import Allocator
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.lifecycle import Lifecycle
+from local_azure.batch.engine.reconciler import Reconciler
 from local_azure.batch.engine.scheduler import Scheduler
 from local_azure.batch.engine.schedules import Schedules
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
+from local_azure.batch.http.connections import HOST, accepting, listen
 from local_azure.batch.http.routes import Router
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
-from local_azure.batch.rest import shapes
-from local_azure.batch.rest.auth import Account
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.paths import make_private
@@ -40,15 +35,10 @@ __all__ = ["Account", "AutoStorage", "Clock", "DataDirectoryInUse", "Timings", "
 logger = logging.getLogger(__name__)
 
 LOCAL_TIMINGS = Timings()
-HOST = "127.0.0.1"
-# Clients keep their connections for as long as they can, and some do not repeat a POST that meets a closed one. So
-# connections stay open for longer than anybody's polling interval.
-KEEP_ALIVE = 600  # seconds
-DRAIN = 2.0  # seconds that requests get to finish when the service stops
 
 
 class DataDirectoryInUse(Exception):
-    """Another service has the data directory."""
+    """Another service uses the data directory."""
 
 
 async def serve(
@@ -63,26 +53,26 @@ async def serve(
     administered: bool = False,
     auto_storage: AutoStorage | asyncio.Future[AutoStorage] | None = None,
 ) -> None:
-    """Serve until `stop` is set; `ready` gets the endpoint, http://127.0.0.1:PORT, once requests are accepted.
+    """Serve until `stop` is set; `ready` is called with the endpoint once requests are accepted.
 
-    On the way out there are no new requests, running commands are ended (and run again by the next service on the same
-    directory), and the state is closed. `administered` lets clients ask for faults and move the clock. `auto_storage`
-    is the storage account that is linked to the Batch account; what needs it waits for one that is still to come.
-    Raises DataDirectoryInUse, and OSError if the port is taken.
+    At the end no new requests are accepted, running commands are ended (the next service on the directory runs them
+    again), and the state is closed. `administered` lets clients inject faults and move the clock. `auto_storage` is the
+    storage account linked to the Batch account; it may be a future, which is awaited where the account is needed.
+    Raises DataDirectoryInUse, and OSError if the port is in use.
     """
     make_private(data)
     with _locked(data):
         clock = clock or Clock()
         store = Store(data / "batch.db")
         try:
-            _go_on_in_time(clock, store)
+            _continue_clock(clock, store)
             service = Service(
                 account=account,
                 store=store,
                 clock=clock,
                 usual_timings=timings,
                 data=data.resolve(),
-                agenda=Agenda(clock),
+                reconciler=Reconciler(clock),
                 auto_storage=_as_future(auto_storage),
             )
             await _serve(service, port, administered, ready, stop)
@@ -100,25 +90,25 @@ def _as_future(account: AutoStorage | asyncio.Future[AutoStorage] | None) -> asy
 
 @contextmanager
 def _locked(data: Path) -> Iterator[None]:
-    """Hold the data directory. The kernel releases a dead process's lock, so none is ever stale."""
+    """Lock the data directory. The kernel releases the lock of a killed process, so it is never stale."""
     descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             reason = f"Another local Batch service uses the data directory {data}"
-            raise DataDirectoryInUse(f"{reason}: stop it, or give this one another directory.") from None
+            raise DataDirectoryInUse(f"{reason}: stop it, or use another directory.") from None
         yield
     finally:
         os.close(descriptor)
 
 
-def _go_on_in_time(clock: Clock, store: Store) -> None:
-    """Let no time run backwards over a restart: what was begun would wait until the clock is there again."""
+def _continue_clock(clock: Clock, store: Store) -> None:
+    """Continue from the latest recorded time, if the machine's clock is behind it; pending work would not be due."""
     latest = store.latest()
     if latest is None or parse_timestamp(latest) <= clock.now():
         return
-    logger.warning("The data directory is of %s, which is yet to come; the service's time goes on from there", latest)
+    logger.warning("Clock: behind the data directory; the service's time continues from %s", latest)
     clock.not_before(parse_timestamp(latest))
 
 
@@ -128,82 +118,28 @@ async def _serve(
     for name in ("nodes", "attempts"):
         make_private(service.data / name)
     runner = Runner(service.store.instance)
-    if killed := await asyncio.to_thread(runner.kill_strays):
-        logger.warning("Ended %d processes that a former service had left", len(killed))
+    if killed := await asyncio.to_thread(runner.kill_leftovers):
+        logger.warning("Data directory: killed %d leftover processes of the previous service", len(killed))
     environment.make_python(service.data)
-    listener = _listen(port)
+    listener = listen(port)
     service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
     agent = NodeAgent(runner, service.data / "trash", service.auto_storage)
     job_tasks = JobTasks(service, agent)
-    resident = (
+    controllers = (
         Lifecycle(service, agent, job_tasks),
         Scheduler(service, agent, job_tasks),
         Allocator(service, agent),
         Schedules(service),
     )
-    for part in resident:
-        part.resume()
+    for controller in controllers:
+        controller.resume()
     agent.empty_trash()
-    agenda = asyncio.create_task(service.agenda.run())
+    reconciler = asyncio.create_task(service.reconciler.run())
     try:
-        async with _accepting(App(service, Router(), administered=administered), listener):
+        async with accepting(App(service, Router(), administered=administered), listener):
             ready(service.endpoint)
-            # The models take a tenth of a second to import; most clients leave us that much before their first write.
-            await asyncio.gather(stop.wait(), asyncio.to_thread(shapes.load))
+            await stop.wait()
     finally:
-        agenda.cancel()
-        await asyncio.gather(agenda, return_exceptions=True)
+        reconciler.cancel()
+        await asyncio.gather(reconciler, return_exceptions=True)
         await agent.close()
-
-
-def _listen(port: int) -> socket.socket:
-    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each answer, whose head and body
-    # are two packets, would wait 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-class _accepting:
-    """Accept connections while inside. uvicorn's protocol without its server: that one polls, and takes the signals."""
-
-    def __init__(self, app: App, listener: socket.socket) -> None:
-        self._listener = listener
-        self._config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE,
-        )
-        self._state = ServerState()
-
-    async def __aenter__(self) -> None:
-        self._config.load()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, sock=self._listener, backlog=512)
-
-    def _connection(self) -> H11Protocol:
-        state: dict[str, object] = {}
-        connection = H11Protocol(config=self._config, server_state=self._state, app_state=state)
-        state["connection"] = connection  # the app may close it without an answer
-        return connection
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=DRAIN)
-        for connection in list(self._state.connections):
-            if connection.transport:
-                connection.transport.abort()

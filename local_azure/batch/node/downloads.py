@@ -44,7 +44,7 @@ def stage_in(
     for file in resource_files:
         if "httpUrl" in file:
             source = {"BlobSource": public_url(file["httpUrl"]), "FilePath": file["filePath"]}
-            with _file_to_be(working_directory, file, file["filePath"], source) as target:
+            with _new_file(working_directory, file, file["filePath"], source) as target:
                 _download(file["httpUrl"], target, source, limits)
         elif "storageContainerUrl" in file:
             _download_container(file["storageContainerUrl"], file, working_directory, limits)
@@ -63,7 +63,7 @@ def _download(url: str, target: BinaryIO, source: Mapping[str, str], limits: Lim
         try:
             return _fetch(url, target, source, limits)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            delay = next(delays, None) if _is_passing(error) else None
+            delay = next(delays, None) if _is_transient(error) else None
             if delay is None:
                 raise _download_failure(error, source) from None  # its text may hold the whole URL
             limits.sleep(delay)
@@ -96,8 +96,8 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return opener
 
 
-def _is_passing(error: Exception) -> bool:
-    """Whether another try may help. A full disk or a bad URL does not pass."""
+def _is_transient(error: Exception) -> bool:
+    """True if a retry may help; it does not for a full disk or an invalid URL."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in RETRIED_STATUSES
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -118,10 +118,10 @@ def _download_failure(error: Exception, source: Mapping[str, str]) -> TransferFa
         details = {**source, "HttpStatusCode": str(error.code)}
         return TransferFailed(codes.get(error.code, "BlobDownloadMiscError"), f"HTTP status {error.code}", details)
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, str):  # urllib's own: no host given
+    if isinstance(cause, str):  # from urllib: no host given
         return TransferFailed("BlobDownloadMiscError", cause, source)
     if isinstance(cause, TimeoutError):
-        return TransferFailed("BlobDownloadTimedOut", "no answer within the time limit", source)
+        return TransferFailed("BlobDownloadTimedOut", "no response within the time limit", source)
     if isinstance(cause, OSError) and cause.strerror:
         return TransferFailed("BlobDownloadMiscError", cause.strerror, source)
     if isinstance(cause, http.client.IncompleteRead):
@@ -139,15 +139,15 @@ def _download_container(url: str, file: Mapping[str, Any], working_directory: Pa
                 continue
             path = "/".join(filter(None, (file.get("filePath", "").rstrip("/"), name)))
             blob_source = {"BlobSource": f"{public_url(url)}/{name}", "FilePath": path}
-            with _file_to_be(working_directory, file, path, blob_source) as target:
+            with _new_file(working_directory, file, path, blob_source) as target:
                 _copy(container.download_blob(name).chunks(), target, blob_source, limits)
 
 
 @contextmanager
-def _file_to_be(
+def _new_file(
     working_directory: Path, file: Mapping[str, Any], path: str, source: Mapping[str, str]
 ) -> Iterator[BinaryIO]:
-    """A new file that gets its name, and its mode, once it is complete."""
+    """A new file, which gets its name and mode once it is complete."""
     try:
         final = resolve_inside(working_directory, path)
         mode = int(file.get("fileMode") or DEFAULT_FILE_MODE, 8) & 0o777
@@ -158,7 +158,7 @@ def _file_to_be(
     partial = final.parent / f".{uuid.uuid4().hex}.part"
     try:
         with node_errors("ResourceFileCreateFailed", source):
-            target = open(partial, "xb")  # noqa: SIM115 (closed below, with the errors of closing told apart)
+            target = open(partial, "xb")  # noqa: SIM115 (closed below, where errors of closing have another code)
         with target:
             yield target
             with node_errors("ResourceFileWriteFailed", source):

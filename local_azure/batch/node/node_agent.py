@@ -1,4 +1,4 @@
-"""The agent of the nodes: makes directories, stages files in, runs a command, stages files out, says how it went."""
+"""The node agent: creates directories, stages files in, runs a command, stages files out, reports the result."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from local_azure.batch.node import transfer
-from local_azure.batch.node.runner import Attempt as Process
-from local_azure.batch.node.runner import Command, Ending, Outcome, Runner
+from local_azure.batch.node.runner import Command, Ending, Outcome, Runner, RunningCommand
 from local_azure.batch.state.auto_storage import PROPERTY, AutoStorage
 from local_azure.batch.state.paths import make_private, remove_tree
 from local_azure.batch.state.store import Document
 
 logger = logging.getLogger(__name__)
 
-TRANSFERS = 8  # nodes' file transfers at the same time
+TRANSFERS = 8  # concurrent file transfers of all nodes
 
-RETRY = 2.0  # seconds between attempts to write to a disk that is full
+RETRY = 2.0  # seconds between retries while the disk is full
 
-LOSS = "the local Blob Storage was found to have been killed; what was written to it shortly before is lost"
+LOSS = "the local Blob Storage was killed; changes shortly before that may be lost"
 
 T = TypeVar("T")
 
@@ -35,7 +34,7 @@ NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile",
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A command with all that belongs to it. `directory` gets stdout.txt, stderr.txt and wd."""
+    """A command with its files. stdout.txt, stderr.txt and wd are created in `directory`."""
 
     command_line: str
     directory: Path
@@ -43,17 +42,17 @@ class Work:
     status_file: Path
     resource_files: Sequence[Document] = ()
     output_files: Sequence[Document] = ()
-    time_limit: float | None = None  # seconds, for all of it
+    time_limit: float | None = None  # seconds, file transfers included
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How work ended: `failure` is the wire's failureInfo, None means success."""
+    """The result of work: `failure` is the failureInfo of the API, None if it succeeded."""
 
     exit_code: int | None = None
     failure: Document | None = None
-    interrupted: bool = False  # it was told to end, and so says nothing of the task
-    supervisor_lost: bool = False  # nobody saw the program end: its supervising process was killed
+    interrupted: bool = False  # it was stopped, so it is no result of the task
+    supervisor_lost: bool = False  # its supervisor was killed, so its exit code is unknown
 
     @property
     def succeeded(self) -> bool:
@@ -61,7 +60,7 @@ class Result:
 
     @property
     def may_be_retried(self) -> bool:
-        """Only a program that ran and failed is: not a failed transfer, a missing program, a time limit."""
+        """True for a program that ran and failed; not for a failed transfer, a missing program or a time limit."""
         return self.failure is not None and self.failure["code"] == "FailureExitCode"
 
 
@@ -69,18 +68,18 @@ class Result:
 class Execution:
     """Work in progress."""
 
-    process: Process | None = None
+    command: RunningCommand | None = None
     stopping: bool = False
-    job: asyncio.Task[None] | None = field(default=None)
+    task: asyncio.Task[None] | None = field(default=None)
 
     def stop(self) -> None:
         self.stopping = True
-        if self.process:
-            self.process.terminate()
+        if self.command:
+            self.command.terminate()
 
 
 class NodeAgent:
-    """Runs work for all nodes. Keeps nothing that outlives the process."""
+    """Runs work for all nodes. Its state ends with the process."""
 
     def __init__(self, runner: Runner, trash: Path, auto_storage: asyncio.Future[AutoStorage] | None = None) -> None:
         self._runner = runner
@@ -88,39 +87,39 @@ class NodeAgent:
         self._auto_storage = auto_storage
         self._executions: dict[int, Execution] = {}
         self._threads = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
-        self._chores = ThreadPoolExecutor(1, thread_name_prefix="remove")
+        self._removals = ThreadPoolExecutor(1, thread_name_prefix="remove")
 
     def spawn(self, seq: int, run: Callable[[Execution], Coroutine[Any, Any, None]]) -> None:
-        """Let `run` carry out the attempt of that number."""
+        """Run the attempt with that number in the background."""
         execution = self._executions[seq] = Execution()
-        execution.job = asyncio.get_running_loop().create_task(run(execution))
-        execution.job.add_done_callback(lambda job: self._over(seq, job))
+        execution.task = asyncio.get_running_loop().create_task(run(execution))
+        execution.task.add_done_callback(lambda task: self._finished(seq, task))
 
     async def result_of(self, work: Awaitable[Result]) -> Result:
-        """What `work` comes to. What it does not foresee fails it, or it would be said to run for ever."""
+        """Await the result of `work`. An unexpected error fails it; otherwise it would appear to run for ever."""
         try:
             return await work
         except sqlite3.OperationalError:
-            logger.exception("The disk is full, or the like: an attempt is given up, to be made again")
+            logger.exception("Attempt: interrupted by a database error, for example a full disk; it will run again")
             return Result(interrupted=True)
         except Exception as error:
-            logger.exception("An attempt could not be carried out")
+            logger.exception("Attempt: failed with an unexpected error")
             reason = _reason(error) if isinstance(error, OSError) else type(error).__name__
             return Result(failure=failure("servererror", "InternalError", f"The service could not run it: {reason}"))
 
     async def record(self, record: Callable[[], T]) -> T:
-        """Carry out `record`, again and again while the disk is full: an end that is not recorded would be lost."""
+        """Call `record`, and retry while the disk is full, so that no end of an attempt is lost."""
         while True:
             try:
                 return record()
             except sqlite3.OperationalError:
-                logger.exception("The end of an attempt cannot be recorded yet")
+                logger.exception("Attempt: its end could not be recorded, retrying in %g s", RETRY)
                 await asyncio.sleep(RETRY)
 
-    def _over(self, seq: int, job: asyncio.Task[None]) -> None:
+    def _finished(self, seq: int, task: asyncio.Task[None]) -> None:
         self._executions.pop(seq, None)
-        if not job.cancelled() and (error := job.exception()):
-            logger.error("Attempt %s could not be carried out", seq, exc_info=error)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("Attempt %s: failed with an unexpected error", seq, exc_info=error)
 
     def is_running(self, seq: int) -> bool:
         return seq in self._executions
@@ -130,17 +129,17 @@ class NodeAgent:
             execution.stop()
 
     async def close(self) -> None:
-        """Forget all work, then end its processes: what is interrupted so is done again by the next service."""
-        jobs = [execution.job for execution in self._executions.values() if execution.job]
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        """Cancel all work and end its processes; the next service runs it again."""
+        tasks = [execution.task for execution in self._executions.values() if execution.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._runner.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._chores.shutdown(wait=True)
+        self._removals.shutdown(wait=True)
 
     async def carry_out(self, work: Work, execution: Execution) -> Result:
-        """All of one attempt. Whatever goes wrong with the work is in the result."""
+        """Carry out one attempt: files, command, files. Errors of the work are in the result."""
         deadline = None if work.time_limit is None else asyncio.get_running_loop().time() + work.time_limit
         try:
             self._prepare(work.directory)
@@ -159,7 +158,7 @@ class NodeAgent:
     async def _stage_in(self, work: Work) -> None:
         linked = None
         if self._auto_storage and any(PROPERTY in file for file in work.resource_files):
-            linked = await asyncio.shield(self._auto_storage)  # this work may be cancelled, the account not
+            linked = await asyncio.shield(self._auto_storage)  # cancelling this work must not cancel the account
         await self._in_thread(transfer.stage_in, work.resource_files, work.directory / "wd", auto_storage=linked)
 
     def _prepare(self, directory: Path) -> None:
@@ -180,15 +179,15 @@ class NodeAgent:
             time_limit=left,
         )
         try:
-            execution.process = await self._runner.start(command)
+            execution.command = await self._runner.start(command)
         except OSError as error:
             return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=_reason(error))
         if execution.stopping:
-            execution.process.terminate()
-        return await execution.process.outcome()
+            execution.command.terminate()
+        return await execution.command.outcome()
 
     async def conclude(self, work: Work, outcome: Outcome, *, stopped: bool) -> Result:
-        """Upload what is to be uploaded, and judge. Also for an outcome that a former service did not get to record."""
+        """Upload the output files and return the result; also for an outcome of the previous service."""
         if outcome.ending is Ending.ORPHANED or (stopped and outcome.ending is Ending.SHIM_LOST):
             return Result(interrupted=True)
         if outcome.ending is Ending.TERMINATED:
@@ -209,7 +208,7 @@ class NodeAgent:
         return Result(exit_code=outcome.exit_code, failure=failed, supervisor_lost=lost)
 
     def _transfer_failure(self, error: transfer.TransferFailed) -> Document:
-        """The failureInfo; for what is missing from a storage account that was killed, with that as a reason."""
+        """The failureInfo; a missing blob or container of a storage that was killed gets the detail DataLoss."""
         details = error.details
         linked = self._auto_storage.result() if self._auto_storage and self._auto_storage.done() else None
         if linked and linked.killed_at and error.code in ("BlobNotFound", "FileUploadContainerNotFound"):
@@ -227,22 +226,22 @@ class NodeAgent:
             make_private(root / name)
 
     def discard(self, path: Path) -> None:
-        """Take a directory out of sight now and remove it when there is time; a crash leaves it in the trash."""
+        """Move a directory to the trash, and remove it in the background; after a crash empty_trash() does."""
         make_private(self._trash)
-        grave = self._trash / uuid.uuid4().hex
+        trashed = self._trash / uuid.uuid4().hex
         try:
-            os.rename(path, grave)
+            os.rename(path, trashed)
         except FileNotFoundError:
             return
-        self._chores.submit(remove_tree, grave)
+        self._removals.submit(remove_tree, trashed)
 
     def empty_trash(self) -> None:
-        for grave in self._trash.iterdir() if self._trash.exists() else ():
-            self._chores.submit(remove_tree, grave)
+        for trashed in self._trash.iterdir() if self._trash.exists() else ():
+            self._removals.submit(remove_tree, trashed)
 
 
 def failure(category: str, code: str, message: str, **details: str) -> Document:
-    """A failureInfo as the service writes it."""
+    """A failureInfo in the format of the API."""
     info: Document = {"category": category, "code": code, "message": message}
     if details:
         info["details"] = [{"name": name, "value": value} for name, value in details.items()]
@@ -274,6 +273,6 @@ def _outcome_failure(outcome: Outcome) -> Document | None:
         message = "The specified command program is not found"
         return failure("usererror", "CommandProgramNotFound", message, Message=outcome.message)
     if outcome.ending is Ending.SHIM_LOST:
-        return failure("servererror", "Unknown", "The task's supervising process was killed", Message=outcome.message)
+        return failure("servererror", "Unknown", "The supervisor of the task was killed", Message=outcome.message)
     message = "The specified command could not be launched"
     return failure("usererror", "CommandLaunchFailed", message, Message=outcome.message)

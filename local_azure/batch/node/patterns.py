@@ -16,8 +16,8 @@ VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    path: Path  #: where the file is, without symbolic links
-    name: str  #: its path below the directory in front of the first wildcard; without wildcard, its file name
+    path: Path  #: the path of the file, without symbolic links
+    name: str  #: its path relative to the directory before the first wildcard; without wildcard, its file name
 
 
 def is_wild(pattern: str) -> bool:
@@ -25,15 +25,15 @@ def is_wild(pattern: str) -> bool:
 
 
 def expand_variables(pattern: str, environment: Mapping[str, str]) -> str:
-    """$NAME and ${NAME} from the task's environment; what is not there stays as it is."""
+    """Replace $NAME and ${NAME} from the task's environment; unknown names are kept."""
     return VARIABLE.sub(lambda found: environment.get(found[1] or found[2], found[0]), pattern)
 
 
 def matches(pattern: str, working_directory: Path) -> list[Match]:
-    """The files of the task's directory that `pattern` picks, relative to the working directory or absolute.
+    """The files of the task's directory that match `pattern`, relative to the working directory or absolute.
 
-    Hidden files need a pattern that starts with a dot. Files that only a symbolic link puts into the task's
-    directory are not picked; naming one without a wildcard raises PathEscapes, as does every other way out.
+    Hidden files need a pattern that starts with a dot. Files outside of the task's directory, also by a symbolic link,
+    are skipped; naming one without a wildcard raises PathEscapes.
     """
     task_directory = Path(os.path.realpath(working_directory)).parent
     fixed, wild = _split(pattern)
@@ -48,7 +48,7 @@ def matches(pattern: str, working_directory: Path) -> list[Match]:
 
 
 def _split(pattern: str) -> tuple[list[str], list[str]]:
-    """The parts in front of the first wildcard, and the others."""
+    """The parts before the first wildcard, and the rest."""
     if not pattern or "\0" in pattern:
         raise PathEscapes(f"{pattern!r} is not a file pattern.")
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
@@ -64,13 +64,13 @@ def _split(pattern: str) -> tuple[list[str], list[str]]:
 
 
 def _walk(base: Path, parts: list[str]) -> Iterator[Path]:
-    """The files that the parts pick, each once; every directory is read once, however many `**` there are."""
+    """The files that match the parts, each once; every directory is read once, whatever the number of `**`."""
     pending = [(base, _positions(parts, {0}))]
     while pending:
         directory, positions = pending.pop()
         try:
             entries = list(os.scandir(directory))
-        except OSError:  # not a directory, or one that the task has closed to its own user
+        except OSError:  # not a directory, or not readable
             continue
         for entry in entries:
             fitting = [position for position in positions if _fits(entry.name, parts[position])]
@@ -78,7 +78,7 @@ def _walk(base: Path, parts: list[str]) -> Iterator[Path]:
             if len(parts) - 1 in fitting and entry.is_file():
                 yield Path(entry.path)
             inner = {position + (parts[position] != "**") for position in fitting if position < len(parts) - 1}
-            # Links to directories are not followed: they may lead out, or round in a circle.
+            # Links to directories are not followed: they may lead outside, or form a cycle.
             if inner and entry.is_dir(follow_symlinks=False):
                 pending.append((Path(entry.path), _positions(parts, inner)))
 

@@ -1,9 +1,9 @@
-"""Run commands as processes of this machine, each under a shim that lets nothing of it survive.
+"""Runs commands as processes of this machine, each under a shim that ends its whole process tree.
 
-The shim (shim.py) is bound to this process by a socket pair, the lease: when this process dies, however it
-does, the kernel closes our end and the shim kills its command's whole tree. The same socket carries the
-request to the shim and the outcome back, so waiting for a command costs one descriptor, no thread and no
-polling. Knows nothing of Batch; anything that needs a supervised process may use it. Linux only.
+The shim (shim.py) is bound to this process by a socket pair, the lease: when this process ends for any reason, the
+kernel closes our end and the shim kills the process tree of its command. The same socket carries the request to the
+shim and the outcome back, so waiting for a command costs one descriptor, no thread and no polling. Independent of
+Batch. Linux only.
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from local_azure.batch.node import shim, strays
-from local_azure.batch.node.spawner import Nursery
+from local_azure.batch.node import leftovers, shim
+from local_azure.batch.node.spawner import Spawner
 
 DEFAULT_GRACE = 2.0  # seconds
-BIRTHS_TRIED = 2  # the first may meet a nursery that was killed
-SHIMS_END_WITHIN = 2.0  # seconds that the shims of a dead service have to end their trees by themselves
+SPAWN_ATTEMPTS = 2  # the first may find that the spawner was killed
+SHIM_GRACE = 2.0  # seconds in which the shims of a killed service end their process trees
 
 
 class Ending(Enum):
-    """How a command came to its end. Except for the last, these are the words that the shim writes."""
+    """How a command ended. All but the last are reported by the shim."""
 
-    EXITED = shim.EXITED  #: ran to its end; death by signal n is exit code 128 + n
+    EXITED = shim.EXITED  #: ended by itself; exit code 128 + n if killed by signal n
     TIME_LIMIT = shim.TIME_LIMIT  #: killed at its time limit
     TERMINATED = shim.TERMINATED  #: killed by request
-    ORPHANED = shim.ORPHANED  #: killed because the service went away
-    PROGRAM_NOT_FOUND = shim.PROGRAM_NOT_FOUND  #: there is no such program
-    LAUNCH_FAILED = shim.LAUNCH_FAILED  #: it could not be started for another reason; the message says which
-    SHIM_LOST = "shimlost"  #: the shim was killed; its command's processes were found by their mark and killed
+    ORPHANED = shim.ORPHANED  #: killed because the service ended
+    PROGRAM_NOT_FOUND = shim.PROGRAM_NOT_FOUND  #: the program does not exist
+    LAUNCH_FAILED = shim.LAUNCH_FAILED  #: it could not be started; the message gives the reason
+    SHIM_LOST = "shimlost"  #: the shim was killed; the processes of its command were found by their mark and killed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command, complete: nothing is inherited from the service."""
+    """A command, complete: nothing is inherited from the service."""
 
     command_line: str  #: split like a POSIX command line, run without a shell
     working_directory: Path
     stdout: Path
     stderr: Path
-    environment: Mapping[str, str]  #: all of it; the runner adds its two marks (see strays.py)
-    status_file: Path  #: where the shim leaves the outcome, for a service that is restarted
+    environment: Mapping[str, str]  #: complete; the runner adds its two marks (see leftovers.py)
+    status_file: Path  #: the shim writes the outcome here, for a restarted service
     time_limit: float | None = None  #: seconds
-    orphan_grace: float = 0.0  #: seconds from SIGTERM to SIGKILL when this process has died
-    #: As on a node: programs unpack archives and share files by it. Other users are kept out by the mode of the
-    #: directory above the command's.
+    orphan_grace: float = 0.0  #: seconds from SIGTERM to SIGKILL when this process has ended
+    #: As on a node: programs unpack archives and share files with it. The mode of the parent directory keeps other
+    #: users out.
     umask: int = 0o022
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     ending: Ending
-    exit_code: int | None  #: None if the program never ran, or if nobody saw it end
+    exit_code: int | None  #: None if the program never ran, or its exit code is unknown
     message: str = ""
 
     @classmethod
     def read(cls, status_file: Path) -> Outcome | None:
-        """The outcome that a shim left behind; None if there is none, as after the shim's own death."""
+        """The outcome written by a shim; None if there is none, for example because the shim was killed."""
         try:
             return cls.parse(status_file.read_bytes())
         except OSError:
@@ -76,14 +76,14 @@ class Outcome:
         try:
             fields = json.loads(status)
             return cls(ending=Ending(fields["ending"]), exit_code=fields["exitCode"], message=fields["message"])
-        except (ValueError, KeyError, TypeError):  # cut off, or not ours: as good as none
+        except (ValueError, KeyError, TypeError):  # incomplete, or not an outcome
             return None
 
 
-class Attempt:
-    """A command being run under its shim."""
+class RunningCommand:
+    """A command running under its shim."""
 
-    pid: int  #: the shim's, which is also the id of its session
+    pid: int  #: of the shim, and the id of its session
 
     def __init__(self, lease: socket.socket, mark: str, status_file: Path) -> None:
         self._mark = mark
@@ -93,17 +93,17 @@ class Attempt:
         self._outbox = bytearray()
         self._inbox = bytearray()
         self._terminated = False
-        self._born: asyncio.Future[bool] = self._loop.create_future()
+        self._started: asyncio.Future[bool] = self._loop.create_future()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._recovery: asyncio.Task[None] | None = None
         self._loop.add_reader(lease, self._receive)
 
     async def outcome(self) -> Outcome:
-        """Wait for the end. When this returns, no process of the command is alive."""
+        """Wait for the end. Then no process of the command is alive."""
         return await asyncio.shield(self._outcome)
 
     def terminate(self) -> None:
-        """Ask for the end of the whole tree: SIGTERM, and SIGKILL after the grace. May be repeated."""
+        """End the whole process tree: SIGTERM, and SIGKILL after the grace. Idempotent."""
         if not self._terminated and self._lease.fileno() >= 0:
             self._terminated = True
             self._send(shim.TERMINATE)
@@ -118,7 +118,7 @@ class Attempt:
             sent = self._lease.send(self._outbox)
         except BlockingIOError:
             return
-        except OSError:  # the shim is gone; the reader is told, too, and knows what to do
+        except OSError:  # the shim has ended; the reader is notified too and handles it
             sent = len(self._outbox)
         del self._outbox[:sent]
         if not self._outbox:
@@ -129,13 +129,13 @@ class Attempt:
             data = self._lease.recv(1 << 16)
         except BlockingIOError:
             return
-        except OSError:  # the shim was killed with something of ours unread
+        except OSError:  # the shim was killed with unread data of ours
             data = b""
         self._inbox += data
-        if not self._born.done() and b"\n" in self._inbox:
+        if not self._started.done() and b"\n" in self._inbox:
             pid, _, self._inbox = self._inbox.partition(b"\n")
             self.pid = int(pid)
-            self._born.set_result(True)
+            self._started.set_result(True)
         if not data:
             self._end()
 
@@ -144,34 +144,34 @@ class Attempt:
         self._loop.remove_writer(self._lease)
         self._lease.close()
         outcome = Outcome.parse(self._inbox) or Outcome.read(self._status_file)
-        if not self._born.done():
+        if not self._started.done():
             self._outcome.cancel()
-            self._born.set_result(False)
+            self._started.set_result(False)
         elif outcome is not None:
             self._outcome.set_result(outcome)
         else:
             self._recovery = self._loop.create_task(self._recover())
 
     async def _recover(self) -> None:
-        """The shim was killed before it could report: end what it supervised."""
+        """Kill the processes of the command, whose shim was killed before it could report."""
         try:
-            killed = await asyncio.to_thread(strays.kill_all, self._is_ours)
+            killed = await asyncio.to_thread(leftovers.kill_all, self._is_ours)
         except Exception as error:
             self._outcome.set_exception(error)
             return
-        message = f"the supervising process {self.pid} was killed, and so were the {len(killed)} it left behind"
+        message = f"the supervisor {self.pid} was killed; its {len(killed)} remaining processes were killed, too"
         self._outcome.set_result(Outcome(ending=Ending.SHIM_LOST, exit_code=None, message=message))
 
-    def _is_ours(self, process: strays.Process) -> bool:
-        # No new process gets the id of a session that still has members, so this is no stranger.
-        return process.session == self.pid or process.carries(strays.ATTEMPT_VARIABLE, self._mark)
+    def _is_ours(self, process: leftovers.Process) -> bool:
+        # No new process gets the id of a session that still has members, so this process belongs to the command.
+        return process.session == self.pid or process.carries(leftovers.ATTEMPT_VARIABLE, self._mark)
 
 
 class Runner:
-    """Starts commands on behalf of one data directory, and leaves none behind."""
+    """Starts commands for one data directory, and ends them all when it is closed."""
 
     def __init__(self, instance: str, *, grace: float = DEFAULT_GRACE) -> None:
-        """`instance` marks a data directory's processes; `grace` is the seconds from SIGTERM to SIGKILL."""
+        """`instance` marks a data directory's processes; `grace` is in seconds, from SIGTERM to SIGKILL."""
         if sys.platform != "linux":
             raise RuntimeError(
                 f"Commands can be run on Linux only, not on {sys.platform}: their supervision needs child "
@@ -181,72 +181,72 @@ class Runner:
             raise ValueError(f"The instance {instance!r} cannot mark a process: give a non-empty text without NUL.")
         self._instance = instance
         self._grace = grace
-        self._attempts: set[Attempt] = set()
-        self._nursery: Nursery | None = None
+        self._commands: set[RunningCommand] = set()
+        self._spawner: Spawner | None = None
         self._closed = False
 
-    async def start(self, command: Command) -> Attempt:
-        """Start a command. What is wrong with the command is told by its outcome.
+    async def start(self, command: Command) -> RunningCommand:
+        """Start a command. Its own errors are in its outcome.
 
-        Raises OSError if the machine has no process or descriptor left, RuntimeError after close().
+        Raises OSError if the machine is out of processes or descriptors, RuntimeError after close().
         """
         with contextlib.suppress(OSError):
-            command.status_file.unlink()  # an older attempt's outcome must not pass for this one's
-        for _ in range(BIRTHS_TRIED):
+            command.status_file.unlink()  # it may contain the outcome of a previous attempt
+        for _ in range(SPAWN_ATTEMPTS):
             attempt = self._begin(command)
             try:
-                if await asyncio.shield(attempt._born):
+                if await asyncio.shield(attempt._started):
                     return attempt
             except asyncio.CancelledError:
                 attempt.terminate()
                 raise
-            self._drop_nursery()
-        raise OSError("No supervising process could be started. Has this machine reached its limit of processes?")
+            self._drop_spawner()
+        raise OSError("No supervisor could be started: check this machine's limit of processes.")
 
-    def kill_strays(self, *, shims_get: float = SHIMS_END_WITHIN) -> list[int]:
-        """Kill every process of this instance, whoever started it; returns their pids. For a service's start.
+    def kill_leftovers(self, *, shim_grace: float = SHIM_GRACE) -> list[int]:
+        """Kill every process of this instance, whichever process started it; returns their pids.
 
-        Blocks until they are gone, usually for milliseconds. Raises TimeoutError if one cannot be killed.
+        Blocks until they have ended, usually for milliseconds. Raises TimeoutError if one cannot be killed.
         """
-        return strays.kill_all(
-            lambda process: process.carries(strays.INSTANCE_VARIABLE, self._instance), shims_get=shims_get
+        return leftovers.kill_all(
+            lambda process: process.carries(leftovers.INSTANCE_VARIABLE, self._instance), shim_grace=shim_grace
         )
 
     async def close(self) -> None:
-        """Terminate all attempts and wait until nothing of them is left."""
+        """Terminate all commands and wait until none of their processes is left."""
         self._closed = True
-        for attempt in list(self._attempts):
+        for attempt in list(self._commands):
             attempt.terminate()
-        await asyncio.gather(*(attempt.outcome() for attempt in self._attempts), return_exceptions=True)
-        self._drop_nursery()
+        await asyncio.gather(*(attempt.outcome() for attempt in self._commands), return_exceptions=True)
+        self._drop_spawner()
 
-    def _begin(self, command: Command) -> Attempt:
+    def _begin(self, command: Command) -> RunningCommand:
         mark = uuid.uuid4().hex
-        attempt = Attempt(self._lease(), mark, command.status_file)
-        self._attempts.add(attempt)
-        attempt._outcome.add_done_callback(lambda _: self._attempts.discard(attempt))
+        attempt = RunningCommand(self._lease(), mark, command.status_file)
+        self._commands.add(attempt)
+        attempt._outcome.add_done_callback(lambda _: self._commands.discard(attempt))
         attempt._send(self._request(command, mark))
         return attempt
 
     def _lease(self) -> socket.socket:
         if self._closed:
             raise RuntimeError("The runner is closed and starts no more commands.")
-        for _ in range(BIRTHS_TRIED):
-            self._nursery = self._nursery or Nursery({strays.INSTANCE_VARIABLE: self._instance})
+        for _ in range(SPAWN_ATTEMPTS):
+            self._spawner = self._spawner or Spawner({leftovers.INSTANCE_VARIABLE: self._instance})
             try:
-                return self._nursery.bear()
+                return self._spawner.spawn()
             except (BrokenPipeError, ConnectionResetError):
-                self._drop_nursery()
-        raise OSError("The process that starts the supervising processes is killed as soon as it starts.")
+                self._drop_spawner()
+        raise OSError("The spawner of supervisors is killed as soon as it starts.")
 
-    def _drop_nursery(self) -> None:
-        nursery, self._nursery = self._nursery, None
-        if nursery is not None:
-            nursery.close()
+    def _drop_spawner(self) -> None:
+        spawner, self._spawner = self._spawner, None
+        if spawner is not None:
+            spawner.close()
 
     def _request(self, command: Command, mark: str) -> bytes:
-        """The message to the shim, not its arguments or environment, which `ps` shows: length, then JSON."""
-        marks = {strays.INSTANCE_VARIABLE: self._instance, strays.ATTEMPT_VARIABLE: mark}
+        """The request to the shim: length, then JSON. It is sent, as `ps` would show arguments and environment."""
+        marks = {leftovers.INSTANCE_VARIABLE: self._instance, leftovers.ATTEMPT_VARIABLE: mark}
         paths = {
             name: _as_text(getattr(command, name)) for name in ("working_directory", "stdout", "stderr", "status_file")
         }
@@ -265,5 +265,5 @@ class Runner:
 
 
 def _as_text(path: Path) -> str:
-    """The path's bytes in the way the shim reads text, whatever this process's own locale."""
+    """The path in the encoding that the shim expects, independent of this process's locale."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")

@@ -1,13 +1,11 @@
-"""Supervisors of commands: each owns one command's process tree, time limit, output files and outcome.
+"""Supervisors of commands (shims): each owns one command's process tree, time limit, output files and outcome.
 
-nursery.py starts this file as ``python -I -S shim.py``, on the standard library alone. That process, the
-nursery, does nothing but fork: for every lease that arrives on its control socket it forks a shim, which
-saves each command the interpreter's start (10 ms) and the imports (10 ms more), and leaves the service
-nothing to reap.
+spawner.py starts this file as ``python -I -S shim.py``, with the standard library only. That process, the spawner,
+only forks: for every lease that arrives on its control socket it forks a shim. This saves each command the start of an
+interpreter (10 ms) and the imports (10 ms), and the service does not have to reap processes.
 
-A lease is one end of a socket pair. The shim writes its pid on it, reads the request, later perhaps
-TERMINATE, and at the end writes the outcome and exits. End of file on the lease means that the service is
-gone, however it died, and the command goes with it.
+A lease is one end of a socket pair. The shim writes its pid to it, reads the request and later perhaps TERMINATE, and
+writes its report when the command has ended. End of file means that the service has ended, and ends the command.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-CONTROL = 1  # descriptor of the nursery's control socket
-LEASE = 1  # descriptor of a shim's lease, in the place of the nursery's control socket
+CONTROL = 1  # descriptor of the spawner's control socket
+LEASE = 1  # descriptor of a shim's lease, in the place of the spawner's control socket
 TERMINATE = b"T"
 LENGTH_BYTES = 8  # size of the big-endian length in front of the request
 
@@ -34,7 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 LONGEST_WAIT = 3600.0  # seconds; poll() takes milliseconds as a C int, which 25 days overflow
-RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest; between two sweeps of a tree that is being killed
+RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest, between two scans of a tree that is being killed
 
 EXITED, TIME_LIMIT, TERMINATED, ORPHANED = "exited", "timelimit", "terminated", "orphaned"
 PROGRAM_NOT_FOUND, LAUNCH_FAILED = "programnotfound", "launchfailed"
@@ -42,7 +40,7 @@ PROGRAM_NOT_FOUND, LAUNCH_FAILED = "programnotfound", "launchfailed"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Outcome(NamedTuple):
+class Report(NamedTuple):
     ending: str
     exit_code: int | None
     message: str = ""
@@ -52,7 +50,7 @@ def main() -> None:
     os.umask(0o077)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.freeze()  # a collection in a shim would copy the pages that it shares with the nursery
+    gc.freeze()  # a collection in a shim would copy the pages that it shares with the spawner
     control = socket.socket(fileno=CONTROL)
     while True:
         message, leases, _, _ = socket.recv_fds(control, 1, 1)
@@ -65,12 +63,12 @@ def fork_shim(lease: int) -> None:
     try:
         pid = os.fork()
     except OSError:
-        pid = -1  # the service sees a lease that ends without a pid
+        pid = -1  # the service then reads end of file before a pid
     if pid == 0:
         try:
             os.dup2(lease, LEASE)
             os.close(lease)
-            os.setsid()  # its id, the shim's pid, marks whatever does not leave the session
+            os.setsid()  # the session id, the shim's pid, marks all processes that stay in the session
             supervise()
         finally:
             os._exit(0)
@@ -78,7 +76,7 @@ def fork_shim(lease: int) -> None:
 
 
 def supervise() -> None:
-    """The life of a shim."""
+    """Run one command, as a shim."""
     os.write(LEASE, b"%d\n" % os.getpid())
     received = receive()
     if received is None:
@@ -88,7 +86,7 @@ def supervise() -> None:
 
 
 def receive() -> tuple[dict[str, Any], bool] | None:
-    """The request, and whether its end is asked for already; None if the service went away meanwhile."""
+    """Read the request, and whether it is already terminated; None if the service has ended."""
     buffer = b""
     while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(buffer[:LENGTH_BYTES], "big"):
         chunk = os.read(LEASE, 1 << 20)
@@ -99,33 +97,33 @@ def receive() -> tuple[dict[str, Any], bool] | None:
     return json.loads(buffer[LENGTH_BYTES:end]), TERMINATE in buffer[end:]
 
 
-def run(request: dict[str, Any], *, terminated: bool) -> Outcome:
+def run(request: dict[str, Any], *, terminated: bool) -> Report:
     try:
         become_subreaper()
         wakeup = watch_signals()
-        command, report = launch(request)
+        command, failures = launch(request)
     except (OSError, ValueError) as error:
-        return Outcome(LAUNCH_FAILED, None, explain(error))
+        return Report(LAUNCH_FAILED, None, explain(error))
     tree = Tree(
         command, wakeup, limit=request["time_limit"], grace=request["grace"], orphan_grace=request["orphan_grace"]
     )
     if terminated:
         tree.stop(TERMINATED)
     status = tree.watch()
-    failure = os.read(report, 1 << 16)  # the writer is dead, so this is its message or end of file
+    failure = os.read(failures, 1 << 16)  # the writer has ended, so this is its message or end of file
     if failure:
-        return Outcome(*json.loads(failure))
-    return Outcome(tree.ending or EXITED, exit_code(status))
+        return Report(*json.loads(failure))
+    return Report(tree.ending or EXITED, exit_code(status))
 
 
 def become_subreaper() -> None:
-    """Orphans of the command become children of this process: having no children proves the tree gone."""
+    """Adopt orphans of the command: once this process has no children, the whole tree has ended."""
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot become the reaper of the command's processes")
 
 
 def watch_signals() -> int:
-    """Descriptor on which the numbers of signals arrive: a child's end, or somebody signals this process."""
+    """A descriptor on which the numbers of received signals arrive, SIGCHLD included."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -134,13 +132,13 @@ def watch_signals() -> int:
 
 
 def launch(request: dict[str, Any]) -> tuple[int, int]:
-    """Start the command; returns its pid and the pipe on which it says why it could not be executed."""
+    """Start the command; returns its pid and a pipe with the report of a failed start."""
     argv = split(request["command_line"])
     environment = {encode(name): encode(value) for name, value in request["environment"].items()}
     output = os.open(encode(request["stdout"]), OUTPUT_FLAGS, 0o600)
     errors = os.open(encode(request["stderr"]), OUTPUT_FLAGS, 0o600)
-    report, failures = os.pipe()
-    # Until the child has reset its handlers, a SIGTERM would meet ours, which do nothing; enter() lets it through.
+    readable, failures = os.pipe()
+    # Until the child has reset its handlers, a SIGTERM would call ours, which do nothing; enter() unblocks it.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if pid == 0:
@@ -148,14 +146,14 @@ def launch(request: dict[str, Any]) -> tuple[int, int]:
             enter(encode(request["working_directory"]), output, errors, request["umask"])
             failure = execute(argv, environment)
         except (OSError, ValueError) as error:
-            failure = Outcome(LAUNCH_FAILED, None, explain(error))
+            failure = Report(LAUNCH_FAILED, None, explain(error))
         finally:
             os.write(failures, json.dumps(failure).encode())
             os._exit(127)
     signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     for descriptor in (output, errors, failures):
         os.close(descriptor)
-    return pid, report
+    return pid, readable
 
 
 def split(command_line: str) -> list[bytes]:
@@ -169,26 +167,26 @@ def split(command_line: str) -> list[bytes]:
 
 
 def encode(text: str) -> bytes:
-    # UTF-8 whatever the locale: the text came as JSON. Surrogates stand for undecodable bytes of file names.
+    # UTF-8 in any locale: the text came as JSON. Surrogates stand for undecodable bytes of file names.
     return text.encode("utf-8", "surrogateescape")
 
 
 def enter(working_directory: bytes, output: int, errors: int, umask: int) -> None:
-    """Turn the forked child into what a program expects to find around itself."""
+    """Set up the forked child for the program: directory, output, umask, limits, signals."""
     os.setpgid(0, 0)
     os.chdir(working_directory)
-    os.dup2(output, 1)  # the lease goes here; every other descriptor is close-on-exec
+    os.dup2(output, 1)  # replaces the lease; every other descriptor is close-on-exec
     os.dup2(errors, 2)
     os.umask(umask)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE, and what is ignored stays so over exec
+        signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE, and exec keeps ignored signals
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Outcome:
-    """Become the program, looked for in the command's own PATH; returns only to say why that failed."""
+def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Report:
+    """Execute the program, searched for in the command's own PATH; returns only a report of the failure."""
     name = argv[0]
     search = [b""] if b"/" in name else environment.get(b"PATH", DEFAULT_PATH).split(b":")
     denied: OSError | None = None
@@ -198,21 +196,21 @@ def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Outcome:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
-            denied = error  # as execvp(3): a later directory may have one that may be executed
+            denied = error  # like execvp(3): a later directory may have an executable one
         except OSError as error:
             denied = error
             break
     program = f"program {os.fsdecode(name[:200])!r}"
     if denied is None:
-        return Outcome(PROGRAM_NOT_FOUND, None, f"{program}: there is no such program, or its interpreter is missing")
-    return Outcome(LAUNCH_FAILED, None, f"{program}: {denied.strerror}")
+        return Report(PROGRAM_NOT_FOUND, None, f"{program}: the program or its interpreter does not exist")
+    return Report(LAUNCH_FAILED, None, f"{program}: {denied.strerror}")
 
 
 class Tree:
-    """The command's processes, from its start until the last of them is gone."""
+    """The process tree of the command, from its start until the last process has ended."""
 
     def __init__(self, command: int, wakeup: int, *, limit: float | None, grace: float, orphan_grace: float) -> None:
-        self.ending: str | None = None  # why it is being stopped, if it is
+        self.ending: str | None = None  # why it is being stopped, if so
         self._command = command
         self._status: int | None = None  # as waitpid() gives it, once the command itself has ended
         self._wakeup = wakeup
@@ -226,7 +224,7 @@ class Tree:
         self._poll.register(wakeup, select.POLLIN)
 
     def watch(self) -> int:
-        """Wait for the command's end, then see to it that none of its descendants outlives it."""
+        """Wait for the end of the command, then kill all its descendants."""
         while self._reap():
             now = time.monotonic()
             if self._limit_at is not None and now >= self._limit_at:
@@ -239,7 +237,7 @@ class Tree:
         return self._status
 
     def stop(self, ending: str) -> None:
-        """SIGTERM for every process now, SIGKILL after the grace. The first reason stays the reason."""
+        """Send SIGTERM to every process now, and SIGKILL after the grace. The first reason is kept."""
         if self.ending is not None or self._status is not None:
             return
         self.ending = ending
@@ -250,8 +248,8 @@ class Tree:
         signal_all(processes, signal.SIGCONT)  # a stopped process handles no SIGTERM
 
     def _reap(self) -> bool:
-        """Collect everything that has ended; False once there is nothing left that could."""
-        # Never a blocking wait: a fork that races the sweep would leave a process that nobody kills.
+        """Reap all processes that have ended; returns False once none is left."""
+        # Never a blocking wait: a fork that races the scan would leave a process that is never killed.
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -271,14 +269,14 @@ class Tree:
             timeout, self._rescan = self._rescan, min(self._rescan * 2, RESCAN_DELAYS[1])
         for descriptor, _ in self._poll.poll(max(0.0, timeout) * 1000 + 1):
             if descriptor == LEASE:
-                self._heed_lease()
+                self._read_lease()
             elif not set(os.read(self._wakeup, 4096)) <= {signal.SIGCHLD}:
                 self.stop(TERMINATED)
 
-    def _heed_lease(self) -> None:
+    def _read_lease(self) -> None:
         try:
             message = os.read(LEASE, 4096)
-        except ConnectionResetError:  # the service died with our outcome, or a part of it, unread
+        except ConnectionResetError:  # the service was killed with our report, or a part of it, unread
             message = b""
         if message:
             self.stop(TERMINATED)
@@ -289,7 +287,7 @@ class Tree:
 
 
 def descendants() -> Iterable[int]:
-    """Pids of all processes below this one. A fork may race the walk: repeat it until none is left."""
+    """The pids of all descendants. A fork may race the scan: repeat it until none is left."""
     pending = [os.getpid()]
     find = children if os.path.exists(f"/proc/{pending[0]}/task/{pending[0]}/children") else parents_table()
     while pending:
@@ -305,12 +303,12 @@ def children(parent: int) -> list[int]:
             with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
     except OSError:
-        pass  # ended meanwhile; its children are now ours and turn up in the next walk
+        pass  # it has ended; its children are ours now, and found by the next scan
     return found
 
 
 def parents_table() -> Callable[[int], list[int]]:
-    """`children` for a kernel without CONFIG_PROC_CHILDREN: one pass over all processes of the machine."""
+    """`children` for a kernel without CONFIG_PROC_CHILDREN: one scan of all processes of the machine."""
     table: dict[int, list[int]] = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -327,7 +325,7 @@ def signal_all(processes: Iterable[int], number: int) -> None:
         try:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
-            continue  # gone, or a set-uid program, which only root can end
+            continue  # ended, or a set-uid program, which only root can kill
 
 
 def exit_code(status: int) -> int:
@@ -341,8 +339,8 @@ def explain(error: OSError | ValueError) -> str:
     return f"{os.fsdecode(error.filename)!r}: {error.strerror}"
 
 
-def publish(status_file: bytes, outcome: Outcome) -> None:
-    """Write the outcome for a service that may have to be restarted, then send it to the one that listens."""
+def publish(status_file: bytes, outcome: Report) -> None:
+    """Write the report to the status file, for a restarted service, then send it to the running one."""
     try:
         write_atomically(status_file, serialise(outcome))
     except OSError as error:
@@ -351,10 +349,10 @@ def publish(status_file: bytes, outcome: Outcome) -> None:
     try:
         os.write(LEASE, serialise(outcome))
     except OSError:
-        return  # nobody listens any more; the status file tells the next service
+        return  # the service has ended; the next one reads the status file
 
 
-def serialise(outcome: Outcome) -> bytes:
+def serialise(outcome: Report) -> bytes:
     ending, code, message = outcome
     return json.dumps({"ending": ending, "exitCode": code, "message": message}).encode()
 

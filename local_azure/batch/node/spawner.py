@@ -1,4 +1,4 @@
-"""The service's end of the nursery: the process that forks a shim for every command (see shim.py)."""
+"""The spawner: a process that forks a shim for every command (see shim.py)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from local_azure.batch.node import shim
 
 
-class Nursery:
-    """One process of shim.py. It ends when this object's socket is closed, hence also with this process."""
+class Spawner:
+    """A process of shim.py. It ends when this object's socket is closed, and so with this process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair()
@@ -24,11 +24,11 @@ class Nursery:
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env=environment,
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
+                start_new_session=True,  # so that the terminal's Ctrl-C does not reach it
             )
 
-    def bear(self) -> socket.socket:
-        """Ask for a shim; returns our end of its lease. Raises OSError if the nursery is gone."""
+    def spawn(self) -> socket.socket:
+        """Fork a shim; returns our end of its lease. Raises OSError if the spawner has ended."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -40,6 +40,6 @@ class Nursery:
         return ours
 
     def close(self) -> None:
-        """End the nursery, not its shims. Blocks for the milliseconds that the process takes to exit."""
+        """End the spawner, not its shims. Blocks for milliseconds, until the process has exited."""
         self._control.close()
         self._process.wait()

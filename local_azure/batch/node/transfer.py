@@ -1,7 +1,7 @@
-"""Bring a task's resource files to its node, and its output files from there to Blob Storage.
+"""Stages a task's resource files in, and its output files out to Blob Storage.
 
-Blocking: call it in a thread. A failure is told as the `failureInfo` that Azure Batch would give. No URL is
-ever told with its query string, which is where the SAS signature is.
+Blocking: call it in a thread. A failure has the fields of the `failureInfo` of Azure Batch. URLs are reported without
+their query string, which contains the SAS signature.
 """
 
 from __future__ import annotations

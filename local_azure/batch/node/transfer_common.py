@@ -1,4 +1,4 @@
-"""What downloads and uploads have in common: how they fail, how long they try, how they reach a container."""
+"""Shared by downloads and uploads: errors, limits and retries, access to a container."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MESSAGES = {
     "FileUploadContainerNotFound": "One of the output files' Azure Blob container(s) is not found",
     "FileUploadMiscError": "One of the output files could not be uploaded",
 }
-# https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes: what the user's own URLs and
-# permissions cause is the user's error, the rest is the service's.
+# https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes: errors caused by the user's URLs and
+# permissions are user errors, all others are server errors.
 USER_ERRORS = frozenset({"BlobAccessDenied", "BlobNotFound", "FileUploadAccessDenied", "FileUploadContainerNotFound"})
 
 
 class TransferFailed(Exception):
-    """One file could not be brought to or from the node; the fields are those of a task's `failureInfo`."""
+    """A file could not be transferred; the fields are those of a task's `failureInfo`."""
 
     def __init__(self, code: str, reason: str, details: Mapping[str, str], *, category: str | None = None) -> None:
         self.code = code
@@ -47,16 +47,16 @@ class TransferFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long and how much a transfer may try."""
+    """Limits and retries of a transfer."""
 
-    timeout: float = 60.0  #: seconds for a connection, and between two pieces of data
+    timeout: float = 60.0  #: seconds to connect, and between two chunks
     file_bytes: int = 16 << 30  #: of one resource file
-    retry_delays: tuple[float, ...] = (0.5, 1.0, 2.0)  #: seconds before each repetition; its number for all
+    retry_delays: tuple[float, ...] = (0.5, 1.0, 2.0)  #: seconds before each retry
     sleep: Callable[[float], None] = time.sleep
 
 
 def public_url(url: str) -> str:
-    """The URL without what may be secret in it: query, fragment, user and password."""
+    """The URL without its parts that may be secret: query, fragment, user and password."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -77,9 +77,9 @@ def open_container(url: str, limits: Limits) -> ContainerClient:
 
     return ContainerClient.from_container_url(
         url,
-        # No proxy on the way to this machine.
+        # Requests to this machine bypass proxies.
         transport=RequestsTransport(use_env_settings=not is_loopback(url)),
-        # At once, then after 2 and 4 seconds: the SDK wants whole seconds, and by itself begins with 15.
+        # Retries at once, then after 2 and 4 seconds: the SDK takes whole seconds only, and its default starts at 15.
         retry_policy=ExponentialRetry(
             initial_backoff=0, increment_base=2, retry_total=len(limits.retry_delays), random_jitter_range=0
         ),
@@ -102,7 +102,7 @@ def storage_errors(denied: str, missing: str, other: str, details: Mapping[str, 
         named = getattr(storage_code, "value", storage_code)
         reason = str(named or error.reason or f"HTTP status {error.status_code}")
         raise TransferFailed(code, reason, more) from None
-    except (AzureError, ValueError) as error:  # its text may hold the whole URL
+    except (AzureError, ValueError) as error:  # its text may contain the whole URL
         raise TransferFailed(other, type(error).__name__, details) from None
 
 

@@ -1,4 +1,4 @@
-"""Output files, from the task's directory to a container of Blob Storage."""
+"""Uploads output files from the task's directory to a container of Blob Storage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from local_azure.batch.state.paths import as_text
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
-# https://learn.microsoft.com/rest/api/storageservices/put-blob, both spellings, and the SDK's names for them
+# https://learn.microsoft.com/rest/api/storageservices/put-blob, with and without prefix, and the SDK's names
 CONTENT_HEADERS = {
     prefix + name: f"{'' if name == 'cache-control' else 'content_'}{field}"
     for prefix in ("", "x-ms-blob-")
@@ -43,11 +43,10 @@ def stage_out(
     environment: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Upload output files, given as on the wire, whose upload condition fits the task's result.
+    """Upload the output files, in the format of the API, whose upload condition matches the task's result.
 
-    `environment` is what patterns like `$AZ_BATCH_TASK_ID*.txt` take their variables from. Every output file
-    is tried, so that the logs get out even if the result is missing; then TransferFailed is raised for the
-    first that failed.
+    `environment` has the variables of patterns such as `$AZ_BATCH_TASK_ID*.txt`. All output files are tried, so that
+    logs are uploaded even if a result is missing; then TransferFailed is raised for the first failure.
     """
     failures = []
     for file in output_files:
@@ -75,9 +74,8 @@ def _upload(file: Mapping[str, Any], working_directory: Path, environment: Mappi
     except ValueError as error:
         raise TransferFailed("FileUploadMiscError", str(error), details, category="usererror") from error
     if not found and not is_wild(pattern):
-        # Azure does not document this case. A named file that is missing is an output that the task owes; a
-        # wildcard that finds nothing is an answer.
-        reason = "there is no such file in the task's directory"
+        # Azure does not document this case. A named file is required; a wildcard may match no file.
+        reason = "the file does not exist in the task's directory"
         raise TransferFailed("FileUploadMiscError", reason, details, category="usererror")
     with storage_errors("FileUploadAccessDenied", "FileUploadContainerNotFound", "FileUploadMiscError", details):
         container = open_container(destination["containerUrl"], limits) if found else None
@@ -87,7 +85,7 @@ def _upload(file: Mapping[str, Any], working_directory: Path, environment: Mappi
 
 
 def _blob_name(match: Match, pattern: str, path: str | None) -> str:
-    """`path` is the blob's name, or with a wildcard in the pattern, the virtual directory of the blobs."""
+    """The name of the blob: `path`, which for a pattern with a wildcard is the virtual directory of the blobs."""
     name = as_text(match.name)
     if is_wild(pattern):
         return f"{path.rstrip('/')}/{name}" if path else name
@@ -95,7 +93,7 @@ def _blob_name(match: Match, pattern: str, path: str | None) -> str:
 
 
 def _upload_settings(headers: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The SDK's arguments for an output file's uploadHeaders; ValueError for what Put Blob does not take."""
+    """The SDK's arguments for uploadHeaders. Raises ValueError for headers that Put Blob does not support."""
     from azure.storage.blob import ContentSettings
 
     content: dict[str, Any] = {}
@@ -110,7 +108,7 @@ def _upload_settings(headers: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         elif name == "x-ms-access-tier":
             settings["standard_blob_tier"] = value
         else:
-            raise ValueError(f"the upload header {header['name']!r} is not one that an output file may set")
+            raise ValueError(f"the upload header {header['name']!r} is not supported for output files")
     return {**settings, "content_settings": ContentSettings(**content), "metadata": metadata}
 
 
@@ -122,6 +120,6 @@ def _upload_file(
     details: Mapping[str, str],
 ) -> None:
     with node_errors("FileUploadMiscError", {**details, "FilePath": as_text(match.path.name)}):
-        descriptor = os.open(match.path, os.O_RDONLY | os.O_NOFOLLOW)  # no link when it was found
+        descriptor = os.open(match.path, os.O_RDONLY | os.O_NOFOLLOW)  # it was not a link when it was found
     with open(descriptor, "rb") as file:
         container.upload_blob(blob, file, length=os.fstat(descriptor).st_size, overwrite=True, **settings)

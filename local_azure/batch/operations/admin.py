@@ -1,6 +1,6 @@
-"""The service's own operations, for tests and for curious users: its faults and its clock. Off unless asked for.
+"""The service's own operations, which inject faults and move its clock; off by default.
 
-They are requests like any other, signed with the account's key, below the path /$local.
+They are requests below the path /$local, signed with the account's key like all others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from local_azure.batch.engine import attempts
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call
+from local_azure.batch.rest.call import Call, Response
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.faults import RequestFault, ResizeFault
 from local_azure.batch.state.states import NODE
@@ -22,22 +22,22 @@ from local_azure.batch.state.wire import LAST, parse_duration, timestamp
 
 PREFIX = "/$local/"
 MAXIMUM_NUMBER = 10**9
-_YEARS_LEFT = timedelta(days=365 * 1000)  # before the last moment that can be written
+_YEARS_LEFT = timedelta(days=365 * 1000)  # of margin before the latest time that can be written
 
 
-def serve(service: Service, call: Call) -> Answer:
-    """Carry out the operation that is named by the last part of the path."""
+def serve(service: Service, call: Call) -> Response:
+    """Run the operation named by the last segment of the path."""
     name = call.path[len(PREFIX) :]
     if call.method != "POST" or name not in _OPERATIONS:
         raise BatchError(Code.InvalidUri, f"POST to {PREFIX} and one of {', '.join(_OPERATIONS)}.")
     body = call.json() if call.content.strip() else {}
     if not isinstance(body, dict):
         raise BatchError(Code.InvalidRequestBody, "The body must be a JSON object.")
-    return Answer(document=_OPERATIONS[name](service, body) or {}, kind="local/@Element")
+    return Response(document=_OPERATIONS[name](service, body) or {}, kind="local/@Element")
 
 
 def _arguments(body: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The body, complete. Raises InvalidPropertyValue for a property that is unknown or of another type."""
+    """The body with defaults. Raises InvalidPropertyValue for a property that is unknown or of another type."""
     for name, value in body.items():
         if name not in defaults:
             raise invalid_property(name, value, f"it must be one of {', '.join(defaults)}")
@@ -50,7 +50,7 @@ def _arguments(body: dict[str, Any], **defaults: Any) -> dict[str, Any]:
 
 
 def _requests(service: Service, body: dict[str, Any]) -> None:
-    """Let something happen to the next requests: the properties are those of RequestFault."""
+    """Inject a fault into the next requests; the properties are those of RequestFault."""
     defaults = {item.name: item.default for item in fields(RequestFault)}
     fault = RequestFault(**_arguments(body, **defaults))
     if fault.status and not 400 <= fault.status <= 599:
@@ -59,73 +59,73 @@ def _requests(service: Service, body: dict[str, Any]) -> None:
 
 
 def _reset(service: Service, body: dict[str, Any]) -> None:
-    """No more faults, and the service's own timings again, for what is under way as well."""
+    """Remove all faults and restore the timings, also for transitions under way."""
     service.faults = type(service.faults)()
-    service.agenda.wake_all()
+    service.reconciler.wake_all()
 
 
 def _clock(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    """Move the service's clock: {"advance": "PT1H"}. Answers with its time."""
+    """Move the service's clock: {"advance": "PT1H"}. Returns its time."""
     text = _arguments(body, advance="PT0S")["advance"]
     try:
         length = parse_duration(text)
     except ValueError as error:
         raise invalid_property("advance", text, str(error)) from error
     if length < timedelta():
-        raise invalid_property("advance", text, "time does not go back")
+        raise invalid_property("advance", text, "it must not be negative")
     if length > LAST - service.now() - _YEARS_LEFT:
-        raise invalid_property("advance", text, "time does not go on for so long")
+        raise invalid_property("advance", text, "the time would be out of range")
     service.clock.advance(length)
     return {"time": timestamp(service.now())}
 
 
 def _timings(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    """How long transitions take, in seconds: {"removal": 5} makes deletes slow. Answers with all of them."""
+    """Set the seconds that transitions take: {"removal": 5} makes deletes slow. Returns all of them."""
     current = {item.name: float(getattr(service.timings, item.name)) for item in fields(service.timings)}
     service.faults.timings = replace(service.timings, **_arguments(body, **current))
-    service.agenda.wake_all()
+    service.reconciler.wake_all()
     return {item.name: getattr(service.timings, item.name) for item in fields(service.timings)}
 
 
 def _resize_error(service: Service, body: dict[str, Any]) -> None:
-    """Let the next allocation fail: {"code": "AllocationFailed", "message": "..."}, of any pool or of "poolId"."""
+    """Fail the next allocation, of any pool or of "poolId": {"code": "AllocationFailed", "message": "..."}."""
     arguments = _arguments(body, code=ResizeFault.code, message=ResizeFault.message, poolId="")
     pool = arguments.pop("poolId").lower()
     service.faults.resizes.append(ResizeFault(pool=pool, **arguments))
 
 
 def _task_statuses(service: Service, body: dict[str, Any]) -> None:
-    """Write the statuses of tasks in a collection with capitals, or not: {"capitalised": true}."""
+    """Write the statuses of tasks in a collection in capitals or in lower case: {"capitalised": true}."""
     service.faults.capitalised_statuses = _arguments(body, capitalised=True)["capitalised"]
 
 
 def _start_tasks(service: Service, body: dict[str, Any]) -> None:
-    """Let the next start tasks fail: {"fail": 2}."""
+    """Fail the next start tasks: {"fail": 2}."""
     service.faults.failing_start_tasks = _arguments(body, fail=1)["fail"]
 
 
 def _task_counts(service: Service, body: dict[str, Any]) -> None:
-    """Let the next task counts be out of date: {"stale": 3}."""
+    """Return stale task counts for the next requests: {"stale": 3}."""
     service.faults.stale_task_counts = _arguments(body, stale=1)["stale"]
 
 
 def _quota(service: Service, body: dict[str, Any]) -> None:
-    """How many nodes the account may have: {"nodes": 2}. More are not allocated, and the pool says so."""
+    """Set the node quota of the account: {"nodes": 2}. A pool beyond it gets resizeErrors."""
     service.faults.node_quota = _arguments(body, nodes=service.faults.node_quota)["nodes"]
 
 
 def _preempt(service: Service, body: dict[str, Any]) -> None:
-    """Take spot nodes away, for some time: {"poolId": "p"} and, if not all, "nodeId"."""
+    """Preempt the spot nodes of a pool, or one of them: {"poolId": "p", "nodeId": "n"}."""
     for node in _nodes(service, body):
         if not node.document["isDedicated"]:
-            _lose(service, node, "preempted")
+            _take_away(service, node, "preempted")
 
 
 def _unusable(service: Service, body: dict[str, Any]) -> None:
-    """Let nodes become unusable: {"poolId": "p"} and, if not all, "nodeId"."""
+    """Make the nodes of a pool unusable, or one of them: {"poolId": "p", "nodeId": "n"}."""
     for node in _nodes(service, body):
         node.document["errors"] = [{"code": "NodeUnusable", "message": "The node has been made unusable."}]
-        _lose(service, node, "unusable")
+        _take_away(service, node, "unusable")
 
 
 def _nodes(service: Service, body: dict[str, Any]) -> list[Row]:
@@ -136,13 +136,13 @@ def _nodes(service: Service, body: dict[str, Any]) -> list[Row]:
     return list(service.store.nodes.where("pool = ?", pool.id))
 
 
-def _lose(service: Service, node: Row, state: str) -> None:
-    """What ran on the node runs elsewhere, and that is not counted as a requeue."""
+def _take_away(service: Service, node: Row, state: str) -> None:
+    """Make the node unavailable; its tasks run again elsewhere, not counted as requeues."""
     NODE.enter(node.document, state, service.now())
     service.store.nodes.save(node)
     for attempt in attempts.on_node(service, *node.keys):
         attempts.stop(service, attempt, Stop.RECOVER)
-    service.agenda.wake("node", *node.keys)
+    service.reconciler.wake("node", *node.keys)
 
 
 _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any] | None]] = {

@@ -14,25 +14,25 @@ from pathlib import Path
 from urllib.parse import quote
 
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call, Listing, require_conditions
+from local_azure.batch.rest.call import Call, Listing, Response, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.paths import PathEscapes, as_text, confine, remove_tree, resolve_inside
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import LAST, http_date, next_etag, timestamp
 
-CHUNK = 1 << 16  # bytes read at once
+CHUNK = 1 << 16  # bytes per read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """A directory whose files are served, and its URL."""
+    """A directory whose files are served, with its URL."""
 
     directory: Path
     url: str
 
 
-def _of_task(service: Service, call: Call) -> Root:
+def _task_root(service: Service, call: Call) -> Root:
     job = service.job(call.ids["jobId"])
     task = service.task(job.id, call.ids["taskId"])
     info = task.document.get("nodeInfo")
@@ -47,7 +47,7 @@ def _of_task(service: Service, call: Call) -> Root:
     return Root(directory=root / info["taskRootDirectory"], url=url)
 
 
-def _of_node(service: Service, call: Call) -> Root:
+def _node_root(service: Service, call: Call) -> Root:
     pool = service.pool(call.ids["poolId"])
     node = service.node(pool.id, call.ids["nodeId"])
     url = call.url("pools", pool.document["id"], "nodes", node.document["id"], "files")
@@ -55,7 +55,7 @@ def _of_node(service: Service, call: Call) -> Root:
 
 
 def _find(root: Root, name: str) -> Path:
-    """The file of that name; nothing outside of the root is found, by whatever way it is asked for."""
+    """The path of a file; raises FileNotFound for names outside of the root, however they are written."""
     try:
         paths = [resolve_inside(root.directory, as_named.strip("/")) for as_named in (name, _unescaped(name))]
     except PathEscapes as error:
@@ -67,13 +67,13 @@ def _find(root: Root, name: str) -> Path:
 
 
 def _unescaped(name: str) -> str:
-    """The path whose text is `name`: what is listed is found."""
+    """The inverse of as_text(), so that every listed file is found by its name."""
     return os.fsdecode(re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), name.encode()))
 
 
 @contextmanager
 def _accessible(name: str) -> Iterator[None]:
-    """A file that vanishes, or that its task has closed to its own user, is not found."""
+    """Report a file that was just removed, or is not readable, as not found."""
     try:
         yield
     except OSError as error:
@@ -91,7 +91,7 @@ def _properties(status: os.stat_result, name: str) -> Document:
 
 
 def _moment(seconds: float) -> datetime:
-    """The time, or the nearest that can be written: a task may set any."""
+    """The time, or the nearest that can be written: a task may set any time."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, ValueError, OSError):
@@ -101,39 +101,39 @@ def _moment(seconds: float) -> datetime:
 # Listing
 
 
-def list_task_files(service: Service, call: Call) -> Answer:
-    return _list(call, _of_task(service, call))
+def list_task_files(service: Service, call: Call) -> Response:
+    return _list(call, _task_root(service, call))
 
 
-def list_node_files(service: Service, call: Call) -> Answer:
-    return _list(call, _of_node(service, call))
+def list_node_files(service: Service, call: Call) -> Response:
+    return _list(call, _node_root(service, call))
 
 
-def _list(call: Call, root: Root) -> Answer:
+def _list(call: Call, root: Root) -> Response:
     recursive = call.query.get("recursive", "false").lower() == "true"
     paths = {as_text(path): path for path in _paths(root.directory, recursive)}
     listing = Listing(
         kind="files", filterable={"name": Kind.TEXT}, show=lambda row: _entry(root, row.id, paths[row.id])
     )
     names = sorted(paths)
-    return listing.answer(call, lambda after: (Row(keys=(name,), document={}) for name in names if name > after))
+    return listing.respond(call, lambda after: (Row(keys=(name,), document={}) for name in names if name > after))
 
 
 def _paths(directory: Path, recursive: bool) -> Iterator[str]:
-    """The paths of all files below the directory; with a list, not by recursion: tasks nest directories deeply."""
+    """The paths of all files below the directory; iterative, as directories may be nested deeply."""
     pending = [""]
     while pending:
         prefix = pending.pop()
         try:
             entries = list(os.scandir(directory / prefix))
-        except OSError:  # it has just been removed, or its task has closed it to its own user
+        except OSError:  # it was just removed, or is not readable
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
             if entry.is_symlink() and not _leads_inside(directory, path):
                 continue
             yield path
-            # A link to a directory is shown and not followed: it could lead round in circles.
+            # Links to directories are listed but not followed: they may form a cycle.
             if recursive and entry.is_dir(follow_symlinks=False):
                 pending.append(path + "/")
 
@@ -149,7 +149,7 @@ def _entry(root: Root, name: str, path: str) -> Document:
     url = f"{root.url}/{quote(name)}"
     try:
         status = (root.directory / path).stat()
-    except OSError:  # it has just been removed
+    except OSError:  # it was just removed
         return {"name": name, "url": url, "isDirectory": False}
     if stat.S_ISDIR(status.st_mode):
         return {"name": name, "url": url, "isDirectory": True}
@@ -159,15 +159,15 @@ def _entry(root: Root, name: str, path: str) -> Document:
 # Reading
 
 
-def get_task_file_properties(service: Service, call: Call) -> Answer:
-    return _head(call, _of_task(service, call))
+def get_task_file_properties(service: Service, call: Call) -> Response:
+    return _head(call, _task_root(service, call))
 
 
-def get_node_file_properties(service: Service, call: Call) -> Answer:
-    return _head(call, _of_node(service, call))
+def get_node_file_properties(service: Service, call: Call) -> Response:
+    return _head(call, _node_root(service, call))
 
 
-def _head(call: Call, root: Root) -> Answer:
+def _head(call: Call, root: Root) -> Response:
     name = call.ids["filePath"]
     path = _find(root, name)
     with _accessible(name):
@@ -175,24 +175,24 @@ def _head(call: Call, root: Root) -> Answer:
     _check_modified(call, status)
     headers = _file_headers(root, name, status)
     size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-    return Answer(headers={**headers, "Content-Length": str(size)})
+    return Response(headers={**headers, "Content-Length": str(size)})
 
 
-def download_task_file(service: Service, call: Call) -> Answer:
-    return _download(call, _of_task(service, call))
+def download_task_file(service: Service, call: Call) -> Response:
+    return _download(call, _task_root(service, call))
 
 
-def download_node_file(service: Service, call: Call) -> Answer:
-    return _download(call, _of_node(service, call))
+def download_node_file(service: Service, call: Call) -> Response:
+    return _download(call, _node_root(service, call))
 
 
-def _download(call: Call, root: Root) -> Answer:
+def _download(call: Call, root: Root) -> Response:
     name = call.ids["filePath"]
     path = _find(root, name)
     if os.path.isdir(path):
         raise BatchError(Code.InvalidInput, f"{name!r} is a directory.")
     with _accessible(name):
-        # The path has no links in it; one that has just been put in the last place is refused.
+        # The path has no links; O_NOFOLLOW refuses one that was just put in its place.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
@@ -207,12 +207,12 @@ def _download(call: Call, root: Root) -> Answer:
     headers = {**_file_headers(root, name, status), "Content-Length": str(length)}
     if wanted:
         headers["Content-Range"] = f"bytes {first}-{first + length - 1}/{status.st_size}"
-    # Batch answers a part of a file with 200, too; its clients take a 206 for an error.
-    return Answer(headers=headers, stream=_read(descriptor, first, length))
+    # Batch returns 200 for a range, too; its clients treat 206 as an error.
+    return Response(headers=headers, stream=_read(descriptor, first, length))
 
 
 async def _read(descriptor: int, first: int, length: int) -> AsyncIterator[bytes]:
-    """Exactly the bytes that were announced, even if the file grows meanwhile."""
+    """Read exactly the announced range, even if the file grows."""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(first)
         while length > 0 and (chunk := file.read(min(CHUNK, length))):
@@ -255,15 +255,15 @@ def _check_modified(call: Call, status: os.stat_result) -> None:
 # Deleting
 
 
-def delete_task_file(service: Service, call: Call) -> Answer:
-    return _delete(call, _of_task(service, call))
+def delete_task_file(service: Service, call: Call) -> Response:
+    return _delete(call, _task_root(service, call))
 
 
-def delete_node_file(service: Service, call: Call) -> Answer:
-    return _delete(call, _of_node(service, call))
+def delete_node_file(service: Service, call: Call) -> Response:
+    return _delete(call, _node_root(service, call))
 
 
-def _delete(call: Call, root: Root) -> Answer:
+def _delete(call: Call, root: Root) -> Response:
     path = _find(root, call.ids["filePath"])
     recursive = call.query.get("recursive", "false").lower() == "true"
     if path == root.directory.resolve():
@@ -271,11 +271,11 @@ def _delete(call: Call, root: Root) -> Answer:
     try:
         if not path.is_dir():
             path.unlink()
-            return Answer(status=200)
+            return Response(status=200)
         if recursive:
             remove_tree(path)
         if path.exists():
             path.rmdir()
     except OSError as error:
         raise BatchError(Code.OperationInvalidForCurrentState, f"{error.strerror}.") from error
-    return Answer(status=200)
+    return Response(status=200)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from local_azure.batch.engine import job_specs
 from local_azure.batch.engine.service import Service
 from local_azure.batch.operations import jobs
-from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import SCHEDULE
@@ -34,7 +34,7 @@ def show(call: Call, row: Row) -> Document:
     return {**row.document, "executionInfo": info, "url": call.url("jobschedules", row.document["id"])}
 
 
-def create_job_schedule(service: Service, call: Call) -> Answer:
+def create_job_schedule(service: Service, call: Call) -> Response:
     body = call.body("BatchJobScheduleCreateOptions")
     if not is_id(body["id"]):
         raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
@@ -49,7 +49,7 @@ def create_job_schedule(service: Service, call: Call) -> Answer:
     row = Row(keys=(body["id"].lower(),), document=document)
     _plan(row)
     service.store.schedules.add(row)
-    service.agenda.wake("schedule", row.id)
+    service.reconciler.wake("schedule", row.id)
     return created(call, document, "jobschedules", document["id"])
 
 
@@ -62,35 +62,35 @@ def _check_rule(service: Service, rule: Document) -> None:
 
 
 def _plan(row: Row) -> None:
-    """The first job is due at once, or when the rule allows it."""
+    """Plan the first job: now, or at the schedule's doNotRunUntil."""
     start = row.document.get("schedule", {}).get("doNotRunUntil", row.document["creationTime"])
     row.document["executionInfo"]["nextRunTime"] = start
 
 
-def list_job_schedules(service: Service, call: Call) -> Answer:
+def list_job_schedules(service: Service, call: Call) -> Response:
     listing = Listing(
         kind="jobschedules", filterable=_FILTERABLE, show=lambda row: show(call, row), model="BatchJobSchedule"
     )
-    return listing.answer(call, lambda after: service.store.schedules.page((), after))
+    return listing.respond(call, lambda after: service.store.schedules.page((), after))
 
 
-def get_job_schedule(service: Service, call: Call) -> Answer:
+def get_job_schedule(service: Service, call: Call) -> Response:
     row = service.schedule(call.ids["jobScheduleId"])
     require_conditions(call, row.document)
     return element(call, "jobschedules", show(call, row), "BatchJobSchedule")
 
 
-def job_schedule_exists(service: Service, call: Call) -> Answer:
+def job_schedule_exists(service: Service, call: Call) -> Response:
     row = service.schedule(call.ids["jobScheduleId"])
     require_conditions(call, row.document)
     return done(call, 200, row.document)
 
 
-def list_jobs_from_schedule(service: Service, call: Call) -> Answer:
+def list_jobs_from_schedule(service: Service, call: Call) -> Response:
     schedule = service.schedule(call.ids["jobScheduleId"])
     listing = Listing(kind="jobs", filterable=jobs.FILTERABLE, show=lambda row: jobs.show(call, row), model="BatchJob")
     condition = "schedule = ? AND id > ? ORDER BY id"
-    return listing.answer(call, lambda after: service.store.jobs.where(condition, schedule.id, after))
+    return listing.respond(call, lambda after: service.store.jobs.where(condition, schedule.id, after))
 
 
 def _changeable(service: Service, call: Call, *refused: str) -> Row:
@@ -106,27 +106,27 @@ def _changeable(service: Service, call: Call, *refused: str) -> Row:
     return row
 
 
-def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+def _save(service: Service, call: Call, row: Row, status: int) -> Response:
     service.touch(row.document)
     service.store.schedules.save(row)
-    service.agenda.wake("schedule", row.id)
+    service.reconciler.wake("schedule", row.id)
     return done(call, status, row.document)
 
 
-def update_job_schedule(service: Service, call: Call) -> Answer:
+def update_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting", "terminating", "completed")
-    return _changed(service, call, row, call.body("BatchJobScheduleUpdateOptions"))
+    return _change(service, call, row, call.body("BatchJobScheduleUpdateOptions"))
 
 
-def replace_job_schedule(service: Service, call: Call) -> Answer:
+def replace_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting", "terminating", "completed")
     body = call.body("BatchJobSchedule")
     row.document.pop("metadata", None)
-    return _changed(service, call, row, {"schedule": {}, **body})
+    return _change(service, call, row, {"schedule": {}, **body})
 
 
-def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answer:
-    """A change is for jobs to come; one that is active goes on as it was created."""
+def _change(service: Service, call: Call, row: Row, changes: Document) -> Response:
+    """Apply changes to future jobs; an active job is not changed."""
     if "jobSpecification" in changes:
         changes["jobSpecification"] = job_specs.with_defaults(changes["jobSpecification"], scheduled=True)
     row.document.update(changes)
@@ -134,28 +134,28 @@ def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answe
         _check_rule(service, changes["schedule"])
         if not row.private.get("jobs"):
             _plan(row)
-    return _saved(service, call, row, 200)
+    return _save(service, call, row, 200)
 
 
-def disable_job_schedule(service: Service, call: Call) -> Answer:
+def disable_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting", "terminating", "completed")
     SCHEDULE.enter(row.document, "disabled", service.now())
-    return _saved(service, call, row, 204)
+    return _save(service, call, row, 204)
 
 
-def enable_job_schedule(service: Service, call: Call) -> Answer:
+def enable_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting", "terminating", "completed")
     SCHEDULE.enter(row.document, "active", service.now())
-    return _saved(service, call, row, 204)
+    return _save(service, call, row, 204)
 
 
-def terminate_job_schedule(service: Service, call: Call) -> Answer:
+def terminate_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting", "terminating", "completed")
     SCHEDULE.enter(row.document, "terminating", service.now())
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
-def delete_job_schedule(service: Service, call: Call) -> Answer:
+def delete_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting")
     SCHEDULE.enter(row.document, "deleting", service.now())
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)

@@ -7,7 +7,7 @@ from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_creation import add_job
 from local_azure.batch.engine.job_specs import check_numbers, check_pool, with_defaults
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import JOB
@@ -40,7 +40,7 @@ def show(call: Call, row: Row) -> Document:
     return {**row.document, "url": call.url("jobs", row.document["id"])}
 
 
-def create_job(service: Service, call: Call) -> Answer:
+def create_job(service: Service, call: Call) -> Response:
     body = call.body("BatchJobCreateOptions")
     if not is_id(body["id"]):
         raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
@@ -48,12 +48,12 @@ def create_job(service: Service, call: Call) -> Answer:
     return created(call, document, "jobs", document["id"])
 
 
-def list_jobs(service: Service, call: Call) -> Answer:
+def list_jobs(service: Service, call: Call) -> Response:
     listing = Listing(kind="jobs", filterable=FILTERABLE, show=lambda row: show(call, row), model="BatchJob")
-    return listing.answer(call, lambda after: service.store.jobs.page((), after))
+    return listing.respond(call, lambda after: service.store.jobs.page((), after))
 
 
-def get_job(service: Service, call: Call) -> Answer:
+def get_job(service: Service, call: Call) -> Response:
     row = service.job(call.ids["jobId"])
     require_conditions(call, row.document)
     return element(call, "jobs", show(call, row), "BatchJob")
@@ -67,12 +67,12 @@ def _changeable(service: Service, call: Call) -> Row:
     return row
 
 
-def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+def _save(service: Service, call: Call, row: Row, status: int) -> Response:
     service.touch(row.document)
     service.store.jobs.save(row)
-    service.agenda.wake("job", row.id)
+    service.reconciler.wake("job", row.id)
     if pool := row.document["executionInfo"].get("poolId"):
-        service.agenda.wake("assign", pool.lower())
+        service.reconciler.wake("assign", pool.lower())
     return done(call, status, row.document)
 
 
@@ -84,28 +84,28 @@ def _updatable(service: Service, call: Call) -> Row:
     return row
 
 
-def update_job(service: Service, call: Call) -> Answer:
+def update_job(service: Service, call: Call) -> Response:
     row = _updatable(service, call)
     patch = call.body("BatchJobUpdateOptions")
-    return _changed(service, call, row, patch)
+    return _change(service, call, row, patch)
 
 
-def replace_job(service: Service, call: Call) -> Answer:
-    """What is left out of the body gets its default, except for the pool, which must be in it."""
+def replace_job(service: Service, call: Call) -> Response:
+    """Replace the job's properties: omitted ones get their defaults; the pool is required."""
     row = _updatable(service, call)
     body = call.body("BatchJob")
     defaults = with_defaults({"poolInfo": body["poolInfo"]})
     for name in ("priority", "maxParallelTasks", "allowTaskPreemption", "onAllTasksComplete", "constraints"):
         body.setdefault(name, defaults[name])
     row.document.pop("metadata", None)
-    return _changed(service, call, row, body)
+    return _change(service, call, row, body)
 
 
-def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answer:
+def _change(service: Service, call: Call, row: Row, changes: Document) -> Response:
     check_numbers(changes)
     document = row.document
     if (document["onAllTasksComplete"], changes.get("onAllTasksComplete")) == ("terminatejob", "noaction"):
-        reason = "the automatic end of a job cannot be turned off again"
+        reason = "terminatejob cannot be changed back to noaction"
         raise invalid_property("onAllTasksComplete", "noaction", reason)
     if constraints := changes.pop("constraints", None):
         document["constraints"] = {**document["constraints"], **constraints}
@@ -113,55 +113,57 @@ def _changed(service: Service, call: Call, row: Row, changes: Document) -> Answe
         check_pool(changes["poolInfo"])
         _change_pool(service, row, changes["poolInfo"])
     document.update(changes)
-    return _saved(service, call, row, 200)
+    return _save(service, call, row, 200)
 
 
 def _change_pool(service: Service, row: Row, pool_info: Document) -> None:
-    """A job moves to another pool only while it is disabled, so that nothing of it runs in the old one."""
+    """Move the job to another pool, only while it is disabled, so that none of its tasks runs in the old one."""
     if row.document["state"] != "disabled":
-        raise BatchError(Code.OperationInvalidForCurrentState, "The pool of a job can be changed while it is disabled.")
+        raise BatchError(
+            Code.OperationInvalidForCurrentState, "The pool can be changed only while the job is disabled."
+        )
     if "poolId" in pool_info:
         row.document["executionInfo"]["poolId"] = pool_info["poolId"]
 
 
-def delete_job(service: Service, call: Call) -> Answer:
+def delete_job(service: Service, call: Call) -> Response:
     row = _changeable(service, call)
     JOB.enter(row.document, "deleting", service.now())
     for attempt in attempts.of_job(service, row.id):
         attempts.stop(service, attempt, Stop.TERMINATE)
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
-def terminate_job(service: Service, call: Call) -> Answer:
+def terminate_job(service: Service, call: Call) -> Response:
     row = _updatable(service, call)
     body = call.optional_body("BatchJobTerminateOptions")
     lifecycle.terminate(service, row, body.get("terminateReason", "UserTerminate"))
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
 _DISABLING = {"requeue": Stop.REQUEUE, "terminate": Stop.TERMINATE}
 
 
-def disable_job(service: Service, call: Call) -> Answer:
+def disable_job(service: Service, call: Call) -> Response:
     row = _updatable(service, call)
     body = call.body("BatchJobDisableOptions")
     if row.document["state"] == "enabling":
         raise BatchError(Code.OperationInvalidForCurrentState, "The job is being enabled.")
     task_ends.disable(service, row, _DISABLING.get(body["disableTasks"]))
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
-def enable_job(service: Service, call: Call) -> Answer:
+def enable_job(service: Service, call: Call) -> Response:
     row = _updatable(service, call)
     state = row.document["state"]
     if state == "disabling":
         raise BatchError(Code.OperationInvalidForCurrentState, "The job is being disabled.")
     if state == "disabled":
         JOB.enter(row.document, "enabling", service.now())
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
-def list_job_preparation_and_release_task_status(service: Service, call: Call) -> Answer:
+def list_job_preparation_and_release_task_status(service: Service, call: Call) -> Response:
     job = service.job(call.ids["jobId"])
     if "jobPreparationTask" not in job.document:
         raise BatchError(Code.JobPreparationTaskNotSpecified)
@@ -180,21 +182,21 @@ def list_job_preparation_and_release_task_status(service: Service, call: Call) -
         show=show_status,
         model="BatchJobPreparationAndReleaseTaskStatus",
     )
-    return listing.answer(call, lambda after: service.store.job_nodes.page((job.id,), after))
+    return listing.respond(call, lambda after: service.store.job_nodes.page((job.id,), after))
 
 
-def get_job_task_counts(service: Service, call: Call) -> Answer:
+def get_job_task_counts(service: Service, call: Call) -> Response:
     row = service.job(call.ids["jobId"])
     names = ("active", "running", "completed", "succeeded", "failed")
     tasks, slots = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     if service.faults.take_task_counts():
-        return Answer(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
+        return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
     found = service.store.execute("SELECT state, result, tasks, slots FROM task_counts WHERE job = ?", row.id)
     for state, result, count, slot_count in found:
-        # A task that waits for its job's preparation counts as running.
+        # A task that is waiting for its job's preparation counts as running.
         counted = ["running" if state == "preparing" else state]
         counted += {"success": ["succeeded"], "failure": ["failed"]}.get(result, []) if state == "completed" else []
         for name in counted:
             tasks[name] += count
             slots[name] += slot_count
-    return Answer(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
+    return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")

@@ -1,14 +1,11 @@
-"""Operations on the users of a node.
-
-A user is kept and checked like in Azure, and cannot log in: a node here is a directory of this machine.
-"""
+"""Operations on the users of a node. They are validated and stored, but cannot log in: a node is a directory here."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call, created, done
+from local_azure.batch.rest.call import Call, Response, created, done
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import is_id, parse_timestamp, timestamp
@@ -16,11 +13,11 @@ from local_azure.batch.state.wire import is_id, parse_timestamp, timestamp
 DEFAULT_LIFETIME = timedelta(days=1)
 
 
-def create_node_user(service: Service, call: Call) -> Answer:
+def create_node_user(service: Service, call: Call) -> Response:
     node = _usable_node(service, call)
     body = call.body("BatchNodeUserCreateOptions")
     if not is_id(body["name"]):
-        raise invalid_property("name", body["name"], "it is not a user name")
+        raise invalid_property("name", body["name"], "it is not a valid user name")
     if service.store.node_users.get(node.seq, body["name"].lower()):
         raise BatchError(Code.NodeUserExists)
     document = _without_secrets(service, body)
@@ -29,7 +26,7 @@ def create_node_user(service: Service, call: Call) -> Answer:
     return created(call, {}, *path)
 
 
-def replace_node_user(service: Service, call: Call) -> Answer:
+def replace_node_user(service: Service, call: Call) -> Response:
     row = _user(service, call)
     body = call.body("BatchNodeUserReplaceOptions")
     row.document = _without_secrets(service, {"name": row.document["name"], **body})
@@ -37,9 +34,9 @@ def replace_node_user(service: Service, call: Call) -> Answer:
     return done(call, 200)
 
 
-def delete_node_user(service: Service, call: Call) -> Answer:
+def delete_node_user(service: Service, call: Call) -> Response:
     service.store.node_users.remove(_user(service, call))
-    return Answer(status=200)
+    return Response(status=200)
 
 
 def _usable_node(service: Service, call: Call) -> Row:
@@ -58,7 +55,7 @@ def _user(service: Service, call: Call) -> Row:
 
 
 def _without_secrets(service: Service, body: Document) -> Document:
-    """What is kept: neither the password nor the SSH key, as nothing here would use them."""
+    """The stored properties: no password and no SSH key, as nothing would use them."""
     expiry = body.get("expiryTime", timestamp(service.now() + DEFAULT_LIFETIME))
     if parse_timestamp(expiry) <= service.now():
         raise invalid_property("expiryTime", expiry, "it has passed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from local_azure.batch.engine import attempts, job_tasks
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call, Listing, done, element
+from local_azure.batch.rest.call import Call, Listing, Response, done, element
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import NODE
@@ -29,7 +29,7 @@ _FILTERABLE = {
     "startTaskInfo/endTime": Kind.TIME,
 }
 
-# The states of a node, as GET /nodecounts names them.
+# The states of a node, in the spelling of GET /nodecounts.
 _COUNTED = (
     "creating",
     "idle",
@@ -51,7 +51,7 @@ _COUNTED = (
 
 
 def show(service: Service, call: Call, row: Row, pool: str) -> Document:
-    """A node as the client sees it; `pool` is the pool's id as written."""
+    """The node in the format of the API; `pool` is the pool's id as written."""
     running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.task]
     return {
         **row.document,
@@ -80,7 +80,7 @@ def _recent_tasks(service: Service, call: Call, row: Row) -> list[Document]:
     ]
 
 
-def list_nodes(service: Service, call: Call) -> Answer:
+def list_nodes(service: Service, call: Call) -> Response:
     pool = service.pool(call.ids["poolId"])
     listing = Listing(
         kind="nodes",
@@ -88,17 +88,17 @@ def list_nodes(service: Service, call: Call) -> Answer:
         show=lambda row: show(service, call, row, pool.document["id"]),
         model="BatchNode",
     )
-    return listing.answer(call, lambda after: service.store.nodes.page((pool.id,), after))
+    return listing.respond(call, lambda after: service.store.nodes.page((pool.id,), after))
 
 
-def get_node(service: Service, call: Call) -> Answer:
+def get_node(service: Service, call: Call) -> Response:
     pool = service.pool(call.ids["poolId"])
     row = service.node(pool.id, call.ids["nodeId"])
     return element(call, "nodes", show(service, call, row, pool.document["id"]), "BatchNode")
 
 
 def _in_state(service: Service, call: Call, *states: str) -> Row:
-    """The node, which must be in one of the states."""
+    """The node. Raises BatchError unless it is in one of the states."""
     row = service.node(call.ids["poolId"], call.ids["nodeId"])
     state = row.document["state"]
     refusals = {
@@ -114,44 +114,44 @@ def _in_state(service: Service, call: Call, *states: str) -> Row:
     return row
 
 
-def _saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+def _save(service: Service, call: Call, row: Row, status: int) -> Response:
     service.store.nodes.save(row)
-    service.agenda.wake("node", *row.keys)
-    service.agenda.wake("assign", row.keys[0])
+    service.reconciler.wake("node", *row.keys)
+    service.reconciler.wake("assign", row.keys[0])
     return done(call, status)
 
 
-def _restart(service: Service, call: Call, option: str, state: str) -> Answer:
+def _restart(service: Service, call: Call, option: str, state: str) -> Response:
     row = _in_state(service, call, "idle", "running", "starttaskfailed", "offline")
     for attempt in attempts.on_node(service, *row.keys):
         attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.RECOVER)
     NODE.enter(row.document, state, service.now())
     job_tasks.forget(service, row, reimaged=state != "rebooting")
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
-def reboot_node(service: Service, call: Call) -> Answer:
+def reboot_node(service: Service, call: Call) -> Response:
     body = call.optional_body("BatchNodeRebootOptions")
     return _restart(service, call, body.get("nodeRebootOption", "requeue"), "rebooting")
 
 
-def reimage_node(service: Service, call: Call) -> Answer:
+def reimage_node(service: Service, call: Call) -> Response:
     body = call.optional_body("BatchNodeReimageOptions")
     return _restart(service, call, body.get("nodeReimageOption", "requeue"), "reimaging")
 
 
-def deallocate_node(service: Service, call: Call) -> Answer:
+def deallocate_node(service: Service, call: Call) -> Response:
     body = call.optional_body("BatchNodeDeallocateOptions")
     return _restart(service, call, body.get("nodeDeallocateOption", "requeue"), "deallocating")
 
 
-def start_node(service: Service, call: Call) -> Answer:
+def start_node(service: Service, call: Call) -> Response:
     row = _in_state(service, call, "deallocated")
     NODE.enter(row.document, "starting", service.now())
-    return _saved(service, call, row, 202)
+    return _save(service, call, row, 202)
 
 
-def disable_node_scheduling(service: Service, call: Call) -> Answer:
+def disable_node_scheduling(service: Service, call: Call) -> Response:
     row = _in_state(service, call, "idle", "running", "waitingforstarttask", "offline", "starttaskfailed", "starting")
     option = call.optional_body("BatchNodeDisableSchedulingOptions").get("nodeDisableSchedulingOption", "requeue")
     if row.document["schedulingState"] == "disabled":
@@ -163,20 +163,20 @@ def disable_node_scheduling(service: Service, call: Call) -> Answer:
                 attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.REQUEUE)
     if row.document["state"] == "idle":
         NODE.enter(row.document, "offline", service.now())
-    return _saved(service, call, row, 200)
+    return _save(service, call, row, 200)
 
 
-def enable_node_scheduling(service: Service, call: Call) -> Answer:
+def enable_node_scheduling(service: Service, call: Call) -> Response:
     row = service.node(call.ids["poolId"], call.ids["nodeId"])
     if row.document["schedulingState"] == "enabled":
         raise BatchError(Code.NodeAlreadyInTargetSchedulingState)
     row.document["schedulingState"] = "enabled"
     if row.document["state"] == "offline":
         NODE.enter(row.document, "idle", service.now())
-    return _saved(service, call, row, 200)
+    return _save(service, call, row, 200)
 
 
-def list_pool_node_counts(service: Service, call: Call) -> Answer:
+def list_pool_node_counts(service: Service, call: Call) -> Response:
     def show_counts(row: Row) -> Document:
         found = service.store.execute(
             "SELECT json_extract(document, '$.isDedicated'), state, count(*) FROM nodes WHERE pool = ? GROUP BY 1, 2",
@@ -190,7 +190,7 @@ def list_pool_node_counts(service: Service, call: Call) -> Answer:
         }
 
     listing = Listing(kind="nodecounts", filterable={"poolId": Kind.TEXT}, show=show_counts)
-    return listing.answer(call, lambda after: service.store.pools.page((), after))
+    return listing.respond(call, lambda after: service.store.pools.page((), after))
 
 
 def _tally(counts: dict[tuple[bool, str], int], dedicated: bool) -> Document:

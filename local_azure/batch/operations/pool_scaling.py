@@ -6,15 +6,15 @@ from datetime import timedelta
 
 from local_azure.batch.engine import autoscale
 from local_azure.batch.engine.service import Service
-from local_azure.batch.operations.pools import changeable, saved
-from local_azure.batch.rest.call import Answer, Call, done
+from local_azure.batch.operations.pools import changeable, save
+from local_azure.batch.rest.call import Call, Response, done
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.wire import parse_timestamp, timestamp
 
-PAUSE = timedelta(seconds=30)  # between two requests that enable it on the same pool
+PAUSE = timedelta(seconds=30)  # between two requests that enable it for a pool
 
 
-def enable_pool_auto_scale(service: Service, call: Call) -> Answer:
+def enable_pool_auto_scale(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     body = call.optional_body("BatchPoolEnableAutoScaleOptions")
     document = row.document
@@ -33,22 +33,22 @@ def enable_pool_auto_scale(service: Service, call: Call) -> Answer:
     document |= {"enableAutoScale": True, "autoScaleFormula": formula, "autoScaleEvaluationInterval": interval}
     row.private["enabled"] = timestamp(service.now())
     row.private.pop("evaluation", None)
-    return saved(service, call, row, 200)
+    return save(service, call, row, 200)
 
 
-def disable_pool_auto_scale(service: Service, call: Call) -> Answer:
+def disable_pool_auto_scale(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     row.document["enableAutoScale"] = False
     for name in ("autoScaleFormula", "autoScaleEvaluationInterval", "autoScaleRun"):
         row.document.pop(name, None)
-    return saved(service, call, row, 200)
+    return save(service, call, row, 200)
 
 
-def evaluate_pool_auto_scale(service: Service, call: Call) -> Answer:
-    """What the formula would do now; nothing is done."""
+def evaluate_pool_auto_scale(service: Service, call: Call) -> Response:
+    """Evaluate a formula without applying it."""
     row = changeable(service, call)
     if not row.document["enableAutoScale"]:
         raise BatchError(Code.OperationNotValidOnPool, "Automatic scaling is not enabled on the pool.")
     text = call.body("BatchPoolEvaluateAutoScaleOptions")["autoScaleFormula"]
     run, _ = autoscale.evaluate(service, row, autoscale.checked_formula(text))
-    return Answer(document=run, kind="autoscalerun/@Element", headers=done(call, 200).headers)
+    return Response(document=run, kind="autoscalerun/@Element", headers=done(call, 200).headers)

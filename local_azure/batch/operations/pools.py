@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from local_azure.batch.engine import pool_specs
+from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import ALLOCATION, POOL
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import is_id, timestamp
 
 _FILTERABLE = {
     "id": Kind.TEXT,
@@ -26,7 +26,7 @@ _FILTERABLE = {
 
 
 def show(service: Service, call: Call, row: Row) -> Document:
-    """A pool as the client sees it; its nodes are counted, not remembered."""
+    """The pool in the format of the API, with its current number of nodes."""
     counts = dict(
         service.store.execute(
             "SELECT json_extract(document, '$.isDedicated'), count(*) FROM nodes"
@@ -42,42 +42,25 @@ def show(service: Service, call: Call, row: Row) -> Document:
     }
 
 
-def create_pool(service: Service, call: Call) -> Answer:
+def create_pool(service: Service, call: Call) -> Response:
     document = add_pool(service, pool_specs.with_defaults(call.body("BatchPoolCreateOptions"))).document
     return created(call, document, "pools", document["id"])
 
 
-def add_pool(service: Service, spec: Document) -> Row:
-    """Put a pool into the store, to be filled with nodes. Raises BatchError if its id is taken or none."""
-    if not is_id(spec["id"]):
-        raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
-    if existing := service.store.pools.get(spec["id"].lower()):
-        deleting = existing.document["state"] == "deleting"
-        raise BatchError(Code.PoolBeingDeleted if deleting else Code.PoolExists)
-    now = service.now()
-    document = {**spec, "creationTime": timestamp(now)}
-    service.touch(document)
-    POOL.enter(document, "active", now)
-    ALLOCATION.enter(document, "resizing", now)
-    row = service.store.pools.add(Row(keys=(spec["id"].lower(),), document=document))
-    service.agenda.wake("pool", row.id)
-    return row
-
-
-def list_pools(service: Service, call: Call) -> Answer:
+def list_pools(service: Service, call: Call) -> Response:
     listing = Listing(
         kind="pools", filterable=_FILTERABLE, show=lambda row: show(service, call, row), model="BatchPool"
     )
-    return listing.answer(call, lambda after: service.store.pools.page((), after))
+    return listing.respond(call, lambda after: service.store.pools.page((), after))
 
 
-def get_pool(service: Service, call: Call) -> Answer:
+def get_pool(service: Service, call: Call) -> Response:
     row = service.pool(call.ids["poolId"])
     require_conditions(call, row.document)
     return element(call, "pools", show(service, call, row), "BatchPool")
 
 
-def pool_exists(service: Service, call: Call) -> Answer:
+def pool_exists(service: Service, call: Call) -> Response:
     row = service.pool(call.ids["poolId"])
     require_conditions(call, row.document)
     return done(call, 200, row.document)
@@ -98,29 +81,29 @@ def _steady(service: Service, call: Call) -> Row:
     return row
 
 
-def saved(service: Service, call: Call, row: Row, status: int) -> Answer:
+def save(service: Service, call: Call, row: Row, status: int) -> Response:
     service.touch(row.document)
     service.store.pools.save(row)
-    service.agenda.wake("pool", row.id)
+    service.reconciler.wake("pool", row.id)
     return done(call, status, row.document)
 
 
-def delete_pool(service: Service, call: Call) -> Answer:
+def delete_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     POOL.enter(row.document, "deleting", service.now())
-    return saved(service, call, row, 202)
+    return save(service, call, row, 202)
 
 
-def update_pool(service: Service, call: Call) -> Answer:
+def update_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     patch = call.body("BatchPoolUpdateOptions")
     _check_machine_change(service, row, patch)
     row.document.update(_checked_start_task(patch))
-    return saved(service, call, row, 200)
+    return save(service, call, row, 200)
 
 
 def _check_machine_change(service: Service, row: Row, patch: Document) -> None:
-    """What a node is made of can only be changed while there is no node."""
+    """Refuse changes of the nodes' properties while the pool has nodes."""
     fixed = {
         "vmSize",
         "virtualMachineConfiguration",
@@ -142,16 +125,16 @@ def _checked_start_task(body: Document) -> Document:
     return body
 
 
-def replace_pool_properties(service: Service, call: Call) -> Answer:
+def replace_pool_properties(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     body = _checked_start_task(call.body("BatchPoolReplaceOptions"))
     for name in ("startTask", "metadata", "applicationPackageReferences"):
         row.document.pop(name, None)
     row.document.update({name: value for name, value in body.items() if value != []})
-    return saved(service, call, row, 204)
+    return save(service, call, row, 204)
 
 
-def resize_pool(service: Service, call: Call) -> Answer:
+def resize_pool(service: Service, call: Call) -> Response:
     row = _steady(service, call)
     body = call.body("BatchPoolResizeOptions")
     if row.document["enableAutoScale"]:
@@ -170,23 +153,23 @@ def resize_pool(service: Service, call: Call) -> Answer:
     return begin_resize(service, call, row, body.get("nodeDeallocationOption", "requeue"))
 
 
-def begin_resize(service: Service, call: Call, row: Row, deallocation: str) -> Answer:
-    """Let the allocator bring the pool to its targets; nodes that go treat their tasks as `deallocation` says."""
+def begin_resize(service: Service, call: Call, row: Row, deallocation: str) -> Response:
+    """Start a resize to the targets; `deallocation` says how leaving nodes end their tasks."""
     row.private["deallocation"] = deallocation
     row.document.pop("resizeErrors", None)
     ALLOCATION.enter(row.document, "resizing", service.now())
-    return saved(service, call, row, 202)
+    return save(service, call, row, 202)
 
 
-def stop_pool_resize(service: Service, call: Call) -> Answer:
+def stop_pool_resize(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     if row.document["allocationState"] != "resizing":
         raise BatchError(Code.OperationInvalidForCurrentState, "The pool is not being resized.")
     ALLOCATION.enter(row.document, "stopping", service.now())
-    return saved(service, call, row, 202)
+    return save(service, call, row, 202)
 
 
-def remove_nodes(service: Service, call: Call) -> Answer:
+def remove_nodes(service: Service, call: Call) -> Response:
     row = _steady(service, call)
     body = call.body("BatchNodeRemoveOptions")
     pool_specs.check_resize_timeout(body)
@@ -200,7 +183,7 @@ def remove_nodes(service: Service, call: Call) -> Answer:
         node.private["remove"] = True
         service.store.nodes.save(node)
         if "leave" in node.private:
-            continue  # the target is without it already
+            continue  # already subtracted from the target
         name = "targetDedicatedNodes" if node.document["isDedicated"] else "targetLowPriorityNodes"
         row.document[name] = max(0, row.document[name] - 1)
     row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")

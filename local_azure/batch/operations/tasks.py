@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_azure.batch.engine import attempts, dependencies, task_ends, task_specs
+from local_azure.batch.engine import attempts, task_ends, task_specs
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
+from local_azure.batch.engine.task_creation import add_task
 from local_azure.batch.node.node_agent import Result, task_ended
-from local_azure.batch.rest.call import Answer, Call, Listing, created, done, element, require_conditions
+from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import timestamp
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
-# The API's specification writes these in lower case, and azure-batch 15.1.0 recognises a failure in no other: with
-# "ClientError", which there are signs that Azure writes, its create_tasks calls a refused task a success.
+# Lower case, as in the API's specification. azure-batch 15.1.0 recognises a failure in lower case only: for
+# "ClientError", which Azure probably writes, its create_tasks reports a refused task as a success.
 ADDED, REFUSED = "success", "clienterror"
 _CAPITALISED = {ADDED: "Success", REFUSED: "ClientError"}
 
@@ -45,7 +45,7 @@ _FILTERABLE = {
 
 
 def show(call: Call, row: Row, job: str) -> Document:
-    """A task as the client sees it; `job` is the job's id as written."""
+    """The task in the format of the API; `job` is the job's id as written."""
     document = {**row.document, "url": call.url("jobs", job, "tasks", row.document["id"])}
     if info := document.get("nodeInfo"):
         node_url = call.url("pools", info["poolId"], "nodes", info["nodeId"])
@@ -67,14 +67,14 @@ def _accepting_job(service: Service, call: Call) -> Row:
     return job
 
 
-def create_task(service: Service, call: Call) -> Answer:
+def create_task(service: Service, call: Call) -> Response:
     job = _accepting_job(service, call)
     row = add_task(service, job, call.body("BatchTaskCreateOptions"))
-    _woken(service, job)
+    _wake(service, job)
     return created(call, row.document, "jobs", job.document["id"], "tasks", row.document["id"])
 
 
-def create_task_collection(service: Service, call: Call) -> Answer:
+def create_task_collection(service: Service, call: Call) -> Response:
     job = _accepting_job(service, call)
     body = call.json()
     items = body.get("value") if isinstance(body, dict) else None
@@ -82,13 +82,13 @@ def create_task_collection(service: Service, call: Call) -> Answer:
         raise BatchError(Code.MissingRequiredProperty, "The property is value.", PropertyName="value")
     if len(items) > MAXIMUM_COLLECTION:
         raise invalid_property("value", len(items), f"at most {MAXIMUM_COLLECTION} tasks can be added at once")
-    results = [_added(service, call, job, item) for item in items]
-    _woken(service, job)
-    return Answer(document={"value": results}, kind="taskaddresult")
+    results = [_add_one(service, call, job, item) for item in items]
+    _wake(service, job)
+    return Response(document={"value": results}, kind="taskaddresult")
 
 
-def _added(service: Service, call: Call, job: Row, item: Any) -> Document:
-    """The result for one task of a collection: each is added or refused by itself."""
+def _add_one(service: Service, call: Call, job: Row, item: Any) -> Document:
+    """Add one task of a collection; returns its result. Each is added or refused independently."""
     task_id = str(item.get("id", "")) if isinstance(item, dict) else ""
     try:
         document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions")).document
@@ -107,26 +107,12 @@ def _status(service: Service, status: str) -> str:
     return _CAPITALISED[status] if service.faults.capitalised_statuses else status
 
 
-def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
-    """Put a task into the store. Raises BatchError if its id is taken."""
-    document = task_specs.with_defaults(body, job.document)
-    if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
-        raise BatchError(Code.TaskExists)
-    now = service.now()
-    document["creationTime"] = timestamp(now)
-    service.touch(document)
-    TASK.enter(document, "active", now)
-    row = service.store.tasks.add(Row(keys=(job.id, document["id"].lower()), document=document, private=private))
-    dependencies.add(service, row)
-    return row
+def _wake(service: Service, job: Row) -> None:
+    service.reconciler.wake("assign", str(job.document["executionInfo"].get("poolId", "")).lower())
+    service.reconciler.wake("job", job.id)
 
 
-def _woken(service: Service, job: Row) -> None:
-    service.agenda.wake("assign", str(job.document["executionInfo"].get("poolId", "")).lower())
-    service.agenda.wake("job", job.id)
-
-
-def list_tasks(service: Service, call: Call) -> Answer:
+def list_tasks(service: Service, call: Call) -> Response:
     job = service.job(call.ids["jobId"])
     listing = Listing(
         kind="tasks",
@@ -134,10 +120,10 @@ def list_tasks(service: Service, call: Call) -> Answer:
         show=lambda row: show(call, row, job.document["id"]),
         model="BatchTask",
     )
-    return listing.answer(call, lambda after: service.store.tasks.page((job.id,), after))
+    return listing.respond(call, lambda after: service.store.tasks.page((job.id,), after))
 
 
-def get_task(service: Service, call: Call) -> Answer:
+def get_task(service: Service, call: Call) -> Response:
     job = service.job(call.ids["jobId"])
     row = service.task(job.id, call.ids["taskId"])
     require_conditions(call, row.document)
@@ -153,35 +139,35 @@ def _changeable(service: Service, call: Call) -> tuple[Row, Row]:
     return job, row
 
 
-def _saved(service: Service, call: Call, job: Row, row: Row, status: int) -> Answer:
+def _save(service: Service, call: Call, job: Row, row: Row, status: int) -> Response:
     service.touch(row.document)
     service.store.tasks.save(row)
-    _woken(service, job)
+    _wake(service, job)
     return done(call, status, row.document)
 
 
-def replace_task(service: Service, call: Call) -> Answer:
-    """Only constraints can be replaced; what the body leaves out of them gets its default."""
+def replace_task(service: Service, call: Call) -> Response:
+    """Replace the task's constraints; omitted ones get their defaults."""
     job, row = _changeable(service, call)
     given = call.body("BatchTask").get("constraints", {})
     if row.document["state"] == "completed":
         raise BatchError(Code.TaskCompleted)
     row.document["constraints"] = task_specs.constraints(given, job.document)
-    return _saved(service, call, job, row, 200)
+    return _save(service, call, job, row, 200)
 
 
-def delete_task(service: Service, call: Call) -> Answer:
+def delete_task(service: Service, call: Call) -> Response:
     job, row = _changeable(service, call)
     for attempt in attempts.where(service, "task = ?", row.seq):
         attempts.stop(service, attempt, Stop.DISCARD)
     if info := row.document.get("nodeInfo"):
         service.discard(service.node_directory(info["poolId"].lower(), info["nodeId"]) / info["taskRootDirectory"])
     service.store.tasks.remove(row)
-    _woken(service, job)
+    _wake(service, job)
     return done(call, 200)
 
 
-def terminate_task(service: Service, call: Call) -> Answer:
+def terminate_task(service: Service, call: Call) -> Response:
     job, row = _changeable(service, call)
     if row.document["state"] == "completed":
         raise BatchError(Code.TaskCompleted)
@@ -189,11 +175,11 @@ def terminate_task(service: Service, call: Call) -> Answer:
     for attempt in running:
         attempts.stop(service, attempt, Stop.TERMINATE)
     if not running:
-        task_ends.complete(service, row, Result(failure=task_ended("The task was ended before it ran.")))
-    return _saved(service, call, job, row, 204)
+        task_ends.complete(service, row, Result(failure=task_ended("The task was terminated before it ran.")))
+    return _save(service, call, job, row, 204)
 
 
-def reactivate_task(service: Service, call: Call) -> Answer:
+def reactivate_task(service: Service, call: Call) -> Response:
     job, row = _changeable(service, call)
     if row.document["state"] != "completed":
         raise BatchError(Code.TaskNotCompleted)
@@ -209,4 +195,4 @@ def reactivate_task(service: Service, call: Call) -> Answer:
     row.document.pop("nodeInfo", None)
     row.private.pop("supervisorsLost", None)
     row.extra["expires"] = None
-    return _saved(service, call, job, row, 204)
+    return _save(service, call, job, row, 204)

@@ -1,1 +1,1 @@
-"""The REST API's language: calls and responses, signatures, OData, the shapes of bodies."""
+"""The REST API: calls and responses, signatures, OData, the shapes of bodies."""

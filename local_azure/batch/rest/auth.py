@@ -1,24 +1,24 @@
-"""SharedKey authentication: the signature that every request carries, made with the account's key.
+"""SharedKey authentication: verifies the signature of a request, made with the account's key.
 
-The rule is Microsoft's "Authenticate requests to the Azure Batch service"; what clients make of it differs in two
-places, Content-Length and Accept headers of "0", and both readings are taken.
+The rule is Microsoft's "Authenticate requests to the Azure Batch service". Clients differ in how they sign a
+Content-Length of 0; both forms are accepted.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from urllib.parse import parse_qs
 
+from local_azure.batch.state.account import Account
 from local_azure.batch.state.errors import BatchError, Code
 
-WINDOW = timedelta(minutes=15)  # a request's date may differ from the service's by this much
+WINDOW = timedelta(minutes=15)  # the largest difference between a request's date and the service's time
 
 _SIGNED_HEADERS = (
     "content-encoding",
@@ -36,22 +36,8 @@ _SIGNED_HEADERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
-    """A Batch account. `key` is its SharedKey in base64."""
-
-    name: str
-    key: str = field(repr=False)
-
-    def __post_init__(self) -> None:
-        try:
-            base64.b64decode(self.key, validate=True)
-        except binascii.Error:
-            raise ValueError(f"The key of the Batch account {self.name!r} is not base64.") from None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SignedRequest:
-    """What a signature covers: the path as it was sent, still percent-encoded; header names in lower case."""
+    """The signed parts of a request: the path as sent, percent-encoded; header names in lower case."""
 
     method: str
     raw_path: str
@@ -60,7 +46,7 @@ class SignedRequest:
 
 
 def verify(request: SignedRequest, account: Account, now: datetime) -> None:
-    """Raises AuthenticationFailed unless the request is signed with the account's key and is of now."""
+    """Raises AuthenticationFailed unless the request is signed with the account's key and dated within WINDOW."""
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "sharedkey":
         raise _refused("The Authorization header is missing or its scheme is not SharedKey.")
@@ -69,7 +55,7 @@ def verify(request: SignedRequest, account: Account, now: datetime) -> None:
         raise _refused("The account in the Authorization header is not the account of this service.")
     _verify_date(request.headers, now)
     key = base64.b64decode(account.key)
-    # Every candidate is computed and compared, whichever one fits: the time taken tells nothing.
+    # All candidates are computed and compared, so that the time taken reveals nothing.
     expected = [_signature(key, text) for text in _strings_to_sign(request, name)]
     given = signature.encode("utf-8", "replace")
     if not any([hmac.compare_digest(candidate, given) for candidate in expected]):  # noqa: C419
@@ -95,10 +81,10 @@ def _verify_date(headers: Mapping[str, str], now: datetime) -> None:
         )
 
 
-@lru_cache(maxsize=16)  # a client's requests of one second have the same date, and its parser is slow
+@lru_cache(maxsize=16)  # requests of one second have the same date, and parsing it is slow
 def _date(text: str) -> datetime:
     date = parsedate_to_datetime(text)
-    # A date without a zone ("-0000") is UTC.
+    # A date without a time zone ("-0000") is UTC.
     return date.replace(tzinfo=timezone.utc) if date.tzinfo is None else date
 
 
@@ -107,7 +93,7 @@ def _signature(key: bytes, text: str) -> bytes:
 
 
 def _strings_to_sign(request: SignedRequest, account: str) -> Iterator[str]:
-    """The string that was signed, in each of the ways in which clients write a missing Content-Length."""
+    """The string to sign, in each form that clients use for a missing Content-Length."""
     headers = request.headers
     values = {name: headers.get(name, "") for name in _SIGNED_HEADERS}
     if "ocp-date" in headers:

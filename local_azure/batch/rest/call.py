@@ -22,7 +22,7 @@ PAGE_SIZE = 1000  # results per page, at the most and if not asked for otherwise
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A request that is authentic, and of a known operation: `query` has its names in lower case, without `$`."""
+    """An authenticated request of a known operation; the names of `query` are in lower case, without `$`."""
 
     method: str
     path: str  # still percent-encoded
@@ -34,11 +34,11 @@ class Call:
     linked: bool = False  # whether a storage account is linked to the Batch account
 
     def body(self, model: str) -> Document:
-        """The body, checked against the model of that name. Raises BatchError."""
+        """The body, validated against the model. Raises BatchError."""
         return self.checked(self.json(), model)
 
     def checked(self, body: Any, model: str) -> Document:
-        """The same for a part of the body."""
+        """A part of the body, validated against the model. Raises BatchError."""
         document = shapes.check(body, model)
         auto_storage.check(document, linked=self.linked)
         return document
@@ -63,7 +63,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_plain(value: Any, depth: int = 0) -> None:
-    """Raises ValueError for what Python's parser lets pass: half of a surrogate pair, and nesting without end."""
+    """Raises ValueError for what Python's parser accepts: lone surrogates and excessive nesting."""
     if depth > MAXIMUM_DEPTH:
         raise ValueError(f"it is nested more than {MAXIMUM_DEPTH} levels deep")
     if isinstance(value, str):
@@ -74,38 +74,38 @@ def _check_plain(value: Any, depth: int = 0) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Response:
     status: int = 200
     document: Document | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    kind: str = ""  # what odata.metadata says of the document: "pools/@Element"
+    kind: str = ""  # the fragment of odata.metadata: "pools/@Element"
     stream: AsyncIterator[bytes] | None = None
 
 
 def resource_headers(document: Document) -> dict[str, str]:
-    """The headers that say which version of a resource an answer is about."""
+    """The ETag and Last-Modified headers of a resource."""
     if "eTag" not in document:
         return {}
     return {"ETag": document["eTag"], "Last-Modified": http_date(parse_timestamp(document["lastModified"]))}
 
 
-def element(call: Call, kind: str, document: Document, model: str) -> Answer:
-    """An answer with one resource of the model of that name, cut to the `$select` of the call."""
+def element(call: Call, kind: str, document: Document, model: str) -> Response:
+    """A response with one resource of the model, reduced to the `$select` of the call."""
     headers = resource_headers(document)
     if text := call.query.get("select"):
         document = odata.select(document, odata.parse_select(text, shapes.names(model)))
-    return Answer(document=document, kind=f"{kind}/@Element", headers=headers)
+    return Response(document=document, kind=f"{kind}/@Element", headers=headers)
 
 
-def done(call: Call, status: int, document: Document | None = None) -> Answer:
-    """The empty answer to a write. `DataServiceId` is the URL of what was written."""
+def done(call: Call, status: int, document: Document | None = None) -> Response:
+    """The empty response to a write. `DataServiceId` is the URL of the resource."""
     headers = {"DataServiceId": call.endpoint + call.path}
-    return Answer(status=status, headers={**headers, **(resource_headers(document) if document else {})})
+    return Response(status=status, headers={**headers, **(resource_headers(document) if document else {})})
 
 
-def created(call: Call, document: Document, *path: str) -> Answer:
+def created(call: Call, document: Document, *path: str) -> Response:
     url = call.url(*path)
-    return Answer(status=201, headers={"DataServiceId": url, "Location": url, **resource_headers(document)})
+    return Response(status=201, headers={"DataServiceId": url, "Location": url, **resource_headers(document)})
 
 
 def maximum_results(call: Call) -> int:
@@ -129,15 +129,15 @@ def maximum_results(call: Call) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """A list operation: `filterable` names the properties for `$filter`, `show` makes a row what the client sees."""
+    """A list operation: `filterable` has the properties for `$filter`, `show` formats a row."""
 
     kind: str
     filterable: Mapping[str, odata.Kind]
     show: Callable[[Row], Document]
     model: str = ""
 
-    def answer(self, call: Call, rows_after: Callable[[str], Iterable[Row]]) -> Answer:
-        """One page of the rows after the call's `$skiptoken`, which come in the order of their ids."""
+    def respond(self, call: Call, rows_after: Callable[[str], Iterable[Row]]) -> Response:
+        """One page of the rows after the call's `$skiptoken`, ordered by id."""
         text = call.query.get("filter", "").strip()
         matches = odata.parse_filter(text, self.filterable) if text else None
         wanted = call.query.get("select")
@@ -149,11 +149,11 @@ class Listing:
         document: Document = {"value": value}
         if len(found) > size:
             document["odata.nextLink"] = next_link(call, found[size - 1][0].id)
-        return Answer(document=document, kind=self.kind)
+        return Response(document=document, kind=self.kind)
 
 
 def next_link(call: Call, token: str) -> str:
-    """The URL of the page after the one that ends with `token`."""
+    """The URL of the page after `token`."""
     query = {
         **{_QUERY_NAMES.get(name, name): value for name, value in call.query.items()},
         "$skiptoken": token,
@@ -165,9 +165,9 @@ _QUERY_NAMES = {"filter": "$filter", "select": "$select", "expand": "$expand", "
 
 
 def require_conditions(call: Call, document: Document) -> None:
-    """Raises ConditionNotMet unless the resource is as the call's conditional headers want it.
+    """Raises ConditionNotMet or NotModified unless the resource meets the call's conditional headers.
 
-    Clients put quotes around ETags, the service does not.
+    Clients quote ETags, the service does not.
     """
     etag = document["eTag"]
     modified = parse_timestamp(document["lastModified"]).replace(microsecond=0)

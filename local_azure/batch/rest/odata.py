@@ -1,4 +1,4 @@
-"""OData as the Batch service reads it: `$filter` and `$select`."""
+"""OData in the dialect of the Batch service: `$filter` and `$select`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Predicate = Callable[[Mapping[str, Any]], bool]
 
 
 class Kind(Enum):
-    """What a filterable property holds, and so which operators and literals fit it."""
+    """The type of a filterable property, which decides its operators and literals."""
 
     TEXT = "string"
     STATE = "enumeration"
@@ -53,14 +53,14 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            raise _invalid(f"the filter expression cannot be read at position {at}: {text[at : at + 20]!r}.")
+            raise _invalid(f"the filter expression cannot be parsed at position {at}: {text[at : at + 20]!r}.")
         found.append((str(match.lastgroup), match.group(str(match.lastgroup))))
         at = match.end()
     return found
 
 
 def parse_filter(text: str, properties: Mapping[str, Kind]) -> Predicate:
-    """A predicate over documents. Raises InvalidQueryParameterValue, naming the property or operator at fault.
+    """A predicate over documents. Raises InvalidQueryParameterValue, naming the invalid property or operator.
 
     Property names are case-sensitive and text values are not, as in Azure.
     """
@@ -130,7 +130,7 @@ class _Parser:
         name = self._take("word")
         if name not in self._properties:
             known = ", ".join(sorted(self._properties))
-            raise _invalid(f"the property {name!r} cannot be filtered on; those that can: {known}.")
+            raise _invalid(f"the property {name!r} is not filterable; filterable are: {known}.")
         return name, self._properties[name]
 
     def _startswith(self) -> Predicate:
@@ -157,7 +157,7 @@ class _Parser:
         def holds(document: Mapping[str, Any]) -> bool:
             actual = _find(document, name)
             if actual is None or expected is None:
-                # An absent property equals null alone and is in no order to anything.
+                # An absent property equals only null, and is neither less nor greater than anything.
                 return (actual is expected) if operator == "eq" else operator == "ne" and actual is not expected
             return compare(actual.lower() if isinstance(actual, str) and kind is not Kind.TIME else actual, expected)
 

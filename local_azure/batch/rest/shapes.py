@@ -1,28 +1,28 @@
-"""What a request's body may contain: the property names and types of the Batch REST API.
+"""The shapes of request bodies: the property names and types of the Batch REST API.
 
-They are read from the models of Microsoft's own `azure-batch` package, at the first request that has a body: a table of
-our own would be a copy of a hundred classes, and this one cannot fall behind. Older clients also send properties that
-the current API version has dropped; those are listed here.
+shapes.json holds those of the current API version. generate_shapes.py writes it from the models of Microsoft's
+`azure-batch`, and a test compares the two. Properties that only older clients send are listed here.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_served
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
-# Properties of API versions before 2025-06-01: accepted and without effect, as in Azure today.
-_FORMER = {"targetNodeCommunicationMode", "resourceTags"}
-# The same, but a value in them asks for something that a node would have to have.
-_FORMER_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
-_WITH_FORMER = {
+# Properties of API versions before 2025-06-01: accepted without effect, as in Azure today.
+_REMOVED = {"targetNodeCommunicationMode", "resourceTags"}
+# The same, but refused if they have a value, which a node would have to support.
+_REMOVED_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
+_WITH_REMOVED = {
     "BatchPoolCreateOptions",
     "BatchPoolSpecification",
     "BatchPoolUpdateOptions",
@@ -31,8 +31,8 @@ _WITH_FORMER = {
     "BatchTaskCreateOptions",
     "BatchJobManagerTask",
 }
-# What exists in Azure Batch and not here. To accept these and do nothing would be a lie; the rest of what cannot matter
-# on one machine (networks, user accounts, operating system disks, upgrade policies) is accepted and shown again.
+# Features that are not implemented: refused, as accepting them without effect would mislead. Properties that cannot
+# matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown.
 _NOT_SERVED = {
     "applicationPackageReferences",
     "containerConfiguration",
@@ -46,78 +46,47 @@ _NOT_SERVED = {
     "windowsConfiguration",
 }
 _NUMBER = re.compile(r"-?[0-9]{1,10}")
-_FIELD = re.compile(
-    r"(?:Optional\[)?(?P<list>list\[)?(?:Union\[str, )?[\"']?(?:_models\.)?(?:_enums\.|datetime\.)?(?P<name>\w+)"
-)
+FILE = Path(__file__).with_name("shapes.json")
+_TABLE = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One property: its type's name (a model's, an enum's or a plain type's), and whether a list, and required."""
+    """One property: its type, which is a plain type, an enumeration or a model, by name."""
 
     type: str
     is_list: bool
     required: bool
 
 
-def load() -> None:
-    """Read the models now, so that no request has to wait for it."""
-    fields("BatchPoolCreateOptions")
-
-
 @cache
 def fields(model: str) -> Mapping[str, Field]:
     """The properties of a model that a client may send, by their names on the wire."""
-    from azure.batch import models
-    from azure.batch.models import _models
-
-    shape = getattr(models, model, None) or getattr(_models, model)
-    found = {}
-    for attribute, annotation in shape.__annotations__.items():
-        declared = shape.__dict__.get(attribute)
-        # `visibility` is the generator's mark for what only the service writes.
-        if declared is None or getattr(declared, "_visibility", None) == ["read"]:
-            continue
-        name = declared._rest_name_input or attribute
-        found[name] = _field(annotation)
-    return found
+    return {name: _field(text) for name, text in _TABLE["bodies"][model].items()}
 
 
-@cache
+def _field(text: str) -> Field:
+    """The field that the table writes as "str" or "list of BatchMetadataItem, required"."""
+    name, _, required = text.partition(", ")
+    return Field(type=name.removeprefix("list of "), is_list=name.startswith("list of "), required=bool(required))
+
+
 def names(model: str) -> frozenset[str]:
     """The names of all properties of a model, as `$select` may name them."""
-    from azure.batch import models
-
-    declared = getattr(models, model).__dict__
-    return frozenset(
-        declared[attribute]._rest_name_input or attribute
-        for attribute in getattr(models, model).__annotations__
-        if attribute in declared
-    )
-
-
-def _field(annotation: Any) -> Field:
-    text = annotation if isinstance(annotation, str) else str(annotation).replace("typing.", "")
-    match = _FIELD.match(text.replace("<class '", "").replace("ForwardRef('", "").replace("List[", "list["))
-    assert match, text
-    optional = text.startswith("Optional[") or "NoneType" in text
-    return Field(type=match["name"], is_list=bool(match["list"]), required=not optional)
+    return frozenset(_TABLE["selectable"][model])
 
 
 @cache
-def _enum_values(name: str) -> Mapping[str, str] | None:
-    from azure.batch.models import _enums
-
-    found = getattr(_enums, name, None)
-    if isinstance(found, type) and issubclass(found, Enum):
-        return {member.value.lower(): member.value for member in found}
-    return None
+def enum_values(name: str) -> Mapping[str, str] | None:
+    """The values of an enumeration, keyed by lower case; None if the type is not an enumeration."""
+    values = _TABLE["values"].get(name)
+    return None if values is None else {value.lower(): value for value in values}
 
 
 def check(body: Any, model: str) -> dict[str, Any]:
-    """The body with durations, timestamps and enum values in canonical form and nulls left out.
+    """The body in canonical form: durations, timestamps and enum values normalised, nulls removed.
 
-    Raises BatchError, naming the property, for one that is unknown, missing, or not of its type.
+    Raises BatchError for a property that is unknown, missing, or of another type, and names it.
     """
     if not isinstance(body, Mapping):
         raise BatchError(Code.InvalidRequestBody, "The body must be a JSON object.")
@@ -128,7 +97,7 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
     known = fields(model)
     checked = {}
     for name, value in body.items():
-        if name.startswith("odata.") or value is None or _is_former(model, name, value):
+        if name.startswith("odata.") or value is None or _is_removed(model, name, value):
             continue
         if name not in known:
             reason = f"The property {path + name!r} does not exist."
@@ -144,10 +113,10 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
     return checked
 
 
-def _is_former(model: str, name: str, value: Any) -> bool:
-    if model not in _WITH_FORMER or name not in _FORMER | _FORMER_FEATURES:
+def _is_removed(model: str, name: str, value: Any) -> bool:
+    if model not in _WITH_REMOVED or name not in _REMOVED | _REMOVED_FEATURES:
         return False
-    if value and name in _FORMER_FEATURES:
+    if value and name in _REMOVED_FEATURES:
         raise not_served(f"The property {name}")
     return True
 
@@ -160,10 +129,10 @@ def _list(value: Any, convert: Callable[[Any, str], Any], path: str) -> list[Any
 
 @cache
 def _one_of(type_name: str) -> Callable[[Any, str], Any]:
-    """The function that checks one value of the type."""
-    if type_name in _PLAIN:
-        return _PLAIN[type_name]
-    values = _enum_values(type_name)
+    """The function that validates a value of the type."""
+    if type_name in PLAIN:
+        return PLAIN[type_name]
+    values = enum_values(type_name)
     return _enumeration(values) if values is not None else _model(type_name)
 
 
@@ -193,7 +162,7 @@ def _text(value: Any, path: str) -> str:
 
 def _integer(value: Any, path: str) -> int:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = int(value)  # the az command line sends its options as they were typed
+        value = int(value)  # the az command line sends its options as text
     if isinstance(value, bool) or not isinstance(value, int):
         raise invalid_property(path, value, "an integer is required")
     if not -(2**31) <= value < 2**31:
@@ -226,7 +195,7 @@ def _timestamp(value: Any, path: str) -> str:
         raise invalid_property(path, value, str(error)) from error
 
 
-_PLAIN: Mapping[str, Callable[[Any, str], Any]] = {
+PLAIN: Mapping[str, Callable[[Any, str], Any]] = {
     "str": _text,
     "int": _integer,
     "bool": _flag,

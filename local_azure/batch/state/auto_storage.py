@@ -23,10 +23,10 @@ class AutoStorage:
     account: str
     blob_endpoint: str  # http://127.0.0.1:PORT/ACCOUNT, or https://ACCOUNT.blob.core.windows.net
     key: str = field(repr=False)
-    killed_at: datetime | None = None  # when it was last found to have been killed, and so to have lost something
+    killed_at: datetime | None = None  # when it was last found killed, and may have lost changes
 
     def container_url(self, container: str) -> str:
-        """The container's URL with a SAS to read and list it, valid from now and for as long as SAS_LIFETIME."""
+        """The container's URL with a SAS to read and list it, which expires after SAS_LIFETIME."""
         from azure.storage.blob import ContainerSasPermissions, generate_container_sas  # takes half a second to import
 
         token = generate_container_sas(
@@ -34,16 +34,16 @@ class AutoStorage:
             container,
             account_key=self.key,
             permission=ContainerSasPermissions(read=True, list=True),
-            # The storage account's time is the machine's, wherever the service's clock has been moved.
+            # The storage account uses the machine's time, even if the service's clock was moved.
             expiry=datetime.now(timezone.utc) + SAS_LIFETIME,
         )
         return f"{self.blob_endpoint.rstrip('/')}/{container}?{token}"
 
 
 def check(body: Any, *, linked: bool) -> None:
-    """Raises InvalidPropertyValue for a container of a linked account in `body` if there is none, or no such name.
+    """Raises InvalidPropertyValue for auto-storage containers without a linked account, or with an invalid name.
 
-    Azure documents no code of its own for it; this is the one that it gives for values that it cannot use.
+    Azure documents no specific code; this is its code for invalid values.
     """
     for path, container in _containers(body, ""):
         if not linked:
@@ -55,7 +55,7 @@ def check(body: Any, *, linked: bool) -> None:
 
 
 def _containers(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Each such property that has a value, wherever it is, with its path."""
+    """The paths and values of all auto-storage containers in the body."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name == PROPERTY and inner:

@@ -1,4 +1,4 @@
-"""The service's time, which tests can move, and how long its transitions take."""
+"""The service's clock, which tests can move, and the duration of its transitions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from datetime import datetime, timedelta, timezone
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """How long each transition takes, in seconds.
+    """The seconds that each transition takes.
 
-    Azure's minutes are shortened to what a person does not notice, but never to nothing: a client that does
-    not wait for a state must find out here and not in Azure.
+    Much shorter than in Azure, but never zero: a client that does not wait for a state must fail here already.
     """
 
-    allocation: float = 0.03  # a node is "creating"; at the least, a resize takes this long
+    allocation: float = 0.03  # a node is "creating"; also the minimum for a resize
     boot: float = 0.03  # a node is "starting", "rebooting", "reimaging", "deallocating"
     removal: float = 0.03  # a node is "leavingpool"; a pool, job or job schedule is "deleting"
-    preemption: float = 1.0  # a spot node is "preempted" before it is created anew
+    preemption: float = 1.0  # a spot node is "preempted" before it is created again
     termination: float = 0.02  # a job or job schedule is "terminating", "disabling" or "enabling"
 
 
-LONGEST_WAIT = 60.0  # seconds; then the machine's clock is looked at, which somebody may have set
+LONGEST_WAIT = 60.0  # seconds; then the machine's clock is read again, as it may have been set
 
 
 class Clock:
-    """UTC that never goes back, which `advance` moves forward; whoever waits for a moment that has come is woken."""
+    """UTC that never goes back. `advance` moves it forward and wakes everything that waits for a time."""
 
     def __init__(self) -> None:
         self._ahead = timedelta()
@@ -34,22 +33,22 @@ class Clock:
         self._waiting: set[asyncio.Event] = set()
 
     def now(self) -> datetime:
-        """The machine's time, or one that flows on from the latest that was told, if the machine's was set back.
+        """The machine's time plus the offset; continues from the latest value if the machine's clock was set back.
 
-        Otherwise a node that became "creating" before would stay so for hours, and a task would end before it began.
+        Otherwise a node could stay "creating" for hours, and a task could end before it started.
         """
-        moment = self.unmoved() + self._ahead
+        moment = self.machine_time() + self._ahead
         if moment < self._latest:
             self._ahead += self._latest - moment
         self._latest = max(self._latest, moment)
         return self._latest
 
     def not_before(self, moment: datetime) -> None:
-        """Go on from `moment`, if that is later than now."""
+        """Continue from `moment`, if that is later than now."""
         self._latest = max(self._latest, moment)
 
-    def unmoved(self) -> datetime:
-        """The time that the clients have, too: what they sign is of this time, wherever the service has been moved."""
+    def machine_time(self) -> datetime:
+        """The machine's UTC, which clients use to sign requests, also when the clock was moved."""
         return datetime.now(timezone.utc)
 
     def advance(self, by: timedelta) -> None:
@@ -59,13 +58,10 @@ class Clock:
             event.set()
 
     async def wait(self, event: asyncio.Event, until: datetime | None) -> None:
-        """Return when `event` is set; the clock sets it too, when it is moved and when `until` has come.
-
-        It may be earlier: LONGEST_WAIT is the longest that anybody waits for a moment.
-        """
+        """Return when `event` is set; the clock sets it when it is moved, at `until`, and after LONGEST_WAIT."""
         left = None if until is None else min(LONGEST_WAIT, max(0.0, (until - self.now()).total_seconds()))
-        # Not asyncio.wait_for(): before Python 3.12 it ignores a cancel that meets the event, and the service whose
-        # stop that was would wait for its own loop for ever.
+        # Not asyncio.wait_for(): before Python 3.12 it loses a cancellation that coincides with the event, and the
+        # service would never stop.
         timer = None if left is None else asyncio.get_running_loop().call_later(left, event.set)
         self._waiting.add(event)
         try:

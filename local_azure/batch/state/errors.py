@@ -1,4 +1,4 @@
-"""The errors of the Batch service: code, status and message as data; `app` is the one place that serialises them."""
+"""The errors of the Batch service as data: code, status and message. http/app.py serialises them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Code(Enum):
     InvalidRange = (416, "The range specified is invalid for the current size of the resource.")
 
     InternalError = (500, "Server encountered an internal error. Please try after some time.")
-    NotImplemented = (501, "The local Batch service does not serve this.")
+    NotImplemented = (501, "The local Batch service does not implement this.")
     TooManyEnableAutoScaleRequests = (503, "Automatic scaling was enabled on the pool less than 30 seconds ago.")
     ServerBusy = (503, "The server is busy.")
 
@@ -122,7 +122,7 @@ class Code(Enum):
 
 
 class BatchError(Exception):
-    """An answer that is an error: `detail` is added to the code's message, `values` are the body's key-value list."""
+    """An error response: `detail` is added to the code's message, `values` are the key-value list of the body."""
 
     def __init__(self, code: Code, detail: str = "", **values: Any) -> None:
         super().__init__(code.name, detail)
@@ -135,7 +135,7 @@ class BatchError(Exception):
         return f"{self.code.message} {self.detail}".rstrip()
 
     def document(self, request_id: str, time: str) -> dict[str, Any]:
-        """The body of the answer, as the service writes it (message, request id and time on lines of their own)."""
+        """The body of the response, with message, request id and time on separate lines."""
         body = self.fields()
         body["message"]["value"] += f"\nRequestId:{request_id}\nTime:{time}"
         return body
@@ -158,5 +158,5 @@ def invalid_property(name: str, value: object, reason: str) -> BatchError:
 
 
 def not_served(what: str, why: str = "") -> BatchError:
-    """501, for what exists in Azure Batch and not here: accepting it silently would be a lie."""
-    return BatchError(Code.NotImplemented, f"{what} is not served{': ' + why if why else ''}.", What=what)
+    """501 for a feature of Azure Batch that is not implemented; accepting it without effect would mislead."""
+    return BatchError(Code.NotImplemented, f"{what} is not implemented{': ' + why if why else ''}.", What=what)

@@ -1,4 +1,4 @@
-"""Faults on demand: what can go wrong in Azure and hardly ever does while somebody looks."""
+"""Injected faults: failures of Azure that are rare but must be tested."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ NODE_QUOTA = 200  # nodes of all pools together; each is a few directories
 
 @dataclass(kw_only=True)
 class RequestFault:
-    """What happens to the next requests of an operation: a delay, and then an error or the loss of the connection.
+    """A fault of the next requests of an operation: a delay, then an error or a lost connection.
 
-    It happens before the operation is carried out, or after that was committed: then the client is told of a failure
-    although its request has succeeded.
+    It is injected before the operation, or after its commit: then the client gets an error although its request has
+    succeeded.
     """
 
-    operation: str = "*"  # the SDK's name of it, create_pool for example; * is any
+    operation: str = "*"  # the name of the SDK's method, for example create_pool; * is any
     after_commit: bool = False
-    status: int = 0  # answer this status
-    retry_after: int = 0  # seconds, told with the status
-    drop: bool = False  # close the connection without an answer
+    status: int = 0  # respond with this status
+    retry_after: int = 0  # seconds, in the Retry-After header
+    drop: bool = False  # close the connection without a response
     delay: float = 0.0  # seconds
-    times: int = 1  # how many requests it happens to
-    skip: int = 0  # how many it lets pass before
+    times: int = 1  # the number of requests affected
+    skip: int = 0  # the number of requests before them that are not
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeFault:
-    """How the next allocation of a pool ends, without having added or removed a node."""
+    """The error with which the next allocation of a pool ends, without adding or removing nodes."""
 
-    code: str = "AllocationFailed"  # of the resizeErrors
+    code: str = "AllocationFailed"  # in resizeErrors
     message: str = "The desired number of nodes could not be allocated."
     pool: str = ""  # its id in lower case; "" is any
 
@@ -42,13 +42,13 @@ _CODES = {429: "TooManyRequests", 503: "ServerBusy", 500: "InternalError", 403: 
 
 @dataclass(kw_only=True)
 class Faults:
-    """All faults that are to happen; the service asks it at the places where they could."""
+    """All pending faults; the service checks them where they apply."""
 
     requests: list[RequestFault] = field(default_factory=list)
     resizes: list[ResizeFault] = field(default_factory=list)
     node_quota: int = NODE_QUOTA
-    failing_start_tasks: int = 0  # how many of the next start tasks fail, whatever they do
-    stale_task_counts: int = 0  # how many of the next task counts are as if nothing had happened since the tasks came
+    failing_start_tasks: int = 0  # the number of next start tasks that fail
+    stale_task_counts: int = 0  # the number of next task counts that are all zero
     timings: Timings | None = None  # instead of the service's own
     capitalised_statuses: bool = False  # write the statuses of tasks in a collection as "Success" and "ClientError"
 
@@ -65,14 +65,14 @@ class Faults:
         return None
 
     def take_resize(self, pool: str) -> ResizeFault | None:
-        """How the allocation of the pool that begins now is made to end."""
+        """Remove and return the fault for the allocation of the pool that starts now."""
         fault = next((each for each in self.resizes if each.pool in ("", pool)), None)
         if fault:
             self.resizes.remove(fault)
         return fault
 
     def take_start_task(self) -> bool:
-        """Whether the start task that is to run now is one of those that fail."""
+        """True if the start task that starts now is to fail."""
         if self.failing_start_tasks <= 0:
             return False
         self.failing_start_tasks -= 1
@@ -86,10 +86,10 @@ class Faults:
 
 
 class Injected(BatchError):
-    """The error answer of a request fault."""
+    """The error response of a request fault."""
 
     def __init__(self, fault: RequestFault) -> None:
-        super().__init__(Code.InternalError, "This error was asked for.")
+        super().__init__(Code.InternalError, "This error was injected.")
         self.status = fault.status
         self.name = _CODES.get(fault.status, "InjectedFault")
         self.headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after else {}

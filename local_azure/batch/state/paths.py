@@ -1,4 +1,4 @@
-"""Paths that come from a client, kept inside the directory that they are for."""
+"""Confines paths given by clients to their directory."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 
 class PathEscapes(ValueError):
-    """The path leads out of its directory, or is none."""
+    """The path leads out of its directory, or is invalid."""
 
 
 def as_text(path: str) -> str:
-    r"""A path as text that can be stored and sent: a byte that is no part of a UTF-8 character is written as \xff."""
+    r"""A path as text that can be stored and sent: bytes that are not valid UTF-8 are written as \xff."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory, and those above it that are missing, for this user only."""
+    """Create a directory and its missing parents, for this user only."""
     if not directory.is_dir():
         make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove the directory with all that is in it, as far as it can be removed; `rm` takes any depth."""
-    with contextlib.suppress(RecursionError):  # a task may nest directories more deeply than Python calls functions
+    """Remove the directory tree as far as possible; `rm` handles any depth."""
+    with contextlib.suppress(RecursionError):  # a task may nest directories more deeply than Python's recursion limit
         shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
         subprocess.run(["rm", "-rf", "--", directory], stderr=subprocess.DEVNULL, check=False)
@@ -36,9 +36,8 @@ def remove_tree(directory: Path) -> None:
 def resolve_inside(directory: Path, relative: str) -> Path:
     """The path `relative` below `directory`, neither of which needs to exist.
 
-    Checked are absolute paths, `..` (even where it would come back), NUL, and every symbolic link on the way,
-    the last component's included; so the answer has no link in it. Not checked is what others do to the
-    directory between this call and the use of the answer: open it with O_NOFOLLOW where that matters.
+    Refused are absolute paths, any `..`, NUL, and symbolic links that lead outside; the result has no links. Changes
+    between this call and the use of the result are not covered: open it with O_NOFOLLOW where that matters.
     Raises PathEscapes.
     """
     if not relative or "\0" in relative:

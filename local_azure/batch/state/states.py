@@ -1,4 +1,4 @@
-"""The state machines of the Batch service: which state may follow which."""
+"""The state machines of the Batch service: states and allowed transitions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Machine:
     """States and transitions of one kind of resource, kept in the document's property `name`."""
 
     name: str = "state"
-    remembers: bool = False  # whether the document tells the previous state, too
-    transitions: Mapping[str, str]  # from a state to those that may follow, separated by spaces
+    remembers: bool = False  # whether the document has the previous state, too
+    transitions: Mapping[str, str]  # from a state to its allowed successors, separated by spaces
 
     def enter(self, document: dict[str, Any], state: str, now: datetime) -> None:
-        """Put the document into the state; into the one it is in already is no transition."""
+        """Move the document to the state; nothing changes if it is in that state already."""
         before = document.get(self.name)
         if before == state:
             return
@@ -38,7 +38,7 @@ ALLOCATION = Machine(
     transitions={"steady": "resizing", "resizing": "steady stopping", "stopping": "steady resizing"},
 )
 
-# What a node in any state may come to.
+# The states that a node may enter from any other.
 _LOST = " leavingpool preempted unusable rebooting reimaging deallocating"
 NODE = Machine(
     transitions={

@@ -1,4 +1,4 @@
-"""The one durable state: an SQLite file, in which a change is committed before it is answered."""
+"""The durable state: an SQLite file; every change is committed before its response is sent."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class UnknownSchema(Exception):
 
 @dataclass(kw_only=True)
 class Row:
-    """A resource: `document` as the client sees it (without URLs), `private` what only the service knows."""
+    """A resource: `document` is visible to clients (without URLs), `private` is not."""
 
     keys: tuple[Any, ...]
     document: Document
     private: Document = field(default_factory=dict)
-    extra: Document = field(default_factory=dict)  # columns that this kind of resource has beside these
+    extra: Document = field(default_factory=dict)  # additional columns of this kind of resource
     seq: int = 0
 
     @property
     def id(self) -> str:
-        """The id in lower case, as it is looked up."""
+        """The id in lower case, as stored for lookups."""
         return str(self.keys[-1])
 
 
 class Table:
-    """The rows of one kind of resource, by their keys: the owner's, if there is one, and the id."""
+    """The rows of one kind of resource. Their keys are the owner's, if there is one, and the id."""
 
     def __init__(self, database: sqlite3.Connection, name: str, keys: tuple[str, ...], extra: tuple[str, ...] = ()):
         self._database = database
@@ -55,12 +55,12 @@ class Table:
         return next(self.where("seq = ?", seq), None)
 
     def where(self, condition: str = "1", *values: Any) -> Iterator[Row]:
-        """The rows for which the SQL `condition` (with ORDER BY and LIMIT, if wanted) holds."""
+        """The rows that match the SQL `condition`, which may include ORDER BY and LIMIT."""
         cursor = self._database.execute(f"SELECT {self._columns} FROM {self._name} WHERE {condition}", values)
         return map(self._row, cursor)
 
     def page(self, owner: tuple[Any, ...], after: str) -> Iterator[Row]:
-        """The owner's rows in the order of their ids, from the first after `after`."""
+        """The owner's rows after the id `after`, ordered by id."""
         owned = "".join(f"{key} = ? AND " for key in self._keys[:-1])
         return self.where(f"{owned}id > ? ORDER BY id", *owner, after)
 
@@ -97,7 +97,7 @@ class Store:
     """The tables of one data directory. Used by one thread of one process."""
 
     def __init__(self, path: Path) -> None:
-        path.touch(mode=0o600)  # SQLite gives its mode to the files beside it
+        path.touch(mode=0o600)  # SQLite creates its other files with the same mode
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._depth = 0
         self._open()
@@ -120,22 +120,22 @@ class Store:
         version = self.value("PRAGMA user_version")
         if version > SCHEMA_VERSION:
             raise UnknownSchema(
-                f"The data directory has schema version {version}, and this version of the service knows "
-                f"{SCHEMA_VERSION}: run the newer version of the service, or give it another directory."
+                f"The data directory has schema version {version}, and this version of the service supports "
+                f"{SCHEMA_VERSION}: run the newer version of the service, or use another directory."
             )
         if version == 0:
             self._create()
         self.instance = str(self.value("SELECT instance FROM account"))
 
     def _create(self) -> None:
-        # The script and the version number are one transaction: a crash leaves an empty file or a complete one.
+        # The script and the version number are one transaction, so a crash leaves either an empty or a complete schema.
         self._database.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA.read_text(encoding='utf-8')}"
             f"INSERT INTO account VALUES ('{uuid.uuid4()}'); PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
 
     def latest(self) -> str | None:
-        """The latest moment at which a resource is said to have changed; None if there is no resource."""
+        """The latest recorded change of a resource; None if there is no resource."""
         times = ("stateTransitionTime", "allocationStateTransitionTime", "lastModified")
         tables = ("pools", "nodes", "schedules", "jobs", "tasks")
         latest = (f"SELECT max(json_extract(document, '$.{at}')) AS time FROM {of}" for of in tables for at in times)
@@ -147,7 +147,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it is left. One inside another belongs to the outer one."""
+        """An atomic transaction, on disk when the context ends. A nested one is part of the outer one."""
         if self._depth:
             yield
             return

@@ -1,4 +1,4 @@
-"""How values look on the wire: timestamps, durations, ETags, ids, URLs."""
+"""The wire format of values: timestamps, durations, ETags, ids, URLs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta, timezone
 from urllib.parse import quote
 
-# The longest duration that .NET knows: Batch's "no limit".
+# The maximum duration of .NET, which means "no limit" in Batch.
 UNLIMITED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
 UNLIMITED_TEXT = "P10675199DT2H48M5.4775807S"
 
@@ -18,7 +18,7 @@ _DURATION = re.compile(
     r"(-)?P(?=[\dT])(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,9}))?S)?)?\Z"
 )
 _EPOCH = datetime(1, 1, 1, tzinfo=timezone.utc)
-LAST = datetime.max.replace(tzinfo=timezone.utc)  # the last moment that can be written
+LAST = datetime.max.replace(tzinfo=timezone.utc)  # the latest time that can be written
 
 
 def timestamp(moment: datetime) -> str:
@@ -27,7 +27,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def parse_timestamp(text: str) -> datetime:
-    """Raises ValueError if it is none; without an offset it is UTC."""
+    """Parse a timestamp; without an offset it is UTC. Raises ValueError."""
     match = _TIMESTAMP.match(text)
     if not match:
         raise ValueError(f"{text!r} is not a timestamp such as 2026-03-06T18:29:52Z")
@@ -45,19 +45,19 @@ def parse_timestamp(text: str) -> datetime:
 
 
 def after(moment: datetime, length: timedelta) -> datetime:
-    """`moment + length`, or LAST where that would be later: a duration may be longer than time can be written."""
+    """`moment + length`, but at most LAST."""
     return moment + length if length < LAST - moment else LAST
 
 
 def http_date(moment: datetime) -> str:
-    # strftime's %a and %b follow the process's locale, HTTP's do not.
+    # strftime's %a and %b depend on the process's locale.
     day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.weekday()]
     names = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
     return f"{day}, {moment.day:02} {names[moment.month - 1]} {moment.year:04} {moment:%H:%M:%S} GMT"
 
 
 def parse_duration(text: str) -> timedelta:
-    """An ISO 8601 duration without years and months, as .NET reads it. Raises ValueError."""
+    """Parse an ISO 8601 duration without years and months, like .NET. Raises ValueError."""
     match = _DURATION.match(text)
     if not match:
         raise ValueError(f"{text!r} is not an ISO 8601 duration such as PT15M")
@@ -73,12 +73,12 @@ def parse_duration(text: str) -> timedelta:
             microseconds=micros,
         )
     except OverflowError as error:
-        raise ValueError(f"{text!r} is longer than any duration can be") from error
+        raise ValueError(f"{text!r} is longer than the maximum duration") from error
     return -length if sign else length
 
 
 def duration(length: timedelta) -> str:
-    """The canonical form, as .NET writes it: PT6M for PT06M00S, P7D for PT168H."""
+    """The canonical form of .NET: PT6M for PT06M00S, P7D for PT168H."""
     if length >= UNLIMITED:
         return UNLIMITED_TEXT
     sign, length = ("-", -length) if length < timedelta() else ("", length)
@@ -92,7 +92,7 @@ def duration(length: timedelta) -> str:
 
 
 def next_etag(previous: str | None, now: datetime) -> str:
-    """`now` as .NET ticks, but always later than `previous`: an ETag never comes twice, even if the clock goes back."""
+    """`now` in .NET ticks, but always later than `previous`: an ETag is never repeated, even if the clock goes back."""
     since = now - _EPOCH
     ticks = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 10
     if previous is not None:

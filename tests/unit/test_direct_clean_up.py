@@ -1,4 +1,4 @@
-"""The safety net deletes where the steps that delete do not get to run, and only there."""
+"""DirectCleanUp deletes where the steps that delete do not get to run, and only there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-import tasks.lifecycle
+import tasks.direct_clean_up
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
-from tasks.lifecycle import SafetyNet
+from tasks.direct_clean_up import DirectCleanUp
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, Disposal
 
@@ -33,11 +33,11 @@ def run_count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def cleaned_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, CleanUp, bool]]:
     done: list[tuple[str, CleanUp, bool]] = []
     monkeypatch.setattr(
-        tasks.lifecycle,
+        tasks.direct_clean_up,
         "clean_up_after",
         lambda azure, run, clean_up, logger, held: done.append((run.flow_run_id, clean_up, held)),
     )
-    monkeypatch.setattr(tasks.lifecycle, "get_run_logger", lambda: logging.getLogger("tests.net"))
+    monkeypatch.setattr(tasks.direct_clean_up, "get_run_logger", lambda: logging.getLogger("tests.clean_up"))
     return done
 
 
@@ -45,15 +45,15 @@ class Ended(BaseException):
     """What a run ends with."""
 
 
-def end(*steps: Callable[[SafetyNet], object]) -> None:
+def end(*steps: Callable[[DirectCleanUp], object]) -> None:
     """A run that takes these steps and then ends with an error."""
-    with SafetyNet(AZURE, RUN, CleanUp()) as net:
+    with DirectCleanUp(AZURE, RUN, CleanUp()) as net:
         for step in steps:
             step(net)
         raise Ended
 
 
-def decide(net: SafetyNet) -> None:
+def decide(net: DirectCleanUp) -> None:
     net.clean_up = KEEP
 
 
@@ -69,7 +69,7 @@ def test_where_the_steps_do_not_get_to_delete_it_does_as_was_decided_last(
     run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):
-        end(SafetyNet.spread, decide)
+        end(DirectCleanUp.arm, decide)
     assert cleaned_up == [("run", KEEP, False)]
 
 
@@ -78,7 +78,7 @@ def test_containers_with_outputs_that_are_nowhere_else_are_held(
     left: bool, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):
-        end(lambda net: net.spread(lambda: left))
+        end(lambda net: net.arm(lambda: left))
     assert cleaned_up == [("run", CleanUp(), left)]
 
 
@@ -86,7 +86,7 @@ def test_what_the_steps_have_deleted_is_left_to_them(
     run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):
-        end(SafetyNet.spread, SafetyNet.fold)
+        end(DirectCleanUp.arm, DirectCleanUp.disarm)
     assert cleaned_up == []
 
 
@@ -94,8 +94,8 @@ def test_what_the_steps_have_deleted_is_left_to_them(
 def test_a_run_that_ends_well_leaves_to_it_what_was_not_deleted(
     run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]], confirmed: bool
 ) -> None:
-    with SafetyNet(AZURE, RUN, CleanUp()) as net:
-        net.spread()
+    with DirectCleanUp(AZURE, RUN, CleanUp()) as net:
+        net.arm()
         if confirmed:
-            net.fold()
+            net.disarm()
     assert cleaned_up == ([] if confirmed else [("run", CleanUp(), False)])

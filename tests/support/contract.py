@@ -11,9 +11,10 @@ from typing import Any
 
 from azure.batch import models
 from azure.core.pipeline.transport import AioHttpTransport, RequestsTransport
-from isodate import parse_duration
+from isodate import parse_duration  # type: ignore[import-untyped]
 
 from local_azure.batch.http.routes import Router
+from local_azure.batch.rest.generate_shapes import properties
 from local_azure.batch.state.wire import parse_timestamp
 
 # What each operation answers with; one that is not here must answer without a body.
@@ -44,16 +45,16 @@ ABSENT_AT_FIRST = {("BatchNode", "lastBootTime")}
 NEVER_SHOWN = {("UserAccount", "password")}
 
 
-class CheckedTransport(RequestsTransport):
+class CheckedTransport(RequestsTransport):  # type: ignore[misc]
     """Sends requests as the SDK does, and fails on an answer that is not as the contract has it."""
 
-    def send(self, request: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def send(self, request: Any, **kwargs: Any) -> Any:
         response = super().send(request, **kwargs)
         check_answer(request.method, request.url, response.status_code, response.headers, lambda: response.body())
         return response
 
 
-class CheckedAsyncTransport(AioHttpTransport):
+class CheckedAsyncTransport(AioHttpTransport):  # type: ignore[misc]
     """The same for the asynchronous client."""
 
     async def send(self, request: Any, **config: Any) -> Any:
@@ -128,12 +129,7 @@ def check(value: Any, type_name: str, selected: bool = False, path: str = "") ->
 
 
 def _hints(model: type) -> dict[str, Any]:
-    namespace = {**vars(models), "_models": models, "_enums": models}
-    hints = typing.get_type_hints(
-        model, globalns={**vars(typing), "datetime": __import__("datetime")}, localns=namespace
-    )
-    fields = {name: field for name, field in vars(model).items() if type(field).__name__ == "_RestField"}
-    return {fields[name]._rest_name_input or name: hints[name] for name in fields}
+    return {name: declared.hint for name, declared in properties(model).items()}
 
 
 def _is_optional(hint: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Processes found by a variable in their environment, the one mark that a program keeps without knowing it.
+"""Finds and kills leftover processes by a variable in their environment, which programs rarely remove.
 
-The second net under the shim: it serves when a shim itself was killed, or a whole machine's worth of them. A
-program that clears its environment *and* starts a session of its own *and* loses its shim is out of reach.
+A fallback for the shim: it serves when shims were killed themselves. A program that clears its environment *and* starts
+a session of its own *and* loses its shim is not found.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 INSTANCE_VARIABLE = "LOCAL_BATCH_INSTANCE"
 ATTEMPT_VARIABLE = "LOCAL_BATCH_ATTEMPT"
 
-RESCAN_DELAY = 0.005  # seconds between two looks at processes that have been killed
-UNKILLABLE_AFTER = 30.0  # seconds after which a process in uninterruptible sleep is given up
+RESCAN_DELAY = 0.005  # seconds between two scans for killed processes
+UNKILLABLE_AFTER = 30.0  # seconds; then a process in uninterruptible sleep raises TimeoutError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """What identifies a living process as one of ours."""
+    """A living process, with what identifies it as one of ours."""
 
     pid: int
     session: int
@@ -32,7 +32,7 @@ class Process:
 
     @property
     def is_shim(self) -> bool:
-        """A shim carries its instance only; the commands carry their attempt as well."""
+        """True for a shim, which carries the instance only; commands carry their attempt as well."""
         return not any(entry.startswith(ATTEMPT_VARIABLE.encode() + b"=") for entry in self.environment)
 
 
@@ -48,28 +48,28 @@ def living_processes() -> Iterator[Process]:
                 environment = frozenset(file.read().split(b"\0"))
             with open(f"/proc/{entry.name}/stat", "rb") as file:
                 state, _, _, session = file.read().rpartition(b")")[2].split()[:4]
-        except OSError:  # ended meanwhile, or a set-uid program that we may not look into
+        except OSError:  # it has ended, or is a set-uid program that we may not read
             continue
         if state not in (b"Z", b"X"):
             yield Process(pid=int(entry.name), session=int(session), environment=environment)
 
 
-def kill_all(is_stray: Callable[[Process], bool], *, shims_get: float = 0.0) -> list[int]:
-    """Kill what `is_stray` picks until a look finds none; returns the pids, those of shims included.
+def kill_all(is_leftover: Callable[[Process], bool], *, shim_grace: float = 0.0) -> list[int]:
+    """Kill the processes for which `is_leftover` is true until a scan finds none; returns their pids, shims included.
 
-    As long as there is a shim, all are left alone for `shims_get` seconds: a shim whose service is gone is already
-    ending its tree, gives it the grace that it is to have, and can prove that nothing is left of it.
+    If there is a shim, nothing is killed for `shim_grace` seconds: a shim whose service has ended is already ending its
+    process tree, with the right grace and more reliably.
     """
     started = time.monotonic()
     killed: set[int] = set()
-    while strays := [process for process in living_processes() if is_stray(process)]:
+    while found := [process for process in living_processes() if is_leftover(process)]:
         spent = time.monotonic() - started
         if spent > UNKILLABLE_AFTER:
-            raise TimeoutError(f"processes {sorted(p.pid for p in strays)} do not end although they were killed")
-        killed.update(stray.pid for stray in strays)
-        if spent >= shims_get or not any(stray.is_shim for stray in strays):
-            for stray in strays:
-                _kill(stray.pid)
+            raise TimeoutError(f"processes {sorted(p.pid for p in found)} did not end after SIGKILL")
+        killed.update(process.pid for process in found)
+        if spent >= shim_grace or not any(process.is_shim for process in found):
+            for process in found:
+                _kill(process.pid)
         time.sleep(RESCAN_DELAY)
     return sorted(killed)
 

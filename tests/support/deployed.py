@@ -9,17 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import httpx
-import pytest
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, LogFilter, LogFilterFlowRunId
@@ -28,12 +26,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from prefect.utilities.callables import parameter_schema
 
-ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 180.0  # seconds, for machines that are busy with other things
+from tests.support.paths import ROOT
+from tests.support.polling import LIMIT, eventually
+
 _NOT_INHERITED = ("AZURE_", "PREFECT_", "TOP_WORDS_")
 FINAL = ("Completed", "Failed", "Crashed", "Cancelled")
-
-T = TypeVar("T")
 
 # Everything that waits by default, waits less.
 FAST = {
@@ -48,15 +45,6 @@ FAST = {
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
 }
-
-
-def eventually(what: str, found: Callable[[], T | None], limit: float = LIMIT) -> T:
-    """What `found` returns once that is true; fails, naming `what`, after `limit` seconds."""
-    deadline = time.monotonic() + limit
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"{limit:g} s passed without {what}"
-        time.sleep(0.2)
-    return value
 
 
 @dataclass
@@ -227,23 +215,3 @@ def _start(name: str, home: Path, environment: Mapping[str, str], *arguments: st
             command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-
-
-_SHARED = pytest.StashKey[Deployed]()
-
-
-@pytest.fixture(scope="session")
-def deployed(request: pytest.FixtureRequest) -> Deployed:
-    """One server with one worker for the whole test session, on the session's local Azure.
-
-    Import the fixture where it is needed; whichever module is first starts it. A test that ends the worker starts it
-    again, and waits for its flow runs to end.
-    """
-    config = request.config
-    if _SHARED not in config.stash:
-        started = config.stash[_SHARED] = Deployed.starting()
-        config.add_cleanup(started.stop)
-        azure_settings = request.getfixturevalue("azure_settings")  # starts beside the server
-        started.deploy()
-        started.start_worker(azure_settings)
-    return config.stash[_SHARED]

@@ -1,7 +1,7 @@
 """Each HTTP call of a run, faulted in each way: runs end right, or say why not, and leave nothing behind.
 
-python -m tests.matrix                         # all of it: over an hour on two cores
-python -m tests.matrix --sample 60 --seed 7    # some of it
+python -m tests.support.matrix                         # all of it: over an hour on two cores
+python -m tests.support.matrix --sample 60 --seed 7    # some of it
 
 Many runs at a time go through proxies of their own to one local Azure. Nothing of the SDKs' or of Prefect's retrying
 is changed but the waiting between two tries. What only people see of a run, its artifacts and events, is left out.
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -30,34 +31,38 @@ import pytest
 from azure.batch import BatchClient
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.transport import HttpTransport
-from azure.storage.blob import BlobServiceClient
-from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import get_call_parameters
 
+import flows.nine_steps
+import tasks.direct_clean_up
 import tasks.job
 import tasks.lifecycle
 import tasks.record
 import tasks.reporting.artifacts
-from flows import top_words as flow_module
 from flows.top_words import top_words
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.errors import RunError
 from tasks.monitor import monitor_tasks
 from tasks.resources.tags import tags as tags_of
+from tasks.resources.upload import LEAST_BLOCK
+from tasks.run.identity import Run
 from tasks.run.polling import Polling
+from tasks.run.settings import TimeLimits
 from tasks.summary import Summary
-from tests.flow.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
+from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
+from tests.support.steps import STEPS
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
-BLOCK = 8192  # bytes; less than the node script has
+LARGE = "a.txt"  # which of them is filled up with white space, where a run is to upload in blocks
 AT_A_TIME = 4  # runs
 TRIES = 4  # to hit a call; of those that poll there is one more or less, as the answers go
 LIMIT = 60.0  # seconds
+BETWEEN_ATTEMPTS = timedelta(minutes=10)
 DELETES = ("8 delete containers", "9 delete job", "9 delete pool")
 # What no person should have to read.
 OPAQUE = ("NoneType", "JSONDecode", "Deserialization", "Traceback", "<html", "Expecting value", "HTTPConnectionPool(")
@@ -172,22 +177,32 @@ def quick() -> Iterator[None]:
         for name in filter(informs, vars(tasks.reporting.artifacts)):
             patch.setattr(tasks.reporting.artifacts, name, lambda *args, **kwargs: None)
         patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
-        for step in [value for value in vars(flow_module).values() if isinstance(value, Task)]:
+        for step in STEPS.values():
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
             if step.name in DELETES:
                 patch.setattr(step, "fn", _of_the_living(step.fn))
-        for owner, name in ((tasks.record.Chronicle, "close"), (tasks.lifecycle, "clean_up_after")):
+        for owner, name in ((tasks.record.RunRecord, "close"), (tasks.direct_clean_up, "clean_up_after")):
             patch.setattr(owner, name, _of_the_living(getattr(owner, name)))
+        patch.setattr(Run, "start", _start)
         patch.setattr(tasks.job, "STREAMS", ())  # to store them, each Batch task would load an SDK
         patch.setattr(HttpTransport, "sleep", lambda self, duration: None)
-        patch.setattr(Azure, "blobs", _in_blocks(Azure.blobs))
-        patch.setattr(flow_module, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
-        patch.setattr(flow_module, "monitor_tasks", _monitor_tasks)
+        patch.setattr(tasks.lifecycle, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
+        patch.setattr(flows.nine_steps, "monitor_tasks", _monitor_tasks)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
         logging.disable(logging.CRITICAL)
         yield
         logging.disable(logging.NOTSET)
+
+
+def _start(flow_run_id: str, workload: str, limits: TimeLimits) -> Run:
+    """Its attempts are so far apart that the later one renews what it adopts."""
+    run = here.get(None)
+    earlier = BETWEEN_ATTEMPTS if run and run.to_be_killed else timedelta(0)
+    started = datetime.now(timezone.utc) - earlier
+    return Run(
+        workload=workload, flow_run_id=flow_run_id, started=started, lifetime=timedelta(minutes=limits.run_minutes)
+    )
 
 
 def _monitor_tasks(*args: Any, **kwargs: Any) -> Any:
@@ -208,14 +223,11 @@ def _of_the_living(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _in_blocks(blobs: Callable[[Azure], BlobServiceClient]) -> Callable[[Azure], BlobServiceClient]:
-    def call(azure: Azure) -> BlobServiceClient:
-        client = blobs(azure)
-        if (run := here.get(None)) and run.scenario is Scenario.BLOCKS:
-            client._config.max_single_put_size = client._config.max_block_size = BLOCK
-        return client
-
-    return call
+def _write(folder: Path, texts: Mapping[str, str]) -> Path:
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return folder
 
 
 class Runs:
@@ -225,10 +237,8 @@ class Runs:
         self._settings = settings
         self._proxies = proxies
         self._results = folder / "results"
-        self._texts = folder / "texts"
-        self._texts.mkdir()
-        for name, text in TEXTS.items():
-            (self._texts / name).write_text(text)
+        self._texts = _write(folder / "texts", TEXTS)
+        self._large = _write(folder / "large", {**TEXTS, LARGE: TEXTS[LARGE].ljust(LEAST_BLOCK + 1)})
         accounts = Azure.from_environment(settings)
         assert accounts is not None
         self.accounts = accounts
@@ -242,7 +252,7 @@ class Runs:
         """Run the flow once, its calls faulted as decided; `rewrite` is replaced in each answer, by as many bytes."""
         keep = {"containers": "keep", "job": "keep", "pool": "keep"} if scenario is Scenario.KEEP else {}
         parameters: dict[str, Any] = {
-            "inputs": [str(self._texts)],
+            "inputs": [str(self._large if scenario is Scenario.BLOCKS else self._texts)],
             "top_n": 2,
             "pool": {"dedicated_nodes": 1, "slots_per_node": 2},
             "output_folder": str(self._results),
@@ -412,7 +422,7 @@ class Matrix:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.matrix", description=__doc__)
     parser.add_argument("--sample", type=int, default=sys.maxsize, help="so many of the faults; all by default")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     options = parser.parse_args()

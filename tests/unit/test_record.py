@@ -1,4 +1,4 @@
-"""What the report is told of a run, from what was remembered of it."""
+"""What the report is made of a run, from what was remembered of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.exceptions import TerminationSignal
@@ -13,23 +14,22 @@ from prefect.exceptions import TerminationSignal
 import tasks.record
 from tasks.accounts.clients import Azure
 from tasks.errors import TasksFailed
-from tasks.record import Chronicle
+from tasks.record import RunRecord
 from tasks.reporting.report import RunFacts
 from tasks.run.identity import Run, UsedPool
 from tasks.run.inputs import InputFile
 from tasks.run.outcomes import Cause, Monitored, TaskOutcome
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
-from tasks.step import StepTime
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-LOGGER = logging.getLogger("tests.chronicle")
+LOGGER = logging.getLogger("tests.record")
 POOL = UsedPool(id="top-words-1", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", spot_nodes=4)
 HELPED = replace(POOL, added_nodes=4, added_at=NOON + timedelta(minutes=20))
 FILES = [InputFile(path=Path(name), blob_name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
 
 
-def chronicle(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> Chronicle:
+def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRecord[Any]:
     """Of a run whose pool lived for an hour, and of which an earlier try has counted these files."""
     azure = Azure.from_environment(
         {
@@ -39,7 +39,7 @@ def chronicle(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> Ch
         }
     )
     assert azure
-    told = Chronicle(
+    made: RunRecord[Any] = RunRecord(
         azure=azure,
         run=Run(
             workload="top-words",
@@ -53,13 +53,12 @@ def chronicle(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> Ch
             TaskOutcome.counted_before(file.task_id, file.blob_name, "") for file in FILES if file.blob_name in counted
         ],
         allowed=0,
-        steps=[
-            StepTime(name="3 create pool", began=NOON, seconds=1),
-            StepTime(name="9 delete pool", began=NOON + timedelta(hours=1), seconds=1),
-        ],
+        steps=[],
+        report_joined=lambda joined: "",
     )
-    told.pool = pool
-    return told
+    made.pool = pool and replace(pool, asked_at=NOON)
+    made.pool_gone = NOON + timedelta(hours=1)
+    return made
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ ALL = ("containers", "job", "pool")
 
 
 def test_node_seconds_are_those_of_each_node_from_when_it_was_asked_for(published: list[RunFacts]) -> None:
-    chronicle(HELPED).close(CleanUp(), ALL)
+    record(HELPED).close(CleanUp(), ALL, None)
     (facts,) = published
     assert (facts.pool_seconds, facts.spot_node_seconds, facts.node_seconds) == (3600, 4 * 3600, 4 * 2400)
     assert (facts.dedicated_nodes, facts.added_nodes, facts.spot_nodes) == (0, 4, 4)
@@ -83,21 +82,18 @@ def test_node_seconds_are_those_of_each_node_from_when_it_was_asked_for(publishe
 
 def test_what_waiting_for_an_answer_costs_counts_the_nodes_that_were_added() -> None:
     source = "(Azure's list price for Linux, pay-as-you-go, in westeurope, of 2025-03-02)"
-    assert chronicle().cost_while_waiting() == (
+    assert record().cost_while_waiting() == (
         f"The pool's 4 nodes of Standard_D2s_v3 cost at most $0.48 an hour while you decide {source}."
     )
-    assert chronicle(HELPED).cost_while_waiting() == (
+    assert record(HELPED).cost_while_waiting() == (
         f"The pool's 8 nodes of Standard_D2s_v3 cost at most $0.96 an hour while you decide {source}."
     )
-    assert chronicle(replace(POOL, own=False)).cost_while_waiting() is None
+    assert record(replace(POOL, own=False)).cost_while_waiting() is None
 
 
-def test_of_a_run_that_ends_early_each_file_is_told_and_the_reason(published: list[RunFacts]) -> None:
-    told = chronicle(None, counted=("b",))
-    try:
-        raise TasksFailed("pool x got no nodes")
-    except TasksFailed:
-        told.close(CleanUp(), ALL)
+def test_of_a_run_that_ends_early_each_file_is_made_and_the_reason(published: list[RunFacts]) -> None:
+    made = record(None, counted=("b",))
+    made.close(CleanUp(), ALL, TasksFailed("pool x got no nodes"))
     (facts,) = published
     assert [(outcome.file, outcome.succeeded, outcome.cause) for outcome in facts.outcomes] == [
         ("a", False, Cause.NOT_STARTED),
@@ -116,25 +112,22 @@ def test_of_a_run_that_ends_early_each_file_is_told_and_the_reason(published: li
     ],
 )
 def test_the_reason_is_said_in_words(error: BaseException, reason: str, published: list[RunFacts]) -> None:
-    try:
-        raise error
-    except BaseException:
-        chronicle().close(CleanUp(), ALL)
+    record().close(CleanUp(), ALL, error)
     assert published[0].problem == reason
 
 
 def test_of_a_run_that_was_given_up_the_reason_is_why(published: list[RunFacts]) -> None:
-    told = chronicle()
+    made = record()
     outcomes = [TaskOutcome.not_begun(file) for file in FILES]
-    told.add(Monitored(outcomes=outcomes, pool=HELPED, problem=TasksFailed("job x is gone")))
-    told.close(CleanUp(), ALL)
+    made.note_end(Monitored(outcomes=outcomes, pool=HELPED, problem=TasksFailed("job x is gone")))
+    made.close(CleanUp(), ALL, None)
     assert (published[0].problem, published[0].added_nodes) == ("job x is gone", 4)
 
 
-def test_what_could_not_be_deleted_is_told_apart_from_what_was_kept(
+def test_what_could_not_be_deleted_is_made_apart_from_what_was_kept(
     published: list[RunFacts], caplog: pytest.LogCaptureFixture
 ) -> None:
-    chronicle().close(CleanUp(containers=Disposal.KEEP), ("containers", "job"))
+    record().close(CleanUp(containers=Disposal.KEEP), ("containers", "job"), None)
     (facts,) = published
     assert (facts.deleted, facts.kept, facts.not_deleted) == (("job",), ("containers",), ("pool",))
     assert facts.pool_stays
@@ -142,6 +135,6 @@ def test_what_could_not_be_deleted_is_told_apart_from_what_was_kept(
 
 
 def test_an_existing_pool_stays_whatever_is_to_be_deleted(published: list[RunFacts]) -> None:
-    chronicle(replace(POOL, own=False)).close(CleanUp(), ALL)
+    record(replace(POOL, own=False)).close(CleanUp(), ALL, None)
     (facts,) = published
     assert (facts.deleted, facts.kept, facts.pool_stays) == (("containers", "job"), ("pool",), False)

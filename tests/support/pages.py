@@ -12,7 +12,8 @@ from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwr
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact
 
-from tests.flow.deployed import Deployed, eventually
+from tests.support.deployed import Deployed
+from tests.support.polling import eventually
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

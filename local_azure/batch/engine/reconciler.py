@@ -1,4 +1,4 @@
-"""When to look at what: the one loop that drives every resource that is not settled to its next state."""
+"""The reconcile loop: brings every resource to its next state when that is due."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from local_azure.batch.state.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-RETRY = timedelta(seconds=5)  # after a visit that failed
+RETRY = timedelta(seconds=5)  # after a failure
 
-Key = tuple[str, ...]  # the kind of resource, then its keys
-Visit = Callable[..., "datetime | None"]
+Key = tuple[str, ...]  # the kind of resource, followed by its keys
+Reconcile = Callable[..., "datetime | None"]
 
 
-class Agenda:
-    """Calls the visitor of a resource's kind when the resource is woken or the time has come that it asked for.
+class Reconciler:
+    """Calls the function registered for a kind of resource when a resource is woken, or its due time has come.
 
-    A visitor looks at the state in the store, does what is due, and returns when it wants to be called at the latest;
-    so it may be called too often, and after a restart it simply goes on.
+    The function reads the state from the store, does what is due, and returns its next due time, or None. Calling it
+    too often is harmless, so a restarted service continues by waking everything.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._visitors: dict[str, Visit] = {}
+        self._functions: dict[str, Reconcile] = {}
         self._woken: dict[Key, None] = {}  # an ordered set
         self._due: dict[Key, datetime] = {}
         self._queue: list[tuple[datetime, Key]] = []
         self._event = asyncio.Event()
 
-    def visits(self, kind: str, visitor: Visit) -> None:
-        self._visitors[kind] = visitor
+    def register(self, kind: str, reconcile: Reconcile) -> None:
+        self._functions[kind] = reconcile
 
     def wake(self, *key: str) -> None:
         self._woken[key] = None
         self._event.set()
 
     def wake_all(self) -> None:
-        """Visit now whatever waits for a moment: it may come earlier than it was expected."""
+        """Wake all resources that have a due time: it may have moved."""
         for key in list(self._due):
             self.wake(*key)
 
     async def run(self) -> None:
         while True:
             self._event.clear()
-            self._visit_all()
+            self._reconcile_all()
             if not self._woken:
                 await self._clock.wait(self._event, self._queue[0][0] if self._queue else None)
             else:
                 await asyncio.sleep(0)  # let requests in between
 
-    def _visit_all(self) -> None:
+    def _reconcile_all(self) -> None:
         woken, self._woken = list(self._woken), {}
         now = self._clock.now()
         while self._queue and self._queue[0][0] <= now:
@@ -62,15 +62,15 @@ class Agenda:
             if self._due.get(key) == due:
                 woken.append(key)
         for key in dict.fromkeys(woken):
-            self._visit(key)
+            self._reconcile(key)
 
-    def _visit(self, key: Key) -> None:
+    def _reconcile(self, key: Key) -> None:
         self._due.pop(key, None)
         try:
-            due = self._visitors[key[0]](*key[1:])
+            due = self._functions[key[0]](*key[1:])
         except Exception:
-            # On a full disk, say. The others must not stay behind with it, and it goes on when that has passed.
-            logger.exception("Cannot bring %s to its next state", " ".join(key))
+            # For example a full disk. It must not delay other resources, and is retried until it succeeds.
+            logger.exception("%s: could not reconcile, retrying in %s s", " ".join(key), RETRY.seconds)
             due = self._clock.now() + RETRY
         if due is not None:
             self._due[key] = due

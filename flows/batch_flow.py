@@ -1,0 +1,42 @@
+"""What all flows that run a workload have in common: their name, their hooks, and the type of their inputs."""
+
+# No postponed annotations: a flow that is served is pickled, and looks for the names in them.
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, ParamSpec, TypeVar
+
+from prefect import Flow, flow
+from prefect.runtime import flow_run
+from pydantic import BeforeValidator
+
+from flows.hooks import clean_up_dead_run
+from tasks.errors import InputError, log_errors_without_traceback
+from tasks.run.inputs import as_list, find_inputs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Inputs = Annotated[list[str], BeforeValidator(as_list)]
+
+
+def batch_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Make a function the flow of the workload of that name; one of its parameters is `inputs`."""
+    log_errors_without_traceback()
+    make_flow: Callable[[Callable[P, R]], Flow[P, R]] = flow(
+        name=name,
+        flow_run_name=lambda: _run_name(name),
+        persist_result=False,
+        on_crashed=[clean_up_dead_run],
+        on_cancellation=[clean_up_dead_run],
+    )
+    return make_flow
+
+
+def _run_name(name: str) -> str:
+    """Such as "top-words 3 files 2026-11-22 09:30", as far as the files can be found."""
+    try:
+        count = len(find_inputs(as_list(flow_run.parameters["inputs"])))
+    except InputError:
+        return f"{name} {datetime.now():%Y-%m-%d %H:%M}"
+    return f"{name} {count} {'file' if count == 1 else 'files'} {datetime.now():%Y-%m-%d %H:%M}"

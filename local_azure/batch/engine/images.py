@@ -1,0 +1,27 @@
+"""The images that a pool may name, each with its node agent."""
+
+from __future__ import annotations
+
+from local_azure.batch.state.store import Document
+
+# Publisher, offer, SKU and node agent. Whichever is chosen, tasks run on this machine.
+IMAGES = (
+    ("almalinux", "almalinux-hpc", "8_10-hpc-gen2", "batch.node.el 8"),
+    ("almalinux", "almalinux-x86_64", "9-gen1", "batch.node.el 9"),
+    ("almalinux", "almalinux-x86_64", "9-gen2", "batch.node.el 9"),
+    ("canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "batch.node.ubuntu 20.04"),
+    ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "batch.node.ubuntu 22.04"),
+    ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts-gen2", "batch.node.ubuntu 22.04"),
+    ("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
+    ("canonical", "ubuntu-24_04-lts", "server-gen1", "batch.node.ubuntu 24.04"),
+    ("debian", "debian-12", "12", "batch.node.debian 12"),
+    ("debian", "debian-12", "12-gen2", "batch.node.debian 12"),
+    ("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"),
+)
+
+
+def node_agent_of(reference: Document) -> str | None:
+    """The node agent of an image reference; None if the image is not supported."""
+    wanted = tuple(str(reference.get(name, "")).lower() for name in ("publisher", "offer", "sku"))
+    agents: dict[tuple[str, ...], str] = {image[:3]: image[3] for image in IMAGES}
+    return agents.get(wanted)

@@ -1,0 +1,26 @@
+"""Creates tasks: those that a client adds, and the job manager tasks of jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from local_azure.batch.engine import dependencies, task_specs
+from local_azure.batch.engine.service import Service
+from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.states import TASK
+from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import timestamp
+
+
+def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
+    """Store a task. Raises BatchError if its id is taken."""
+    document = task_specs.with_defaults(body, job.document)
+    if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
+        raise BatchError(Code.TaskExists)
+    now = service.now()
+    document["creationTime"] = timestamp(now)
+    service.touch(document)
+    TASK.enter(document, "active", now)
+    row = service.store.tasks.add(Row(keys=(job.id, document["id"].lower()), document=document, private=private))
+    dependencies.add(service, row)
+    return row

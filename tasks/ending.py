@@ -1,0 +1,58 @@
+"""What a run ends with, where that is not its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import states
+from prefect.logging import get_run_logger
+
+from tasks.errors import Cancelled, NotDeleted, RunError, TasksFailed
+from tasks.record import RunRecord
+from tasks.run.outcomes import TaskOutcome, missing
+from tasks.watching.logs import as_lines
+
+MOST_NAMED, _MOST_FAILURES = 20, 10  # files named in a line, and failures in full
+
+
+def failure_of(record: RunRecord[Any], not_deleted: str) -> RunError | None:
+    """Why the run fails: what watching ended with, too many files without output, or what was not deleted.
+
+    None where it succeeds. The error names the files without output, what became of their Batch tasks, and last what
+    was not deleted; it carries the joined outputs of the others.
+    """
+    error = _of_files(record)
+    if not_deleted:
+        error = error.with_message(f"{error}\n{not_deleted}") if error else NotDeleted(not_deleted)
+    return error and error.with_result(record.joined, record.outcomes)
+
+
+def end_with(error: RunError) -> Any:
+    """Raise the error; of a run that was cancelled, the state that says so, which the flow returns to be its own."""
+    if isinstance(error, Cancelled):
+        return states.Cancelled(message=str(error))
+    raise error
+
+
+def listed(files: Sequence[str]) -> str:
+    """The names of the files, of many the first."""
+    more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+    return ", ".join(files[:MOST_NAMED]) + more
+
+
+def _of_files(record: RunRecord[Any]) -> RunError | None:
+    lacking = missing(record.outcomes)
+    lacks = f"the summary in {record.results.folder} lacks {listed([outcome.file for outcome in lacking])}"
+    if record.problem is None and len(lacking) <= record.allowed:
+        if lacking:
+            get_run_logger().warning("%s; allow_failures is %d", lacks, record.allowed)
+        return None
+    details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
+    if record.problem is None:
+        return TasksFailed(f"{len(lacking)} of {len(record.outcomes)} Batch tasks failed; {lacks}{details}")
+    return record.problem.with_message(f"{record.problem}\nTherefore {lacks}{details}")
+
+
+def _failure_lines(outcome: TaskOutcome) -> str:
+    return f"\n{outcome.file}: Batch task {outcome.id} {outcome.why()}{as_lines(outcome.stderr)}"

@@ -1,0 +1,31 @@
+"""The step after the tutorial's: join the outputs of all files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from prefect.logging import get_run_logger
+
+from tasks.reporting.artifacts import publish_table
+from tasks.run.outcomes import TaskOutcome
+from tasks.run.results import Outputs, Results
+from tasks.run.tables import write_table
+from tasks.run.workload import J, T, Workload
+from tasks.step import step
+
+
+@step("summarise")
+def join_outputs(workload: Workload[T, J], outcomes: Sequence[TaskOutcome], results: Results) -> J:
+    """What the workload makes of the downloaded outputs of the files that succeeded."""
+    return workload.join(results.outputs(outcomes))
+
+
+def save_table(frame: pd.DataFrame, outputs: Outputs[Any], name: str) -> None:
+    """Leave the table in the results folder as <name>.csv, and show its first rows as the artifact <name>."""
+    path = outputs.folder / f"{name}.csv"
+    write_table(frame, path)
+    without = f", without {', '.join(outputs.missing[:20])}" if outputs.missing else ""
+    publish_table(frame, key=name, description=f"{name}{without}")
+    get_run_logger().info("%d rows of %d files written to %s", len(frame), len(outputs.read), path)
