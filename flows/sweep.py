@@ -29,7 +29,8 @@ from prefect.states import Completed
 from tasks.accounts.choose import accounts_in_use
 from tasks.accounts.clients import Azure
 from tasks.errors import SERVICE_FAILURES, InputError, RunError, ServiceError, log_errors_without_traceback
-from tasks.reporting.artifacts import MOST_ROWS, best_effort, escape
+from tasks.reporting.artifacts import MOST_TABLE_ROWS, best_effort
+from tasks.reporting.text import escape_markdown
 from tasks.resources.leftovers import (
     Deletion,
     Ending,
@@ -191,10 +192,10 @@ def publish(findings: Sequence[Finding], deletions: Sequence[Deletion], only: UU
         "",
         "| what | flow run | state | nodes | created | expires | |",
         "|:--|:--|:--|--:|:--|:--|:--|",
-        *(_row(finding, endings.get(finding.leftover.name)) for finding in findings[:MOST_ROWS]),
+        *(_row(finding, endings.get(finding.leftover.name)) for finding in findings[:MOST_TABLE_ROWS]),
     ]
-    if len(findings) > MOST_ROWS:
-        lines += ["", f"and {len(findings) - MOST_ROWS} more"]
+    if len(findings) > MOST_TABLE_ROWS:
+        lines += ["", f"and {len(findings) - MOST_TABLE_ROWS} more"]
     create_markdown_artifact("\n".join(lines), key=KEY, description="What runs have left in the accounts")
 
 
@@ -236,7 +237,7 @@ def _row(finding: Finding, deletion: Deletion | None) -> str:
     became = str(finding) if deletion is None else f"{finding}; {deletion.ending.value}"
     cells = [leftover.name, leftover.flow_run, leftover.state, f"{leftover.nodes or ''}"]
     cells += [_time(leftover.created), _time(leftover.expires), became]
-    return "| " + " | ".join(map(escape, cells)) + " |"
+    return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
 
 def _time(time: datetime | None) -> str:

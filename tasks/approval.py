@@ -15,26 +15,21 @@ from typing import TypeVar, cast
 from uuid import UUID, uuid4
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import PrefectException
-from prefect.input import RunInput, keyset_from_paused_state
-from prefect.input.run_input import Keyset
+from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
-from prefect.settings import (
-    PREFECT_API_REQUEST_TIMEOUT,
-    PREFECT_CLIENT_MAX_RETRIES,
-    get_current_settings,
-    temporary_settings,
-)
+from prefect.settings import get_current_settings
 from prefect.states import Paused
 from pydantic import Field, ValidationError, create_model
 
 from tasks.errors import without_secrets
-from tasks.reporting.artifacts import escape
 from tasks.reporting.pages import Page, address
+from tasks.reporting.prefect_api import Keyset, pause_keys, prefect_client
+from tasks.reporting.text import escape_markdown
 from tasks.run.settings import CleanUp, Disposal
 
 _THINGS = ("containers", "job", "pool")  # the fields of CleanUp that may say "ask"
@@ -173,10 +168,9 @@ def ask_in_the_ui(question: Question, poll_seconds: float = _POLL) -> Answers:
     that a run was ended while it waited, and which gives up when the server is away.
     """
     deadline = time.monotonic() + question.limit.total_seconds()
-    # A server that is busy is asked again by us, within limits, and not by the client's own retries beyond them.
-    quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST}
     try:
-        with temporary_settings(quick), get_client(sync_client=True) as client:
+        # Requests to a busy server are retried here, within limits, and not by the client beyond them.
+        with prefect_client(seconds=_REQUEST) as client:
             pause = _Pause(question, client)
             asked_again(pause.begin)
             asked_again(pause.show_form)
@@ -235,7 +229,7 @@ class _Pause:
             pause_key=str(uuid4()),
             message=" ".join(["Asks what to delete.", *question.says()]),
         )
-        self._keys: Keyset = keyset_from_paused_state(self._state)
+        self._keys: Keyset = pause_keys(self._state)
         self._state.state_details.run_input_keyset = {str(use): key for use, key in self._keys.items()}
         self.flow_run_id = UUID(str(flow_run.id))
         self._sent = False
@@ -304,7 +298,7 @@ def form_of(question: Question) -> type[RunInput]:
     form = create_model("CleanUpAnswers", __base__=RunInput, **switches)  # type: ignore[call-overload]
     first, *others = question.says()
     if question.failure:
-        first = escape(first)  # it has names of files, and what they made a program write
+        first = escape_markdown(first)  # it has names of files, and what they made a program write
     return form.with_initial_data(description="\n\n".join([f"**{first}**", *others]))  # type: ignore[no-any-return]
 
 

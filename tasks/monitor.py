@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 
+from azure.batch import BatchClient
 from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
 from tasks.accounts.clients import Azure
-from tasks.errors import RunError
 from tasks.reporting.events import RunEvents
+from tasks.resources.pool import Pool
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, Monitored
-from tasks.run.polling import Pace
-from tasks.run.previous_attempt import outputs_there
+from tasks.run.polling import Polling
 from tasks.step import step
 from tasks.watching.failures import Failures
+from tasks.watching.limits import Limits
+from tasks.watching.memory import Memory
+from tasks.watching.narrator import Narrator
+from tasks.watching.snapshot import SnapshotReader
 from tasks.watching.watch import LastSeen, Patience, Watch
 
 
@@ -27,38 +30,53 @@ def monitor_tasks(
     pool: UsedPool,
     tasks: Sequence[AddedTask],
     patience: Patience = Patience(),
-    pace: Pace = Pace(),
+    polling: Polling = Polling(),
     seen: LastSeen | None = None,
 ) -> Monitored:
-    """Wait until all Batch tasks have completed.
+    """Wait until all Batch tasks have completed. Call it with return_state, and read that with `how_it_ended`.
 
-    A Batch task without success is reported, not raised. Raises a RunError whose `monitored` is how far it came:
-    TasksFailed where the tasks that are left can never run, RunTimeout when the job or the run reaches its time limit
-    first, Stalled when none has got further for too long, ServiceError when Azure Batch does not say how they are, and
-    Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in `seen`, for a stopped run.
+    A Batch task without success is reported, not raised. Where watching is given up, this task run is Failed, and its
+    data is a Monitored whose `problem` is why: TasksFailed where the tasks that are left can never run, RunTimeout when
+    the job or the run reaches its time limit first, Stalled when none made progress for too long, ServiceError when
+    Azure Batch does not respond, and Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in
+    `seen`, for a stopped run.
     """
     with azure.batch() as batch:
-        events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
-        failures = Failures(azure, batch, run, events)
-        outputs = partial(outputs_there, azure, run)
-        watch = Watch(batch, run, pool, tasks, patience, pace, events, failures, outputs, seen)
-        outcomes, problem = watch.settled(watch.until_all_have_completed())
-        outcomes = failures.tell(outcomes)
-    failures.close()
-    if problem is not None:
-        outcomes = [outcome.unfinished() for outcome in outcomes]
-    watch.close(outcomes, problem)
-    monitored = Monitored(outcomes=outcomes, pool=watch.pool)
-    if problem is not None:
-        problem.monitored = monitored
-        raise problem
-    return monitored
+        seen = seen or LastSeen()
+        watch = Watch(
+            reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=tasks),
+            narrator=_narrator(azure, batch, run, tasks, seen),
+            limits=_limits(run, tasks, patience),
+            polling=polling,
+            memory=Memory.start(pool, tasks, patience.limits.stall_minutes, polling.now()),
+            seen=seen,
+            add_nodes=Pool(batch, run, patience.pool).add_dedicated,
+        )
+        monitored = watch.until_the_end()
+    if monitored.problem is None:
+        return monitored
+    # Prefect takes a state that a task returns as that of its run, and logs no traceback.
+    return Failed(message=str(monitored.problem), data=monitored)  # type: ignore[return-value]
 
 
-def how_it_ended(step: State[Monitored]) -> Monitored:
-    """What monitoring tells, also where waiting was given up. Raises what the step did where that is not known."""
-    result = step.result(raise_on_failure=False)
-    if isinstance(result, RunError) and result.monitored is not None:
-        monitored: Monitored = result.monitored
-        return replace(monitored, problem=result)
-    return step.result()
+def _narrator(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[AddedTask], seen: LastSeen) -> Narrator:
+    events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
+    return Narrator(run.job_id, tasks, events, Failures(azure, batch, run, events), seen.board)
+
+
+def _limits(run: Run, tasks: Sequence[AddedTask], patience: Patience) -> Limits:
+    return Limits(
+        job_id=run.job_id,
+        tasks=sum(not task.earlier for task in tasks),
+        expires=run.expires,
+        lifetime=run.lifetime,
+        stall_minutes=patience.limits.stall_minutes,
+        dedicated_after_minutes=patience.pool.dedicated_after_minutes,
+        added_nodes=patience.pool.spot_nodes,
+    )
+
+
+def how_it_ended(state: State[Monitored]) -> Monitored:
+    """How monitoring ended, also where it was given up. Raises what the step raised where that is not known."""
+    result = state.result(raise_on_failure=False)
+    return result if isinstance(result, Monitored) else state.result()

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
 from tasks.errors import Cancelled, RunError
-from tasks.reporting.artifacts import attempt, publish_report
+from tasks.reporting.artifacts import attempt_suffix, publish_report
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.prices import price_of, region_of
 from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
@@ -176,7 +176,7 @@ class RunRecord(Generic[J]):
         alive = (gone - made).total_seconds() if pool.own and made else None
         added = pool.added_nodes * (gone - pool.added_at).total_seconds() if pool.added_at else 0
         return RunFacts(
-            run_name=f"{flow_run.name}{attempt()}",
+            run_name=f"{flow_run.name}{attempt_suffix()}",
             flow_run_id=self.run.flow_run_id,
             where=self.azure.describe(),
             batch_endpoint=self.azure.batch_account.endpoint,

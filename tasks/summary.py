@@ -14,8 +14,9 @@ from prefect.runtime import flow_run
 from tasks.ending import listed
 from tasks.errors import RunError, without_secrets
 from tasks.errors.text import cut, visible
-from tasks.reporting.artifacts import escape, publish_table, short_node
+from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
+from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.results import Outputs
 from tasks.run.tables import read_table, write_table
 
@@ -213,7 +214,10 @@ def _head(frame: pd.DataFrame, file: str) -> str:
 
 
 def _replaced_table(replaced: Sequence[tuple[str, int]]) -> str:
-    rows = [f"| {escape(cut(without_secrets(file), 80))} | {count:,} |" for file, count in replaced[:_MOST_REPLACED]]
+    rows = [
+        f"| {escape_markdown(cut(without_secrets(file), 80))} | {count:,} |"
+        for file, count in replaced[:_MOST_REPLACED]
+    ]
     more = [f"| and {len(replaced) - _MOST_REPLACED:,} more files | |"] if len(replaced) > _MOST_REPLACED else []
     why = (
         "These bytes are not in their file's encoding and stand as U+FFFD in its words. Name the encoding (`encoding`)."

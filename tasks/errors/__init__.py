@@ -5,7 +5,7 @@ RunError
  ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer
  ├ ConflictError   a resource with this run's name exists and is not this run's
  ├ RunTimeout      the run reached a time limit
- ├ Stalled         no Batch task got further for too long
+ ├ Stalled         no Batch task made progress for too long
  ├ Cancelled       somebody cancelled the run while it waited for its Batch tasks
  ├ TasksFailed     Batch tasks ended without success, or can never run
  ├ ResultsError    a file of the results cannot be read or written on this machine
@@ -65,7 +65,6 @@ class RunError(Exception):
         super().__init__(visible(without_secrets(message)))
         self._result: tuple[Any, Sequence[Any]] = (None, ())
         self._report_url = ""
-        self.monitored: Any = None
 
     @property
     def summary(self) -> Any:

@@ -1,13 +1,12 @@
 """Everything a person sees of a run in the Prefect UI besides its log.
 
-An artifact is a courtesy: where the Prefect server does not take one, the run says so and goes on.
+Artifacts are best effort: where the Prefect server does not take one, the run logs that and goes on.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import Enum
@@ -20,15 +19,15 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.errors import without_secrets
 from tasks.errors.text import cut, visible
 from tasks.reporting.pages import remember_report
+from tasks.reporting.prefect_api import limited, prefect_client
+from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.outcomes import TaskOutcome
 
 if TYPE_CHECKING:
@@ -36,12 +35,10 @@ if TYPE_CHECKING:
 
     from tasks.run.uploads import UploadedFile
 
-# An underscore within a word is plain text.
-_MARKDOWN = re.compile(r"[|\[\]<>`\\*~&]|(?<!\w)_+|_+(?!\w)")
 _WIDEST_CELL = 200  # columns of a word or a file's name; the files have it whole
 _LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
-_PATIENCE = 30.0  # seconds for an answer of the Prefect server: a busy one may need many
-MOST_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
+_REQUEST = 30.0  # seconds for a response of the Prefect server: a busy one may need many
+MOST_TABLE_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 
 P = ParamSpec("P")
 
@@ -55,30 +52,28 @@ class Key(str, Enum):
     REPORT = "run-report"
 
 
-def attempt() -> str:
-    """Such as " (attempt 2)", of a run that was retried; nothing of its first attempt."""
+def attempt_suffix() -> str:
+    """ " (attempt 2)" in a run that was retried; empty in its first attempt."""
     count = flow_run.run_count or 1
     return f" (attempt {count})" if count > 1 else ""
 
 
 def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
-    """Make a function that only informs people unable to fail the Batch work, or to hold it up for long."""
-    return _attempting(publish, retries=0)
+    """Make a function that only informs people unable to fail the Batch work, or to delay it for long."""
+    return _best_effort(publish, retries=0)
 
 
-def _attempting(publish: Callable[P, None], *, retries: int) -> Callable[P, None]:
+def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, None]:
     @functools.wraps(publish)
-    def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
-        # By itself Prefect's client would wait a minute for each answer, and ask a server that is away for even longer.
-        quick = {PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: _PATIENCE}
+    def publish_or_warn(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with temporary_settings(quick):
+            with limited(seconds=_REQUEST, retries=retries):
                 publish(*args, **kwargs)
         except Exception as error:
             reason = without_secrets(str(error)) or type(error).__name__
             get_run_logger().warning("Artifact not written: %s", reason)
 
-    return attempt
+    return publish_or_warn
 
 
 @best_effort
@@ -91,33 +86,33 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
         "| file | bytes | container |",
         "|:--|--:|:--|",
         _link_row(node_script, "application"),
-        *(_link_row(file, "input") for file in inputs[:MOST_ROWS]),
+        *(_link_row(file, "input") for file in inputs[:MOST_TABLE_ROWS]),
     ]
-    if len(inputs) > MOST_ROWS:
-        lines += ["", f"and {len(inputs) - MOST_ROWS} more input files"]
-    description = f"SAS URLs of the uploaded files{attempt()}"
+    if len(inputs) > MOST_TABLE_ROWS:
+        lines += ["", f"and {len(inputs) - MOST_TABLE_ROWS} more input files"]
+    description = f"SAS URLs of the uploaded files{attempt_suffix()}"
     create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description=description)
 
 
 @best_effort
 def publish_table(frame: pd.DataFrame, key: str, description: str) -> None:
     """The first rows of a table as an artifact."""
-    shown = f"{visible(description)}{attempt()}{_cut(len(frame))}"
+    shown = f"{visible(description)}{attempt_suffix()}{_cut(len(frame))}"
     create_table_artifact(_records(frame), key=key, description=shown)
 
 
 def publish_report(write: Callable[[], str]) -> None:
     """The page about the whole run, where it can be written.
 
-    Tried again where the server is busy: there is no later one in its place, and nothing bills any more.
+    Retried where the server is busy: no later page replaces it, and nothing bills any more.
     """
 
     def publish() -> None:
-        description = f"What ran, what failed, how long, what it cost{attempt()}"
+        description = f"What ran, what failed, how long, what it cost{attempt_suffix()}"
         id = create_markdown_artifact(write(), key=Key.REPORT.value, description=description)
         get_run_logger().info("Report: %s", remember_report(id))
 
-    _attempting(publish, retries=2)()
+    _best_effort(publish, retries=2)()
 
 
 class TaskBoard:
@@ -128,9 +123,9 @@ class TaskBoard:
         self._progress: UUID | None = None
         self.show = best_effort(self._show)
 
-    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, said: str) -> None:
+    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, status: str) -> None:
         percent = 100.0 * completed / total if total else 100.0
-        description = (without_secrets(said) or f"{completed} of {total} Batch tasks completed") + attempt()
+        description = (without_secrets(status) or f"{completed} of {total} Batch tasks completed") + attempt_suffix()
         if self._progress is None:
             key = Key.TASK_PROGRESS.value
             self._progress = create_progress_artifact(percent, key=key, description=description)  # type: ignore[assignment]
@@ -143,7 +138,7 @@ class TaskBoard:
             key = Key.TASK_STATES.value
             self._table = create_table_artifact(rows, key=key, description=description)  # type: ignore[assignment]
             return
-        with get_client(sync_client=True) as client:
+        with prefect_client(seconds=_REQUEST) as client:
             client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows), description=description))
 
 
@@ -165,27 +160,13 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
             "retries": outcome.retries,
             "requeues": outcome.requeues,
         }
-        for outcome in sorted(outcomes, key=_interest)[:MOST_ROWS]
+        for outcome in sorted(outcomes, key=_interest)[:MOST_TABLE_ROWS]
     ]
-
-
-def short_node(node: str | None) -> str | None:
-    """A node's id, 71 characters long on Azure, as the few that tell it from its neighbours."""
-    return f"{node[:12]}…{node[-6:]}" if node and len(node) > 24 else node
-
-
-def escape(text: str) -> str:
-    """The text as it should look in a cell of a markdown table, whatever characters it holds.
-
-    As entities and only where needed, because the older of Prefect's two UIs shows any escape in a link as it is.
-    """
-    shown = visible(text.replace("\n", "⏎").replace("\t", "⇥"))
-    return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), shown)
 
 
 def _state(outcome: TaskOutcome) -> str:
     if outcome.succeeded:
-        return "completed by an earlier try" if outcome.earlier else "completed"
+        return "completed by a previous attempt" if outcome.earlier else "completed"
     if outcome.cause:
         return f"{'failed' if outcome.completed else outcome.state}: {outcome.reason}"
     return outcome.state
@@ -198,11 +179,11 @@ def _interest(outcome: TaskOutcome) -> int:
 
 
 def _link_row(file: UploadedFile, container: str) -> str:
-    return f"| [{escape(file.blob_name)}]({file.sas_url}) | {file.size:,} | {container} |"
+    return f"| [{escape_markdown(file.blob_name)}]({file.sas_url}) | {file.size:,} | {container} |"
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    records: Iterable[dict[object, object]] = frame.head(MOST_ROWS).to_dict(orient="records")
+    records: Iterable[dict[object, object]] = frame.head(MOST_TABLE_ROWS).to_dict(orient="records")
     return [{str(name): _cell(value) for name, value in record.items()} for record in records]
 
 
@@ -211,4 +192,4 @@ def _cell(value: object) -> object:
 
 
 def _cut(rows: int) -> str:
-    return f" (the first {MOST_ROWS} of {rows} rows)" if rows > MOST_ROWS else ""
+    return f" (the first {MOST_TABLE_ROWS} of {rows} rows)" if rows > MOST_TABLE_ROWS else ""

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape as escape_xml
 
 from tasks.errors.text import columns_of, cut
-from tasks.reporting.artifacts import short_node
+from tasks.reporting.text import short_node
 from tasks.run.outcomes import TaskOutcome
 
 MOST_BARS = 30
-MOST_ROWS = 40
+MOST_CHART_ROWS = 40
 MOST_TASKS = 300
 
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif"
@@ -98,7 +98,7 @@ def timeline(tasks: Sequence[TaskOutcome], now: datetime | None = None) -> str:
     if not ran:
         return _picture(_WIDTH, [_heading("Batch tasks by node"), _text(_MARGIN, 58, "None has run", ink=_QUIET)], 76)
     rows = _rows(_bars(ran[:MOST_TASKS], now))
-    shown = rows[:MOST_ROWS]
+    shown = rows[:MOST_CHART_ROWS]
     drawn = sum(len(row.bars) for row in shown)
     left = _MARGIN + max(columns_of(_row_label(row)) for row in shown) * _COLUMN + 12
     seconds = max(0.001, *(bar.end for row in shown for bar in row.bars))
@@ -179,7 +179,7 @@ def _isolated(text: str) -> str:
 
 
 def _stripes(rows: Sequence[_Row], left: float) -> list[str]:
-    """A ground under every second node, to tell the slots of one from those of the next."""
+    """A background under every second node, so that the slots of one node stand out from those of the next."""
     order = {node: index for index, node in enumerate(dict.fromkeys(row.node for row in rows))}
     return [
         f'<rect x="{_MARGIN / 2:.0f}" y="{70 + index * 24}" width="{_WIDTH - _MARGIN}" height="24" fill="{_STRIPE}"/>'
@@ -221,7 +221,7 @@ def _notes(tasks: int, ran: int, drawn: int, rows: int) -> list[str]:
         where = f", {rows:,} more rows" if rows else ""
         notes.append(f"{drawn:,} of {ran:,} Batch tasks, those that started first; not shown: {ran - drawn:,}{where}")
     if ran < tasks:
-        notes.append(f"{tasks - ran:,} more did not run in this try: never started, or finished by an earlier one")
+        notes.append(f"{tasks - ran:,} more did not run in this attempt: never started, or finished by a previous one")
     return notes
 
 
@@ -233,7 +233,7 @@ def _text(
     x: float, y: float, text: str, *, anchor: str = "start", ink: str = _INK, size: int = 12, weight: int = 400
 ) -> str:
     look = f'font-size="{size}" font-weight="{weight}" fill="{ink}" text-anchor="{anchor}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape_xml(text)}</text>'
 
 
 def _picture(width: int, marks: Iterable[str], height: float) -> str:

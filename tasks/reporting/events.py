@@ -1,7 +1,7 @@
-"""What happens to a run as Prefect events, on which automations can act.
+"""Emits what happens to a run as Prefect events, on which automations can act.
 
-Sending never waits for the server: Prefect puts events in a queue of the process and delivers them from a thread.
-Where no server answers they are lost, and Prefect's own log says so.
+Emitting never waits for the server: Prefect puts events in a queue of the process and delivers them from a thread.
+Where no server responds they are lost, and Prefect logs that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 
 from tasks.errors import without_secrets
 
-MOST_FAILURES = 100  # events of failed Batch tasks per run: an automation should not send ten thousand messages
+MOST_FAILURE_EVENTS = 100  # events of failed Batch tasks per run: an automation should not send ten thousand messages
 _LONGEST = 2_000  # characters of a text in a payload
 
 
@@ -83,8 +83,8 @@ class Preempted:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stalled:
-    """The run gave up, because nothing had moved since that time."""
+class JobStalled:
+    """The run was given up: no Batch task had made progress since that time."""
 
     event: ClassVar[Event] = Event.STALLED
     job_id: str
@@ -112,7 +112,7 @@ class CleanedUp:
         return ("job", self.job_id)
 
 
-Payload = PoolReady | BatchTaskFailed | Preempted | Stalled | CleanedUp
+Payload = PoolReady | BatchTaskFailed | Preempted | JobStalled | CleanedUp
 
 
 class RunEvents:
@@ -128,7 +128,7 @@ class RunEvents:
         """Put the event in Prefect's queue; False where there is no server for it, or where it is one too many."""
         if isinstance(payload, BatchTaskFailed):
             self._failures += 1
-            if self._failures > MOST_FAILURES:
+            if self._failures > MOST_FAILURE_EVENTS:
                 return False
         try:
             return _has_server() and self._sent(payload)

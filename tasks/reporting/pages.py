@@ -9,7 +9,7 @@ from enum import Enum
 import httpx
 from prefect.settings import get_current_settings
 
-_SECONDS = 5.0  # for the server's answer; without one, Prefect's own address of its UI will do
+_SECONDS = 5.0  # for the server's response; without one, Prefect's own address of its UI is used
 _BY_MAKE_UI = "http://127.0.0.1:4200/v2"  # where `make ui` shows what a temporary server has recorded
 
 
@@ -55,7 +55,7 @@ def _default_ui(url: str) -> str:
         KeyError,
         TypeError,
         AttributeError,
-    ):  # an older server, or an address that says which UI
+    ):  # an older server, or an address that names the UI
         return url
 
 

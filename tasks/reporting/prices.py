@@ -60,7 +60,7 @@ class Price:
 def price_of(vm_size: str, region: str | None = None) -> Price | None:
     """The price of a dedicated Linux node, or None where none is known.
 
-    In a region without prices it is that of East US, and says so.
+    In a region without prices it is that of East US, and its source names it.
     """
     prices = _USD_PER_HOUR.get(vm_size.lower())
     if prices is None:

@@ -12,24 +12,24 @@ from urllib.parse import urlsplit
 
 from tasks.errors import without_secrets
 from tasks.errors.text import cut, visible
-from tasks.reporting.artifacts import escape, short_node
 from tasks.reporting.charts import timeline
 from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
+from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.outcomes import TaskOutcome, missing
 
-MOST_FAILURES = 50  # told in full
+MOST_FAILURES_IN_FULL = 50
 MOST_NAMES = 200  # of files without output
 MOST_STEPS = 100
-_NAMED = 3  # files, in the line that says why a run failed
+_NAMED = 3  # files, in the line with the reason why a run failed
 STDERR_LINES = 20
 STDERR_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What there is to say of a run when it is over.
+    """The facts of a run when it is over.
 
-    `where` says in words which accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
+    `where` describes the accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
     deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
     as they are for an existing pool; `pool_id` is empty where none was used. `kept` was to be kept, while `not_deleted`
     was to be deleted and was not.
@@ -100,7 +100,7 @@ def result_line(facts: RunFacts) -> str:
     unfinished = len(outcomes) - succeeded - failed
     earlier = sum(outcome.succeeded and outcome.started is None for outcome in outcomes)
     line = f"{_count(len(outcomes), 'file')}: {succeeded:,} succeeded"
-    line += f" ({earlier:,} of them in an earlier try)" if earlier else ""
+    line += f" ({earlier:,} of them in a previous attempt)" if earlier else ""
     line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
     return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
 
@@ -165,10 +165,10 @@ def _failures(facts: RunFacts) -> str:
     without = missing(facts.outcomes)
     if not without:
         return ""
-    told = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES]
-    parts = [f"## {_count(len(without), 'file')} without output", *(_failure(outcome) for outcome in told)]
-    if len(without) > len(told):
-        parts.append(f"The first {len(told)} of {len(without):,} are told in full. {_names(without)}")
+    in_full = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES_IN_FULL]
+    parts = [f"## {_count(len(without), 'file')} without output", *(_failure(outcome) for outcome in in_full)]
+    if len(without) > len(in_full):
+        parts.append(f"The first {len(in_full)} of {len(without):,} are described in full. {_names(without)}")
     return "\n\n".join(parts)
 
 
@@ -183,8 +183,8 @@ def _failure(outcome: TaskOutcome) -> str:
         ("requeues", outcome.requeues or None),
     ]
     lines = [f"- {name}: {_plain(str(value))}" for name, value in facts if value is not None]
-    told = "\n".join([f"### {_plain(outcome.file)}", "", *lines])
-    return f"{told}\n\n{_block(outcome.stderr)}" if outcome.stderr.strip() else told
+    text = "\n".join([f"### {_plain(outcome.file)}", "", *lines])
+    return f"{text}\n\n{_block(outcome.stderr)}" if outcome.stderr.strip() else text
 
 
 def _block(stderr: str) -> str:
@@ -258,9 +258,9 @@ def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
     cost = f"{'at most ' if facts.no_node_seen else ''}**{_usd(least)}**"
     if facts.spot_node_seconds:
         cost = f"between {cost} and **{_usd(most)}**" if node_seconds else f"at most **{_usd(most)}**"
-    told = f"at {_usd(price.per_hour)} for a dedicated node and hour ({price.source})"
+    rate = f"at {_usd(price.per_hour)} for a dedicated node and hour ({price.source})"
     spot = "; a spot node never costs more, and often far less" if facts.spot_node_seconds else ""
-    return f"Estimated cost: {cost} {told}{spot}. Compute alone, without {LEFT_OUT}."
+    return f"Estimated cost: {cost} {rate}{spot}. Compute alone, without {LEFT_OUT}."
 
 
 def is_loopback(endpoint: str) -> bool:
@@ -273,7 +273,7 @@ def is_loopback(endpoint: str) -> bool:
 
 
 def _plain(text: str, columns: int = 400) -> str:
-    return escape(cut(without_secrets(text), columns))
+    return escape_markdown(cut(without_secrets(text), columns))
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,11 +10,11 @@ from prefect.logging import get_run_logger
 
 from tasks.errors import ConflictError, EmbeddedAzureEnded, ServiceError, error_code
 from tasks.run.identity import Run
-from tasks.run.polling import Pace
+from tasks.run.polling import Polling
 from tasks.run.settings import Disposal
 
 GONE_WITHIN = 600.0  # seconds in which a container, job or pool that is being deleted frees its name, with luck
-UNTIL_GONE = Pace(longest=5.0)
+UNTIL_GONE = Polling(longest=5.0)
 
 
 class Resource(ABC):
@@ -43,14 +43,14 @@ class Resource(ABC):
     def delete(self) -> None: ...
 
 
-def make(run: Run, resource: Resource, pace: Pace = UNTIL_GONE) -> bool:
+def make(run: Run, resource: Resource, polling: Polling = UNTIL_GONE) -> bool:
     """Create it; False if an earlier try of this run did, whose lifetime is then renewed.
 
     Waits for one of the same name that is still being deleted. Raises ConflictError, naming it, where it is
     somebody else's.
     """
     told = False
-    for waited in pace.beats():
+    for waited in polling.ticks():
         try:
             resource.create()
             return True
@@ -70,7 +70,7 @@ def make(run: Run, resource: Resource, pace: Pace = UNTIL_GONE) -> bool:
         if not told:
             get_run_logger().info("Waiting for the earlier %s to be gone", resource.name)
             told = True
-    raise AssertionError("beats do not end")
+    raise AssertionError("polling does not end")
 
 
 def remove(run: Run, resource: Resource) -> bool:

@@ -1,4 +1,4 @@
-"""How often to look at something that takes its time, and what time it is; injected, so that tests need not wait."""
+"""How often to poll something that takes its time, and what time it is; injected, so that tests need not wait."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How often to look, in seconds: after a tenth of the time waited so far, between the two bounds."""
+class Polling:
+    """The seconds between two looks: a tenth of the time waited so far, between the two bounds."""
 
     shortest: float = 0.2
-    longest: float = 14.0  # so that the log can say twice a minute how far the tasks have come
+    longest: float = 14.0  # so that the log can report progress twice a minute
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = _now
 
-    def beats(self) -> Iterator[float]:
+    def ticks(self) -> Iterator[float]:
         """The seconds since the first look, at each look."""
         start = self.clock()
         while True:

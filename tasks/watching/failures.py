@@ -1,4 +1,4 @@
-"""The Batch tasks that fail, each told once and as soon as it is seen: in the log, and as an event."""
+"""Reports the Batch tasks that fail, each once and as soon as it is seen: in the log, and as an event."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _MOST_READ = 100  # Batch tasks whose stderr is read
 
 
 class Failures:
-    """What has been told of a run's failed Batch tasks, and what they wrote to stderr."""
+    """The failed Batch tasks that were reported, and what they wrote to stderr."""
 
     def __init__(self, azure: Azure, batch: BatchClient, run: Run, events: RunEvents) -> None:
         self._azure = azure
         self._batch = batch
         self._run = run
         self._events = events
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._stderr: dict[str, str] = {}
         self._logger = get_run_logger()
 
-    def tell(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
-        """Tell those that are new; returns all outcomes, the failed ones with the end of their stderr."""
-        new = [outcome for outcome in outcomes if outcome.failed and outcome.id not in self._told]
+    def report(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+        """Report those that are new; returns all outcomes, the failed ones with the end of their stderr."""
+        new = [outcome for outcome in outcomes if outcome.failed and outcome.id not in self._reported]
         if new:
             read = [outcome.id for outcome in new][: _MOST_READ - len(self._stderr)]
             self._stderr |= read_stderr(self._azure, self._batch, self._run, read)
         for outcome in self._with_stderr(new):
-            self._told.add(outcome.id)
-            if len(self._told) <= _MOST_LOGGED:
+            self._reported.add(outcome.id)
+            if len(self._reported) <= _MOST_LOGGED:
                 self._logger.error(
                     "Batch task %s (%s) %s%s", outcome.id, outcome.file, outcome.why(), as_lines(outcome.stderr)
                 )
@@ -46,8 +46,8 @@ class Failures:
         return self._with_stderr(outcomes)
 
     def close(self) -> None:
-        """Say how many have not been named in the log."""
-        if (more := len(self._told) - _MOST_LOGGED) > 0:
+        """Log how many have not been named."""
+        if (more := len(self._reported) - _MOST_LOGGED) > 0:
             self._logger.error("and %d more Batch tasks failed", more)
 
     def _with_stderr(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:

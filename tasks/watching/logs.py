@@ -18,12 +18,12 @@ from tasks.run.results import Results
 
 _TAIL = 2000  # characters that are shown
 _MOST_READ = 100_000  # bytes of which they are the end
-_LONGEST = 10 << 20  # bytes of a log that are downloaded: its end
-_MOST_ASKED = 100  # Batch tasks whose logs are asked of their node, where Batch has stored none
+_MOST_DOWNLOADED = 10 << 20  # bytes of a log that are downloaded: its end
+_MOST_ASKED = 100  # Batch tasks whose logs are requested from their node, where Batch has stored none
 
 
 def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]) -> dict[str, str]:
-    """The end of what these Batch tasks wrote to stderr, by their ids; empty where there is none, or none to be had."""
+    """The end of what these Batch tasks wrote to stderr, by id; empty where there is none, or it cannot be read."""
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
 
@@ -38,7 +38,7 @@ def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]
 def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> int:
     """Put what the failed tasks wrote to stdout and stderr into the results' folder; returns how many files that were.
 
-    Signatures are blanked on the way. What an earlier try of the run has put there goes.
+    Signatures are removed. What a previous attempt of the run left there is deleted.
     """
     shutil.rmtree(results.path(LOGS), ignore_errors=True)
     failed = [outcome.id for outcome in outcomes if outcome.failed]
@@ -53,9 +53,9 @@ def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], resul
         def download(log: tuple[str, str]) -> bool:
             id, stream = log
             if (size := stored.get(log_blob(id, stream))) is not None:
-                text = _end_of_blob(container, log_blob(id, stream), _LONGEST, size)
+                text = _end_of_blob(container, log_blob(id, stream), _MOST_DOWNLOADED, size)
             else:
-                text = _end_on_node(batch, run, id, stream, _LONGEST) if id in asked else None
+                text = _end_on_node(batch, run, id, stream, _MOST_DOWNLOADED) if id in asked else None
             if text is None:  # a task that could not start has written none
                 return False
             target = results.path(log_blob(id, stream))
@@ -96,7 +96,7 @@ def _shown(end: bytes | None) -> str:
 
 
 def _end_of_blob(container: ContainerClient, blob: str, most: int, size: int | None = None) -> bytes | None:
-    """The last bytes of a blob, of so many in all if that is known; None where it cannot be had."""
+    """The last bytes of a blob, whose size is given where it is known; None where it cannot be read."""
     try:
         if size is None:
             size = container.get_blob_client(blob).get_blob_properties().size
@@ -116,7 +116,7 @@ def _end_on_node(batch: BatchClient, run: Run, task: str, stream: str, most: int
 def _end_of_file(
     properties: Callable[[], BatchFileProperties], download: Callable[[str], Iterable[bytes]], most: int
 ) -> bytes | None:
-    """The last bytes of a file on a node; None where it cannot be had."""
+    """The last bytes of a file on a node; None where it cannot be read."""
     try:
         size = properties().content_length or 0
         return b"".join(download(f"bytes={max(0, size - most)}-{size - 1}")) if size else b""

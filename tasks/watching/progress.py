@@ -1,4 +1,4 @@
-"""How far the Batch tasks of a run have come, how fast, and when the log says so."""
+"""The progress of a run's Batch tasks, its rate, and when it is logged."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class Progress:
         )
 
     def _others(self) -> str:
-        return f"; {self.earlier} files counted by an earlier try" if self.earlier else ""
+        return f"; {self.earlier} files counted by a previous attempt" if self.earlier else ""
 
 
 def is_due(*, silent: timedelta, unchanged: timedelta, next_look: timedelta) -> bool:
-    """Whether the log says again how far the tasks have come, lest it be silent for over half a minute.
+    """Whether to log the progress again, so that the log has a line at least every half minute.
 
-    What stays the same for long is repeated less often: after a tenth of that time, at most five minutes.
+    What has not changed for long is repeated less often: after a tenth of that time, at most five minutes.
     """
     return silent + next_look > min(_LONGEST, max(_SHORTEST, unchanged / 10))
 

@@ -64,7 +64,7 @@ def ended(
     prefect_server: None, azure: Azure, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Ended]:
     """Five runs that began at the same moment."""
-    monkeypatch.setattr(tasks.reporting.artifacts, "_PATIENCE", LIMIT)  # on a busy machine no artifact is to be lost
+    monkeypatch.setattr(tasks.reporting.artifacts, "_REQUEST", LIMIT)  # on a busy machine no artifact is to be lost
     together = Barrier(RUNS)
 
     def run() -> Any:

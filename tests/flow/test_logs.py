@@ -21,7 +21,7 @@ MOST = 2000  # bytes read, in these tests
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_MOST_READ", "_LONGEST"):
+    for name in ("_MOST_READ", "_MOST_DOWNLOADED"):
         monkeypatch.setattr(tasks.watching.logs, name, MOST)
 
 

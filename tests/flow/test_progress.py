@@ -12,21 +12,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 
 import tasks.reporting.artifacts
-import tasks.watching.watch
+import tasks.watching.snapshot
+from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
 from tasks.run.identity import Run
 from tests.support.accounts import left_over
 from tests.support.deployed import Deployed
-from tests.support.monitoring import pace
+from tests.support.monitoring import monitor_at, pace
 from tests.support.paths import DATA
 from tests.support.polling import eventually
 from tests.support.runs import in_flow, make_job, make_pool
@@ -40,11 +45,11 @@ def published(key: str) -> Any:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_totals_by_state(
+def test_of_very_many_tasks_the_failed_and_the_running_are_shown(
     azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tasks.reporting.artifacts, tasks.watching.watch):
-        monkeypatch.setattr(module, "MOST_ROWS", 4)
+    for module in (tasks.reporting.artifacts, tasks.watching.snapshot):
+        monkeypatch.setattr(module, "MOST_TABLE_ROWS", 4)
     gate = tmp_path / "gate"
     pool = make_pool(azure, run, nodes=1)
     held = f"until test -e {gate}; do sleep 0.05; done"
@@ -58,20 +63,18 @@ def test_of_very_many_tasks_the_failed_and_the_running_ones_are_shown_with_total
         if ("topNtask4", "running") in rows:
             gate.touch()
 
-    in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace(look)))
+    in_flow(lambda: monitor_tasks(azure, run, pool, added, polling=pace(look)))
     said = "4 of 7 Batch tasks completed (3 succeeded, 1 failed), 1 running, 2 queued"
     assert ([("topNtask1", "failed: exited non-zero"), ("topNtask4", "running")], said) in shown
     assert max(len(rows) for rows, _ in shown) <= 4
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def own_server() -> Iterator[Deployed]:
-    """A Prefect server that a test may stop, and the last one kill; it gets nothing deployed and no worker."""
+    """A Prefect server for a test to kill, without deployments; it starts while the other tests run."""
     server = Deployed.starting()
-    eventually("the server", server.healthy)
     yield server
     if server.server.poll() is None:
-        server.server.send_signal(signal.SIGCONT)
         server.stop()
     shutil.rmtree(server.home, ignore_errors=True)
 
@@ -103,24 +106,50 @@ def outputs(folder: Path) -> list[str]:
 ALL = [f"{name}_OUTPUT.txt" for name in ("clouds", "harbour", "kitchen")]
 
 
-def test_a_prefect_server_that_does_not_answer_for_a_while_fails_nothing(
-    azure: Azure, azure_settings: dict[str, str], own_server: Deployed, tmp_path: Path
+@pytest.mark.usefixtures("prefect_server")
+def test_a_prefect_server_that_pauses_fails_nothing(
+    azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(own_server, azure_settings, tmp_path) as process:
-        os.kill(own_server.server.pid, signal.SIGSTOP)
+    pid = pid_of_the_prefect_server()
+    resumed: list[bool] = []
+
+    def resume() -> None:
         eventually("all Batch tasks to have completed", lambda: all_completed(azure))
-        os.kill(own_server.server.pid, signal.SIGCONT)
-        rest, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, rest
+        resumed.append(True)
+        os.kill(pid, signal.SIGCONT)
+
+    later = Thread(target=resume)
+
+    def stop() -> None:
+        if not later.ident:
+            os.kill(pid, signal.SIGSTOP)
+            later.start()
+
+    monitor_at(monkeypatch, pace(stop))
+    try:
+        state = top_words([str(DATA)], top_n=1, delay_seconds=1, output_folder=str(tmp_path), return_state=True)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    later.join()
+    assert resumed
+    assert state.is_completed(), state
     assert outputs(tmp_path) == ALL
-    (ended,) = own_server.runs()
-    assert ended.state_name == "Completed"
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(str(state.state_details.flow_run_id))).state_name == "Completed"
 
 
-def test_without_its_prefect_server_a_run_still_counts_downloads_and_cleans_up(
+def pid_of_the_prefect_server() -> int:
+    """Of the one that all tests share."""
+    port = urlsplit(PREFECT_API_URL.value() or "").port
+    found = subprocess.run(["pgrep", "-f", f"uvicorn.*--port {port}"], capture_output=True, text=True, check=True)
+    return int(found.stdout)
+
+
+def test_without_its_prefect_server_a_run_still_cleans_up(
     azure: Azure, azure_settings: dict[str, str], own_server: Deployed, tmp_path: Path
 ) -> None:
-    """Prefect itself then tries for minutes to tell its server, by which time nothing is left that could bill."""
+    """Prefect itself then retries its server for minutes, by which time nothing is left that could bill."""
+    eventually("the server", own_server.healthy)
     with running(own_server, azure_settings, tmp_path) as process:
         assert process.stdout
         os.killpg(own_server.server.pid, signal.SIGKILL)

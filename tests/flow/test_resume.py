@@ -55,10 +55,10 @@ from local_azure import faults
 from node_scripts import top_words as node_script
 from tasks.accounts.clients import Azure
 from tasks.errors import NotDownloaded, TasksFailed
-from tasks.reporting.artifacts import short_node
+from tasks.reporting.text import short_node
 from tasks.resources.leftovers import clean_up_after
 from tasks.run.identity import Role, Run
-from tasks.run.polling import Pace
+from tasks.run.polling import Polling
 from tasks.run.settings import CleanUp, TimeLimits
 from tasks.summary import Summary
 from tests.support.deployed import Deployed
@@ -185,7 +185,7 @@ def _of_the_living(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _beats(pace: Pace) -> Iterator[float]:
+def _beats(pace: Polling) -> Iterator[float]:
     began = time.monotonic()
     while (waited := time.monotonic() - began) < LIMIT:
         yield waited
@@ -261,7 +261,7 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
         patch.setattr(tasks.direct_clean_up, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
         patch.setattr(tasks.lifecycle, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
         patch.setattr(Run, "start", _start)
-        patch.setattr(Pace, "beats", _beats)
+        patch.setattr(Polling, "ticks", _beats)
         patch.setattr(top_words, "on_crashed_hooks", [])  # a process that is killed runs none
         yield
 

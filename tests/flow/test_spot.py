@@ -22,10 +22,8 @@ from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
-from tasks.errors import Stalled
 from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job
-from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.reporting.events import Payload, Preempted, RunEvents
 from tasks.resources.tags import metadata
@@ -35,7 +33,7 @@ from tasks.run.outcomes import AddedTask
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.watching.watch import Patience
 from tests.support.accounts import accounts_of, azure_with_faults
-from tests.support.monitoring import Time, once, pace, said, watch
+from tests.support.monitoring import Time, is_logged, once, pace, watch, watched
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
 from tests.support.runs import in_flow, is_running, long_the_first_time, make_job, new_run, own_pool
@@ -67,20 +65,7 @@ def job_without_retries(azure: Azure, run: Run, *scripts: str) -> list[AddedTask
     return added
 
 
-def test_a_preempted_batch_task_runs_again_without_a_retry_and_the_log_says_why_it_waits(
-    troubled: Azure, troubled_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    pool = own_pool(troubled, troubled_run, ONE_SPOT)
-    marker = tmp_path / "began"
-    added = job_without_retries(troubled, troubled_run, long_the_first_time(marker))
-    preempt = once(marker.exists, lambda: faults.ask("preempt", {"poolId": pool.id}))
-    (outcome,) = watch(troubled, troubled_run, pool, added, pace(preempt))
-    assert (outcome.succeeded, outcome.exit_code, outcome.retries, outcome.failure) == (True, 0, 0, None)
-    assert said(caplog, "0 running, 1 queued; nodes: 1 preempted")
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-def test_a_preemption_between_two_looks_is_a_requeue_a_log_line_and_an_event(
+def test_a_preemption_between_looks_is_logged_and_an_event(
     troubled: Azure,
     troubled_run: Run,
     tmp_path: Path,
@@ -98,45 +83,22 @@ def test_a_preemption_between_two_looks_is_a_requeue_a_log_line_and_an_event(
             faults.ask("preempt", {"poolId": pool.id})
             wait_until(lambda: batch.get_task(troubled_run.job_id, added[0].id).state == "completed")
 
-        seen = once(lambda: said(caplog, "1 running") and (tmp_path / "began").exists(), preempt)
+        seen = once(lambda: is_logged(caplog, "1 running") and (tmp_path / "began").exists(), preempt)
         (outcome,) = watch(troubled, troubled_run, pool, added, pace(seen))
     assert (outcome.succeeded, outcome.requeues, outcome.retries) == (True, 1, 0)
-    assert caplog.messages.count("1 Batch tasks lost their node and are queued again; that uses up no retry") == 1
-    assert caplog.messages.count("1 spot nodes were preempted; their Batch tasks are queued again") == 1
+    assert (outcome.exit_code, outcome.failure) == (0, None)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert caplog.messages.count("1 Batch tasks lost their node and are requeued; no retry is used up") == 1
+    assert caplog.messages.count("1 spot nodes were preempted; their Batch tasks are requeued") == 1
     assert [payload for payload in sent if isinstance(payload, Preempted)] == [Preempted(pool_id=pool.id, nodes=1)]
-
-
-def test_a_preemption_is_said_also_while_other_nodes_work(
-    troubled: Azure, troubled_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    pool = own_pool(troubled, troubled_run, PoolSettings(dedicated_nodes=1, spot_nodes=1))
-    done = tmp_path / "done"
-    wait = f"until test -e {done}; do sleep 0.05; done"
-    added = job_without_retries(troubled, troubled_run, wait, wait)
-    with troubled.batch() as batch:
-
-        def both_run() -> bool:
-            return batch.get_job_task_counts(troubled_run.job_id).task_counts.running == 2
-
-        def preempt() -> None:
-            faults.ask("preempt", {"poolId": pool.id})
-
-        let_go = once(lambda: said(caplog, "1 running, 1 queued"), done.touch)
-        begin = once(both_run, preempt)
-
-        def beat() -> None:
-            begin()
-            let_go()
-
-        outcomes = watch(troubled, troubled_run, pool, added, pace(beat))
-    assert [outcome.succeeded for outcome in outcomes] == [True, True]
-    assert said(caplog, "preempt")
 
 
 # Dedicated nodes in place of spot nodes that bring nothing.
 
 
-HELP = "Spot nodes have brought no Batch task further for 10 minutes: 1 dedicated node added to pool "
+def helped(pool: UsedPool) -> str:
+    why = "no Batch task made progress on spot nodes for 10 minutes"
+    return f"Pool {pool.id}: 1 dedicated node added, because {why}"
 
 
 def targets(azure: Azure, pool: UsedPool) -> tuple[int | None, int | None]:
@@ -145,90 +107,23 @@ def targets(azure: Azure, pool: UsedPool) -> tuple[int | None, int | None]:
         return found.target_dedicated_nodes, found.target_low_priority_nodes
 
 
-def preempted_spot_pool(azure: Azure, run: Run, settings: PoolSettings) -> UsedPool:
-    """A pool whose one spot node was taken away and does not come back."""
-    faults.ask("timings", {"preemption": 600})
-    pool = own_pool(azure, run, settings)
-    with azure.batch() as batch:
-        wait_until(lambda: [node.state for node in batch.list_nodes(pool.id)] == ["idle"])
-    faults.ask("preempt", {"poolId": pool.id})
-    return pool
-
-
-def unallocated_spot_pool(azure: Azure, run: Run, settings: PoolSettings) -> UsedPool:
-    faults.ask("resizeerror", {"code": "AllocationFailed", "message": "No spot capacity."})
-    return own_pool(azure, run, settings)
-
-
-@pytest.mark.parametrize("why", [preempted_spot_pool, unallocated_spot_pool])
-def test_spot_nodes_that_bring_nothing_get_dedicated_ones_beside_them_once_and_it_is_said(
-    why: object, troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
+def test_dedicated_nodes_are_added_once_for_missing_spot_nodes(
+    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert callable(why)
-    pool = why(troubled, troubled_run, HELPED)
+    faults.ask("resizeerror", {"code": "AllocationFailed", "message": "No spot capacity."})
+    pool = own_pool(troubled, troubled_run, HELPED)
     faults.ask("timings", {"boot": 0.6})  # so that the time for more help passes before the first has come
     added = make_job(troubled, troubled_run, "true")
     time = Time()
     looks = time.pace(lambda: time.passes(1))
-    monitored = in_flow(lambda: monitor_tasks(troubled, troubled_run, pool, added, Patience(pool=HELPED), looks))
+    monitored = watched(troubled, troubled_run, pool, added, looks, Patience(pool=HELPED))
+    assert monitored.problem is None
     (outcome,) = monitored.outcomes
     assert outcome.succeeded
     assert (outcome.node or "").endswith("_d")
     assert (monitored.pool.added_nodes, monitored.pool.nodes) == (1, 1 + pool.nodes)
-    assert [message for message in caplog.messages if message.startswith("Spot nodes")] == [HELP + pool.id]
+    assert [message for message in caplog.messages if "node added" in message] == [helped(pool)]
     assert targets(troubled, pool) == (1, 1)
-
-
-def test_spot_nodes_that_are_taken_away_again_and_again_bring_nothing_though_tasks_run_on_them(
-    troubled: Azure, troubled_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    faults.ask("timings", {"preemption": 0.1})
-    pool = own_pool(troubled, troubled_run, HELPED)
-    helped = tmp_path / "helped"
-    added = make_job(troubled, troubled_run, f"until test -e {helped}; do sleep 0.05; done")
-    time = Time()
-    runs: list[bool] = []
-    with troubled.batch() as batch:
-
-        def beat() -> None:
-            time.passes(1)
-            if said(caplog, "1 dedicated node added"):
-                helped.touch()
-            elif is_running(batch, troubled_run):
-                runs.append(True)
-                faults.ask("preempt", {"poolId": pool.id})
-
-        (outcome,) = watch(troubled, troubled_run, pool, added, time.pace(beat), Patience(pool=HELPED))
-    assert outcome.succeeded
-    assert len(runs) > 1
-    assert said(caplog, HELP + pool.id)
-
-
-def test_a_spot_quota_that_is_used_up_is_helped_with_dedicated_nodes(troubled: Azure, troubled_run: Run) -> None:
-    faults.ask("resizeerror", {"code": "AccountLowPriorityCoreQuotaReached", "message": "No more spot cores."})
-    pool = own_pool(troubled, troubled_run, HELPED)
-    added = make_job(troubled, troubled_run, "true")
-    time = Time()
-    (outcome,) = watch(troubled, troubled_run, pool, added, time.pace(lambda: time.passes(1)), Patience(pool=HELPED))
-    assert outcome.succeeded
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["without being allowed", "to an existing pool"])
-def test_no_dedicated_nodes_are_added(
-    own: bool, troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = preempted_spot_pool(troubled, troubled_run, ONE_SPOT)
-    pool = UsedPool(id=made.id, slots_per_node=1, own=own)
-    added = make_job(troubled, troubled_run, "true")
-    existing = PoolSettings(existing_pool_id=made.id, spot_nodes=1, dedicated_after_minutes=10)
-    time = Time()
-    with pytest.raises(Stalled, match=r"nodes: 1 preempted$"):
-        watch(
-            troubled, troubled_run, pool, added, time.pace(lambda: time.passes(5)),
-            Patience(pool=ONE_SPOT if own else existing, limits=TimeLimits(stall_minutes=40)),
-        )  # fmt: skip
-    assert not said(caplog, "added to pool")
-    assert targets(troubled, pool) == (0, 1)
 
 
 # The deadline, when nobody is left to ask for it. The clock of this service is moved, so no other test uses it.
@@ -250,7 +145,7 @@ def service_time() -> datetime:
 
 
 @pytest.mark.parametrize("disposal", [Disposal.DELETE, Disposal.KEEP])
-def test_the_service_alone_ends_job_and_nodes_at_the_run_s_deadline(disposal: Disposal, alone: Azure) -> None:
+def test_the_service_alone_ends_job_and_nodes_at_the_deadline(disposal: Disposal, alone: Azure) -> None:
     run = Run(
         workload="top-words", flow_run_id=new_run().flow_run_id, started=service_time(), lifetime=timedelta(hours=2)
     )

@@ -45,7 +45,7 @@ from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import Uploads
 from tests.support.accounts import clear, job_and_pool_ids
-from tests.support.monitoring import pace
+from tests.support.monitoring import pace, watched
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
 from tests.support.runs import ONE_NODE, SCRIPT, in_flow, is_running, make_job, make_pool, new_run, terminate
@@ -305,7 +305,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
         assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
         added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
-        outcomes = monitor_tasks(azure, run, pool, added[0], pace=pace()).outcomes
+        outcomes = monitor_tasks(azure, run, pool, added[0], polling=pace()).outcomes
         assert [outcome.succeeded for outcome in outcomes] == [True] * 3
         wait_until(lambda: job_state(azure, run) == "completed")
         return [*added, add_tasks(azure, run, pool, uploads, WORK)]
@@ -442,8 +442,9 @@ def test_monitoring_ends_with_the_lifetime_of_the_run(azure: Azure, run: Run) ->
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, "sleep 600")
     over = replace(run, started=run.started - timedelta(minutes=10), lifetime=timedelta(minutes=5))
-    with pytest.raises(RunTimeout, match=r"^the run reached its limit of 0:05:00 with 1 Batch tasks not completed$"):
-        in_flow(lambda: monitor_tasks(azure, over, pool, added, pace=pace()))
+    problem = watched(azure, over, pool, added, pace()).problem
+    assert isinstance(problem, RunTimeout)
+    assert str(problem) == "the run reached its limit of 0:05:00 with 1 Batch tasks not completed"
 
 
 def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure: Azure, run: Run) -> None:
@@ -455,15 +456,15 @@ def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure:
             if is_running(batch, run):
                 terminate(batch, run, "EnoughForToday")
 
-        with pytest.raises(TasksFailed) as error:
-            in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace(terminate_once_it_runs)))
-    assert str(error.value) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
+        problem = watched(azure, run, pool, added, pace(terminate_once_it_runs)).problem
+    assert isinstance(problem, TasksFailed)
+    assert str(problem) == f"job {run.name} ended (EnoughForToday) with 1 Batch tasks not completed"
 
 
 def monitored(azure: Azure, run: Run, *scripts: str) -> Sequence[TaskOutcome]:
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, *scripts)
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, pace=pace())).outcomes
+    return watched(azure, run, pool, added, pace()).outcomes
 
 
 def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
@@ -497,8 +498,9 @@ def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(troubled: Azure
     faults.ask("quota", {"nodes": 0})
     pool = make_pool(troubled, run, nodes=2)
     added = make_job(troubled, run, "true")
-    with pytest.raises(TasksFailed, match=f"^pool {run.name} got no nodes: AccountCoreQuotaReached: "):
-        in_flow(lambda: monitor_tasks(troubled, run, pool, added, pace=pace()))
+    problem = watched(troubled, run, pool, added, pace()).problem
+    assert isinstance(problem, TasksFailed)
+    assert str(problem).startswith(f"pool {run.name} got no nodes: AccountCoreQuotaReached: ")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Each Batch task without success is reported as what it is, and costs no other file its result."""
+"""Each Batch task without success is reported with its cause, and costs no other file its result."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ GOOD = ["good", "wellbehaved"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What is said of a Batch task without success."""
+class Expected:
+    """How a Batch task without success is reported."""
 
     cause: Cause
     code: str
@@ -107,21 +107,21 @@ REPLACED = (
     "input/replaced.txt is not what was uploaded: expected 22 bytes with MD5 1fb465ae8f21811cbae68ce9971a579e, "
     "found 6 bytes with MD5 166248a6129a1e4370d20adc2d4c23f3"
 )
-TOLD = {
-    "barred": Told(cause=Cause.FETCH, code="BlobAccessDenied", ran=False),
-    "late": Told(cause=Cause.TIME_LIMIT, code="TaskEnded", exit_code=143, stderr="just a moment"),
-    "missing": Told(cause=Cause.FETCH, code="BlobNotFound", ran=False),
-    "empty": Told(cause=Cause.NO_OUTPUT, code="", exit_code=0),
-    "nostart": Told(cause=Cause.START, code="CommandProgramNotFound", ran=False),
-    "replaced": Told(cause=Cause.FETCH, code="FailureExitCode", exit_code=73, retries=1, stderr=REPLACED),
-    "silenced": Told(cause=Cause.UPLOAD, code="FileUploadAccessDenied", exit_code=0),
-    "stopped": Told(cause=Cause.TERMINATED, code="TaskEnded", exit_code=143, stderr="so far so good"),
-    "unsent": Told(cause=Cause.UPLOAD, code="FailureExitCode", exit_code=74, retries=1, stderr=DENIED),
-    "wrong": Told(
+EXPECTED = {
+    "barred": Expected(cause=Cause.FETCH, code="BlobAccessDenied", ran=False),
+    "late": Expected(cause=Cause.TIME_LIMIT, code="TaskEnded", exit_code=143, stderr="just a moment"),
+    "missing": Expected(cause=Cause.FETCH, code="BlobNotFound", ran=False),
+    "empty": Expected(cause=Cause.NO_OUTPUT, code="", exit_code=0),
+    "nostart": Expected(cause=Cause.START, code="CommandProgramNotFound", ran=False),
+    "replaced": Expected(cause=Cause.FETCH, code="FailureExitCode", exit_code=73, retries=1, stderr=REPLACED),
+    "silenced": Expected(cause=Cause.UPLOAD, code="FileUploadAccessDenied", exit_code=0),
+    "stopped": Expected(cause=Cause.TERMINATED, code="TaskEnded", exit_code=143, stderr="so far so good"),
+    "unsent": Expected(cause=Cause.UPLOAD, code="FailureExitCode", exit_code=74, retries=1, stderr=DENIED),
+    "wrong": Expected(
         cause=Cause.EXIT_CODE, code="FailureExitCode", exit_code=3, retries=1, stderr="first\nthe kitchen is closed"
     ),
 }
-EACH_FATE = pytest.mark.parametrize("fate", sorted(TOLD))
+EACH_FATE = pytest.mark.parametrize("fate", sorted(EXPECTED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,66 +202,66 @@ def fates(
 
 
 @EACH_FATE
-def test_what_became_of_a_batch_task_is_told_as_what_it_is(fates: Fates, fate: str) -> None:
-    outcome, told = fates.outcomes[fate], TOLD[fate]
+def test_the_outcome_has_cause_exit_code_node_and_stderr(fates: Fates, fate: str) -> None:
+    outcome, expected = fates.outcomes[fate], EXPECTED[fate]
     category, code = (outcome.failure.category, outcome.failure.code) if outcome.failure else ("", "")
-    assert (outcome.cause, category, code) == (told.cause, told.category, told.code)
-    assert (outcome.exit_code, outcome.retries, outcome.requeues) == (told.exit_code, told.retries, 0)
+    assert (outcome.cause, category, code) == (expected.cause, expected.category, expected.code)
+    assert (outcome.exit_code, outcome.retries, outcome.requeues) == (expected.exit_code, expected.retries, 0)
     assert (outcome.completed, outcome.succeeded) == (True, False)
     assert re.fullmatch(r"tvmps_[0-9a-f]{64}_d", outcome.node or "")
-    assert told.stderr in outcome.stderr
-    assert bool(told.stderr) == bool(outcome.stderr)
+    assert expected.stderr in outcome.stderr
+    assert bool(expected.stderr) == bool(outcome.stderr)
 
 
 def line_of(fate: str, outcome: TaskOutcome) -> str:
     """What a person reads of it first."""
-    told = TOLD[fate]
-    exit_code = "" if told.exit_code is None else f", exit code {told.exit_code}"
-    retries = f", {told.retries} retry" if told.retries else ""
+    expected = EXPECTED[fate]
+    exit_code = "" if expected.exit_code is None else f", exit code {expected.exit_code}"
+    retries = f", {expected.retries} retry" if expected.retries else ""
     detail = f" ({outcome.detail})" if outcome.detail else ""
-    service = f": {told.code} ({told.category}): " if told.code else ""
-    return f"{told.cause.value}{detail}{exit_code}, node {outcome.node}{retries}{service}"
+    service = f": {expected.code} ({expected.category}): " if expected.code else ""
+    return f"{expected.cause.value}{detail}{exit_code}, node {outcome.node}{retries}{service}"
 
 
 @EACH_FATE
-def test_the_log_tells_it_with_the_end_of_stderr(fates: Fates, fate: str) -> None:
+def test_the_log_has_it_with_the_end_of_stderr(fates: Fates, fate: str) -> None:
     outcome = fates.outcomes[fate]
-    (said,) = [
+    (message,) = [
         record.getMessage()
         for record in fates.log
         if record.levelno == logging.ERROR and record.getMessage().startswith(f"Batch task {outcome.id} ")
     ]
-    assert said.startswith(f"Batch task {outcome.id} ({fate}.txt) {line_of(fate, outcome)}")
-    lines = TOLD[fate].stderr.split("\n") if TOLD[fate].stderr else []
-    assert said.count("\n  stderr: ") == len(lines)
-    assert all(line in said.partition("\n  stderr: ")[2] for line in lines)
+    assert message.startswith(f"Batch task {outcome.id} ({fate}.txt) {line_of(fate, outcome)}")
+    lines = EXPECTED[fate].stderr.split("\n") if EXPECTED[fate].stderr else []
+    assert message.count("\n  stderr: ") == len(lines)
+    assert all(line in message.partition("\n  stderr: ")[2] for line in lines)
 
 
 @EACH_FATE
-def test_the_table_of_batch_tasks_tells_it(fates: Fates, fate: str) -> None:
-    row, told = fates.table[fate], TOLD[fate]
-    assert row["state"].startswith(f"failed: {told.cause.value}")
-    assert (row["exit code"], row["retries"], row["requeues"]) == (told.exit_code, told.retries, 0)
-    assert (row["failure"] or "").startswith(f"{told.code} ({told.category}): " if told.code else "")
-    assert told.stderr in (row["stderr"] or "")
+def test_the_table_of_batch_tasks_has_it(fates: Fates, fate: str) -> None:
+    row, expected = fates.table[fate], EXPECTED[fate]
+    assert row["state"].startswith(f"failed: {expected.cause.value}")
+    assert (row["exit code"], row["retries"], row["requeues"]) == (expected.exit_code, expected.retries, 0)
+    assert (row["failure"] or "").startswith(f"{expected.code} ({expected.category}): " if expected.code else "")
+    assert expected.stderr in (row["stderr"] or "")
     assert row["node"].startswith("tvmps_")
 
 
 @EACH_FATE
-def test_the_exception_tells_it(fates: Fates, fate: str) -> None:
+def test_the_exception_has_it(fates: Fates, fate: str) -> None:
     outcome = fates.outcomes[fate]
     assert f"\n{fate}.txt: Batch task {outcome.id} {line_of(fate, outcome)}" in str(fates.error)
-    assert TOLD[fate].stderr.replace("\n", "\n  stderr: ") in str(fates.error)
+    assert EXPECTED[fate].stderr.replace("\n", "\n  stderr: ") in str(fates.error)
 
 
 def test_good_files_are_summarised_and_the_others_named(fates: Fates) -> None:
-    names = ", ".join(f"{fate}.txt" for fate in sorted(TOLD))
+    names = ", ".join(f"{fate}.txt" for fate in sorted(EXPECTED))
     summary = fates.error.summary
     assert summary
     assert str(fates.error).startswith(
         f"10 of 12 Batch tasks failed; the summary in {fates.results} lacks {names}\nbarred.txt: "
     )
-    assert summary.missing == tuple(f"{fate}.txt" for fate in sorted(TOLD))
+    assert summary.missing == tuple(f"{fate}.txt" for fate in sorted(EXPECTED))
     assert summary.by_file[["file", "word", "count"]].values.tolist() == [[f"{n}.txt", n, 2] for n in GOOD]
     assert sorted(path.name for path in fates.results.glob("*_OUTPUT.txt")) == [f"{n}_OUTPUT.txt" for n in GOOD]
     assert (fates.results / "summary.csv").read_text().count("\n") == 1 + len(GOOD)
@@ -269,10 +269,10 @@ def test_good_files_are_summarised_and_the_others_named(fates: Fates) -> None:
     assert [fates.table[name]["state"] for name in GOOD] == ["completed"] * 2
 
 
-def test_what_a_batch_task_wrote_is_kept_whatever_became_of_it(fates: Fates) -> None:
+def test_what_a_batch_task_wrote_is_kept_whatever_its_outcome(fates: Fates) -> None:
     kept = {name for name in fates.blobs if name.startswith("logs/")}
     # That of `silenced` was refused by its container, and a task that somebody terminates is not waited for.
-    ended = [name for name, outcome in fates.outcomes.items() if name in GOOD or TOLD[name].ran]
+    ended = [name for name, outcome in fates.outcomes.items() if name in GOOD or EXPECTED[name].ran]
     ids = [fates.outcomes[name].id for name in ended if name not in ("silenced", "stopped")]
     assert {f"logs/{id}/{stream}.txt" for id in ids for stream in ("stdout", "stderr")} <= kept
 
@@ -305,7 +305,7 @@ def run_with_failures(folder: Path, *names: str, allow_failures: int = 0) -> Sta
     )
 
 
-def test_a_run_completes_with_as_many_failures_as_are_allowed_and_says_so(
+def test_a_run_completes_with_as_many_failures_as_are_allowed(
     troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fates_of(monkeypatch, WRONG)
@@ -321,7 +321,7 @@ def test_a_run_completes_with_as_many_failures_as_are_allowed_and_says_so(
     assert (summary.folder / "logs" / "topNtask1" / "stderr.txt").read_text().endswith("the kitchen is closed\n")
 
 
-def test_a_run_with_more_failures_than_are_allowed_fails_though_its_nodes_are_gone_and_tells_their_stderr(
+def test_more_failures_than_allowed_fail_with_their_stderr(
     troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def remove_the_pool_once_all_has_run() -> None:
@@ -359,10 +359,10 @@ def test_a_signature_in_the_service_s_words_is_blanked() -> None:
     assert outcome.why().count("sig=***&se=2026") == 2
 
 
-# When it is told.
+# When it is expected.
 
 
-def test_a_failure_is_told_while_other_tasks_still_run_and_a_run_sends_its_events(
+def test_a_failure_is_reported_while_other_tasks_still_run(
     troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[Payload] = []
@@ -376,7 +376,7 @@ def test_a_failure_is_told_while_other_tasks_still_run_and_a_run_sends_its_event
         if in_log and any(isinstance(payload, BatchTaskFailed) for payload in sent):
             gate.touch()
 
-    monitor_at(monkeypatch, pace(beat))  # which gives up where nothing is told
+    monitor_at(monkeypatch, pace(beat))  # which gives up where nothing is reported
     state = top_words(
         inputs=write_texts(tmp_path / "texts", ["bad", "slow"]),
         pool=PoolSettings(dedicated_nodes=1, slots_per_node=2),
@@ -395,6 +395,6 @@ def test_a_failure_is_told_while_other_tasks_still_run_and_a_run_sends_its_event
     assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)
     assert ready == PoolReady(pool_id=results.name, vm_size="Standard_D2s_v3", dedicated_nodes=1, spot_nodes=0)
     assert cleaned_up == CleanedUp(job_id=results.name, deleted=("containers", "job", "pool"))
-    told = [message for message in caplog.messages if "(bad.txt) exited non-zero" in message]
-    assert len(told) == 1
-    assert told[0].endswith("\n  stderr: no soup")
+    reported = [message for message in caplog.messages if "(bad.txt) exited non-zero" in message]
+    assert len(reported) == 1
+    assert reported[0].endswith("\n  stderr: no soup")

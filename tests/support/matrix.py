@@ -51,7 +51,7 @@ from tasks.monitor import monitor_tasks
 from tasks.resources.tags import tags as tags_of
 from tasks.resources.upload import LEAST_BLOCK
 from tasks.run.identity import Run
-from tasks.run.polling import Pace
+from tasks.run.polling import Polling
 from tasks.run.settings import TimeLimits
 from tasks.summary import Summary
 from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
@@ -210,7 +210,7 @@ def _monitor_tasks(*args: Any, **kwargs: Any) -> Any:
     if run.to_be_killed:
         run.dead = True
     run.still_alive()
-    return monitor_tasks(*args, **{"pace": Pace(sleep=run.sleep), **kwargs})
+    return monitor_tasks(*args, **{"polling": Polling(sleep=run.sleep), **kwargs})
 
 
 def _of_the_living(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,10 +11,10 @@ import pytest
 
 from flows import nine_steps
 from tasks.accounts.clients import Azure
-from tasks.monitor import monitor_tasks
+from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.run.identity import Run, UsedPool
-from tasks.run.outcomes import AddedTask, TaskOutcome
-from tasks.run.polling import Pace
+from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
+from tasks.run.polling import Polling
 from tasks.watching.watch import Patience
 from tests.support.polling import LIMIT
 from tests.support.runs import in_flow
@@ -22,7 +22,7 @@ from tests.support.runs import in_flow
 Beat = Callable[[], None]
 
 
-def pace(beat: Callable[[], None] = lambda: None) -> Pace:
+def pace(beat: Callable[[], None] = lambda: None) -> Polling:
     """Looks often, does something at every beat, and does not go on for ever where monitoring would."""
     deadline = time.monotonic() + LIMIT
 
@@ -31,11 +31,11 @@ def pace(beat: Callable[[], None] = lambda: None) -> Pace:
         time.sleep(0.02)
         beat()
 
-    return Pace(sleep=sleep)
+    return Polling(sleep=sleep)
 
 
 class Time:
-    """The time that monitoring sees, which a test can let pass."""
+    """The time as monitoring sees it, which a test can advance."""
 
     def __init__(self) -> None:
         self._passed = timedelta()
@@ -46,8 +46,8 @@ class Time:
     def passes(self, minutes: float) -> None:
         self._passed += timedelta(minutes=minutes)
 
-    def pace(self, beat: Beat = lambda: None) -> Pace:
-        return Pace(sleep=pace(beat).sleep, now=self.now)
+    def pace(self, beat: Beat = lambda: None) -> Polling:
+        return Polling(sleep=pace(beat).sleep, now=self.now)
 
 
 def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
@@ -62,16 +62,26 @@ def once(happens: Callable[[], object], act: Callable[[], object]) -> Beat:
     return beat
 
 
-def monitor_at(environment: pytest.MonkeyPatch, pace: Pace) -> None:
+def monitor_at(environment: pytest.MonkeyPatch, pace: Polling) -> None:
     """Let the flow's monitoring look at that pace."""
-    environment.setattr(nine_steps, "monitor_tasks", partial(monitor_tasks, pace=pace))
+    environment.setattr(nine_steps, "monitor_tasks", partial(monitor_tasks, polling=pace))
+
+
+def watched(
+    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Polling, patience: Patience = Patience()
+) -> Monitored:
+    """How monitoring ended, also where it was given up."""
+    return in_flow(lambda: how_it_ended(monitor_tasks(azure, run, pool, added, patience, looks, return_state=True)))
 
 
 def watch(
-    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Pace, patience: Patience = Patience()
+    azure: Azure, run: Run, pool: UsedPool, added: list[AddedTask], looks: Polling, patience: Patience = Patience()
 ) -> Sequence[TaskOutcome]:
-    return in_flow(lambda: monitor_tasks(azure, run, pool, added, patience, looks)).outcomes
+    """What became of the tasks, all of which have completed."""
+    monitored = watched(azure, run, pool, added, looks, patience)
+    assert monitored.problem is None, monitored.problem
+    return monitored.outcomes
 
 
-def said(log: pytest.LogCaptureFixture, part: str) -> bool:
+def is_logged(log: pytest.LogCaptureFixture, part: str) -> bool:
     return any(part in message for message in log.messages)

@@ -129,7 +129,7 @@ def test_batch_tasks_without_times_are_counted_not_drawn() -> None:
     earlier = TaskOutcome(id="t", file="a", output_name="", state="completed", succeeded=True)
     assert texts(timeline([earlier])) == ["Batch tasks by node", "None has run"]
     chart = timeline([earlier, ran("b", "n1", 0, 1)])
-    assert texts(chart)[-1] == "1 more did not run in this try: never started, or finished by an earlier one"
+    assert texts(chart)[-1] == "1 more did not run in this attempt: never started, or finished by a previous one"
     assert len(bars(chart)) == 1
 
 

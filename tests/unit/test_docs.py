@@ -40,7 +40,7 @@ README = ROOT / "README.md"
 PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "examples/**/*.md") for page in ROOT.glob(pattern))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 GROUPS: dict[str, type[BaseModel]] = {"pool": PoolSettings, "limits": TimeLimits, "clean_up": CleanUp}
-PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "Stalled", "CleanedUp")]
+PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "JobStalled", "CleanedUp")]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 

@@ -22,7 +22,8 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
 from tasks.errors import InputError, ServiceError, TasksFailed, log_errors_without_traceback, without_secrets
-from tasks.reporting.artifacts import escape, short_node, task_table
+from tasks.reporting.artifacts import task_table
+from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.outcomes import Cause, Failure, TaskOutcome
 from tasks.step import is_transient
 
@@ -205,7 +206,7 @@ def test_the_task_table_tells_completed_from_succeeded() -> None:
         "topNtask0": "completed",
         "topNtask1": "failed: exited non-zero",
         "topNtask2": "running: did not get to its end",
-        "topNtask3": "completed by an earlier try",
+        "topNtask3": "completed by a previous attempt",
         "topNtask4": "running",
     }
 
@@ -224,11 +225,11 @@ def test_beyond_500_tasks_the_failed_and_running_ones_are_shown_first() -> None:
 
 
 def test_names_cannot_break_out_of_a_markdown_table() -> None:
-    assert escape("a|b\n[x](y) _a_") == "a&#124;b⏎&#91;x&#93;(y) &#95;a&#95;"
+    assert escape_markdown("a|b\n[x](y) _a_") == "a&#124;b⏎&#91;x&#93;(y) &#95;a&#95;"
 
 
 def test_a_usual_name_is_not_escaped() -> None:
-    assert escape("it's my_file__2 (final).txt") == "it's my_file__2 (final).txt"
+    assert escape_markdown("it's my_file__2 (final).txt") == "it's my_file__2 (final).txt"
 
 
 def test_a_node_id_is_shortened_to_its_ends() -> None:

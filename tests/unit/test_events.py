@@ -13,15 +13,15 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.reporting.events import (
-    MOST_FAILURES,
+    MOST_FAILURE_EVENTS,
     BatchTaskFailed,
     CleanedUp,
     Event,
+    JobStalled,
     Payload,
     PoolReady,
     Preempted,
     RunEvents,
-    Stalled,
 )
 
 FLOW_RUN = "01920000-0000-7000-8000-0123456789ab"
@@ -103,7 +103,9 @@ def kept(queue: Any) -> list[Any]:
             {"pool_id": NAME, "nodes": 3},
         ),
         (
-            Stalled(job_id=NAME, pool_id=NAME, since=datetime(2026, 11, 22, 9, tzinfo=timezone.utc), reason="no nodes"),
+            JobStalled(
+                job_id=NAME, pool_id=NAME, since=datetime(2026, 11, 22, 9, tzinfo=timezone.utc), reason="no nodes"
+            ),
             "azure-batch.job.stalled",
             f"azure-batch.job.mybatch.{NAME}",
             {"job_id": NAME, "pool_id": NAME, "since": "2026-11-22T09:00:00Z", "reason": "no nodes"},
@@ -134,7 +136,7 @@ def test_an_event_names_its_resource_and_its_flow_run(
 
 
 def test_every_event_has_a_payload() -> None:
-    assert {payload.event for payload in (PoolReady, BatchTaskFailed, Preempted, Stalled, CleanedUp)} == set(Event)
+    assert {payload.event for payload in (PoolReady, BatchTaskFailed, Preempted, JobStalled, CleanedUp)} == set(Event)
 
 
 def test_a_signature_is_blanked_and_a_long_text_cut(run_events: RunEvents, queue: Any) -> None:
@@ -146,7 +148,7 @@ def test_a_signature_is_blanked_and_a_long_text_cut(run_events: RunEvents, queue
 
 
 def test_a_hundred_failures_are_sent_and_no_more(run_events: RunEvents, queue: Any) -> None:
-    sent = [run_events.emit(failed()) for _ in range(MOST_FAILURES + 50)]
+    sent = [run_events.emit(failed()) for _ in range(MOST_FAILURE_EVENTS + 50)]
     assert sent == [True] * 100 + [False] * 50
     assert run_events.emit(READY) is True
     assert len(kept(queue)) == 101

@@ -110,7 +110,7 @@ def test_the_report_begins_with_the_result_and_where_it_ran() -> None:
         (
             (outcome("a", node=None, started=None, ended=None, exit_code=None), outcome("b")),
             0,
-            "2 files: 2 succeeded (1 of them in an earlier try), 0 failed",
+            "2 files: 2 succeeded (1 of them in a previous attempt), 0 failed",
         ),
         (
             (outcome("a", state="running", succeeded=False, ended=None), failed("b")),
@@ -307,7 +307,7 @@ def test_the_report_of_thousands_of_failures_stays_small() -> None:
     )
     assert len(page.encode()) < 500_000
     assert page.count("\n### ") == 50
-    assert "The first 50 of 5,000 are told in full." in page
+    assert "The first 50 of 5,000 are described in full." in page
     assert "and 4,800 more" in page
     assert "| and 400 more | 400.0 |" in page
 

@@ -221,6 +221,13 @@ def test_an_image_that_is_not_in_three_parts_is_refused() -> None:
         PoolSettings(image="ubuntu")
 
 
+def test_a_task_that_needs_more_slots_than_a_new_node_has_is_refused() -> None:
+    with pytest.raises(
+        ValidationError, match=r"slots_per_task is 3, but a node has 2 \(slots_per_node\); no node could"
+    ):
+        PoolSettings(slots_per_node=2, slots_per_task=3)
+
+
 def test_a_pool_without_nodes_is_refused() -> None:
     with pytest.raises(ValidationError, match="dedicated_nodes and spot_nodes are both 0"):
         PoolSettings(dedicated_nodes=0)

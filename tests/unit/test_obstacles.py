@@ -1,19 +1,20 @@
-"""What the state of a pool says of nodes that are still to come."""
+"""Whether the state of a pool lets nodes still come."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import cast
 
 import pytest
-from azure.batch import BatchClient
 from azure.batch.models import AutoScaleRun, BatchJob, BatchNode, BatchPool
 
 from tasks.errors import TasksFailed
 from tasks.run.identity import UsedPool
-from tasks.watching.obstacles import _refused, what_is_waited_for
+from tasks.watching.limits import Limits
+from tasks.watching.obstacles import _refused, why_waiting
+from tasks.watching.snapshot import Part, Snapshot
 
 EVALUATED = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+LIMITS = Limits(job_id="job", tasks=1, expires=EVALUATED, lifetime=timedelta(hours=2), stall_minutes=30)
 
 
 def empty_pool(
@@ -47,15 +48,15 @@ def empty_pool(
 def test_an_empty_pool_whose_formula_asks_for_no_node_gets_none(changed_after: float) -> None:
     pool = empty_pool(settled_after=20, changed_after=changed_after)
     assert isinstance(pool.auto_scale_run, AutoScaleRun)
-    with pytest.raises(TasksFailed, match="autoscale formula asks for none any more"):
+    with pytest.raises(TasksFailed, match="autoscale formula asks for no nodes any more"):
         _refused(pool, [], own=True, helped=False)
 
 
-def test_a_formula_that_is_newer_than_its_last_evaluation_is_given_the_time_to_be_evaluated() -> None:
+def test_a_new_formula_gets_the_time_to_be_evaluated() -> None:
     assert _refused(empty_pool(settled_after=20, changed_after=3600), [], own=True, helped=False) == ""
 
 
-def test_nodes_that_the_formula_asks_for_are_waited_for_before_the_pool_s_target_shows_them() -> None:
+def test_nodes_the_formula_asks_for_are_waited_for() -> None:
     assert _refused(empty_pool(settled_after=20, changed_after=0, asked=2), [], own=True, helped=False) == ""
 
 
@@ -68,36 +69,24 @@ def test_a_quota_that_is_used_up_is_final() -> None:
         _refused(pool, [], own=True, helped=False)
 
 
-def test_what_was_refused_before_the_formula_was_set_anew_is_told_and_not_final() -> None:
+def test_a_refusal_before_a_new_formula_is_not_final() -> None:
     pool = empty_pool(settled_after=20, changed_after=3600, asked=2, refused=QUOTA)
     assert _refused(pool, [], own=True, helped=False) == "AccountCoreQuotaReached: No."
 
 
-class OnePool:
-    """Stands for the service, with one pool and its nodes."""
-
-    def __init__(self, pool: BatchPool, *node_states: str) -> None:
-        self._pool = pool
-        self._nodes = [BatchNode({"id": f"node{index}", "state": state}) for index, state in enumerate(node_states)]
-
-    def get_pool(self, pool_id: str) -> BatchPool:
-        return self._pool
-
-    def list_nodes(self, pool_id: str, **_: object) -> list[BatchNode]:
-        return self._nodes
-
-    def get_job(self, job_id: str) -> BatchJob:
-        return BatchJob({"id": job_id, "state": "active"})
-
-
 def looked_at(pool: BatchPool, *node_states: str, own: bool = True, added_after: float = 0) -> str:
     """What tasks wait for that were added so many seconds after the last evaluation of the pool's formula."""
-    service = cast(BatchClient, OnePool(pool, *node_states))
-    added = EVALUATED + timedelta(seconds=added_after)
-    return what_is_waited_for(service, UsedPool(id="pool", slots_per_node=1, own=own), "job", lambda: added)
+    snapshot = Snapshot(
+        read=frozenset(Part),
+        pool=pool,
+        nodes=[BatchNode({"id": f"node{index}", "state": state}) for index, state in enumerate(node_states)],
+        job=BatchJob({"id": "job", "state": "active"}),
+        tasks_added=EVALUATED + timedelta(seconds=added_after),
+    )
+    return why_waiting(snapshot, UsedPool(id="pool", slots_per_node=1, own=own), LIMITS)
 
 
-def test_that_all_nodes_are_lost_is_final_once_no_more_are_to_come() -> None:
+def test_all_nodes_lost_is_final_once_no_more_will_come() -> None:
     def pool(allocation_state: str) -> BatchPool:
         return BatchPool({"id": "pool", "state": "active", "allocationState": allocation_state})
 
@@ -122,20 +111,20 @@ def test_an_error_from_after_the_tasks_were_added_does() -> None:
         looked_at(pool, own=False, added_after=-1)
 
 
-def test_an_older_error_is_not_final_when_the_formula_has_only_been_evaluated() -> None:
+def test_an_older_error_is_not_final_until_the_resize_has_ended() -> None:
     """The formula has seen the tasks; the change of size that it asked for has not ended."""
     pool = empty_pool(settled_after=-600, changed_after=-3600, refused=QUOTA)
     assert looked_at(pool, own=False, added_after=-30).startswith("pool pool is steady, no node yet")
 
 
-def test_lost_nodes_are_not_final_before_the_formula_has_seen_the_tasks() -> None:
+def test_lost_nodes_are_not_final_before_the_formula_saw_the_tasks() -> None:
     pool = empty_pool(settled_after=20, changed_after=-3600)
     assert looked_at(pool, "starttaskfailed", own=False, added_after=60) == "nodes: 1 starttaskfailed"
     with pytest.raises(TasksFailed, match=r"^no node of pool pool can run tasks: all 1 are starttaskfailed$"):
         looked_at(pool, "starttaskfailed", own=False, added_after=-60)
 
 
-def test_a_pool_of_a_fixed_size_that_got_no_node_is_final_whenever_that_was() -> None:
+def test_a_fixed_size_pool_without_nodes_is_final() -> None:
     pool = BatchPool(
         {
             "id": "pool",

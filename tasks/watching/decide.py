@@ -1,0 +1,182 @@
+"""Decides from one snapshot, and what earlier looks found, how watching goes on: without a client, clock or logger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from azure.batch.models import BatchTaskState
+
+from tasks.errors import RunError, RunTimeout, ServiceError, Stalled, TasksFailed
+from tasks.run.outcomes import TaskOutcome
+from tasks.watching.limits import Limits
+from tasks.watching.memory import Memory
+from tasks.watching.obstacles import job_gone, when_added, why_ended, why_waiting
+from tasks.watching.progress import Progress
+from tasks.watching.snapshot import NotRead, Part, Snapshot
+
+
+class Action(Enum):
+    """How watching goes on."""
+
+    READ = "read a further part, then decide again"
+    GO_ON = "look again later"
+    ADD_DEDICATED = "add dedicated nodes, then look again later"
+    ALL_COMPLETED = "end: all Batch tasks have completed"
+    GIVE_UP = "end: the Batch tasks that are left will not complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a look has come to."""
+
+    action: Action
+    memory: Memory  # for the next look
+    part: Part | None = None  # to read
+    problem: RunError | None = None  # why watching is given up
+    counts: Progress | None = None
+    line: str = ""  # for the log; with it the table of Batch tasks is due
+    shown: Sequence[TaskOutcome] = ()  # for that table
+
+
+def decide(snapshot: Snapshot, memory: Memory, limits: Limits, now: datetime) -> Decision:
+    """How watching goes on after this look; READ as long as the snapshot lacks a part that the decision depends on."""
+    if not limits.tasks:
+        return Decision(action=Action.ALL_COMPLETED, memory=memory)
+    try:
+        counts = _counts(snapshot, limits)
+        return _decide(snapshot, counts, _updated(snapshot, counts, memory, limits, now), limits, now)
+    except NotRead as missing:
+        return Decision(action=Action.READ, memory=memory, part=missing.part)
+    except (TasksFailed, RunTimeout) as problem:  # the job, or a task of it, is gone
+        return Decision(action=Action.GIVE_UP, memory=memory, problem=problem)
+
+
+def _counts(snapshot: Snapshot, limits: Limits) -> Progress:
+    snapshot.need(Part.COUNTS)
+    if snapshot.counts is None:
+        snapshot.need(Part.JOB)
+        raise why_ended(snapshot.job, limits.job_id, limits.tasks) or job_gone(limits.job_id, limits.tasks)
+    return snapshot.counts
+
+
+def _updated(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits, now: datetime) -> Memory:
+    """The memory with what the snapshot adds to it."""
+    if snapshot.has(Part.TASKS) and snapshot.tasks is None:
+        raise job_gone(limits.job_id, counts.left)
+    if memory.pool.spot_nodes:
+        memory = _with_preempted(snapshot, memory, limits, now)
+    if snapshot.tasks:
+        memory = memory.with_tasks(snapshot.tasks, now)
+    running_makes_progress = bool(counts.running) and _running_makes_progress(snapshot, memory, now)
+    return memory.with_counts(counts, now, running_makes_progress=running_makes_progress)
+
+
+def _with_preempted(snapshot: Snapshot, memory: Memory, limits: Limits, now: datetime) -> Memory:
+    """Counts the spot nodes that were preempted since the last look, and since there were tasks to run on them."""
+    snapshot.need(Part.PREEMPTED)
+    preempted = snapshot.preempted
+    if preempted is None:  # the pool is gone, which the decision finds once tasks wait for it
+        return memory
+    new = preempted.keys() - memory.preempted
+    if new:
+        added = when_added(snapshot, limits)
+        new = {id for id in new if (since := preempted[id]) is None or since >= added}
+    return memory.with_preempted(preempted.keys(), new, now)
+
+
+def _running_makes_progress(snapshot: Snapshot, memory: Memory, now: datetime) -> bool:
+    """Whether the tasks that run do not only start, to lose their nodes again and again."""
+    if not memory.losses.keeps_losing_nodes:
+        return True
+    snapshot.need(Part.RUNNING_TASKS)
+    seen = [memory.outcomes[id] for id in snapshot.tasks or ()]
+    return any(each.state == BatchTaskState.RUNNING and memory.losses.makes_progress(each, now) for each in seen)
+
+
+def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits, now: datetime) -> Decision:
+    # The counts alone may be ahead of, or behind, the tasks.
+    if not counts.left and _all_completed(snapshot, memory):
+        return Decision(action=Action.ALL_COMPLETED, memory=memory, counts=counts)
+    waits = not counts.running and counts.left > 0
+    waiting_for, problem = _obstacle(snapshot, memory, limits) if waits else ("", None)
+    memory, line = memory.with_status(counts, waiting_for, now)
+    action = Action.GIVE_UP
+    if problem is None:
+        if line:
+            snapshot.need(Part.SHOWN_TASKS)
+        try:
+            # Only a job that has ended runs no task: that is looked at while none runs, and with each line of the log.
+            ended = (waits or line) and _job_has_ended(snapshot, counts, memory, limits)
+            action = Action.ALL_COMPLETED if ended else _within_limits(snapshot, counts, memory, limits, now)
+        except (TasksFailed, RunTimeout, Stalled) as found:
+            problem = found
+    shown = [memory.outcomes[id] for id in snapshot.tasks or ()]
+    return Decision(action=action, memory=memory, problem=problem, counts=counts, line=line, shown=shown)
+
+
+def _all_completed(snapshot: Snapshot, memory: Memory) -> bool:
+    snapshot.need(Part.TASKS)
+    return not memory.left
+
+
+def _obstacle(snapshot: Snapshot, memory: Memory, limits: Limits) -> tuple[str, RunError | None]:
+    """What the queued tasks wait for, or why that will never come."""
+    try:
+        return why_waiting(snapshot, memory.pool, limits), None
+    except (TasksFailed, RunTimeout) as problem:
+        return "", problem
+
+
+def _job_has_ended(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits) -> bool:
+    """Whether the job has ended with all tasks completed. Raises why it ended where some are left."""
+    snapshot.need(Part.JOB)
+    if why_ended(snapshot.job, limits.job_id, counts.left) is None:
+        return False
+    if not _all_completed(snapshot, memory) and (ended := why_ended(snapshot.job, limits.job_id, memory.left)):
+        raise ended
+    return True
+
+
+def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits, now: datetime) -> Action:
+    """Raises RunTimeout or Stalled where a limit is reached."""
+    if now >= limits.expires:
+        snapshot.need(Part.LATEST_TASKS)
+        left = memory.left if snapshot.has(Part.TASKS) else counts.left
+        raise RunTimeout(f"the run reached its limit of {limits.lifetime} with {left} Batch tasks not completed")
+    # Nodes that were added get their time, too.
+    stalled = now - max(memory.last_progress, memory.pool.added_at or memory.last_progress) >= limits.stall
+    if _needs_dedicated(memory, limits, now) and not (stalled and memory.resize_refused):
+        return Action.ADD_DEDICATED
+    if stalled:
+        snapshot.need(Part.LATEST_TASKS)  # the counts may lag behind
+        raise Stalled(
+            f"no Batch task has made progress since {_time(memory.last_progress)} "
+            f"(stall_minutes is {limits.stall_minutes}); {memory.last_status}"
+        )
+    return Action.GO_ON
+
+
+def _needs_dedicated(memory: Memory, limits: Limits, now: datetime) -> bool:
+    """Whether spot nodes have brought nothing for as long as the run is to wait for them."""
+    minutes = limits.dedicated_after_minutes
+    if minutes is None or memory.pool.added_at or not memory.pool.own:
+        return False
+    return now - memory.last_progress >= timedelta(minutes=minutes)
+
+
+def outage_ends(failure: ServiceError, memory: Memory, limits: Limits, now: datetime) -> ServiceError | None:
+    """Why an outage of the service ends watching; None while the tasks may go on: they need nobody to watch them."""
+    message = str(failure)
+    if failure.transient:
+        if now < limits.expires and now - memory.last_response < limits.stall:
+            return None
+        since = f"no response since {_time(memory.last_response)} (stall_minutes is {limits.stall_minutes})"
+        message = f"{since}: {failure}"
+    return ServiceError(message, code=failure.code, transient=False)
+
+
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S %Z}"

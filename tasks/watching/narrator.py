@@ -1,0 +1,104 @@
+"""Reports what is decided about the Batch tasks: in the log, in the task board, and as events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect.logging import get_run_logger
+
+from tasks.errors import RunError, ServiceError, Stalled
+from tasks.reporting.artifacts import TaskBoard
+from tasks.reporting.events import JobStalled, PoolReady, Preempted, RunEvents
+from tasks.resources.pool import node_count
+from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.watching.decide import Decision
+from tasks.watching.failures import Failures
+from tasks.watching.memory import Memory
+from tasks.watching.progress import Progress
+
+
+class Narrator:
+    """Reports everything once."""
+
+    def __init__(
+        self, job_id: str, tasks: Sequence[AddedTask], events: RunEvents, failures: Failures, board: TaskBoard
+    ) -> None:
+        self._job_id = job_id
+        self._tasks = tasks
+        self._events = events
+        self._failures = failures
+        self._board = board
+        self._logger = get_run_logger()
+        self._ready = False
+        self._requeues = 0
+        self._preemptions = 0
+
+    def report(self, decision: Decision) -> None:
+        """What a look has come to."""
+        memory, counts = decision.memory, decision.counts
+        if counts and (counts.completed or counts.running):
+            self._report_ready(memory)
+        if decision.line:
+            self._logger.info(decision.line)
+        if decision.line and counts and decision.problem is None:
+            shown = self._failures.report(decision.shown)
+            self._board.show(shown, counts.earlier + counts.completed, len(self._tasks), memory.last_status)
+        self._report_losses(memory)
+        if isinstance(decision.problem, Stalled):
+            self._events.emit(
+                JobStalled(
+                    job_id=self._job_id,
+                    pool_id=memory.pool.id,
+                    since=memory.last_progress,
+                    reason=str(decision.problem),
+                )
+            )
+
+    def report_outage(self, failure: ServiceError) -> None:
+        self._logger.warning("Could not read task states, retrying: %s", failure)
+
+    def report_added_nodes(self, memory: Memory, minutes: int | None) -> None:
+        pool = memory.pool
+        added = node_count(pool.added_nodes, 0)
+        why = f"no Batch task made progress on spot nodes for {minutes} minutes"
+        self._logger.warning("Pool %s: %s added, because %s", pool.id, added, why)
+
+    def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
+        """How it ended, by what became of each task: the service's counts may lag behind. Returns the outcomes."""
+        outcomes = self._failures.report(list(memory.outcomes.values()))
+        self._failures.close()
+        if problem is not None:
+            outcomes = [outcome.unfinished() for outcome in outcomes]
+        if any(outcome.started for outcome in outcomes):
+            self._report_ready(memory)
+        self._report_losses(memory)
+        in_job = [outcome for task, outcome in zip(self._tasks, outcomes, strict=True) if not task.earlier]
+        progress = Progress.of_outcomes(in_job, earlier=len(self._tasks) - len(in_job))
+        status = progress.at_the_end(str(problem).partition("\n")[0] if problem else "")
+        self._logger.info(status)
+        self._board.show(outcomes, sum(outcome.completed for outcome in outcomes), len(self._tasks), status)
+        return outcomes
+
+    def _report_ready(self, memory: Memory) -> None:
+        if self._ready:
+            return
+        self._ready = True
+        pool = memory.pool
+        self._events.emit(
+            PoolReady(
+                pool_id=pool.id,
+                vm_size=pool.vm_size,
+                dedicated_nodes=pool.dedicated_nodes,
+                spot_nodes=pool.spot_nodes,
+            )
+        )
+
+    def _report_losses(self, memory: Memory) -> None:
+        """The nodes that were lost or preempted since the last report."""
+        preemptions, requeues = memory.preemptions - self._preemptions, memory.requeues - self._requeues
+        if preemptions > 0:
+            self._logger.warning("%d spot nodes were preempted; their Batch tasks are requeued", preemptions)
+            self._events.emit(Preempted(pool_id=memory.pool.id, nodes=preemptions))
+        if requeues > 0:
+            self._logger.warning("%d Batch tasks lost their node and are requeued; no retry is used up", requeues)
+        self._preemptions, self._requeues = memory.preemptions, memory.requeues

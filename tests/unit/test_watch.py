@@ -1,0 +1,209 @@
+"""The loop of looks: outages, nodes that are added, a cancelled run, and what is read at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import cast
+
+import pytest
+from azure.batch.models import BatchJob, BatchNode, BatchPool
+from azure.core.exceptions import ResourceExistsError, ServiceRequestError
+
+import tasks.watching.watch
+from tasks.errors import Cancelled, RunError, ServiceError, TasksFailed
+from tasks.run.identity import UsedPool
+from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
+from tasks.run.polling import Polling
+from tasks.watching.decide import Decision
+from tasks.watching.limits import Limits
+from tasks.watching.memory import Memory
+from tasks.watching.narrator import Narrator
+from tasks.watching.progress import Progress
+from tasks.watching.snapshot import Part, Snapshot, SnapshotReader
+from tasks.watching.watch import LastSeen, Watch
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
+TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt", output_name=f"{n}_OUTPUT.txt") for n in range(2)]
+POOL = UsedPool(id="pool", slots_per_node=1, own=True)
+LIMITS = Limits(job_id="job", tasks=2, expires=NOON + timedelta(hours=2), lifetime=timedelta(hours=2), stall_minutes=30)
+LOST = ServiceRequestError("connection refused")
+RUNS = Progress(total=2, completed=0, succeeded=0, failed=0, running=2, queued=0)
+WAITS = replace(RUNS, running=0, queued=2)
+DONE = replace(RUNS, running=0, completed=2, succeeded=2)
+
+
+@dataclass
+class Looked:
+    """Stands for the reader and the narrator: a service that changes from one look to the next, minute by minute."""
+
+    counts: Sequence[Progress | Exception | None]  # at each look; the last stays
+    states: Sequence[str] | None = ("running", "running")  # None: the job is gone
+    lists_tasks: bool = True
+    outputs_found: Collection[str] = ()
+    minute: int = 0
+    looks: int = 0
+    outages: list[ServiceError] = field(default_factory=list)
+    outputs_read: int = 0
+    added: list[int] = field(default_factory=list)
+    seen: LastSeen = field(default_factory=LastSeen)
+
+    def read(self, snapshot: Snapshot, part: Part) -> Snapshot:
+        found = replace(snapshot, read=snapshot.read | {part})
+        match part:
+            case Part.COUNTS:
+                counts = self.counts[min(self.looks, len(self.counts) - 1)]
+                self.looks += 1
+                if isinstance(counts, Exception):
+                    raise counts
+                return replace(found, counts=counts)
+            case Part.TASKS | Part.SHOWN_TASKS | Part.LATEST_TASKS:
+                if not self.lists_tasks:
+                    raise LOST
+                return replace(found, tasks=self._tasks(), read=found.read | {Part.TASKS})
+            case Part.POOL:
+                nodes = [BatchNode({"id": "node0", "state": "preempted"})]
+                return replace(found, pool=BatchPool({"id": "pool", "state": "active"}), nodes=nodes)
+            case Part.JOB:
+                return replace(found, job=None if self.states is None else BatchJob({"id": "job", "state": "active"}))
+        return found
+
+    def _tasks(self) -> dict[str, TaskOutcome] | None:
+        if self.states is None:
+            return None
+        outcomes = [TaskOutcome.of(task, None) for task in TASKS]
+        return {
+            each.id: replace(each, state=state, succeeded=state == "completed")
+            for each, state in zip(outcomes, self.states, strict=True)
+        }
+
+    def outputs(self) -> Collection[str]:
+        self.outputs_read += 1
+        return self.outputs_found
+
+    def report(self, decision: Decision) -> None:
+        pass
+
+    def report_outage(self, failure: ServiceError) -> None:
+        self.outages.append(failure)
+
+    def report_added_nodes(self, memory: Memory, minutes: int | None) -> None:
+        self.added.append(memory.pool.added_nodes)
+
+    def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
+        return list(memory.outcomes.values())
+
+    def now(self) -> datetime:
+        return NOON + timedelta(minutes=self.minute)
+
+    def sleep(self, seconds: float) -> None:
+        self.minute += 1
+        assert self.minute < 300
+
+    def watched(self, limits: Limits = LIMITS, add_nodes: Callable[[], None] = lambda: None) -> Monitored:
+        return Watch(
+            reader=cast(SnapshotReader, self),
+            narrator=cast(Narrator, self),
+            limits=limits,
+            polling=Polling(sleep=self.sleep, now=self.now),
+            memory=Memory.start(POOL, TASKS, limits.stall_minutes, self.now()),
+            seen=self.seen,
+            add_nodes=add_nodes,
+        ).until_the_end()
+
+
+def succeeded(monitored: Monitored) -> list[bool]:
+    return [outcome.succeeded for outcome in monitored.outcomes]
+
+
+class NobodyCancels:
+    def check(self, now: datetime) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def nobody_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.watching.watch, "Cancellation", NobodyCancels)
+
+
+def test_all_completed_ends_without_a_problem() -> None:
+    looked = Looked(counts=[RUNS, DONE], states=["completed"] * 2)
+    monitored = looked.watched()
+    assert (monitored.problem, succeeded(monitored), monitored.pool) == (None, [True, True], POOL)
+    assert (looked.seen.succeeded, set(looked.seen.outcomes)) == (2, {"task0", "task1"})
+
+
+def test_an_outage_that_passes_is_retried() -> None:
+    looked = Looked(counts=[RUNS, LOST, LOST, LOST, DONE], states=["completed"] * 2)
+    assert looked.watched().problem is None
+    assert [str(outage) for outage in looked.outages] == ["no answer from the service: connection refused"] * 3
+
+
+def test_counts_are_known_though_the_tasks_cannot_be_listed() -> None:
+    looked = Looked(counts=[replace(RUNS, completed=1, succeeded=1, running=1)], lists_tasks=False)
+    problem = looked.watched().problem
+    assert isinstance(problem, ServiceError)
+    since = "no response since 2026-11-22 12:00:00 UTC (stall_minutes is 30)"
+    assert str(problem) == f"{since}: no answer from the service: connection refused"
+    assert (looked.minute, looked.seen.succeeded) == (30, 1)
+
+
+def test_of_a_job_that_is_gone_the_outputs_are_listed_once() -> None:
+    looked = Looked(counts=[RUNS, None], states=None, outputs_found={"1_OUTPUT.txt"})
+    monitored = looked.watched()
+    assert isinstance(monitored.problem, TasksFailed)
+    assert str(monitored.problem) == "job job is gone: somebody deleted it with 2 Batch tasks not completed"
+    assert (succeeded(monitored), looked.outputs_read) == ([False, True], 1)
+
+
+def test_a_job_that_vanishes_once_all_is_counted_fails_nothing() -> None:
+    looked = Looked(counts=[RUNS, None], states=None, outputs_found={"0_OUTPUT.txt", "1_OUTPUT.txt"})
+    monitored = looked.watched()
+    assert (monitored.problem, succeeded(monitored)) == (None, [True, True])
+    assert [outcome.earlier for outcome in monitored.outcomes] == [True, True]
+
+
+def test_given_up_the_last_listing_has_the_last_word() -> None:
+    expired = replace(LIMITS, expires=NOON)
+    assert Looked(counts=[RUNS], states=["completed", "running"]).watched(expired).problem is not None
+    assert Looked(counts=[RUNS], states=["completed"] * 2).watched(expired).problem is None
+
+
+def test_given_up_an_outage_is_not_waited_for() -> None:
+    looked = Looked(counts=[RUNS, LOST], lists_tasks=False)
+    assert isinstance(looked.watched(replace(LIMITS, expires=NOON)).problem, ServiceError)
+    assert (looked.minute, looked.outputs_read) == (0, 1)
+
+
+def test_a_run_that_somebody_cancels_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SomebodyCancels:
+        def check(self, now: datetime) -> None:
+            if now > NOON:
+                raise Cancelled("the flow run was cancelled in the Prefect UI")
+
+    monkeypatch.setattr(tasks.watching.watch, "Cancellation", SomebodyCancels)
+    looked = Looked(counts=[RUNS])
+    assert isinstance(looked.watched().problem, Cancelled)
+    assert looked.looks == 1
+
+
+HELPED = replace(LIMITS, dedicated_after_minutes=10, added_nodes=1)
+
+
+def test_nodes_are_added_once_the_pool_is_not_being_resized() -> None:
+    asked: list[int] = []
+    looked = Looked(counts=[WAITS] * 20 + [DONE], states=["completed"] * 2)
+    waits = Looked(counts=[WAITS] * 20 + [DONE], states=["active"] * 2)
+
+    def add_nodes() -> None:
+        asked.append(waits.minute)
+        if len(asked) == 1:
+            error = ResourceExistsError("The pool is being resized")
+            error.error_code = "PoolBeingResized"  # type: ignore[attr-defined]
+            raise error
+        waits.states = looked.states
+
+    monitored = waits.watched(HELPED, add_nodes)
+    assert (asked, waits.added, waits.outages) == ([10, 11], [1], [])
+    assert (monitored.pool.added_nodes, monitored.pool.added_at) == (1, NOON + timedelta(minutes=11))
