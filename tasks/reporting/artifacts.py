@@ -55,6 +55,7 @@ class Key(str, Enum):
     SUMMARY = "top-words-by-file"
     TOTALS = "top-words-overall"
     REPORT = "run-report"
+    LEFTOVERS = "leftovers"  # of a sweep
 
 
 def attempt() -> str:

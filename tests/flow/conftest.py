@@ -18,7 +18,8 @@ from flows import top_words as flow_module
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.monitor import monitor_tasks
-from tasks.resources.leftovers import Leftover, list_in_batch, list_in_storage
+from tasks.resources.leftovers import list_in_batch, list_in_storage
+from tasks.resources.resource import Found
 from tasks.run.identity import Run
 from tasks.run.polling import Pace
 from tests.conftest import DATA
@@ -83,7 +84,7 @@ def clear(azure: Azure, name: str) -> None:
         wait_until(lambda: name not in job_and_pool_ids(batch))
 
 
-def list_leftovers(azure: Azure) -> list[Leftover]:
+def list_leftovers(azure: Azure) -> list[Found]:
     """All that runs have left in both accounts."""
     return list_in_batch(azure) + list_in_storage(azure)
 

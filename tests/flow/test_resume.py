@@ -49,7 +49,7 @@ from prefect.utilities.callables import get_call_parameters
 import tasks.lifecycle
 import tasks.record
 import tasks.reporting.artifacts
-import tasks.resources.leftovers
+import tasks.resources.clean_up
 import tasks.stopped
 from flows import top_words as flow_module
 from flows.top_words import top_words
@@ -58,7 +58,7 @@ from node_scripts import top_words as node_script
 from tasks.accounts.clients import Azure
 from tasks.errors import NotDownloaded, TasksFailed
 from tasks.reporting.artifacts import short_node
-from tasks.resources.leftovers import clean_up_after
+from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Role, Run
 from tasks.run.polling import Pace
 from tasks.run.settings import CleanUp, TimeLimits
@@ -263,7 +263,7 @@ def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -
             patch.setattr(step, "retry_delay_seconds", 0)
             patch.setattr(step, "retry_jitter_factor", None)
         patch.setattr(tasks.record.Chronicle, "close", _of_the_living(tasks.record.Chronicle.close))
-        patch.setattr(tasks.lifecycle, "clean_up_after", _of_the_living(tasks.resources.leftovers.clean_up_after))
+        patch.setattr(tasks.lifecycle, "clean_up_after", _of_the_living(tasks.resources.clean_up.clean_up_after))
         patch.setattr(flow_module, "fetch_finished", _of_the_living(tasks.stopped.fetch_finished))
         patch.setattr(Run, "start", _start)
         patch.setattr(Pace, "beats", _beats)

@@ -24,7 +24,6 @@ from pydantic import BaseModel
 import examples.log_levels.command_line
 import flows.cli
 import flows.credentials
-import flows.sweep
 import local_azure.__main__
 from examples.log_levels.flow import log_levels
 from flows.top_words import top_words
@@ -173,7 +172,7 @@ def test_settings_of_the_environment_are_called_so(page: Path) -> None:
 def test_the_page_on_inspecting_lists_every_artifact_cause_and_event() -> None:
     text = (ROOT / "docs" / "inspect.md").read_text()
     keys = first_cells(section(text, "Artifacts"))
-    assert set(keys) == {*(key.value for key in Key), flows.sweep.KEY}
+    assert set(keys) == {key.value for key in Key}
     causes = re.findall(r"^\| ([a-z][^|`]+?) \|", section(text, "Why did a file fail?"), re.M)
     assert set(causes) - {"cause"} == {cause.value for cause in Cause} - {Cause.OTHER.value}
     rows = re.findall(r"^\| `([a-z.-]+)` \|[^|]+\| ([^|]+) \|$", section(text, "Events"), re.M)
