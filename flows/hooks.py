@@ -1,7 +1,7 @@
-"""What cleans up when a flow run has crashed or was cancelled: for on_crashed and on_cancellation.
+"""The hooks on_crashed and on_cancellation: clean up after a flow run whose process may be gone.
 
-Mostly the flow's own `finally` has done it already, and a hook finds nothing. When the flow's process was killed, the
-hook runs in the worker or in `serve`, where nothing of the run is left but its id and its parameters.
+Usually the run itself has done it already, and a hook finds nothing. When the run's process was killed, the hook runs
+in the worker or in `serve`, where nothing of the run is left but its id and its parameters.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from prefect.logging.loggers import flow_run_logger
 
 from tasks.accounts.choose import accounts_in_use
 from tasks.errors import without_secrets
-from tasks.resources.leftovers import Log, clean_up_after, clean_up_of
+from tasks.resources.clean_up import Log, clean_up_after, clean_up_of
 from tasks.run.identity import Run
 from tasks.run.settings import TimeLimits
 
-PATIENCE = 60.0  # seconds; the SDKs try for minutes where Azure does not answer, and the worker has other runs
+PATIENCE = 60.0  # seconds; the SDKs retry for minutes where Azure does not answer, and the worker has other runs
 
 
 def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -28,15 +28,15 @@ def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]
     logger = flow_run_logger(flow_run, flow)
     if not within(PATIENCE, lambda: _clean_up(flow.name, flow_run, logger)):
         logger.warning(
-            "Azure has not answered within %d seconds. What flow run %s left may still be there; "
-            "the sweep flow deletes it once it has expired",
-            PATIENCE,
+            "Flow run %s: not cleaned up within %d s, because Azure has not answered; "
+            "the sweep flow deletes what is left once it has expired",
             flow_run.id,
+            PATIENCE,
         )
 
 
 def within(seconds: float, act: Callable[[], None]) -> bool:
-    """Whether it was done in that time; if not it goes on, but keeps no process from ending."""
+    """Whether the act was done in that time; if not it goes on, but does not keep the process from ending."""
     thread = Thread(target=act, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -49,12 +49,17 @@ def _clean_up(workload: str, flow_run: FlowRun, logger: Log) -> None:
         azure = accounts_in_use(parameters.get("accounts"))
         if azure is None:
             logger.info(
-                "No account is configured here: a run on the embedded local Azure has taken all with it. "
-                "What another has left in its accounts, the sweep flow deletes there once it has expired"
+                "No account configured here; nothing to clean up for a local run. "
+                "What a run on other accounts has left there, the sweep flow deletes once it has expired"
             )
             return
         run = Run.start(str(flow_run.id), workload, TimeLimits())
         clean_up_after(azure, run, clean_up_of(parameters), logger)
     except Exception as error:
         reason = without_secrets(str(error))
-        logger.warning("Flow run %s was not cleaned up after: %s: %s", flow_run.id, type(error).__name__, reason)
+        logger.warning(
+            "Flow run %s: not cleaned up, the sweep flow deletes what is left once it has expired: %s: %s",
+            flow_run.id,
+            type(error).__name__,
+            reason,
+        )

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from typing_extensions import Self
 
 from tasks.accounts.clients import Azure
-from tasks.resources.leftovers import clean_up_after
+from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp
 

@@ -28,13 +28,15 @@ from prefect.runtime import flow_run
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
 from tasks.errors import error_code
-from tasks.resources.base import keep, make, remove
 from tasks.resources.bulk import ENDED_CODES, add_all
 from tasks.resources.job import Job
+from tasks.resources.ownership import Ending, create_or_adopt, dispose
+from tasks.run import resume
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import FETCH_FAILED, STREAMS, AddedTask, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
-from tasks.run.previous_attempt import INPUT_FILE, SAS_EXPIRES, Earlier, discard_outputs, input_path, look_for_earlier
+from tasks.run.previous_attempt import INPUT_FILE, SAS_EXPIRES, delete_outputs, read_previous_attempt
+from tasks.run.resume import Decision, Plan, input_path
 from tasks.run.settings import Disposal, RunSettings, TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.run.workload import Workload
@@ -56,115 +58,87 @@ class Work:
 
 @step("4 create job")
 def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposal: Disposal = Disposal.DELETE) -> str:
-    """Create the run's job, or adopt the one that an earlier try created; returns its id.
+    """Create the run's job, or adopt that of a previous attempt; returns its id.
 
-    An earlier job that has ended takes no more tasks: if some are to be added, it is replaced.
+    One that has ended takes no more tasks: if some are to be added, it is replaced.
     """
-    logger = get_run_logger()
     with azure.batch() as batch:
         job = Job(batch, run, pool.id, disposal)
-        created = make(run, job)
+        created = create_or_adopt(run, job)
         if not created and job.has_ended():
-            created = _replaced(azure, batch, run, job, uploads)
-    how = "created" if created else "is there already"
-    logger.info("Job %s %s on pool %s; it ends at %s at the latest", run.job_id, how, pool.id, run.expires_text)
+            previous = read_previous_attempt(azure, batch, run, job_has_ended=True)
+            created = _replace_job(azure, run, job, resume.plan(uploads.inputs, previous, run))
+    how = "created" if created else "already exists, reusing it"
+    get_run_logger().info("%s: %s; pool %s, ends at %s at the latest", job.title, how, pool.id, run.expires_text)
     return run.job_id
 
 
 @step("5 add tasks")
 def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Work) -> list[AddedTask]:
     """Add a Batch task for each input file that has not been counted and is not about to be; returns all, in order."""
+    token = Signer(azure, run.expires).write_token(run.container(Role.OUTPUT))  # one for all: Entra ID signs slowly
+
+    def carry_out(plan: Plan) -> None:
+        _drop(azure, batch, run, plan)
+        add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file, token) for file in plan.add])
+
     with azure.batch() as batch:
-        earlier = look_for_earlier(azure, batch, run)
-        new = _missing(earlier, run, uploads)
+        plan = resume.plan(uploads.inputs, read_previous_attempt(azure, batch, run), run)
         try:
-            _add(azure, batch, run, pool, uploads, work, earlier, new)
+            carry_out(plan)
         except ResourceExistsError as error:
-            # A job of an earlier try ends with the last of its tasks, which may have been just now.
+            # A job of a previous attempt ends with the last of its tasks, which may have been just now.
             job = Job(batch, run, pool.id)
             if error_code(error) not in ENDED_CODES or not job.has_ended_with_its_tasks():
                 raise
-            _replaced(azure, batch, run, job.as_tagged(), uploads, new)
-            earlier = look_for_earlier(azure, batch, run)
-            new = _missing(earlier, run, uploads)
-            _add(azure, batch, run, pool, uploads, work, earlier, new)
-    added = [_added(file, earlier) for file in uploads.inputs]
-    others = len(added) - len(new)
+            previous = read_previous_attempt(azure, batch, run, job_has_ended=True)
+            plan = resume.plan(uploads.inputs, previous, run, again=plan.add)
+            _replace_job(azure, run, job.as_tagged(), plan)
+            carry_out(plan)
+    others = len(plan.decisions) - len(plan.add)
     get_run_logger().info(
-        "%d Batch tasks added to job %s, one per input file%s",
-        len(new),
+        "Job %s: %d Batch tasks added, one per input file%s",
         run.job_id,
-        f"; {others} of an earlier try are left as they are" if others else "",
+        len(plan.add),
+        f"; {others} of a previous attempt reused" if others else "",
     )
-    return added
+    return [_added(file, decision) for file, decision in plan.decisions]
 
 
-def _replaced(
-    azure: Azure, batch: BatchClient, run: Run, job: Job, uploads: Uploads, outdated: Sequence[UploadedFile] = ()
-) -> bool:
-    """Replace a job that has ended, if some of the files are still to be counted; whether it did.
-
-    outdated: files whose output, if there is one, is not to be taken for theirs, although no task is left that says so.
-    """
-    earlier = look_for_earlier(azure, batch, run)
-    again = {file.task_id for file in outdated}
-    left = [file for file in uploads.inputs if file.task_id in again or not earlier.has_counted(file)]
-    if not left:
+def _replace_job(azure: Azure, run: Run, job: Job, plan: Plan) -> bool:
+    """Replace a job that has ended, if the plan says so; returns whether it did."""
+    if not plan.replace_job:
         return False
-    get_run_logger().info("Job %s of an earlier try has ended with files not counted: it is replaced", run.job_id)
+    get_run_logger().info("%s: has ended with files not counted, replacing it", job.title)
     # First the outputs: that they are of another content, only the job's tasks can tell.
-    discard_outputs(azure, run, earlier, left)
-    remove(run, job)
-    return make(run, job)
+    delete_outputs(azure, run, plan.drop_outputs)
+    dispose(run, job, Disposal.DELETE)
+    return create_or_adopt(run, job)
 
 
-def _missing(earlier: Earlier, run: Run, uploads: Uploads) -> list[UploadedFile]:
-    """The files that have not been counted and are not about to be."""
-    return [file for file in uploads.inputs if not (earlier.has_counted(file) or earlier.will_count(file, run))]
+def _drop(azure: Azure, batch: BatchClient, run: Run, plan: Plan) -> None:
+    """Delete the tasks that are replaced or count none of the files, and outputs of files that are counted again."""
+
+    def delete(id: str) -> None:
+        with suppress(ResourceNotFoundError):
+            batch.delete_task(run.job_id, id)
+
+    in_parallel(delete, plan.drop_tasks)
+    delete_outputs(azure, run, plan.drop_outputs)
 
 
-def _add(
-    azure: Azure,
-    batch: BatchClient,
-    run: Run,
-    pool: UsedPool,
-    uploads: Uploads,
-    work: Work,
-    earlier: Earlier,
-    new: Sequence[UploadedFile],
-) -> None:
-    _discard(batch, run, earlier, new, uploads)
-    discard_outputs(azure, run, earlier, new)
-    token = Signer(azure, run.expires).write_token(run.container(Role.OUTPUT))  # one for all: Entra ID signs slowly
-    add_all(batch, run.job_id, [_batch_task(azure, run, pool, uploads, work, file, token) for file in new])
+def _added(file: UploadedFile, decision: Decision) -> AddedTask:
+    earlier = decision is Decision.OUTPUT_ONLY
+    return AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name, earlier=earlier)
 
 
 @step("9 delete job", retries=RETRIES_OF_DELETES)
 def delete_job(azure: Azure, run: Run, disposal: Disposal) -> None:
     """Send the delete of the run's job with its tasks; it vanishes soon after."""
     with azure.batch() as batch:
-        job = Job(batch, run)
-        if disposal is Disposal.KEEP:
-            done = "kept" if keep(run, job) else "is not there"
-        else:
-            done = "is being deleted" if remove(run, job) else "is not there"
-    get_run_logger().info("Job %s %s", run.job_id, done)
-
-
-def _added(file: UploadedFile, earlier: Earlier) -> AddedTask:
-    earlier_only = earlier.has_only_the_output(file)
-    return AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name, earlier=earlier_only)
-
-
-def _discard(batch: BatchClient, run: Run, earlier: Earlier, new: Sequence[UploadedFile], uploads: Uploads) -> None:
-    """Delete the tasks that the new ones replace, and those of files that are no longer counted."""
-    replaced = [file.task_id for file in new if file.task_id in earlier.tasks]
-
-    def delete(id: str) -> None:
-        with suppress(ResourceNotFoundError):
-            batch.delete_task(run.job_id, id)
-
-    in_parallel(delete, {*replaced, *earlier.strangers(uploads.inputs)})
+        ending = dispose(run, Job(batch, run), disposal)
+    log = get_run_logger().warning if ending is Ending.NOT_MARKED else get_run_logger().info
+    log("Job %s: %s", run.job_id, ending.value)
 
 
 def _batch_task(
@@ -229,15 +203,15 @@ def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: st
 
 @step("2 find counted files")
 def find_counted(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
-    """Their outcomes where a previous attempt has counted all of the files, and only their outputs are still to be had.
+    """Their outcomes where a previous attempt has counted all files, so that only their outputs are still to download.
 
     Nothing where some are to be counted: then step 5 adds a Batch task for each of those.
     """
     if (flow_run.run_count or 1) == 1:
         return []
     with azure.batch() as batch:
-        earlier = look_for_earlier(azure, batch, run)
-    if not all(earlier.has_counted(file) for file in uploads.inputs):
+        plan = resume.plan(uploads.inputs, read_previous_attempt(azure, batch, run), run)
+    if not plan.all_counted:
         return []
     get_run_logger().info("A previous attempt has counted all %d files: no pool is needed", len(uploads.inputs))
     return [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in uploads.inputs]

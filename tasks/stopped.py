@@ -14,11 +14,11 @@ from tasks.accounts.clients import Azure
 from tasks.download import Download
 from tasks.errors import ResultsError, without_secrets
 from tasks.record import RunRecord
-from tasks.resources.container import Container, hold
+from tasks.resources.container import Container
+from tasks.resources.ownership import hold
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.previous_attempt import outputs_there
-from tasks.run.settings import Disposal
 from tasks.run.uploads import UploadedFile
 
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
@@ -100,7 +100,7 @@ class _Fetch:
     def _hold_containers(self) -> None:
         with self._azure.blobs() as blobs:
             for role in Role:
-                hold(self._run, Container(blobs, self._run, role, Disposal.DELETE))
+                hold(self._run, Container(blobs, self._run, role))
 
 
 def _log(record: RunRecord[Any], fetch: _Fetch) -> None:

@@ -50,6 +50,7 @@ class Key(str, Enum):
     TASK_STATES = "batch-task-states"
     TASK_PROGRESS = "batch-task-progress"
     REPORT = "run-report"
+    LEFTOVERS = "leftovers"  # of a sweep
 
 
 def attempt_suffix() -> str:

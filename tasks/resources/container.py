@@ -1,56 +1,57 @@
-"""The run's containers: create, adopt, tag, delete."""
+"""Containers of a run: create, adopt, tag, delete."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
-from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import BlobServiceClient, ContainerProperties
 
-from tasks.resources.base import Resource
-from tasks.run.identity import HELD, Role, Run
+from tasks.resources.resource import Creatable, Found, Kind, Resource
+from tasks.run.identity import Role, Run
 from tasks.run.settings import Disposal
+from tasks.run.tags import Tags
 
 
-class Container(Resource):
+class ContainerResource(Resource):
+    """A container by its name."""
+
+    kind = Kind.CONTAINER
     exists = "ContainerAlreadyExists"
-    going = "ContainerBeingDeleted"
+    being_deleted = "ContainerBeingDeleted"
 
-    def __init__(self, blobs: BlobServiceClient, run: Run, role: Role, disposal: Disposal) -> None:
-        self._client = blobs.get_container_client(run.container(role))
-        self._tags = run.tags_for(disposal)
-        self.name = f"container {run.container(role)}"
+    def __init__(self, blobs: BlobServiceClient, id: str) -> None:
+        super().__init__(id)
+        self._client = blobs.get_container_client(id)
 
-    def create(self) -> None:
-        self._client.create_container(metadata=self._tags)
+    def read(self) -> Found:
+        return _found(self._client.get_container_properties())
 
-    def tags(self) -> Mapping[str, str] | None:
-        return self._client.get_container_properties().metadata or {}
-
-    def renew(self) -> None:
-        self.mark({**self._tags, **(HELD if self.is_held() else {})})
-
-    def is_held(self) -> bool:
-        """Whether it is tagged as holding outputs that are nowhere else."""
-        try:
-            return HELD.items() <= (self.tags() or {}).items()
-        except ResourceNotFoundError:
-            return False
-
-    def mark(self, tags: Mapping[str, str]) -> None:
-        self._client.set_container_metadata(dict(tags))
+    def mark(self, tags: Tags) -> None:
+        self._client.set_container_metadata(tags.metadata())
 
     def delete(self) -> None:
         self._client.delete_container()
 
 
-def hold(run: Run, container: Container) -> bool:
-    """Tag it as holding outputs that are nowhere else; False if there is none of this run."""
-    try:
-        tags = container.tags()
-        if not run.owns(tags):
-            return False
-        container.mark({**(tags or {}), **HELD})
-    except ResourceNotFoundError:
-        return False
-    return True
+class Container(ContainerResource, Creatable):
+    """One of the run's containers."""
+
+    def __init__(self, blobs: BlobServiceClient, run: Run, role: Role, disposal: Disposal = Disposal.DELETE) -> None:
+        super().__init__(blobs, run.container(role))
+        self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
+
+    def create(self) -> None:
+        self._client.create_container(metadata=self._tags.metadata())
+
+    def renew(self, found: Found) -> None:
+        self.mark(replace(self._tags, held=found.tags.held))
+
+
+def list_containers(blobs: BlobServiceClient) -> Iterator[Found]:
+    return map(_found, blobs.list_containers(include_metadata=True))
+
+
+def _found(container: ContainerProperties) -> Found:
+    state = str(container.lease.state or "") if container.lease else ""
+    return Found(kind=Kind.CONTAINER, id=container.name or "", tags=Tags.read(container.metadata), state=state)

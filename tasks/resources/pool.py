@@ -1,9 +1,10 @@
-"""The run's pool of nodes: create, adopt, tag, scale, delete."""
+"""The pool of a run: create, adopt, tag, scale, delete."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from azure.batch import BatchClient
@@ -24,27 +25,44 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
-from tasks.resources.base import Resource
 from tasks.resources.images import machine
+from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
 from tasks.run.settings import Disposal, PoolSettings
+from tasks.run.tags import Tags
 from tasks.run.uploads import UploadedFile
 
-RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default; said aloud because a quota problem shows only after it
-
+RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default, explicit because a quota problem shows only after it
 
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
-
 
 LOST_NODES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
 
 
-class Pool(Resource):
-    """The run's own pool."""
+class PoolResource(Resource):
+    """A pool by its id."""
 
+    kind = Kind.POOL
     exists = "PoolExists"
-    going = "PoolBeingDeleted"
+    being_deleted = "PoolBeingDeleted"
+
+    def __init__(self, batch: BatchClient, id: str) -> None:
+        super().__init__(id)
+        self._batch = batch
+
+    def read(self) -> Found:
+        return _found(self._batch.get_pool(self.id))
+
+    def mark(self, tags: Tags) -> None:
+        self._batch.update_pool(self.id, BatchPoolUpdateOptions(metadata=metadata(tags)))
+
+    def delete(self) -> None:
+        self._batch.begin_delete_pool(self.id)
+
+
+class Pool(PoolResource, Creatable):
+    """The run's own pool."""
 
     def __init__(
         self,
@@ -54,18 +72,17 @@ class Pool(Resource):
         node_script: UploadedFile | None = None,
         disposal: Disposal = Disposal.DELETE,
     ) -> None:
-        self._batch = batch
-        self._tags = run.tags_for(disposal)
+        super().__init__(batch, run.pool_id)
+        self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
         self._run = run
         self._settings = settings
         self._script = node_script  # known where the pool may be created
-        self.name = f"pool {run.pool_id}"
 
     def create(self) -> None:
         settings = self._settings
         self._batch.create_pool(
             BatchPoolCreateOptions(
-                id=self._run.pool_id,
+                id=self.id,
                 vm_size=settings.vm_size,
                 virtual_machine_configuration=machine(self._batch, settings.image),
                 enable_auto_scale=True,
@@ -78,22 +95,12 @@ class Pool(Resource):
             )
         )
 
-    def tags(self) -> Mapping[str, str] | None:
-        pool = self._batch.get_pool(self._run.pool_id)
-        return None if pool.state == BatchPoolState.DELETING else tags(pool.metadata)
-
-    def renew(self) -> None:
+    def renew(self, found: Found) -> None:
         """The new deadline, and a start task whose SAS URL lives as long, for nodes that are still to come."""
         self._scale(self._formula())
-        self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(start_task=self._start_task()))
+        self._batch.update_pool(self.id, BatchPoolUpdateOptions(start_task=self._start_task()))
         self._reboot_lost_nodes()
         self.mark(self._tags)  # last: the tags say that all of it is done
-
-    def mark(self, tags: Mapping[str, str]) -> None:
-        self._batch.update_pool(self._run.pool_id, BatchPoolUpdateOptions(metadata=metadata(tags)))
-
-    def delete(self) -> None:
-        self._batch.begin_delete_pool(self._run.pool_id)
 
     def add_dedicated(self) -> None:
         """Ask for as many dedicated nodes, besides, as there should be spot nodes."""
@@ -102,18 +109,18 @@ class Pool(Resource):
 
     def _scale(self, formula: str) -> None:
         # The service takes a formula at most every 30 seconds, so none is sent twice.
-        if self._batch.get_pool(self._run.pool_id).auto_scale_formula != formula:
+        if self._batch.get_pool(self.id).auto_scale_formula != formula:
             options = BatchPoolEnableAutoScaleOptions(
                 auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
             )
-            self._batch.enable_pool_auto_scale(self._run.pool_id, options)
+            self._batch.enable_pool_auto_scale(self.id, options)
 
     def _reboot_lost_nodes(self) -> None:
         """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""
-        for node in self._batch.list_nodes(self._run.pool_id, select=["id", "state"]):
+        for node in self._batch.list_nodes(self.id, select=["id", "state"]):
             if node.state in LOST_NODES:
                 with suppress(ResourceNotFoundError, ResourceExistsError):  # gone, or rebooting already
-                    self._batch.begin_reboot_node(self._run.pool_id, node.id)  # requeues its tasks, by default
+                    self._batch.begin_reboot_node(self.id, node.id)  # requeues its tasks, by default
 
     def _formula(self) -> str:
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
@@ -132,6 +139,22 @@ def scale(deadline: datetime, dedicated: int, spot: int) -> str:
         f"$TargetDedicatedNodes = over ? 0 : {dedicated};\n"
         f"$TargetLowPriorityNodes = over ? 0 : {spot};\n"
         "$NodeDeallocationOption = requeue;"
+    )
+
+
+def list_pools(batch: BatchClient) -> Iterator[Found]:
+    fields = ["id", "state", "metadata", "currentDedicatedNodes", "currentLowPriorityNodes"]
+    return map(_found, batch.list_pools(select=fields))
+
+
+def _found(pool: BatchPool) -> Found:
+    return Found(
+        kind=Kind.POOL,
+        id=pool.id or "",
+        tags=Tags.read(tags(pool.metadata)),
+        state=str(getattr(pool.state, "value", pool.state) or ""),
+        dedicated_nodes=pool.current_dedicated_nodes or 0,
+        spot_nodes=pool.current_low_priority_nodes or 0,
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from azure.batch.models import BatchMetadataItem
 
-from azure.batch.models import (
-    BatchMetadataItem,
-)
+from tasks.run.tags import Tags
 
 
-def metadata(tags: Mapping[str, str]) -> list[BatchMetadataItem]:
-    """Tags in the form in which Batch keeps them."""
-    return [BatchMetadataItem(name=name, value=value) for name, value in tags.items()]
+def metadata(tags: Tags) -> list[BatchMetadataItem]:
+    """The tags as metadata of a pool or job."""
+    return [BatchMetadataItem(name=name, value=value) for name, value in tags.metadata().items()]
 
 
 def tags(items: list[BatchMetadataItem] | None) -> dict[str, str]:
+    """The metadata of a pool or job by name."""
     return {item.name: item.value for item in items or ()}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
-from tasks.run.settings import Disposal, TimeLimits
-
-PROJECT = "prefect-azure-batch"  # the tag by which a sweep tells what runs created from everything else
-HELD = {"held": "yes"}  # the tag of containers that stay until they expire, because of outputs that are nowhere else
+from tasks.run.settings import TimeLimits
+from tasks.run.tags import Tags
 
 
 class Role(str, Enum):
@@ -25,7 +22,7 @@ class Role(str, Enum):
 class Run:
     """The names, tags and lifetime of one run's resources, all derived from the flow run's id.
 
-    A retry of the flow run therefore meets, and adopts, the resources of the first try.
+    A retry of the flow run therefore meets, and adopts, the resources of the previous attempt.
     """
 
     workload: str  # its name, with which those of the resources begin
@@ -65,24 +62,14 @@ class Run:
         return f"{self.expires:%Y-%m-%d %H:%M %Z}"
 
     @property
-    def tags(self) -> dict[str, str]:
-        """The metadata that every resource of this run carries; the names suit Blob Storage's rule for metadata."""
-        return {
-            "project": PROJECT,
-            "workload": self.workload,
-            "flow_run": self.flow_run_id,
-            "created": self.started.isoformat(timespec="seconds"),
-            "expires": self.expires.isoformat(timespec="seconds"),
-        }
-
-    def tags_for(self, disposal: Disposal) -> dict[str, str]:
-        """The tags of what becomes that when the run ends: what is kept on purpose is nothing for a sweep."""
-        return {**self.tags, "kept": "yes"} if disposal is Disposal.KEEP else self.tags
-
-    def owns(self, tags: Mapping[str, str] | None) -> bool:
-        """Whether a resource with these tags was created by this run."""
-        tags = tags or {}
-        return tags.get("project") == PROJECT and tags.get("flow_run") == self.flow_run_id
+    def tags(self) -> Tags:
+        """What every resource of this run is tagged with."""
+        return Tags(
+            workload=self.workload,
+            flow_run=self.flow_run_id,
+            created=self.started.replace(microsecond=0),
+            expires=self.expires.replace(microsecond=0),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

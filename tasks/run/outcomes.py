@@ -41,7 +41,7 @@ class Cause(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class AddedTask:
-    """A Batch task and the file that it counts; `earlier` if an earlier try of the run has counted it already."""
+    """A Batch task and the file that it counts; `earlier` if a previous attempt has counted it already."""
 
     id: str
     file: str
@@ -76,7 +76,7 @@ class TaskOutcome:
     retries: int = 0  # after a failure of the task
     requeues: int = 0  # after the loss of its node, such as a preemption; they use up no retry
     succeeded: bool = False
-    earlier: bool = False  # by an earlier try of the run, of whose Batch task nothing else is known
+    earlier: bool = False  # by a previous attempt, of whose Batch task nothing else is known
     failure: Failure | None = None
     cause: Cause | None = None
     detail: str = ""  # of the cause, where the service has no words for it
@@ -111,7 +111,7 @@ class TaskOutcome:
 
     @classmethod
     def counted_before(cls, id: str, file: str, output_name: str) -> TaskOutcome:
-        """Of a file that an earlier try of the run has counted."""
+        """Outcome of a file counted by a previous attempt."""
         return cls(
             id=id,
             file=file,

@@ -1,4 +1,4 @@
-"""The folder on this machine in which a run leaves its results, and what an earlier try of the run has left there."""
+"""The folder on this machine in which a run leaves its results, and what a previous attempt has left there."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Results:
         return self.folder / name
 
     def sort(self, files: Sequence[InputFile]) -> tuple[list[TaskOutcome], list[InputFile]]:
-        """What became of the files that an earlier try of the run has counted, and the files still to be counted.
+        """What became of the files that a previous attempt has counted, and the files still to be counted.
 
         A file that has changed since is counted again.
         """
         known = self._counted()
         counted = [file for file in files if file.blob_name in known and self._is_of(file, known[file.blob_name])]
         if counted:
-            get_run_logger().info("%d of %d files have been counted by an earlier try", len(counted), len(files))
+            get_run_logger().info("%d of %d files have been counted by a previous attempt", len(counted), len(files))
         done = [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in counted]
         names = {file.blob_name for file in counted}
         return done, [file for file in files if file.blob_name not in names]

@@ -163,7 +163,9 @@ class Accounts:
             return {name for name in batch_names(batch) | containers if part in name}
 
     def kept(self, run: Run) -> set[str]:
-        return {each.name for each in list_leftovers(self.azure) if each.kept and each.flow_run == run.flow_run_id}
+        return {
+            each.name for each in list_leftovers(self.azure) if each.tags.kept and each.tags.owned_by(run.flow_run_id)
+        }
 
     def pool(self, name: str) -> dict[str, Any]:
         """All that is said of a pool, but for the nodes that it has just now."""
@@ -693,7 +695,7 @@ def test_a_sweep_on_a_fresh_server_removes_all_of_it_and_nothing_else(
     gone = set().union(*(of_run(run, *LEFT[death]) for death, run in dead.items()))
     assert gone <= before
     assert house.accounts.there() == STRANGERS | {
-        each.name for each in list_leftovers(house.accounts.azure) if each.kept
+        each.name for each in list_leftovers(house.accounts.azure) if each.tags.kept
     }
     assert sweep(delete=True, include_kept=True, return_state=True).is_completed()
     assert house.accounts.there() == STRANGERS

@@ -22,7 +22,7 @@ from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.errors import EmbeddedAzureEnded
-from tasks.resources.leftovers import clean_up_after
+from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits
 from tests.support.paths import ROOT

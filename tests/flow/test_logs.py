@@ -33,7 +33,7 @@ def store(azure: Azure, run: Run, task: str, written: str, stream: str = "stderr
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         if not container.exists():
-            container.create_container(metadata=run.tags)
+            container.create_container(metadata=run.tags.metadata())
         container.upload_blob(log_blob(task, stream), written)
 
 

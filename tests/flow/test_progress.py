@@ -93,7 +93,7 @@ def running(server: Deployed, azure_settings: dict[str, str], output: Path) -> I
     ) as process:
         assert process.stdout
         for line in process.stdout:
-            if "Batch tasks added to job" in line:
+            if "Batch tasks added" in line:
                 break
         yield process
         process.kill()
@@ -154,7 +154,7 @@ def test_without_its_prefect_server_a_run_still_cleans_up(
         assert process.stdout
         os.killpg(own_server.server.pid, signal.SIGKILL)
         for line in process.stdout:
-            if re.search(r"Pool \S+ is being deleted", line):
+            if re.search(r"Pool \S+: deleted", line):
                 break
         eventually("the accounts to be empty", lambda: not left_over(azure))
     assert outputs(tmp_path) == ALL

@@ -39,10 +39,11 @@ from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.resources.bulk import _add
-from tasks.run.identity import PROJECT, Role, Run, UsedPool
+from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.run.tags import PROJECT
 from tasks.run.uploads import Uploads
 from tests.support.accounts import clear, job_and_pool_ids
 from tests.support.monitoring import pace, watched
@@ -232,7 +233,7 @@ def test_a_task_s_command_line_holds_neither_the_file_s_name_nor_a_secret(made: 
     )
 
 
-# The same step twice: what an earlier try of the run made is adopted.
+# The same step twice: what a previous attempt of the run created is adopted.
 
 
 def test_containers_of_an_earlier_try_are_adopted(azure: Azure, run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,7 +245,7 @@ def test_containers_of_an_earlier_try_are_adopted(azure: Azure, run: Run, caplog
         in_flow(twice)
     said = [message for message in caplog.messages if message.startswith("Container ")]
     names = [f"{run.name}-{role.value}" for role in Role]
-    assert said == [f"Container {name} {how}" for how in ("created", "is there already") for name in names]
+    assert said == [f"Container {name}: {how}" for how in ("created", "already exists, reusing it") for name in names]
 
 
 def test_files_are_sent_once_and_again_only_where_they_changed(
@@ -321,9 +322,9 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
     ]
     assert task_ids(azure, run) == ["topNtask0", "topNtask1", "topNtask2"]
     for kind in ("Pool", "Job"):
-        assert re.findall(rf"{kind} {run.name} (created|is there already)", caplog.text) == [
+        assert re.findall(rf"{kind} {run.name}: (created|already exists, reusing it)", caplog.text) == [
             "created",
-            "is there already",
+            "already exists, reusing it",
         ]
 
 
@@ -343,7 +344,7 @@ def test_a_job_that_ends_when_its_outdated_tasks_are_discarded_is_replaced(azure
     with azure.batch() as batch:
         job, tasks = batch.get_job(run.job_id), list(batch.list_tasks(run.job_id))
     assert (job.state, job.all_tasks_complete_mode) == ("active", "terminatejob")
-    assert {item.name: item.value for item in job.metadata} == run.tags_for(Disposal.KEEP)
+    assert {item.name: item.value for item in job.metadata} == replace(run.tags, kept=True).metadata()
     expires = [{item.name: item.value for item in task.environment_settings}["SAS_EXPIRES"] for task in tasks]
     assert expires == [run.expires.isoformat()] * 3
 
@@ -392,9 +393,9 @@ def test_what_is_to_be_kept_is_not_deleted(azure: Azure, run: Run, caplog: pytes
     with caplog.at_level(logging.INFO, "prefect"):
         in_flow(keep)
     assert still_there(azure, run) == ["pool", "job", "application", "input", "output"]
-    assert f"Pool {run.name} stays: this run did not create it" in caplog.messages
-    until = f"{run.expires:%Y-%m-%d %H:%M} UTC, when its autoscale formula gives them up"
-    assert f"Pool {run.name} kept: its nodes go on billing until {until}" in caplog.messages
+    assert f"Pool {run.name}: stays, this run did not create it" in caplog.messages
+    until = f"{run.expires:%Y-%m-%d %H:%M} UTC, when its autoscale formula removes them"
+    assert f"Pool {run.name}: kept; its nodes go on billing until {until}" in caplog.messages
 
 
 # A stranger's resource with this run's name.
@@ -411,7 +412,7 @@ def still_there(azure: Azure, run: Run) -> list[str]:
 def test_a_stranger_s_container_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
     name = run.container(Role.INPUT)
     with azure.blobs() as blobs:
-        blobs.create_container(name, metadata=new_run().tags)
+        blobs.create_container(name, metadata=new_run().tags.metadata())
     with pytest.raises(ConflictError, match=f"^container {name} exists and was not created by this run; delete it"):
         in_flow(lambda: create_containers(azure, run))
     in_flow(lambda: delete_containers(azure, run, Disposal.DELETE))

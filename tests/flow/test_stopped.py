@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,7 +19,7 @@ from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
 from tasks.record import RunRecord
 from tasks.reporting.report import RunFacts
-from tasks.run.identity import HELD, Role, Run
+from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.run.previous_attempt import outputs_there
@@ -133,7 +134,7 @@ def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
     assert (published[0].kept, published[0].deleted) == (("containers",), ("job", "pool"))
     assert remembered(chronicle.results) == {"a.txt", "c.txt"}
     delete_containers.fn(azure, run, Disposal.DELETE, chronicle.holds())
-    assert tags(container) == {**run.tags, **HELD}
+    assert tags(container) == replace(run.tags, held=True).metadata()
     blocked.set()
 
 
@@ -197,4 +198,4 @@ def test_a_retry_that_gets_nowhere_leaves_what_a_previous_attempt_held(
     assert chronicle.holds() is None
     delete_containers.fn(azure, run, Disposal.DELETE, None)
     with azure.blobs() as blobs:
-        assert tags(blobs.get_container_client(run.container(role))) == {**run.tags, **HELD}
+        assert tags(blobs.get_container_client(run.container(role))) == replace(run.tags, held=True).metadata()

@@ -42,9 +42,13 @@ from local_azure import faults
 from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.resources.leftovers import Ending, Kind, Leftover, clean_up_after, delete_each
-from tasks.run.identity import PROJECT, Role, Run
+from tasks.resources.clean_up import clean_up_after
+from tasks.resources.leftovers import delete_each
+from tasks.resources.ownership import Ending
+from tasks.resources.resource import Found, Kind
+from tasks.run.identity import Role, Run
 from tasks.run.settings import CleanUp, Disposal, TimeLimits
+from tasks.run.tags import PROJECT, Tags
 from tests.support.accounts import add_pool, azure_with_faults, list_leftovers
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
@@ -157,7 +161,7 @@ def three(*names: str) -> set[str]:
 
 def make_run(azure: Azure, run: Run, extra: dict[str, str] | None = None) -> set[str]:
     """All that a run creates, under the names that it gives them."""
-    metadata = {**run.tags, **(extra or {})}
+    metadata = {**run.tags.metadata(), **(extra or {})}
     make_pool(azure, run.pool_id, metadata)
     make_job(azure, run.job_id, metadata)
     for role in Role:
@@ -184,10 +188,10 @@ def there(azure: Azure) -> set[str]:
 
 
 def kept(azure: Azure) -> set[str]:
-    return {leftover.name for leftover in list_leftovers(azure) if leftover.kept}
+    return {leftover.name for leftover in list_leftovers(azure) if leftover.tags.kept}
 
 
-def endings(azure: Azure, leftovers: Iterable[Leftover]) -> dict[str, Ending]:
+def endings(azure: Azure, leftovers: Iterable[Found]) -> dict[str, Ending]:
     return {deletion.leftover.name: deletion.ending for deletion in delete_each(azure, leftovers)}
 
 
@@ -209,15 +213,17 @@ def test_what_runs_have_left_is_told_by_its_tags_and_by_nothing_else(accounts: A
     assert {leftover.name for leftover in found} == ours
     expected: dict[str, Any] = {
         "id": "no-name-of-ours",
-        "flow_run": "a run",
-        "created": datetime.fromisoformat(ours_tags["created"]),
-        "expires": datetime.fromisoformat(ours_tags["expires"]),
-        "kept": False,
+        "tags": Tags(
+            workload="",
+            flow_run="a run",
+            created=datetime.fromisoformat(ours_tags["created"]),
+            expires=datetime.fromisoformat(ours_tags["expires"]),
+        ),
     }
     assert found == [
-        Leftover(kind=Kind.POOL, state="active", **expected),
-        Leftover(kind=Kind.JOB, state="active", **expected),
-        Leftover(kind=Kind.CONTAINER, state="available", **expected),
+        Found(kind=Kind.POOL, state="active", **expected),
+        Found(kind=Kind.JOB, state="active", **expected),
+        Found(kind=Kind.CONTAINER, state="available", **expected),
     ]
 
 
@@ -317,7 +323,7 @@ def test_what_a_dead_run_created_is_deleted_and_nothing_of_another_run(
     with caplog.at_level(logging.INFO, LOG.name):
         clean_up_after(accounts, dead, CleanUp(pool=Disposal.ASK), LOG)
     assert there(accounts) == {*everything(other), "pool existing"}
-    assert set(caplog.messages) == {f"The {name}: deleted" for name in everything(dead)}
+    assert set(caplog.messages) == {f"{name.capitalize()}: deleted" for name in everything(dead)}
     caplog.clear()
     with caplog.at_level(logging.INFO, LOG.name):
         clean_up_after(accounts, dead, CleanUp(), LOG)
@@ -333,14 +339,14 @@ def test_what_a_dead_run_was_to_keep_is_kept_also_by_the_sweep(accounts: Azure) 
     assert there(accounts) == everything(run) - {f"job {run.job_id}"}
     with accounts.batch() as batch:
         assert {item.name: item.value for item in batch.get_pool(run.pool_id).metadata or ()} == {
-            **run.tags,
+            **run.tags.metadata(),
             "kept": "yes",
         }
 
 
 def test_a_kept_job_is_marked_as_such(accounts: Azure) -> None:
     run = run_of()
-    make_job(accounts, run.job_id, run.tags)
+    make_job(accounts, run.job_id, run.tags.metadata())
     clean_up_after(accounts, run, KEEP_ALL, LOG)
     assert kept(accounts) == {f"job {run.job_id}"}
 
@@ -365,7 +371,8 @@ def test_an_error_with_one_thing_of_a_dead_run_is_told_and_the_rest_deleted(
     with caplog.at_level(logging.WARNING, LOG.name):
         clean_up_after(accounts, run, CleanUp(), LOG)
     (said,) = caplog.messages
-    assert said.startswith(f"The pool {run.pool_id} was not cleaned up: Azure Batch answered 403 AuthenticationFailed")
+    prefix = f"Pool {run.pool_id}: not cleaned up, a sweep deletes it once it has expired: "
+    assert said.startswith(f"{prefix}Azure Batch answered 403 AuthenticationFailed")
     assert there(accounts) == {f"pool {run.pool_id}"}
 
 
@@ -383,8 +390,8 @@ def test_the_hook_deletes_as_the_run_s_parameters_say(accounts: Azure, caplog: p
     with caplog.at_level(logging.INFO, "prefect.flow_runs"):
         clean_up_dead_run(a_flow, flow_run, Crashed())
     assert there(accounts) == {f"job {run.job_id}"}
-    assert f"The pool {run.pool_id}: deleted" in caplog.messages
-    assert f"The job {run.job_id} is kept" in caplog.messages
+    assert f"Pool {run.pool_id}: deleted" in caplog.messages
+    assert f"Job {run.job_id}: kept" in caplog.messages
 
 
 def test_without_an_account_the_hook_says_that_there_is_nothing_that_it_could_do(
@@ -393,7 +400,7 @@ def test_without_an_account_the_hook_says_that_there_is_nothing_that_it_could_do
     with caplog.at_level(logging.INFO, "prefect"):
         clean_up_dead_run(a_flow, dead_flow_run(), Cancelled())
     (said,) = caplog.messages
-    assert said.startswith("No account is configured here: a run on the embedded local Azure has taken all with it.")
+    assert said.startswith("No account configured here; nothing to clean up for a local run.")
 
 
 def test_the_hook_tells_what_is_wrong_and_raises_nothing(
@@ -404,7 +411,8 @@ def test_the_hook_tells_what_is_wrong_and_raises_nothing(
     clean_up_dead_run(a_flow, flow_run, Crashed())
     (said,) = caplog.messages
     assert said.startswith(
-        f"Flow run {flow_run.id} was not cleaned up after: InputError: AZURE_BATCH_ENDPOINT and "
+        f"Flow run {flow_run.id}: not cleaned up, the sweep flow deletes what is left once it has expired: "
+        "InputError: AZURE_BATCH_ENDPOINT and "
         "AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT) are not set, but AZURE_BATCH_ACCOUNT is: "
     )
 
@@ -417,7 +425,7 @@ def test_the_hook_waits_for_no_answer_for_long(
     monkeypatch.setattr(flows.hooks, "PATIENCE", 0.01)
     clean_up_dead_run(a_flow, dead_flow_run(), Crashed())
     answer.set()
-    assert "the sweep flow deletes it once it has expired" in caplog.text
+    assert "the sweep flow deletes what is left once it has expired" in caplog.text
     assert within(LIMIT, lambda: None)
 
 
@@ -481,10 +489,10 @@ def test_a_dry_run_says_what_there_is_and_deletes_nothing(accounts: Azure, caplo
     assert re.fullmatch(r"expired 2 h \d min ago", table["pool nodes"][-1])
     assert table["job kept"][-1] == "kept on purpose"
     assert table["container broken"][-2:] == ["?", "no readable &#96;expires&#96;"]
-    assert table["job grace"][-1] == "just expired: left a while"
+    assert table["job grace"][-1] == "just expired: left for a while"
     assert re.fullmatch(r"expires in 1 h 5\d min", table["job current"][-1])
-    assert re.search(r"The pool nodes of flow run run 1: expired 2 h \d min ago; 2 nodes, which bill\n", caplog.text)
-    assert "The job broken of flow run run 4: no readable `expires`" in caplog.messages
+    assert re.search(r"Pool nodes of flow run run 1: expired 2 h \d min ago; 2 nodes, which bill\n", caplog.text)
+    assert "Job broken of flow run run 4: no readable `expires`" in caplog.messages
 
 
 @pytest_server
@@ -563,7 +571,7 @@ def test_what_a_run_created_that_has_not_ended_is_left(
         end = swept(delete=True, flow_run_id=run.flow_run_id)
     assert there(accounts) == before
     assert end.name == "Completed"
-    said = f"Flow run {run.flow_run_id} has not ended ({state.name}): what it created is left alone"
+    said = f"Flow run {run.flow_run_id}: has not ended ({state.name}), leaving what it created"
     assert said in caplog.messages
     assert {cells[-1] for cells in rows(end).values()} == {"its flow run has not ended"}
 
@@ -600,7 +608,7 @@ def test_accounts_come_from_the_block_that_the_flow_run_or_the_sweep_names(
 ) -> None:
     AzureBatchAccounts.from_environment(settings).save("accounts-of-a-dead-run")
     run = flow_run_in(Crashed(), accounts="accounts-of-a-dead-run")
-    make_container(accounts, run.container(Role.INPUT), run.tags)
+    make_container(accounts, run.container(Role.INPUT), run.tags.metadata())
     make_three(accounts, "expired", tags("another run", PAST))
     with monkeypatch.context() as elsewhere:
         for name in settings:
@@ -620,7 +628,7 @@ def test_the_block_that_the_flow_run_named_wins_over_that_of_a_triggered_sweep(
     nowhere = {**settings, "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:9"}
     AzureBatchAccounts.from_environment(nowhere).save("of-the-sweep")
     run = flow_run_in(Crashed(), accounts="of-the-run")
-    make_container(accounts, run.container(Role.INPUT), run.tags)
+    make_container(accounts, run.container(Role.INPUT), run.tags.metadata())
     swept(delete=True, flow_run_id=run.flow_run_id, accounts="of-the-sweep")
     assert there(accounts) == set()
 
@@ -685,16 +693,17 @@ from prefect.runtime import flow_run
 
 from flows.hooks import clean_up_dead_run
 from tasks.accounts.clients import Azure
-from tasks.run.settings import Role, Run, TimeLimits
+from tasks.run.identity import Role, Run
+from tasks.run.settings import TimeLimits
 
 
-@flow(on_crashed=[clean_up_dead_run], on_cancellation=[clean_up_dead_run])
+@flow(name="top-words", on_crashed=[clean_up_dead_run], on_cancellation=[clean_up_dead_run])
 def endless(clean_up: dict[str, str], killed: bool) -> None:
     run = Run.start(flow_run.id, "top-words", TimeLimits())
     azure = Azure.from_environment(os.environ)
     with azure.blobs() as blobs:
         for role in Role:
-            blobs.create_container(run.container(role), metadata=run.tags)
+            blobs.create_container(run.container(role), metadata=run.tags.metadata())
     if killed:
         os.kill(os.getpid(), signal.SIGKILL)
     while True:
@@ -708,7 +717,7 @@ def test_the_process_that_started_a_flow_cleans_up_when_it_is_killed_or_cancelle
 ) -> None:
     (tmp_path / "endless.py").write_text(ENDLESS)
     other = run_of()
-    make_container(accounts, other.container(Role.INPUT), other.tags)
+    make_container(accounts, other.container(Role.INPUT), other.tags.metadata())
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow_from_name("endless")
         here = client.create_deployment(flow_id, "here", path=str(tmp_path), entrypoint="endless.py:endless")
@@ -720,7 +729,7 @@ def test_the_process_that_started_a_flow_cleans_up_when_it_is_killed_or_cancelle
             wait_until(lambda: containers_of(cancelled) <= there(accounts))
             client.set_flow_run_state(cancelled, Cancelling(), force=True)
         assert [client.read_flow_run(each).state_name for each in (killed, cancelled)] == ["Crashed", "Cancelled"]
-        told = {f"The {name}: deleted" for name in containers_of(killed) | containers_of(cancelled)}
+        told = {f"{name.capitalize()}: deleted" for name in containers_of(killed) | containers_of(cancelled)}
         of_these = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[killed, cancelled]))
         wait_until(lambda: told <= {each.message for each in client.read_logs(of_these)})
     assert there(accounts) == {f"container {other.container(Role.INPUT)}"}

@@ -146,17 +146,17 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
         summary = top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
     name, log = summary.folder.name, caplog.text
     for said in (
-        f"Container {name}-application created",
+        f"Container {name}-application: created",
         "1 of 1 files",
         f"uploaded to {name}-application",
-        f"Pool {name} created: 2 dedicated nodes",
-        f"Job {name} created on pool {name}",
-        f"3 Batch tasks added to job {name}",
+        f"Pool {name}: created; 2 dedicated nodes",
+        f"Job {name}: created; pool {name}",
+        f"Job {name}: 3 Batch tasks added",
         "3 of 3 Batch tasks completed (3 succeeded, 0 failed)",
         "3 of 3 output files downloaded",
-        f"Container {name}-output deleted",
-        f"Job {name} is being deleted",
-        f"Pool {name} is being deleted",
+        f"Container {name}-output: deleted",
+        f"Job {name}: deleted",
+        f"Pool {name}: deleted",
     ):
         assert said in log
     *_, last, ended = (message for message in caplog.messages if "temporary server" not in message)

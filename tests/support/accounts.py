@@ -21,7 +21,8 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.accounts.clients import Azure
-from tasks.resources.leftovers import Leftover, list_in_batch, list_in_storage
+from tasks.resources.leftovers import list_in_batch, list_in_storage
+from tasks.resources.resource import Found
 from tests.support.paths import ROOT
 from tests.support.polling import wait_until
 
@@ -67,7 +68,7 @@ def left_over(azure: Azure) -> list[str]:
         return pools + jobs + [f"container {container.name}" for container in containers]
 
 
-def list_leftovers(azure: Azure) -> list[Leftover]:
+def list_leftovers(azure: Azure) -> list[Found]:
     """All that runs have left in both accounts."""
     return list_in_batch(azure) + list_in_storage(azure)
 

@@ -216,7 +216,7 @@ def test_a_run_that_was_cancelled_leaves_nothing_and_says_so(
     deployed.wait(cancelled, "Cancelled")
     expect(ui.run(cancelled).get_by_text("Cancelled", exact=True)).to_be_visible()
     log = ui.log(cancelled, newest_first=True)
-    expect(log.filter(has_text=f"Pool {named(cancelled).pool_id} is being deleted")).to_be_visible()
+    expect(log.filter(has_text=f"Pool {named(cancelled).pool_id}: deleted")).to_be_visible()
     assert left_over(accounts, cancelled) == []
     report = ui.markdown(cancelled, "run-report")
     expect(report.get_by_role("row", name="deleted containers, job, pool")).to_be_visible()

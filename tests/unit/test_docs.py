@@ -23,7 +23,6 @@ from pydantic import BaseModel
 import examples.log_levels.command_line
 import flows.cli
 import flows.credentials
-import flows.sweep
 import local_azure.__main__
 import tasks.summary
 from examples.log_levels.flow import log_levels
@@ -190,7 +189,7 @@ def test_environment_settings_exist(page: Path) -> None:
 def test_inspect_page_lists_every_artifact_cause_and_event() -> None:
     text = (ROOT / "docs" / "inspect.md").read_text()
     keys = first_cells(section(text, "Artifacts"))
-    assert set(keys) == {*(key.value for key in (*Key, *tasks.summary.Key)), flows.sweep.KEY}
+    assert set(keys) == {key.value for key in (*Key, *tasks.summary.Key)}
     causes = re.findall(r"^\| ([a-z][^|`]+?) \|", section(text, "Why did a file fail?"), re.M)
     assert set(causes) - {"cause"} == {cause.value for cause in Cause} - {Cause.OTHER.value}
     rows = re.findall(r"^\| `([a-z.-]+)` \|[^|]+\| ([^|]+) \|$", section(text, "Events"), re.M)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,10 +21,12 @@ from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.check import check_accounts
 from tasks.errors import ServiceError, log_errors_without_traceback
 from tasks.errors.responses import Response, Service, UnusableResponse, problem
-from tasks.resources.base import Resource, remove
+from tasks.resources.ownership import Ending, dispose
+from tasks.resources.resource import Found, Kind, Resource
 from tasks.run.identity import Run
 from tasks.run.results import Results
-from tasks.run.settings import PoolSettings
+from tasks.run.settings import Disposal, PoolSettings
+from tasks.run.tags import Tags
 from tasks.step import RETRIES
 
 BATCH = "https://a.westeurope.batch.azure.com"
@@ -268,27 +271,32 @@ def test_the_address_says_which_service_a_gateway_failed_for(gateway: Gateway, a
 
 
 class Tagged(Resource):
-    """A thing whose first answer was damaged."""
+    """A pool whose first answer was damaged."""
 
-    name, exists, going = "thing", "ThingExists", "ThingBeingDeleted"
+    kind, exists, being_deleted = Kind.POOL, "PoolExists", "PoolBeingDeleted"
 
-    def __init__(self, answers: list[Mapping[str, str] | None]) -> None:
+    def __init__(self, answers: list[Found]) -> None:
+        super().__init__("pool")
         self._answers = answers
         self.deleted = False
 
-    def tags(self) -> Mapping[str, str] | None:
+    def read(self) -> Found:
         return self._answers.pop(0)
 
     def delete(self) -> None:
         self.deleted = True
 
-    def create(self) -> None: ...
-    def renew(self) -> None: ...
-    def mark(self, tags: Mapping[str, str]) -> None: ...
+    def mark(self, tags: Tags) -> None: ...
 
 
-@pytest.mark.parametrize(("second", "deleted"), [(RUN.tags, True), ({"flow_run": "other"}, False)])
-def test_tags_that_are_not_the_runs_are_read_twice(second: Mapping[str, str], deleted: bool) -> None:
-    thing = Tagged([{**RUN.tags, "flow_run": "damaged"}, second, None])
-    assert remove(RUN, thing) is deleted
-    assert thing.deleted is deleted
+def found(flow_run: str, state: str = "active") -> Found:
+    return Found(kind=Kind.POOL, id="pool", tags=replace(RUN.tags, flow_run=flow_run), state=state)
+
+
+@pytest.mark.parametrize(
+    ("second", "ending"), [(RUN.flow_run_id, Ending.DELETED), ("of another run", Ending.NOT_FOUND)]
+)
+def test_tags_that_are_not_the_runs_are_read_twice(second: str, ending: Ending) -> None:
+    pool = Tagged([found("damaged"), found(second), found(RUN.flow_run_id, "deleting")])
+    assert dispose(RUN, pool, Disposal.DELETE) is ending
+    assert pool.deleted is (ending is Ending.DELETED)

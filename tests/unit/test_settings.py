@@ -260,15 +260,3 @@ def test_a_retry_of_a_run_has_the_names_of_its_first_try() -> None:
         second.job_id,
         second.container(Role.INPUT),
     )
-
-
-def test_a_run_owns_what_carries_its_tags_and_nothing_else() -> None:
-    mine = run("019a-1")
-    assert mine.owns(mine.tags)
-    assert not mine.owns(run("019a-2").tags)
-    assert not mine.owns(None)
-    assert not mine.owns({"flow_run": "019a-1", "project": "another"})
-
-
-def test_tags_say_when_the_run_s_resources_expire() -> None:
-    assert run("x").tags["expires"] == "2026-11-22T14:00:00+00:00"

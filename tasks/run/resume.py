@@ -1,0 +1,149 @@
+"""What a retry of a run does about each of its files: decided once, from what a previous attempt has left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from tasks.run.identity import Run
+from tasks.run.uploads import UploadedFile
+
+
+class Progress(str, Enum):
+    """How far a Batch task has come."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviousTask:
+    """A Batch task of the run's job."""
+
+    id: str
+    input: str  # the path of its file on the node
+    progress: Progress
+    succeeded: bool
+    created: datetime | None
+    sas_expires: datetime | None  # which also tells whose attempt it is of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviousAttempt:
+    """What there is of the run's Batch tasks by id, and of the output blobs with the times when they were written."""
+
+    tasks: Mapping[str, PreviousTask] = field(default_factory=dict)
+    outputs: Mapping[str, datetime] = field(default_factory=dict)
+    job_has_ended: bool = False  # and takes no more tasks
+
+
+class Decision(str, Enum):
+    """What is done about a file."""
+
+    COUNTED = "counted: its Batch task has succeeded, and its output is there"
+    OUTPUT_ONLY = "counted: its output is there, its Batch task is gone"
+    PENDING = "kept: its Batch task runs, or will"
+    ADD = "gets a new Batch task"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to keep, add and drop.
+
+    replace_job: it has ended, so that it is deleted and created again before tasks are added.
+    """
+
+    decisions: Sequence[tuple[UploadedFile, Decision]]
+    drop_tasks: frozenset[str]
+    drop_outputs: frozenset[str]
+    replace_job: bool
+
+    @property
+    def add(self) -> list[UploadedFile]:
+        return [file for file, decision in self.decisions if decision is Decision.ADD]
+
+    @property
+    def all_counted(self) -> bool:
+        return all(decision in (Decision.COUNTED, Decision.OUTPUT_ONLY) for _, decision in self.decisions)
+
+
+def plan(
+    files: Sequence[UploadedFile], previous: PreviousAttempt, run: Run, again: Collection[UploadedFile] = ()
+) -> Plan:
+    """Decide about each file.
+
+    again: files to count anew whatever there is of them, because their tasks, which told that an output is outdated,
+    have been deleted.
+    """
+    judge = _Judge(previous, run)
+    task_ids = {file.task_id for file in again}
+    decisions = [(file, Decision.ADD if file.task_id in task_ids else judge.decide(file)) for file in files]
+    replace_job = previous.job_has_ended and any(decision is Decision.ADD for _, decision in decisions)
+    if replace_job:  # its tasks go with it
+        decisions = [(f, Decision.OUTPUT_ONLY if d is Decision.COUNTED else d) for f, d in decisions]
+    kept = {file.task_id for file, decision in decisions if decision in (Decision.COUNTED, Decision.PENDING)}
+    outputs = {file.output_name for file, decision in decisions if decision is Decision.ADD}
+    return Plan(
+        decisions=tuple(decisions),
+        drop_tasks=frozenset() if replace_job else frozenset(previous.tasks.keys() - kept),
+        drop_outputs=frozenset(outputs & previous.outputs.keys()),
+        replace_job=replace_job,
+    )
+
+
+def input_path(file: UploadedFile) -> str:
+    """Where a node puts the file, in the Batch task's working directory."""
+    return f"input/{file.blob_name}"
+
+
+class _Judge:
+    """Decides about one file at a time."""
+
+    def __init__(self, previous: PreviousAttempt, run: Run) -> None:
+        self._previous = previous
+        self._run = run
+        self._by_input: dict[str, list[PreviousTask]] = {}
+        for task in previous.tasks.values():
+            self._by_input.setdefault(task.input, []).append(task)
+
+    def decide(self, file: UploadedFile) -> Decision:
+        task = self._task_of(file)
+        if self._has_output(file) and (task is None or task.succeeded):
+            return Decision.COUNTED if task else Decision.OUTPUT_ONLY
+        pending = task is not None and not self._previous.job_has_ended and self._will_count(task)
+        return Decision.PENDING if pending else Decision.ADD
+
+    def _task_of(self, file: UploadedFile) -> PreviousTask | None:
+        """The task under the file's id, if it is that file's, with its present content."""
+        task = self._previous.tasks.get(file.task_id)
+        return task if task and task.input == input_path(file) and not self._precedes(task, file) else None
+
+    def _has_output(self, file: UploadedFile) -> bool:
+        """Whether there is an output from the file's present content.
+
+        Not where some task may have read an earlier content, whenever it has written its output.
+        """
+        written = self._previous.outputs.get(file.output_name)
+        tasks = self._by_input.get(input_path(file), ())
+        return written is not None and written >= file.modified and not any(self._precedes(t, file) for t in tasks)
+
+    def _will_count(self, task: PreviousTask) -> bool:
+        """Whether it is of this attempt, or is running, or waits with SAS URLs that last for half of the run."""
+        if task.sas_expires == self._run.expires:
+            return True
+        if task.progress is Progress.WAITING:  # the longest that it may then run is not known here
+            limit = self._run.started + self._run.lifetime / 2
+            return task.sas_expires is not None and task.sas_expires >= limit
+        return task.progress is Progress.RUNNING
+
+    def _precedes(self, task: PreviousTask, file: UploadedFile) -> bool:
+        """Whether the task was created before the file had its present content, by the clocks of two services.
+
+        Not a task of this attempt, in which the files cannot have changed since.
+        """
+        if task.sas_expires == self._run.expires:
+            return False
+        return task.created is not None and task.created < file.modified

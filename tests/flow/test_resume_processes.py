@@ -1,0 +1,111 @@
+"""A run whose process was killed is finished by `prefect flow-run retry`, as processes against a real server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from uuid import UUID
+
+from prefect.states import Crashed
+
+from tasks.accounts.clients import Azure
+from tasks.run.identity import Run
+from tests.support.deployed import Deployed
+from tests.support.paths import DATA
+from tests.support.polling import eventually
+
+LIMIT = 60.0  # seconds
+TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
+
+
+def files(tmp_path: Path) -> Path:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name, text in TEXTS.items():
+        (texts / name).write_text(text)
+    return texts
+
+
+def retry(deployed: Deployed, azure_settings: Mapping[str, str], flow_run: UUID, *more: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "flow-run", "retry", str(flow_run), *more],
+        cwd=DATA.parent,
+        env={**deployed.environment, **azure_settings},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def named(azure_settings: Mapping[str, str], flow_run: UUID) -> list[str]:
+    """What there is of the flow run's name in the accounts."""
+    azure = Azure.from_environment(dict(azure_settings))
+    assert azure
+    name = Run(
+        workload="top-words", flow_run_id=str(flow_run), started=datetime.now(timezone.utc), lifetime=timedelta()
+    ).name
+    with azure.batch() as batch, azure.blobs() as blobs:
+        found = [pool.id for pool in batch.list_pools(select=["id"])] + [job.id for job in batch.list_jobs()]
+        found += [container.name for container in blobs.list_containers()]
+    return [each for each in found if each.startswith(name)]
+
+
+def counts(results: Path) -> list[str]:
+    (table,) = results.glob("*/summary.csv")
+    return [",".join(line.split(",")[:4]) for line in table.read_text().splitlines()[1:]]
+
+
+COUNTS = ["a.txt,1,the,3", "a.txt,2,cat,1", "b.txt,1,a,2", "b.txt,2,dog,1"]
+
+
+def test_a_command_that_was_killed_is_finished_by_a_retry_of_its_flow_run(
+    deployed: Deployed, azure_settings: dict[str, str], tmp_path: Path
+) -> None:
+    texts, results = files(tmp_path), tmp_path / "results"
+    command = [sys.executable, "-m", "flows.top_words", str(texts), "--top-n", "2", "--nodes", "1", "--delay", "1"]
+    with subprocess.Popen(
+        [*command, "--output", str(results)],
+        cwd=DATA.parent,
+        env={**deployed.environment, **azure_settings},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        run = eventually(
+            "the flow run", lambda: [each for each in deployed.runs() if each.parameters.get("inputs") == [str(texts)]]
+        )[0]
+        deployed.wait_for_log(run.id, "1 running")
+        process.kill()
+    assert named(azure_settings, run.id)
+    # For this server it is still running: nobody was left to say otherwise, and no heartbeat is missed as yet.
+    deployed.client.set_flow_run_state(run.id, Crashed(message="No heartbeat"), force=True)
+    said = retry(deployed, azure_settings, run.id, "--entrypoint", "flows/top_words.py:top_words")
+    assert "completed successfully" in said
+    assert deployed.run(run.id).run_count == 2
+    assert counts(results) == COUNTS
+    eventually("the accounts being empty", lambda: not named(azure_settings, run.id), 10)
+    assert len([line for line in deployed.logs(run.id) if re.match(r"Pool \S+: created", line)]) == 1
+
+
+def test_a_deployed_run_that_was_killed_is_finished_by_a_retry(
+    deployed: Deployed, azure_settings: dict[str, str], tmp_path: Path
+) -> None:
+    texts, results = files(tmp_path), tmp_path / "results"
+    run = deployed.start(
+        inputs=[str(texts)], top_n=2, output_folder=str(results), delay_seconds=1, pool={"dedicated_nodes": 1}
+    )
+    deployed.wait_for_log(run, "1 running")
+    deployed.kill(run)
+    deployed.wait(run, "Crashed")
+    eventually("the hook's clean-up", lambda: not named(azure_settings, run))
+    retry(deployed, azure_settings, run)
+    deployed.wait(run, "Completed")
+    assert deployed.run(run).run_count == 2
+    assert counts(results) == COUNTS
+    eventually("the accounts being empty", lambda: not named(azure_settings, run), 10)
