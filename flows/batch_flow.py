@@ -11,7 +11,8 @@ from prefect.runtime import flow_run
 from pydantic import BeforeValidator
 
 from flows.hooks import clean_up_dead_run
-from tasks.errors import InputError, log_errors_without_traceback
+from tasks.errors import InputError
+from tasks.errors.log import log_errors_without_traceback
 from tasks.run.inputs import as_list, find_inputs
 
 P = ParamSpec("P")

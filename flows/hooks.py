@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
 from tasks.accounts.choose import accounts_in_use
-from tasks.errors import without_secrets
+from tasks.errors.secrets import without_secrets
 from tasks.resources.clean_up import Log, clean_up_after, clean_up_of
 from tasks.run.identity import Run
 from tasks.run.settings import TimeLimits

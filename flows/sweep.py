@@ -26,7 +26,9 @@ from prefect.states import Completed
 
 from tasks.accounts.choose import accounts_in_use
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, InputError, RunError, ServiceError, log_errors_without_traceback
+from tasks.errors import InputError, RunError
+from tasks.errors.log import log_errors_without_traceback
+from tasks.errors.service import SERVICE_FAILURES, ServiceError
 from tasks.reporting.leftovers import (
     Finding,
     conclusion,

@@ -26,7 +26,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Paused
 from pydantic import Field, ValidationError, create_model
 
-from tasks.errors import without_secrets
+from tasks.errors.secrets import without_secrets
 from tasks.reporting.pages import Page, address
 from tasks.reporting.prefect_api import Keyset, pause_keys, prefect_client
 from tasks.reporting.text import escape_markdown

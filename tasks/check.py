@@ -11,8 +11,10 @@ from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutErr
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
-from tasks.errors import InputError, ServiceError, without_secrets
+from tasks.errors import InputError
 from tasks.errors.responses import UnusableResponse
+from tasks.errors.secrets import without_secrets
+from tasks.errors.service import ServiceError
 from tasks.resources.images import supported_image
 from tasks.resources.pool import existing_pool
 from tasks.run.inputs import InputFile

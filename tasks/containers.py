@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, ServiceError
+from tasks.errors.service import SERVICE_FAILURES, ServiceError
 from tasks.resources.container import Container
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.run.identity import Role, Run

@@ -16,7 +16,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, NotDownloaded, ResultsError, ServiceError, error_code
+from tasks.errors import NotDownloaded, ResultsError
+from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
 from tasks.run.identity import Role, Run

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from prefect import states
 from prefect.logging import get_run_logger
 
 from tasks.errors import Cancelled, NotDeleted, RunError, TasksFailed
+from tasks.errors.text import listed
 from tasks.record import RunRecord
 from tasks.run.outcomes import TaskOutcome, missing
 from tasks.watching.logs import as_lines
 
-MOST_NAMED, _MOST_FAILURES = 20, 10  # files named in a line, and failures in full
+_MOST_FAILURES = 10  # in full
 
 
 def failure_of(record: RunRecord[Any], not_deleted: str) -> RunError | None:
@@ -33,12 +33,6 @@ def end_with(error: RunError) -> Any:
     if isinstance(error, Cancelled):
         return states.Cancelled(message=str(error))
     raise error
-
-
-def listed(files: Sequence[str]) -> str:
-    """The names of the files, of many the first."""
-    more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
-    return ", ".join(files[:MOST_NAMED]) + more
 
 
 def _of_files(record: RunRecord[Any]) -> RunError | None:

@@ -27,7 +27,7 @@ from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
-from tasks.errors import error_code
+from tasks.errors.service import error_code
 from tasks.resources.bulk import ENDED_CODES, add_all
 from tasks.resources.job import Job
 from tasks.resources.ownership import Ending, create_or_adopt, dispose

@@ -20,7 +20,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
-from tasks.errors import SERVICE_FAILURES, ServiceError
+from tasks.errors.service import SERVICE_FAILURES, ServiceError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,7 +12,8 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.download import Download
-from tasks.errors import ResultsError, without_secrets
+from tasks.errors import ResultsError
+from tasks.errors.secrets import without_secrets
 from tasks.record import RunRecord
 from tasks.resources.container import Container
 from tasks.resources.ownership import hold

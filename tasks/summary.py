@@ -11,9 +11,9 @@ import pandas as pd
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.ending import listed
-from tasks.errors import RunError, without_secrets
-from tasks.errors.text import cut, visible
+from tasks.errors import RunError
+from tasks.errors.secrets import without_secrets
+from tasks.errors.text import cut, listed, visible
 from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.text import escape_markdown, short_node

@@ -10,7 +10,6 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.terminal import terminate_on_hangup
 
 
 def azure_for_run(accounts: str | None = None) -> AbstractContextManager[Azure]:
@@ -19,7 +18,6 @@ def azure_for_run(accounts: str | None = None) -> AbstractContextManager[Azure]:
     The latter runs for as long as the context is entered. Raises InputError where there is no such block, and where
     half of an account is configured.
     """
-    terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
     logger = get_run_logger()
     configured = _of_block(accounts) if accounts else Azure.from_environment(os.environ)
     if configured is not None:

@@ -15,8 +15,8 @@ from azure.storage.blob import (
 )
 
 from tasks.accounts.environment import BatchAccount, StorageAccount, accounts_in
-from tasks.errors import EmbeddedAzureEnded
 from tasks.errors.responses import CheckedTransport
+from tasks.errors.service import EmbeddedAzureEnded
 
 # Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}

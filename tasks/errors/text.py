@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Escape sequences and control characters, which terminals obey; what turns text round, which can make a program look
 # like a text; what separates lines unseen; and what neither UTF-8 nor XML can carry.
@@ -11,6 +12,8 @@ _UNSEEN = re.compile(
     "\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 _LINE_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
+
+_MOST_NAMED = 20  # files in a line
 
 
 def visible(text: str) -> str:
@@ -41,3 +44,9 @@ def columns_of(text: str) -> int:
     """Columns of a terminal that the text takes: an East Asian letter and an emoji take two, a combining mark none."""
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) + wide - sum(unicodedata.category(char) in ("Mn", "Me", "Cf") for char in text)
+
+
+def listed(files: Sequence[str]) -> str:
+    """The names of the files, of many the first."""
+    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+    return ", ".join(files[:_MOST_NAMED]) + more

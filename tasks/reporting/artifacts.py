@@ -23,7 +23,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.errors import without_secrets
+from tasks.errors.secrets import without_secrets
 from tasks.errors.text import cut, visible
 from tasks.reporting.pages import remember_report
 from tasks.reporting.prefect_api import limited, prefect_client

@@ -17,7 +17,7 @@ from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL
 from pydantic_core import to_jsonable_python
 
-from tasks.errors import without_secrets
+from tasks.errors.secrets import without_secrets
 
 MOST_FAILURE_EVENTS = 100  # events of failed Batch tasks per run: an automation should not send ten thousand messages
 _LONGEST = 2_000  # characters of a text in a payload

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
-from tasks.errors import without_secrets
+from tasks.errors.secrets import without_secrets
 from tasks.errors.text import cut, visible
 from tasks.reporting.charts import timeline
 from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of

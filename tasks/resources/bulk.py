@@ -15,7 +15,7 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
-from tasks.errors import ServiceError, error_code
+from tasks.errors.service import ServiceError, error_code
 
 _MOST_PER_REQUEST = 100  # tasks; the service's limit
 ENDED_CODES = {"JobBeingTerminated", "JobCompleted", "JobNotActive"}

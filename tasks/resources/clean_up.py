@@ -7,7 +7,7 @@ from logging import Logger, LoggerAdapter
 from typing import Any, TypeAlias
 
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, ServiceError
+from tasks.errors.service import SERVICE_FAILURES, ServiceError
 from tasks.resources.leftovers import clients, disposal_of, resource
 from tasks.resources.ownership import Ending, find, settle
 from tasks.resources.resource import Kind, Resource

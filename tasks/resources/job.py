@@ -16,7 +16,7 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import ResourceExistsError
 
-from tasks.errors import error_code
+from tasks.errors.service import error_code
 from tasks.resources.bulk import ENDED_CODES
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags

@@ -12,7 +12,7 @@ from azure.batch import BatchClient
 from azure.storage.blob import BlobServiceClient
 
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, ServiceError
+from tasks.errors.service import SERVICE_FAILURES, ServiceError
 from tasks.resources.container import ContainerResource, list_containers
 from tasks.resources.job import JobResource, list_jobs
 from tasks.resources.ownership import Ending, delete_if_unchanged

@@ -13,7 +13,8 @@ from typing import TypeVar
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
-from tasks.errors import ConflictError, EmbeddedAzureEnded, ServiceError, error_code
+from tasks.errors import ConflictError
+from tasks.errors.service import EmbeddedAzureEnded, ServiceError, error_code
 from tasks.resources.resource import Creatable, Found, Resource
 from tasks.run.identity import Run
 from tasks.run.polling import Polling

@@ -9,7 +9,8 @@ from enum import Enum
 
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 
-from tasks.errors import RunError, without_secrets
+from tasks.errors import RunError
+from tasks.errors.secrets import without_secrets
 from tasks.run.identity import UsedPool
 from tasks.run.inputs import InputFile
 

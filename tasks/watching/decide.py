@@ -9,7 +9,8 @@ from enum import Enum
 
 from azure.batch.models import BatchTaskState
 
-from tasks.errors import RunError, RunTimeout, ServiceError, Stalled, TasksFailed
+from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
+from tasks.errors.service import ServiceError
 from tasks.run.outcomes import TaskOutcome
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory

@@ -10,7 +10,8 @@ from azure.batch.models import BatchFileProperties
 from azure.storage.blob import ContainerClient
 
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES, without_secrets
+from tasks.errors.secrets import without_secrets
+from tasks.errors.service import SERVICE_FAILURES
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from prefect.logging import get_run_logger
 
-from tasks.errors import RunError, ServiceError, Stalled
+from tasks.errors import RunError, Stalled
+from tasks.errors.service import ServiceError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import JobStalled, PoolReady, Preempted, RunEvents
 from tasks.resources.pool import node_count

@@ -13,7 +13,7 @@ from azure.batch.models import BatchJob, BatchNode, BatchPool, BatchTask
 from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.accounts.clients import Azure
-from tasks.errors import SERVICE_FAILURES
+from tasks.errors.service import SERVICE_FAILURES
 from tasks.reporting.artifacts import MOST_TABLE_ROWS
 from tasks.run.identity import Run
 from tasks.run.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome

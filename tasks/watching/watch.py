@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from azure.core.exceptions import ResourceExistsError
 
-from tasks.errors import SERVICE_FAILURES, Cancelled, RunError, ServiceError, error_code
+from tasks.errors import Cancelled, RunError
+from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.polling import Polling

@@ -11,7 +11,8 @@ from azure.storage.blob import ContainerClient, ContentSettings
 
 from tasks.accounts.clients import Azure
 from tasks.download import download_output
-from tasks.errors import NotDownloaded, ServiceError
+from tasks.errors import NotDownloaded
+from tasks.errors.service import ServiceError
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import Cause, TaskOutcome
 from tasks.run.results import Results

@@ -21,7 +21,7 @@ from local_azure import embedded
 from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
-from tasks.errors import EmbeddedAzureEnded
+from tasks.errors.service import EmbeddedAzureEnded
 from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits

@@ -33,7 +33,8 @@ from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers, delete_containers
-from tasks.errors import ConflictError, RunTimeout, ServiceError, TasksFailed
+from tasks.errors import ConflictError, RunTimeout, TasksFailed
+from tasks.errors.service import ServiceError
 from tasks.files import upload_files
 from tasks.job import Work, add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks

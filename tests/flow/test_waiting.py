@@ -29,7 +29,8 @@ import tasks.watching.snapshot
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.clients import Azure
-from tasks.errors import InputError, RunError, ServiceError, Stalled, TasksFailed
+from tasks.errors import InputError, RunError, Stalled, TasksFailed
+from tasks.errors.service import ServiceError
 from tasks.monitor import how_it_ended, monitor_tasks
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Cause, Monitored

@@ -86,5 +86,5 @@ def long_the_first_time(marker: Path) -> str:
 
 def make_pool(azure: Azure, run: Run, nodes: int, owner: Run | None = None) -> UsedPool:
     """A pool with the run's name, whose nodes are ready at once because they have no start task."""
-    add_pool(azure, run.pool_id, (owner or run).tags.metadata, target_dedicated_nodes=nodes)
+    add_pool(azure, run.pool_id, (owner or run).tags.metadata(), target_dedicated_nodes=nodes)
     return UsedPool(id=run.pool_id, slots_per_node=1, own=True)

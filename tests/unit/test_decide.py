@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from azure.batch.models import BatchJob, BatchNode, BatchPool
 
-from tasks.errors import RunError, RunTimeout, ServiceError, Stalled, TasksFailed
+from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
+from tasks.errors.service import ServiceError
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.watching.decide import Action, Decision, decide, outage_ends

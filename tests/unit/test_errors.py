@@ -21,7 +21,10 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
-from tasks.errors import InputError, ServiceError, TasksFailed, log_errors_without_traceback, without_secrets
+from tasks.errors import InputError, TasksFailed
+from tasks.errors.log import log_errors_without_traceback
+from tasks.errors.secrets import without_secrets
+from tasks.errors.service import ServiceError
 from tasks.reporting.artifacts import task_table
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.outcomes import Cause, Failure, TaskOutcome

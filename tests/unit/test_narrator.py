@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 
 import tasks.watching.narrator
-from tasks.errors import ServiceError, Stalled, TasksFailed
+from tasks.errors import Stalled, TasksFailed
+from tasks.errors.service import ServiceError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import JobStalled, Payload, PoolReady, Preempted, RunEvents
 from tasks.run.identity import UsedPool

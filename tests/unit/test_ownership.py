@@ -11,7 +11,8 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
 import tasks.resources.ownership
-from tasks.errors import ConflictError, EmbeddedAzureEnded, ServiceError
+from tasks.errors import ConflictError
+from tasks.errors.service import EmbeddedAzureEnded, ServiceError
 from tasks.resources.ownership import Ending, create_or_adopt, delete_if_unchanged, dispose, find, hold
 from tasks.resources.resource import Creatable, Found, Kind
 from tasks.run.identity import Run

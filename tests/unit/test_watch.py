@@ -12,7 +12,8 @@ from azure.batch.models import BatchJob, BatchNode, BatchPool
 from azure.core.exceptions import ResourceExistsError, ServiceRequestError
 
 import tasks.watching.watch
-from tasks.errors import Cancelled, RunError, ServiceError, TasksFailed
+from tasks.errors import Cancelled, RunError, TasksFailed
+from tasks.errors.service import ServiceError
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
 from tasks.run.polling import Polling

@@ -1,0 +1,124 @@
+"""Errors of Azure Batch and Blob Storage, translated from those of their SDKs."""
+
+from __future__ import annotations
+
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DecodeError,
+    DeserializationError,
+    HttpResponseError,
+    IncompleteReadError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+
+from tasks.errors import RunError
+from tasks.errors.responses import Response, UnusableResponse
+
+# What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
+# what was damaged on the way.
+_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized", "Md5Mismatch"}
+_TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+_SIGN_IN = (
+    "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
+)
+
+
+class ServiceError(RunError):
+    """Azure Batch or Blob Storage refused a request, or did not answer it."""
+
+    def __init__(self, message: str, *, code: str, transient: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.transient = transient
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Prefect keeps the exception of a failed run, for whoever asks for its result.
+        return partial(type(self), code=self.code, transient=self.transient), self.args, self.__dict__
+
+    @classmethod
+    def of(cls, error: Exception) -> ServiceError:
+        """One of SERVICE_FAILURES as one message: what it was, its code, and the service's own details."""
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, UnusableResponse):
+            return cls(str(error.message), code="NoAnswer", transient=True)
+        if not isinstance(error, AzureError):
+            message = "incomplete answer from the service: a value in it cannot be read"
+            return cls(message, code="NoAnswer", transient=True)
+        lost = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError, DecodeError))
+        no_token = isinstance(error, ClientAuthenticationError) and not _of_a_service(error)
+        if isinstance(error, HttpResponseError) and error.response is not None and not lost and not no_token:
+            return cls._answered(error)
+        if no_token:
+            # Whatever it is, it was no reason to refuse the run when it began: as likely a hiccup as a lost right.
+            reason = str(error.message).splitlines()[0]
+            return cls(f"Entra ID gave no token: {reason} {_SIGN_IN}", code="NoToken", transient=True)
+        whole = "whole " if isinstance(error, HttpResponseError) else ""
+        return cls(f"no {whole}answer from the service: {error.message}", code="NoAnswer", transient=lost)
+
+    @classmethod
+    def _answered(cls, error: HttpResponseError) -> ServiceError:
+        code = error_code(error)
+        status = error.status_code or 0
+        response = _response(error)
+        transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
+        if not response.request_id:  # so its body is not the service's either
+            return cls(f"no answer from {response.service.value}: {response.origin}", code=code, transient=transient)
+        lines = [f"{response.service.value} answered {status} {code}: {_first_line(error)}"]
+        lines += [f"  {name}: {value}" for name, value in _details(error)]
+        lines.append(f"  request id: {response.request_id}")
+        return cls("\n".join(lines), code=code, transient=transient)
+
+
+class EmbeddedAzureEnded(ServiceError):
+    """The embedded local Azure ended before the run did, and all that was in it with it."""
+
+    def __init__(self, message: str, *, code: str = "EmbeddedAzureEnded", transient: bool = False) -> None:
+        super().__init__(message, code=code, transient=transient)
+
+
+# What the SDKs raise for a request that failed, and what has been made of it already.
+SERVICE_FAILURES = (AzureError, DeserializationError, ServiceError)
+
+
+def error_code(error: HttpResponseError) -> str:
+    """The service's own error code, such as PoolNotFound or ContainerAlreadyExists; the status where it has none."""
+    batch = getattr(getattr(error, "model", None), "code", None)
+    storage = getattr(error, "error_code", None)
+    return str(getattr(storage, "value", storage) or batch or f"HTTP {error.status_code}")
+
+
+def _of_a_service(error: HttpResponseError) -> bool:
+    """Whether it is an answer of Batch or Storage, and not of what gives the tokens for them."""
+    return bool(getattr(error, "model", None) or getattr(error, "error_code", None))
+
+
+def _response(error: HttpResponseError) -> Response:
+    """What was answered, without its body."""
+    answer: Any = error.response
+    request = answer.request
+    return Response(
+        method=request.method, url=request.url, status=answer.status_code, headers=answer.headers, body=None
+    )
+
+
+def _first_line(error: HttpResponseError) -> str:
+    message = getattr(getattr(getattr(error, "model", None), "message", None), "value", None)
+    text: str = message or error.message or str(error.reason)
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+def _details(error: HttpResponseError) -> list[tuple[str, str]]:
+    """The key-value details of a Batch error, or the additional fields of a Storage error."""
+    values = getattr(getattr(error, "model", None), "error_values", None)  # the SDK's name for `values`
+    details = [(str(value.key), str(value.value)) for value in values or ()]
+    details += [(str(key), str(value)) for key, value in (getattr(error, "additional_info", None) or {}).items()]
+    return details
