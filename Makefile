@@ -49,8 +49,9 @@ SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration
 	error = get_client(sync_client=True, httpx_settings={"timeout": 10}).api_healthcheck(); \
 	error and sys.exit(f"No Prefect server answers at $(PREFECT_API_URL): {error}\nStart one with `make ui` in another terminal, or set PREFECT_API_URL to yours")'
 
-test: .venv/installed-dev ## all tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Coverage is of the processes that the tests run in; commands, servers and nodes are processes of their own.
+test: .venv/installed-dev ## all tests, and how much of the code they reach
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: .venv/installed-dev ## ruff, mypy and the import contracts of pyproject.toml
 	@$(BIN)/python -m ruff check .

@@ -177,8 +177,9 @@ def ask_in_the_ui(question: Question, poll_seconds: float = _POLL) -> Answers:
     quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST}
     try:
         with temporary_settings(quick), get_client(sync_client=True) as client:
-            pause = asked_again(lambda: _Pause(question, client))
+            pause = _Pause(question, client)
             asked_again(pause.begin)
+            asked_again(pause.show_form)
             get_run_logger().info(
                 "Asking what to delete: Resume this run in the Prefect UI (%s) to answer. %s",
                 address(Page.RUN, pause.flow_run_id),
@@ -223,7 +224,7 @@ class _Ended(Exception):
 
 
 class _Pause:
-    """One pause of the current flow run, whose form the server has."""
+    """One pause of the current flow run."""
 
     def __init__(self, question: Question, client: SyncPrefectClient) -> None:
         self._question = question
@@ -238,16 +239,19 @@ class _Pause:
         self._state.state_details.run_input_keyset = {str(use): key for use, key in self._keys.items()}
         self.flow_run_id = UUID(str(flow_run.id))
         self._sent = False
-        self._form.save(self._keys)  # before the pause: without it nobody could resume
 
     def begin(self) -> None:
-        """Pause, unless an earlier try has, whose answer was lost: by now somebody may have answered the question."""
+        """Pause, unless a call of this has, whose answer was lost: by now somebody may have answered the question."""
         if self._sent and self._has_begun():
             return
         self._sent = True
         answer = self._client.set_flow_run_state(self.flow_run_id, self._state)
         if answer.status is not SetStateStatus.ACCEPT:
             raise _Ended(getattr(answer.details, "reason", None) or "the run cannot pause")
+
+    def show_form(self) -> None:
+        """Only now: a server that accepts a pause deletes what its keys hold. Nobody can resume without it."""
+        self._form.save(self._keys)
 
     def _has_begun(self) -> bool:
         ours = self._state.state_details.pause_key

@@ -11,14 +11,22 @@ import pytest
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
+from tests.support.scheduling import ByFile, rank
 
 if TYPE_CHECKING:
     from tests.support.deployed import Deployed
 
-pytest.register_assert_rewrite("tests.support")
-
-# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start.
+# Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start;
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise by nohup
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -67,11 +67,10 @@ def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
 
 
 def _attempting(publish: Callable[P, None], *, retries: int) -> Callable[P, None]:
-    # By itself Prefect's client would wait a minute for each answer, and ask a server that is away for even longer.
-    quick = {PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: _PATIENCE}
-
     @functools.wraps(publish)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
+        # By itself Prefect's client would wait a minute for each answer, and ask a server that is away for even longer.
+        quick = {PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: _PATIENCE}
         try:
             with temporary_settings(quick):
                 publish(*args, **kwargs)

@@ -22,6 +22,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
@@ -30,7 +31,7 @@ from tasks.approval import ask
 from tasks.run.settings import CleanUp, Disposal
 from tests.support.deployed import Deployed
 from tests.support.paths import ROOT
-from tests.support.polling import eventually
+from tests.support.polling import LIMIT, eventually
 
 DELETE, KEEP, ASK = Disposal.DELETE, Disposal.KEEP, Disposal.ASK
 COST = "The pool costs about 0.19 USD per hour while it waits."
@@ -67,6 +68,12 @@ class Asked:
             "a paused run",
             lambda: [run for run in self._latest() if run.id not in known and run.state_name == "Paused"],
         )[0]
+        eventually("its form", self._has_a_form)
+
+    def _has_a_form(self) -> bool:
+        with suppress(PrefectHTTPStatusError):
+            return bool(self.input("schema"))
+        return False
 
     def _latest(self) -> list[FlowRun]:
         return self.client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=50)
@@ -85,7 +92,7 @@ class Asked:
         return self.client.resume_flow_run(self.run.id, run_input=answers or None).status.value
 
     def ended(self) -> FlowRun:
-        self.thread.join(60)
+        self.thread.join(LIMIT)
         assert not self.thread.is_alive()
         return self.client.read_flow_run(self.run.id)
 
@@ -244,7 +251,7 @@ def test_in_the_terminal_the_same_is_asked_as_the_tutorial_did(prefect_server: N
         screen.shows("Delete pool? [Y/n] ")
         screen.type("\x03")  # Ctrl-C
         screen.shows("cleaning up")
-        process.wait(30)
+        process.wait(LIMIT)
     finally:
         process.kill()
         process.wait()
@@ -268,7 +275,7 @@ class Screen:
                     self._read += os.read(self._descriptor, 65536).decode()
             return part in self._read
 
-        eventually(f"{part!r} on the terminal", found, 30)
+        eventually(f"{part!r} on the terminal", found)
         before, _, self._read = self._read.partition(part)
         self.text += before + part
 

@@ -28,7 +28,7 @@ from tasks.run.identity import Run
 from tasks.run.settings import TimeLimits
 from tests.support.deployed import Deployed
 from tests.support.paths import ROOT
-from tests.support.polling import eventually
+from tests.support.polling import LIMIT, eventually
 
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in FILE["deployments"]}
@@ -111,7 +111,7 @@ def test_deploying_starts_nothing(on_server: dict[str, DeploymentResponse]) -> N
 def test_without_a_server_the_command_says_where_it_looked() -> None:
     environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     for made in [make(target, environment) for target in ("deploy", "worker")]:
-        _, said = made.communicate(timeout=60)
+        _, said = made.communicate(timeout=LIMIT)
         assert made.returncode == 2
         assert "No Prefect server answers at http://127.0.0.1:9/api" in said
         assert "make ui" in said

@@ -21,6 +21,7 @@ from node_scripts import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
 from tasks.run.settings import RunSettings
+from tests.support.polling import LIMIT
 
 ROOT = Path(example.__file__).resolve().parents[2]
 LOGS = example.NODE_SCRIPT.with_name("logs")
@@ -59,7 +60,7 @@ def test_one_command_runs_the_example_on_the_embedded_local_azure(
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "examples.log_levels.flow"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert [line.split() for line in done.stdout.splitlines()[: len(TABLE)]] == TABLE
     (file,) = tmp_path.glob("results/*/log-levels.csv")
@@ -128,7 +129,7 @@ def test_the_node_script_ends_a_failed_upload_as_the_flow_expects_and_shows_no_t
     options = ["--filepath=a.log", "--storageaccount=http://127.0.0.1:1", "--storagecontainer=c", "ERROR"]
     environment = {"OUTPUT_SAS_TOKEN": "sig=secret"}
     command = [sys.executable, str(example.NODE_SCRIPT), *options]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == UPLOAD_FAILED == top_words.UPLOAD_FAILED
     assert done.stderr.startswith("Upload of a_OUTPUT.log to http://127.0.0.1:1/c failed: ")
     assert "secret" not in done.stdout + done.stderr

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,9 +25,9 @@ from tasks.errors import EmbeddedAzureEnded
 from tasks.resources.leftovers import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits
-from tests.support.paths import DATA
+from tests.support.paths import ROOT
+from tests.support.polling import LIMIT, wait_until
 
-ROOT = DATA.parent
 NAMES = [
     "AZURE_BATCH_ACCOUNT",
     "AZURE_BATCH_ENDPOINT",
@@ -53,7 +52,7 @@ class LocalAzure:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=LIMIT)
         return self.process.returncode
 
 
@@ -128,7 +127,7 @@ def test_what_cannot_be_used_is_refused_by_name(
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "keys.json").write_text("{}")
     local = start(*(argument.format(tmp_path) for argument in arguments))
-    _, error = local.process.communicate(timeout=30)
+    _, error = local.process.communicate(timeout=LIMIT)
     assert (local.process.returncode, error[: len(said.format(*[tmp_path] * 2))]) == (1, said.format(*[tmp_path] * 2))
     assert (tmp_path / "mine.env").read_text() == "MY=1\n"
 
@@ -137,12 +136,12 @@ def test_what_cannot_be_used_is_refused_by_name(
 def test_a_port_that_is_taken_is_named_with_its_option(option: str, start: Callable[..., LocalAzure]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        _, error = start(f"{option}={port}").process.communicate(timeout=30)
+        _, error = start(f"{option}={port}").process.communicate(timeout=LIMIT)
     assert error == f"local Azure: port {port} is in use: give another with {option}, or 0 for a free one\n"
 
 
 def test_one_port_for_both_services_is_refused(start: Callable[..., LocalAzure]) -> None:
-    _, error = start("--batch-port=10100", "--blob-port=10100").process.communicate(timeout=30)
+    _, error = start("--batch-port=10100", "--blob-port=10100").process.communicate(timeout=LIMIT)
     assert error == "local Azure: --batch-port and --blob-port are both 10100; give two different ports\n"
 
 
@@ -174,21 +173,22 @@ def test_blob_storage_that_was_killed_is_named_by_the_next_start(
     first = start("--data", str(data))
     (azurite,) = (path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if f"{data}/blob" in read(path))
     os.kill(int(azurite.name), signal.SIGKILL)
-    _, said = first.process.communicate(timeout=30)
+    _, said = first.process.communicate(timeout=LIMIT)
     assert (first.process.returncode, said.split(":")[:2]) == (1, ["local Azure", " Azurite exited unexpectedly"])
     with socket.create_server(("127.0.0.1", 0)) as taken:  # a start that fails must not take the message with it
         failed = start("--data", str(data), f"--blob-port={taken.getsockname()[1]}")
-        assert "is in use" in failed.process.communicate(timeout=30)[1]
+        message = "is in use: give another with --blob-port"
+        assert message in failed.process.communicate(timeout=LIMIT)[1]
     second = start("--data", str(data))
     second.process.terminate()
-    _, said = second.process.communicate(timeout=30)
+    _, said = second.process.communicate(timeout=LIMIT)
     assert said == (
         f"local Azure: {data}/blob: Blob Storage was killed before it could save; changes of its last 5 seconds "
         "to containers and blobs may be lost\n"
     )
     third = start("--data", str(data))
     third.process.terminate()
-    assert third.process.communicate(timeout=30)[1] == ""
+    assert third.process.communicate(timeout=LIMIT)[1] == ""
 
 
 def read(path: Path) -> str:
@@ -207,7 +207,7 @@ def test_a_second_one_on_the_same_data_directory_is_refused(start: Callable[...,
     data = str(tmp_path / "data")
     start("--data", data)
     second = start("--data", data)
-    _, said = second.process.communicate(timeout=30)
+    _, said = second.process.communicate(timeout=LIMIT)
     assert (second.process.returncode, second.lines) == (1, [])
     assert said == f"local Azure: {data} is in use by another local Azure: stop it, or give another --data\n"
 
@@ -229,10 +229,7 @@ def test_azurite_does_not_survive_a_service_that_is_killed(start: Callable[..., 
     assert len(left()) == 1
     (abandoned,) = (tmp_path / "tmp").glob("local-azure-*")
     local.stop(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while left():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not left())
     assert abandoned.exists()
     start()  # removes it
     assert not abandoned.exists()

@@ -153,7 +153,8 @@ class _PoolThatStays:
 def test_a_pool_that_was_not_deleted_fails_the_run(runs: Runs, silent: bool) -> None:
     outcome = runs.run(_PoolThatStays(silent=silent))
     try:
-        assert outcome.error.startswith("ServiceError: Azure Batch answered 503 ServerBusy")
+        name = f"pool {outcome.run}"
+        assert outcome.error.startswith(f"NotDeleted: Not deleted: {name}: Azure Batch answered 503 ServerBusy")
         assert runs.left_over(outcome, patience=0) == [f"pool {outcome.run}"]
     finally:
         runs.remove(outcome.run)

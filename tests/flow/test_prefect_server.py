@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,15 +22,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-LIMIT = 90.0  # seconds
-
-
-def wait_for(what: str, found: object) -> None:
-    assert callable(found)
-    deadline = time.monotonic() + LIMIT
-    while not found():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
+from tests.support.polling import eventually
 
 
 @pytest.fixture
@@ -70,8 +61,8 @@ def nothing() -> None:
 
 
 def test_a_server_starts_and_its_scheduler_creates_runs(api_url: str) -> None:
-    wait_for("the server to start", lambda: healthy(api_url))
+    eventually("the server", lambda: healthy(api_url))
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         every_minute = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True)
         client.create_deployment(client.create_flow(nothing), "often", schedules=[every_minute])
-        wait_for("a scheduled run", lambda: any(run.state_name == "Scheduled" for run in client.read_flow_runs()))
+        eventually("a scheduled run", lambda: any(run.state_name == "Scheduled" for run in client.read_flow_runs()))

@@ -27,7 +27,7 @@ from tasks.accounts.clients import Azure
 from tests.support.accounts import accounts_of, azure_with_faults
 from tests.support.deployed import Deployed
 from tests.support.paths import ROOT
-from tests.support.polling import eventually
+from tests.support.polling import LIMIT, eventually
 
 _SIGNATURE = re.compile(rb"sig=([A-Za-z0-9%+/=_-]{20,})")
 _PERMISSIONS = re.compile(rb"\bsp=([a-z]+)")
@@ -156,7 +156,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
                 cwd=ROOT,
                 env={**server.environment, **settings},
                 capture_output=True,
-                timeout=90,
+                timeout=LIMIT,
             )
             processes.end()
             secrets = secrets_of(azure, settings)
@@ -291,6 +291,6 @@ def test_a_secret_in_a_command_line_would_be_seen() -> None:
     processes = _Processes()
     processes.start()
     with subprocess.Popen([sys.executable, "-c", "input()", PLANTED], stdin=subprocess.PIPE) as process:
-        eventually("the process being seen", lambda: any(PLANTED.encode() in each for each in processes.seen), 10)
+        eventually("the process being seen", lambda: any(PLANTED.encode() in each for each in processes.seen))
         process.communicate(b"\n")
     processes.end()

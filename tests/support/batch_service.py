@@ -23,6 +23,7 @@ from azure.core.rest import HttpRequest
 
 from local_azure.batch.http.server import Account, AutoStorage, Clock, Timings, serve
 from tests.support.contract import CheckedAsyncTransport, CheckedTransport
+from tests.support.polling import LIMIT
 
 T = TypeVar("T")
 QUICK = Timings(allocation=0.01, boot=0.01, removal=0.01, termination=0.01)
@@ -73,14 +74,14 @@ class RunningService:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
-        assert ready.wait(20), "the service does not get ready"
+        assert ready.wait(LIMIT), "the service does not get ready"
         if self._failure:
             raise self._failure
 
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(LIMIT)
         assert not self._thread.is_alive(), "the service does not stop"
         if self._failure:
             raise self._failure
@@ -105,7 +106,7 @@ class RunningService:
         return AsyncBatchClient(self.endpoint, credential, **{"transport": CheckedAsyncTransport(), **kwargs})
 
 
-def wait_for(look: Callable[[], T | None], seconds: float = 15) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = LIMIT) -> T:
     """Look, again and again, until there is something true to be seen; that is what clients of the service do."""
     until = time.monotonic() + seconds
     while not (found := look()):

@@ -97,7 +97,7 @@ class Deployed:
         """End the worker alone; the processes of its flow runs live on."""
         assert self.worker
         self.worker.send_signal(signal_number)
-        self.worker.wait(30)
+        self.worker.wait(LIMIT)
         self.worker = None
 
     def stop(self) -> None:

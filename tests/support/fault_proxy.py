@@ -21,6 +21,8 @@ from enum import Enum
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.support.polling import LIMIT
+
 _HOST = "127.0.0.1"
 _RUN = re.compile(r"top-words-[0-9a-f]{12}")
 _BLANKED = ((_RUN, "{run}"), (re.compile(r"tvmps_\w+"), "{node}"))
@@ -193,7 +195,7 @@ class FaultProxies:
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(30)
+        return future.result(LIMIT)
 
 
 class _Proxy:

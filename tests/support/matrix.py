@@ -55,13 +55,13 @@ from tasks.run.polling import Pace
 from tasks.run.settings import TimeLimits
 from tasks.summary import Summary
 from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Passage
+from tests.support.polling import LIMIT
 from tests.support.steps import STEPS
 
 TEXTS = {"a.txt": "the cat and the dog the end", "b.txt": "a dog a day"}
 LARGE = "a.txt"  # which of them is filled up with white space, where a run is to upload in blocks
 AT_A_TIME = 4  # runs
 TRIES = 4  # to hit a call; of those that poll there is one more or less, as the answers go
-LIMIT = 60.0  # seconds
 BETWEEN_ATTEMPTS = timedelta(minutes=10)
 DELETES = ("8 delete containers", "9 delete job", "9 delete pool")
 # What no person should have to read.
@@ -304,7 +304,7 @@ class Runs:
     def hit_each(self, cells: Sequence[Cell]) -> list[Outcome]:
         return _several(self.hit, cells)
 
-    def left_over(self, *outcomes: Outcome, patience: float = 10) -> list[str]:
+    def left_over(self, *outcomes: Outcome, patience: float = LIMIT) -> list[str]:
         """What is still of these runs in the accounts, once what is being deleted has had the time to vanish."""
         names = tuple(outcome.run for outcome in outcomes if outcome.run)
         deadline = time.monotonic() + patience

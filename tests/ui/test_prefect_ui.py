@@ -271,7 +271,7 @@ def test_why_no_node_starts_is_in_the_log_and_on_the_page_of_the_report(
         expect(log.filter(has_text=said).first).to_be_visible()
     page = ui.artifact(runs.unstartable, "run-report")
     expect(page.get_by_text("3 files: 0 succeeded, 0 failed, 3 did not finish").first).to_be_visible()
-    expect(page.get_by_role("listitem").filter(has_text="cause: did not get to its end")).to_have_count(3)
+    expect(page.get_by_role("listitem").filter(has_text="cause: never started")).to_have_count(3)
     expect(page.get_by_text("the disk is full").first).to_be_visible()
     state_message = page.get_by_role("complementary")  # beside the report
     expect(state_message.get_by_text("the disk is full")).to_be_visible()

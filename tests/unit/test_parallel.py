@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from tasks.run.parallel import in_parallel
+from tests.support.polling import LIMIT
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -30,7 +31,7 @@ class Works:
             raise self._error("enough")
         self.under_way.add(number)
         self.begun.set()
-        self.free.wait(60)
+        self.free.wait(LIMIT)
         self.done.append(number)
         self.under_way.remove(number)
 
@@ -41,7 +42,7 @@ class Works:
             self._ended.set_exception(raised)
 
     def ended_with(self) -> BaseException | None:
-        return self._ended.exception(timeout=30)
+        return self._ended.exception(timeout=LIMIT)
 
 
 def test_a_signal_waits_for_nothing() -> None:
@@ -53,7 +54,7 @@ def test_a_signal_waits_for_nothing() -> None:
 
 def test_an_error_waits_for_what_is_under_way() -> None:
     works = Works(ValueError)
-    assert works.begun.wait(30)
+    assert works.begun.wait(LIMIT)
     works.free.set()
     assert isinstance(works.ended_with(), ValueError)
     assert works.under_way == set()
@@ -68,7 +69,7 @@ def test_meanwhile_is_called_until_all_is_done() -> None:
         if len(calls) == 3:
             enough.set()
 
-    assert in_parallel(lambda _: enough.wait(30), [0, 1], meanwhile=tell, every=0.01) == [True, True]
+    assert in_parallel(lambda _: enough.wait(LIMIT), [0, 1], meanwhile=tell, every=0.01) == [True, True]
     assert len(calls) >= 3
 
 
