@@ -75,7 +75,7 @@ def plan(
 ) -> Plan:
     """Decide about each file.
 
-    again: files to count anew whatever there is of them, because their tasks, which told that an output is outdated,
+    again: files to count anew whatever there is of them, because their tasks, which showed that an output is outdated,
     have been deleted.
     """
     judge = _Judge(previous, run)
