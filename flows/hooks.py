@@ -18,7 +18,7 @@ from tasks.accounts.choose import accounts_in_use
 from tasks.errors.secrets import without_secrets
 from tasks.resources.clean_up import Log, clean_up_after, clean_up_of
 from tasks.run.identity import Run
-from tasks.run.settings import TimeLimits
+from tasks.run.settings import TimeLimits, settings_in
 
 PATIENCE = 60.0  # seconds; the SDKs retry for minutes where Azure does not answer, and the worker has other runs
 
@@ -45,7 +45,7 @@ def within(seconds: float, act: Callable[[], None]) -> bool:
 
 def _clean_up(workload: str, flow_run: FlowRun, logger: Log) -> None:
     try:
-        parameters = flow_run.parameters or {}
+        parameters = settings_in(flow_run.parameters or {})
         azure = accounts_in_use(parameters.get("accounts"))
         if azure is None:
             logger.info(

@@ -42,7 +42,7 @@ from tasks.resources.clean_up import clean_up_of
 from tasks.resources.leftovers import Deletion, delete_each, judge, judge_for, list_in_batch, list_in_storage
 from tasks.resources.resource import Found
 from tasks.run.parameters import flow_run_uuid
-from tasks.run.settings import CleanUp
+from tasks.run.settings import CleanUp, settings_in
 from tasks.step import RETRIES, step
 
 log_errors_without_traceback()
@@ -69,7 +69,7 @@ def sweep(
     """
     only = flow_run_uuid(flow_run_id)
     # A triggered sweep has the block of its deployment, which need not be the one that the run was given.
-    azure = accounts_in_use((only and read_flow_run(only).parameters.get("accounts")) or accounts or None)
+    azure = accounts_in_use((only and settings_in(read_flow_run(only).parameters).get("accounts")) or accounts or None)
     if azure is None:
         nothing = "No account is configured, and the embedded local Azure leaves nothing: it ends with its run"
         get_run_logger().info(nothing)
@@ -154,4 +154,4 @@ def clean_up_of_ended_run(flow_run_id: UUID) -> CleanUp | None:
         now = state.name if state else "not begun"
         get_run_logger().warning("Flow run %s: has not ended (%s), leaving what it created", flow_run_id, now)
         return None
-    return clean_up_of(flow_run.parameters)
+    return clean_up_of(settings_in(flow_run.parameters))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -155,3 +157,11 @@ class RunSettings(_Settings):
     accounts: str | None = Field(
         default=None, description="Name of a Prefect block with the accounts; without one, the environment's."
     )
+
+
+def settings_in(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The run's settings among the parameters of a flow run: a flow has them as its own, or in one called settings."""
+    nested = parameters.get("settings")
+    if isinstance(nested, RunSettings):
+        return dict(nested)
+    return nested if isinstance(nested, Mapping) else parameters

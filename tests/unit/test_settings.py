@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime, timedelta, timezone
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
 from tasks.run.identity import Role, Run
-from tasks.run.settings import PoolSettings, TimeLimits
+from tasks.run.settings import PoolSettings, RunSettings, TimeLimits, settings_in
 
 KEY = base64.b64encode(b"a key that must stay secret").decode()
 BATCH = {
@@ -260,3 +261,19 @@ def test_a_retry_of_a_run_has_the_names_of_its_first_try() -> None:
         second.job_id,
         second.container(Role.INPUT),
     )
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"accounts": "prod", "clean_up": {"pool": "keep"}},
+        {"inputs": [], "settings": {"accounts": "prod", "clean_up": {"pool": "keep"}}},
+    ],
+)
+def test_settings_of_a_run_are_found_nested_or_not(parameters: dict[str, Any]) -> None:
+    found = settings_in(parameters)
+    assert (found["accounts"], found["clean_up"]) == ("prod", {"pool": "keep"})
+
+
+def test_settings_of_a_run_are_found_as_a_model() -> None:
+    assert settings_in({"settings": RunSettings(accounts="prod")})["accounts"] == "prod"
