@@ -37,7 +37,7 @@ def command(
         int, typer.Option(help="Spot nodes of the pool: cheaper, but Azure may take them away.")
     ] = _POOL.spot_nodes,
     dedicated_after_minutes: Annotated[
-        int | None, typer.Option(help="Add dedicated nodes when spot nodes have run nothing for so long.")
+        int | None, typer.Option(help="Minutes without progress on spot nodes before dedicated nodes are added.")
     ] = None,
     vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size,
     image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image,
@@ -52,7 +52,7 @@ def command(
     task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes,
     task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries,
     stall_minutes: Annotated[
-        int, typer.Option(help="Fail when no Batch task has got further for so long.")
+        int, typer.Option(help="Fail after this many minutes without progress.")
     ] = _LIMITS.stall_minutes,
     allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = 0,
     output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = "results",

@@ -3,7 +3,7 @@
 python -m flows.top_words 'texts/*.txt' --top-n 10
 """
 
-# No postponed annotations: a flow that is served is pickled, and would look for their names in vain.
+# No postponed annotations: a flow that is served is pickled, and looks up the names in them.
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     from flows.cli import main
@@ -52,7 +52,7 @@ def top_words(
         limits: How long things may take.
         output_folder: Where to put the results: a folder of the run's own is made in it.
         clean_up: What to delete when the run ends, well or badly.
-        allow_failures: So many files may be without output in a run that completes; the summary names them.
+        allow_failures: How many files may be without output in a run that completes; the summary names them.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.

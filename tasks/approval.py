@@ -194,7 +194,7 @@ def asked_again(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """What the Prefect server answers, tried again for so long (default: a minute) while it is busy or away."""
+    """What the Prefect server answers, retried for this long (default: a minute) while it is busy or away."""
     deadline = clock() + (_BUSY if seconds is None else seconds)
     delay = 1.0
     while True:

@@ -194,9 +194,9 @@ def _tell_useless(
     with azure.batch() as batch:
         events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
         failures = Failures(azure, batch, run, events)
-        told = {outcome.file: outcome for outcome in failures.report(useless)}
+        reported = {outcome.file: outcome for outcome in failures.report(useless)}
     failures.close()
-    outcomes = [told.get(outcome.file, outcome) for outcome in outcomes]
+    outcomes = [reported.get(outcome.file, outcome) for outcome in outcomes]
     completed = sum(outcome.completed for outcome in outcomes)
     said = f"{completed} of {len(outcomes)} Batch tasks completed; {len(useless)} of them left no output of use"
     board.show(outcomes, completed, len(outcomes), said)

@@ -217,7 +217,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, RunError):
         return str(error)
     if isinstance(error, TerminationSignal):
-        return "The run was cancelled, or its process was told to end"
+        return "The run was cancelled, or its process was terminated"
     if isinstance(error, KeyboardInterrupt):
         return "The run was interrupted from the keyboard"
     return f"{type(error).__name__}: {error}"

@@ -22,7 +22,7 @@ def visible(text: str) -> str:
 
 
 def cut(text: str, columns: int) -> str:
-    """The text on one line within so many columns, ending in … where it was cut; control characters made visible."""
+    """The text on one line within that many columns, ending in … where it was cut; control characters made visible."""
     text = visible(_LINE_BREAK.sub("⏎", text).replace("\t", "⇥"))
     kept, used, marks = [], 0, 0
     for char in text:

@@ -130,7 +130,7 @@ class Pool(PoolResource, Creatable):
 
 
 def scale(deadline: datetime, dedicated: int, spot: int) -> str:
-    """The autoscale formula for so many nodes until the deadline, and none after it, whether or not anybody still asks.
+    """The autoscale formula: this many nodes until the deadline and none after it, even if nobody watches the run.
 
     It reads no samples: a formula that cannot be computed leaves the pool as it is, and billing.
     """

@@ -57,7 +57,7 @@ class Line:
         self._clock = clock
 
     def send(self, request: Callable[[], R], size: int) -> R:
-        """What the request, of so many bytes, returns; it waits until the line is free for it."""
+        """Send the request, of that many bytes, once the line is free for it; returns its result."""
         with self._changed:
             self._changed.wait_for(lambda: self._under_way < self.at_a_time)
             self._under_way += 1

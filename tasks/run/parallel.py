@@ -19,7 +19,7 @@ def in_parallel(
     """The work done on each item, several at a time; the first error ends it, once what is under way has ended.
 
     A signal waits for nothing: of a run that is cancelled only seconds are left, in which it has to delete.
-    `meanwhile` is called after every so many seconds.
+    `meanwhile` is called at this interval, in seconds.
     """
     pool = ThreadPoolExecutor(AT_A_TIME)
     wait = False

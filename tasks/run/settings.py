@@ -115,7 +115,7 @@ class TimeLimits(_Settings):
         default=30,
         ge=1,
         le=7 * 24 * 60,
-        description="The run fails as stalled when no Batch task has got further for so long.",
+        description="The run fails as stalled after this many minutes without progress of any Batch task.",
     )
 
 
@@ -123,7 +123,7 @@ class CleanUp(_Settings):
     """What the run deletes when it ends, well or badly.
 
     What is kept stays for good, but for a kept pool's nodes: they go when the run's time limit is reached. A run
-    that was told to ask and does not get that far deletes.
+    that is to ask and does not get that far deletes.
     """
 
     containers: Disposal = Field(

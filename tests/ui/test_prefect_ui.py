@@ -221,7 +221,7 @@ def test_a_run_that_was_cancelled_leaves_nothing_and_says_so(
     report = ui.markdown(cancelled, "run-report")
     expect(report.get_by_role("row", name="deleted containers, job, pool")).to_be_visible()
     expect(report.get_by_text("3 files: 0 succeeded, 0 failed, 3 did not finish")).to_be_visible()
-    expect(report.get_by_text("The run was cancelled, or its process was told to end")).to_be_visible()
+    expect(report.get_by_text("The run was cancelled, or its process was terminated")).to_be_visible()
 
 
 def spoil_two_files(azure: Azure, run: Run) -> None:

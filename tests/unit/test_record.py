@@ -106,7 +106,7 @@ def test_of_a_run_that_ends_early_each_file_is_made_and_the_reason(published: li
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (TerminationSignal(signal=15), "The run was cancelled, or its process was told to end"),
+        (TerminationSignal(signal=15), "The run was cancelled, or its process was terminated"),
         (KeyboardInterrupt(), "The run was interrupted from the keyboard"),
         (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug"),
     ],
