@@ -94,6 +94,9 @@ def test_without_an_account_it_runs_on_the_embedded_local_azure_and_leaves_only_
     assert re.search(r"^ *1 +the +64 +64 +3$", output, re.MULTILINE)
     assert re.search(r"^Elapsed time: [\d.]+ s\. Results: results/top-words-[0-9a-f]{12}$", output, re.MULTILINE)
     assert re.search(r"make ui, then http://127\.0\.0\.1:4200/v2/runs/flow-run/[0-9a-f-]{36}$", output, re.MULTILINE)
+    assert re.search(
+        r"^Report: make ui, then http://127\.0\.0\.1:4200/v2/artifacts/artifact/[0-9a-f-]{36}$", output, re.MULTILINE
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prefect", "results", "tmp"]
     assert list((tmp_path / "tmp").iterdir()) == []
     assert processes_using(str(tmp_path)) == []

@@ -28,6 +28,8 @@ from local_azure.azurite import MAIN, ensure_installed, node
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.accounts.sas import Signer
+from tasks.errors import responses
+from tasks.errors.responses import problem
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 
@@ -70,29 +72,42 @@ class MadeUpToken:
         return AccessToken(".".join([*parts, "c2ln"]), claims["exp"])
 
 
-@pytest.fixture
-def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The endpoint of a Blob Storage that takes tokens, and the certificate that it shows."""
+    folder = tmp_path_factory.mktemp("azurite")
     ensure_installed()
-    certificate, key = self_signed(tmp_path)
+    certificate, key = self_signed(folder)
     command = [str(node()), str(MAIN), "--blobHost=127.0.0.1", "--blobPort=0", "--disableTelemetry"]
     command += ["--inMemoryPersistence", "--skipApiVersionCheck", "--oauth=basic"]
     command += [f"--cert={certificate}", f"--key={key}"]
-    azurite = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert azurite.stdout
-    listening = next(line for line in azurite.stdout if "successfully listens on" in line)
-    endpoint = listening.split()[-1] + "/devstoreaccount1"
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    listening = next(line for line in process.stdout if "successfully listens on" in line)
+    try:
+        yield listening.split()[-1] + "/devstoreaccount1", certificate
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def problem_but_for_the_delegation_key(response: responses.Response) -> str:
+    """Azurite gives its answer with the key no request id, which all of Azure's have."""
+    return "" if "comp=userdelegationkey" in response.url else problem(response)
+
+
+@pytest.fixture
+def azure(azurite: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Azure:
+    endpoint, certificate = azurite
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setattr(tasks.accounts.clients, "_entra_id", MadeUpToken)
-    try:
-        yield Azure(
-            batch_account=BatchAccount(name="none", endpoint="https://127.0.0.1"),
-            storage_account=StorageAccount(name="devstoreaccount1", endpoint=endpoint),
-        )
-    finally:
-        azurite.terminate()
-        azurite.wait()
-        azurite.stdout.close()
+    monkeypatch.setattr(responses, "problem", problem_but_for_the_delegation_key)
+    return Azure(
+        batch_account=BatchAccount(name="none", endpoint="https://127.0.0.1"),
+        storage_account=StorageAccount(name="devstoreaccount1", endpoint=endpoint),
+    )
 
 
 def parameters(url: str) -> dict[str, str]:

@@ -71,6 +71,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., LocalAzure]]:
             each.stop(signal.SIGKILL)
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
+    """One for the tests that only look at it."""
+    local = LocalAzure(tmp_path_factory.mktemp("running"))
+    yield local
+    local.stop()
+
+
 def containers(settings: dict[str, str]) -> list[str]:
     azure = Azure.from_environment(settings)
     assert azure is not None
@@ -198,8 +206,8 @@ def read(path: Path) -> str:
         return ""
 
 
-def test_two_data_directories_have_different_keys(start: Callable[..., LocalAzure]) -> None:
-    keys = {start().settings["AZURE_BATCH_ACCESS_KEY"] for _ in range(2)}
+def test_two_data_directories_have_different_keys(running: LocalAzure, azure_settings: dict[str, str]) -> None:
+    keys = {settings["AZURE_BATCH_ACCESS_KEY"] for settings in (running.settings, azure_settings)}
     assert len(keys) == 2
 
 
@@ -212,8 +220,8 @@ def test_a_second_one_on_the_same_data_directory_is_refused(start: Callable[...,
     assert said == f"local Azure: {data} is in use by another local Azure: stop it, or give another --data\n"
 
 
-def test_keys_are_on_no_command_line(start: Callable[..., LocalAzure]) -> None:
-    settings = start().settings
+def test_keys_are_on_no_command_line(running: LocalAzure) -> None:
+    settings = running.settings
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     for secret in (settings["AZURE_BATCH_ACCESS_KEY"], settings["AZURE_STORAGE_CONNECTION_STRING"].split(";")[2]):
         assert not any(secret.encode() in line for line in lines)
@@ -290,8 +298,8 @@ def ask(settings: dict[str, str], *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_faults_are_refused_unless_asked_for_at_the_start(start: Callable[..., LocalAzure]) -> None:
-    code, said = ask(start().settings, "clock", "advance=PT1H")
+def test_faults_are_refused_unless_asked_for_at_the_start(running: LocalAzure) -> None:
+    code, said = ask(running.settings, "clock", "advance=PT1H")
     assert code == 1
     assert "InvalidUri" in said
 
