@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -37,6 +38,8 @@ RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default, explicit because a qu
 
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
 
+# The SDK keeps the model of this body private, and fails without a body.
+_REQUEUE: Any = {"nodeRebootOption": "requeue"}
 LOST_NODES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
 
 
@@ -120,7 +123,7 @@ class Pool(PoolResource, Creatable):
         for node in self._batch.list_nodes(self.id, select=["id", "state"]):
             if node.state in LOST_NODES:
                 with suppress(ResourceNotFoundError, ResourceExistsError):  # gone, or rebooting already
-                    self._batch.begin_reboot_node(self.id, node.id)  # requeues its tasks, by default
+                    self._batch.begin_reboot_node(self.id, node.id, _REQUEUE)
 
     def _formula(self) -> str:
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)

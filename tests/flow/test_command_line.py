@@ -108,7 +108,7 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_running(served: dict[str, str],
     command.send_signal(signal.SIGINT)
     code, output = finished(command)
     assert code != 0
-    for said in ("output deleted", "Job top-words-", "Pool top-words-"):
+    for said in ("output: deleted", "Job top-words-", "Pool top-words-"):
         assert said in output, output
     wait_until(lambda: not processes_using(str(tmp_path)))
     assert list((tmp_path / "tmp").iterdir()) == []

@@ -581,7 +581,7 @@ def test_what_had_started_a_run_cleans_up_when_that_is_killed(
     house.kill(deployed_runs[name])
     house.ends_as(deployed_runs[name], "Crashed", left)
     for gone in sorted(of_run(run, "containers")):
-        house.server.wait_for_log(deployed_runs[name], f"The {gone}: ")
+        house.server.wait_for_log(deployed_runs[name], f"{gone.capitalize()}: ")
 
 
 def test_a_run_that_is_killed_while_it_asks_keeps_nothing_that_it_asks_for(
