@@ -17,6 +17,7 @@ UNDOCUMENTED = {
     "prefect.input.run_input": ["Keyset"],
     "prefect.context": ["FlowRunContext", "TaskRunContext"],
     "prefect.utilities.annotations": ["quote"],
+    "prefect.server.api.server": ["SubprocessASGIServer"],
 }
 
 
@@ -24,7 +25,7 @@ UNDOCUMENTED = {
 def test_prefect_has_the_names_that_it_does_not_document(module: str) -> None:
     found = importlib.import_module(module)
     gone = [name for name in UNDOCUMENTED[module] if not hasattr(found, name)]
-    assert not gone, f"{module} no longer has {', '.join(gone)}: change tasks/ before raising Prefect's upper bound"
+    assert not gone, f"{module} no longer has {', '.join(gone)}: change tasks/ and flows/ before raising Prefect's upper bound"
 
 
 def test_a_paused_run_has_keys_for_its_form_and_its_answers() -> None:
