@@ -25,7 +25,9 @@ UNDOCUMENTED = {
 def test_prefect_has_the_names_that_it_does_not_document(module: str) -> None:
     found = importlib.import_module(module)
     gone = [name for name in UNDOCUMENTED[module] if not hasattr(found, name)]
-    assert not gone, f"{module} no longer has {', '.join(gone)}: change tasks/ and flows/ before raising Prefect's upper bound"
+    assert not gone, (
+        f"{module} no longer has {', '.join(gone)}: change tasks/ and flows/ before raising Prefect's upper bound"
+    )
 
 
 def test_a_paused_run_has_keys_for_its_form_and_its_answers() -> None:
