@@ -22,10 +22,11 @@ def join_outputs(workload: Workload[T, J], outcomes: Sequence[TaskOutcome], resu
     return workload.join(results.outputs(outcomes))
 
 
-def save_table(frame: pd.DataFrame, outputs: Outputs[Any], name: str) -> None:
-    """Leave the table in the results folder as <name>.csv, and show its first rows as the artifact <name>."""
+def save_table(frame: pd.DataFrame, outputs: Outputs[Any], name: str) -> pd.DataFrame:
+    """Leave the table in the results folder as <name>.csv, show its first rows as the artifact <name>; returns it."""
     path = outputs.folder / f"{name}.csv"
     write_table(frame, path)
     without = f", without {', '.join(outputs.missing[:20])}" if outputs.missing else ""
     publish_table(frame, key=name, description=f"{name}{without}")
     get_run_logger().info("%d rows of %d files written to %s", len(frame), len(outputs.read), path)
+    return frame

@@ -1,7 +1,6 @@
 """The lines of log files by level, one Batch task per file: another workload for the same steps.
 
-python -m examples.log_levels.flow                    # the sample logs, on the embedded local Azure
-python -m examples.log_levels.flow '/var/log/app/*.log'
+python -m examples.log_levels.flow '/var/log/app/*.log'    # without a file: the sample logs
 """
 
 # No postponed annotations: a flow that is served is pickled, and looks for the names in them.
@@ -50,8 +49,7 @@ def log_levels(inputs: Inputs, levels: tuple[str, ...] = LEVELS, settings: RunSe
 
 def counts_in(file: str, path: Path) -> dict[str, int]:
     """What the node script counted in one file. Raises where its output is not one."""
-    counts: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["levels"]
-    return counts
+    return dict(json.loads(path.read_text(encoding="utf-8"))["levels"])
 
 
 def table(outputs: Outputs[dict[str, int]], *, levels: Sequence[str]) -> pd.DataFrame:
@@ -59,5 +57,4 @@ def table(outputs: Outputs[dict[str, int]], *, levels: Sequence[str]) -> pd.Data
     columns = ["file", *dict.fromkeys(levels), "other"]
     rows = [{"file": file, **counts} for file, counts in outputs.read.items()]
     counted = pd.DataFrame(rows, columns=columns).sort_values([levels[0], "file"], ascending=[False, True])
-    save_table(counted, outputs, "log-levels")
-    return counted
+    return save_table(counted, outputs, "log-levels")
