@@ -84,7 +84,7 @@ def download_output(
     try:
         _fetch_all(azure, run, counted, download)
     except (*SERVICE_FAILURES, ResultsError) as error:
-        raise _not_downloaded(run, error, len(counted) - len(download.stored), len(counted), results) from None
+        raise _not_downloaded(azure, run, error, len(counted) - len(download.stored), len(counted), results) from None
     outcomes = _tell_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
     logger = get_run_logger()
     logger.info("%d of %d output files downloaded to %s", len(download.stored), len(uploads.inputs), results.folder)
@@ -165,7 +165,7 @@ def _chunks(blob: StorageStreamDownloader[bytes]) -> Iterator[bytes]:
 
 
 def _not_downloaded(
-    run: Run, error: Exception, missing: int, total: int, results: Results
+    azure: Azure, run: Run, error: Exception, missing: int, total: int, results: Results
 ) -> ServiceError | NotDownloaded:
     """What the step raises: while it may be tried again, the error itself."""
     advice = "Free some space there or make it writable"
@@ -179,7 +179,15 @@ def _not_downloaded(
     return NotDownloaded(
         f"{missing} of {total} outputs could not be downloaded from container {container} to {results.folder}\n"
         f"  reason: {reason}\n"
-        f"  The container keeps them until {run.expires_text}. {advice}, then retry flow run {run.flow_run_id}: "
+        f"  {_what_next(azure, run, advice)}"
+    )
+
+
+def _what_next(azure: Azure, run: Run, advice: str) -> str:
+    if azure.ends_with_run:
+        return f"The embedded local Azure ends with this run, and the container with it. {advice}, then run again"
+    return (
+        f"The container keeps them until {run.expires_text}. {advice}, then retry flow run {run.flow_run_id}: "
         "it downloads them and counts nothing again"
     )
 

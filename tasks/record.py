@@ -108,9 +108,11 @@ class RunRecord(Generic[J]):
         if not names:
             return ""
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        lacking = f"Not downloaded: the outputs of {', '.join(names[:_MOST_NAMED])}{more}. "
+        if self.azure.ends_with_run:
+            return f"{lacking}The embedded local Azure ends with this run, and their container with it; run again"
         return (
-            f"Not downloaded: the outputs of {', '.join(names[:_MOST_NAMED])}{more}. "
-            f"Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.expires_text}; "
+            f"{lacking}Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.expires_text}; "
             f"retry flow run {self.run.flow_run_id} before, and they are not counted again"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
@@ -47,7 +48,7 @@ def _embedded() -> Iterator[Azure]:
             raise InputError(str(error)) from None
         embedded = Azure.from_environment(settings)
         assert embedded is not None
-        yield embedded
+        yield replace(embedded, ends_with_run=True)
 
 
 def accounts_in_use(block: str | None) -> Azure | None:

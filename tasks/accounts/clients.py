@@ -30,6 +30,7 @@ class Azure:
 
     batch_account: BatchAccount
     storage_account: StorageAccount
+    ends_with_run: bool = False  # and all that is in the accounts with it
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Azure | None:

@@ -36,7 +36,7 @@ class Ending(str, Enum):
     NOT_FOUND = "not found, or not this run's"
     KEPT = "kept"
     NOT_MARKED = "kept, but cannot be tagged so: a sweep deletes it once it has expired"
-    HELD = "contains outputs that were not downloaded, stays until it expires"
+    HELD = "stays until it expires, since the results are not complete on this machine"
     CHANGED = "left: its tags have changed"
     FAILED = "not deleted"
 

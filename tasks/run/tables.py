@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from tasks.errors import ResultsError
 from tasks.run.local_files import at
 
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
@@ -25,10 +28,19 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     returns = any(
         "\r" in text for name in texts for text in table[name]
     )  # which the csv module does not quote by itself
-    with at(path), path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        guarded.to_csv(
-            file, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, lineterminator="\n"
-        )
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with at(path):
+            with partial.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+                guarded.to_csv(file, index=False, quoting=quoting, lineterminator="\n")
+            partial.replace(path)
+    except ResultsError as error:
+        advice = "free some space there or make it writable, then retry the flow run"
+        raise error.with_message(f"{error}; {advice}") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:

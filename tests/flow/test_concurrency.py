@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_LOGGING_TO_API_BATCH_INTERVAL, temporary_se
 import tasks.reporting.artifacts
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
+from tasks.reporting.prefect_api import limited
 from tasks.run.settings import PoolSettings
 from tasks.summary import Summary
 from tests.support.polling import LIMIT
@@ -64,7 +65,9 @@ def ended(
     prefect_server: None, azure: Azure, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Ended]:
     """Five runs that began at the same moment."""
-    monkeypatch.setattr(tasks.reporting.artifacts, "_REQUEST", LIMIT)  # on a busy machine no artifact is to be lost
+    # On a busy machine no artifact is to be lost, while Prefect's SQLite database is locked.
+    patient = lambda seconds, retries: limited(seconds=LIMIT, retries=10)  # noqa: E731
+    monkeypatch.setattr(tasks.reporting.artifacts, "limited", patient)
     together = Barrier(RUNS)
 
     def run() -> Any:
