@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,9 @@ class Download:
     useless: dict[str, tuple[Cause, str]] = field(default_factory=dict)  # why, and the details
     stop: Event = field(default_factory=Event)  # set: no further one begins
 
-    def fetch(self, azure: Azure, run: Run, files: Sequence[UploadedFile]) -> None:
+    def fetch(
+        self, azure: Azure, run: Run, files: Sequence[UploadedFile], meanwhile: Callable[[], None] | None = None
+    ) -> None:
         """Download the outputs of these files in their order. Raises one of SERVICE_FAILURES, or ResultsError."""
         with azure.blobs() as blobs:
             container = blobs.get_container_client(run.container(Role.OUTPUT))
@@ -56,7 +58,7 @@ class Download:
                 else:
                     self.stored[file.blob_name] = file.md5
 
-            in_parallel(fetch, files)
+            in_parallel(fetch, files, meanwhile=meanwhile)
 
     def judge(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
         """The outcomes, those whose output is of no use without success."""
@@ -99,8 +101,13 @@ def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download
     download.stored.update(results.downloaded(counted))  # by a try of this step that has failed half-way
     missing = [file for file in counted if file.blob_name not in download.stored]
     results.forget(file.blob_name for file in missing)
+    logger = get_run_logger()
+
+    def report() -> None:
+        logger.info("%d of %d output files downloaded so far", len(download.stored), len(counted))
+
     try:
-        download.fetch(azure, run, missing)
+        download.fetch(azure, run, missing, report)
     except BaseException:  # half-way, while others may still be under way
         with suppress(ResultsError):
             results.remember(dict(download.stored))

@@ -25,6 +25,7 @@ from tasks.run.settings import CleanUp, Disposal
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.run.workload import J
 from tasks.step import StepTime
+from tasks.watching.progress import Progress
 from tasks.watching.watch import LastSeen
 
 _THINGS = ("containers", "job", "pool")
@@ -136,8 +137,18 @@ class RunRecord(Generic[J]):
                 "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.expires_text
             )
         reason = "\n".join(filter(None, [_reason(ending) if ending else "", self.left_text()]))
+        if self.seen.outcomes and ending is not None and not isinstance(ending, Exception):
+            self._show_end(reason)
         publish_report(lambda: report(self._facts(cleaned_up, reason)))
         RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id).emit(cleaned_up)
+
+    def _show_end(self, reason: str) -> None:
+        """Of a run that was stopped: what monitoring showed last is no longer so."""
+        in_job = [outcome for outcome in self.outcomes if not outcome.earlier]
+        progress = Progress.of_outcomes(in_job, earlier=len(self.outcomes) - len(in_job))
+        status = progress.at_the_end(reason.partition("\n")[0])
+        completed = sum(outcome.completed for outcome in self.outcomes)
+        self.seen.board.show(self.outcomes, completed, len(self.outcomes), status)
 
     def cost_while_waiting(self) -> str | None:
         """What the pool costs while somebody is asked whether to delete it, for that person to read."""

@@ -87,9 +87,12 @@ def tags(container: ContainerClient) -> dict[str, str]:
 
 
 def test_finished_outputs_are_downloaded_and_reported(
-    chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts]
+    chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(chronicle.seen.board, "show", lambda outcomes, *more: shown.append(more))
     stop(chronicle)
+    assert shown == [(3, 4, "3 of 4 Batch tasks completed (3 succeeded, 0 failed), 1 not completed: Stopped: ")]
     assert remembered(chronicle.results) == set(NAMES)
     assert [(each.file, each.succeeded, each.cause) for each in published[0].outcomes] == [
         ("a.txt", True, None),
@@ -149,7 +152,7 @@ def test_the_oldest_output_is_downloaded_first(
         first = min(found.values())
         return {name: first.replace(microsecond=times[name]) for name in found}
 
-    def in_turn(work: Callable[[object], object], items: list[object]) -> list[object]:
+    def in_turn(work: Callable[[object], object], items: list[object], **more: Any) -> list[object]:
         return [work(item) for item in items]
 
     def noted(container: ContainerClient, results: Results, of: object) -> None:
