@@ -6,6 +6,7 @@ import logging
 
 import pytest
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 import tasks.reporting.artifacts
 from tasks.reporting.artifacts import best_effort, publish_report
@@ -47,3 +48,13 @@ def test_what_cannot_be_published_is_said_without_secrets(caplog: pytest.LogCapt
 
     best_effort(publish)()
     assert caplog.messages == ["Artifact not written: PUT http://x?sig=*** failed"]
+
+
+def test_ctrl_c_while_an_artifact_is_serialized_stops_the_run() -> None:
+    class Slow(BaseModel):
+        @model_serializer(mode="wrap")
+        def interrupted(self, _: SerializerFunctionWrapHandler) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        best_effort(lambda: print(Slow().model_dump(mode="json")))()
