@@ -71,8 +71,6 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
             with limited(seconds=_REQUEST, retries=retries):
                 publish(*args, **kwargs)
         except Exception as error:
-            if error.__cause__ is not None and not isinstance(error.__cause__, Exception):
-                raise error.__cause__ from None  # pydantic wraps even a Ctrl-C that arrives while it serializes
             reason = without_secrets(str(error)) or type(error).__name__
             get_run_logger().warning("Artifact not written: %s", reason)
 

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.input import keyset_from_paused_state
 from prefect.input.run_input import Keyset
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from pydantic_core import PydanticSerializationError
 
 __all__ = ["Keyset", "limited", "pause_keys", "prefect_client"]
 
@@ -22,9 +23,15 @@ def limited(*, seconds: float, retries: int = 0) -> Iterator[None]:
     """Limit the calls that Prefect makes meanwhile: each waits that long for its response.
 
     By default Prefect's client waits a minute for each response, and retries a server that is away for even longer.
+    A signal that arrives while a request is serialized is raised as itself.
     """
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: seconds}):
-        yield
+        try:
+            yield
+        except PydanticSerializationError as error:
+            if error.__cause__ is None or isinstance(error.__cause__, Exception):
+                raise
+            raise error.__cause__ from None  # pydantic wraps even a Ctrl-C that arrives while it serializes
 
 
 @contextmanager
