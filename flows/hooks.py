@@ -6,8 +6,6 @@ in the worker or in `serve`, where nothing of the run is left but its id and its
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import Thread
 from typing import Any
 
 from prefect import Flow
@@ -18,6 +16,7 @@ from tasks.accounts.choose import accounts_in_use
 from tasks.errors.secrets import without_secrets
 from tasks.resources.clean_up import Log, clean_up_after, clean_up_of
 from tasks.run.identity import Run
+from tasks.run.parallel import within
 from tasks.run.settings import TimeLimits, settings_in
 
 PATIENCE = 60.0  # seconds; the SDKs retry for minutes where Azure does not answer, and the worker has other runs
@@ -33,14 +32,6 @@ def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]
             flow_run.id,
             PATIENCE,
         )
-
-
-def within(seconds: float, act: Callable[[], None]) -> bool:
-    """Whether the act was done in that time; if not it goes on, but does not keep the process from ending."""
-    thread = Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return not thread.is_alive()
 
 
 def _clean_up(workload: str, flow_run: FlowRun, logger: Log) -> None:

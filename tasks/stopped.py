@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from threading import Thread
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -19,6 +18,7 @@ from tasks.resources.container import Container
 from tasks.resources.ownership import hold
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
+from tasks.run.parallel import within
 from tasks.run.previous_attempt import outputs_there
 from tasks.run.uploads import UploadedFile
 
@@ -33,12 +33,10 @@ def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds
     if ending is None or isinstance(ending, Exception) or record.stored or not record.uploads:
         return
     fetch = _Fetch(record.azure, record.run, record.uploads.inputs, Download(results=record.results))
-    # Of this machine's own: no connection that hangs keeps the run from ending.
-    thread = Thread(target=fetch.run, args=[record.known], name="fetch finished outputs", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    known = record.known
+    within(seconds, lambda: fetch.run(known))
     fetch.download.stop.set()
-    outcomes = fetch.outcomes(record.known)
+    outcomes = fetch.outcomes(known)
     record.note(outcomes)
     left = fetch.left(outcomes)
     record.not_downloaded = left if left or fetch.listed else None

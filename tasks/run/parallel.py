@@ -1,10 +1,11 @@
-"""Work on many things inside one step."""
+"""Work in threads: on many things inside one step, and within a limit of time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from threading import Thread
 from typing import TypeVar
 
 AT_A_TIME = 8  # requests in flight; more gains nothing on one connection pool
@@ -35,3 +36,11 @@ def in_parallel(
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)  # after the last result there is nothing left to wait for
+
+
+def within(seconds: float, act: Callable[[], None]) -> bool:
+    """Whether the act was done in that time; if not it goes on, but does not keep the process from ending."""
+    thread = Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
