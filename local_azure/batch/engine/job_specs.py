@@ -7,7 +7,7 @@ from datetime import timedelta
 from local_azure.batch.engine import pool_specs, task_specs
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
-from local_azure.batch.state.wire import UNLIMITED_TEXT, is_id, parse_duration
+from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id, is_id, parse_duration
 
 MAXIMUM_RELEASE = timedelta(minutes=15)  # a job release task's maxWallClockTime
 
@@ -112,6 +112,5 @@ def _release(task: Document) -> Document:
 
 
 def _check_task(name: str, task: Document) -> None:
-    if not is_id(task["id"]):
-        raise invalid_property(f"{name}.id", task["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    check_id(f"{name}.id", task["id"])
     task_specs.check_command(task, f"{name}.")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from local_azure.batch.engine.service import Service
-from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import ALLOCATION, POOL
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import is_id, timestamp
+from local_azure.batch.state.wire import check_id, timestamp
 
 
 def add_pool(service: Service, spec: Document) -> Row:
     """Store a pool, whose nodes the allocator adds. Raises BatchError if its id is taken or invalid."""
-    if not is_id(spec["id"]):
-        raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    check_id("id", spec["id"])
     if existing := service.store.pools.get(spec["id"].lower()):
         deleting = existing.document["state"] == "deleting"
         raise BatchError(Code.PoolBeingDeleted if deleting else Code.PoolExists)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from local_azure.batch.engine import dependencies, exit_conditions
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
-from local_azure.batch.state.wire import UNLIMITED_TEXT, is_id
+from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id
 
 DEFAULT_RETENTION = "P7D"
 # The service's own error names this limit ("Total size of commandLine cannot be more than 32768 characters", reported
@@ -34,8 +34,7 @@ def constraints(given: Document, job: Document) -> Document:
 
 
 def check(spec: Document, job: Document) -> None:
-    if not is_id(spec["id"]):
-        raise invalid_property("id", spec["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    check_id("id", spec["id"])
     check_command(spec)
     if spec.get("requiredSlots", 1) < 1:
         raise invalid_property("requiredSlots", spec["requiredSlots"], "it must be positive")

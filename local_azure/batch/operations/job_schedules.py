@@ -12,7 +12,7 @@ from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import SCHEDULE
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import is_id, parse_duration, parse_timestamp, timestamp
+from local_azure.batch.state.wire import check_id, parse_duration, parse_timestamp, timestamp
 
 MINIMUM_INTERVAL = timedelta(minutes=1)
 
@@ -36,8 +36,7 @@ def show(call: Call, row: Row) -> Document:
 
 def create_job_schedule(service: Service, call: Call) -> Response:
     body = call.body("BatchJobScheduleCreateOptions")
-    if not is_id(body["id"]):
-        raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    check_id("id", body["id"])
     if service.store.schedules.get(body["id"].lower()):
         raise BatchError(Code.JobScheduleExists)
     _check_rule(service, body["schedule"])

@@ -12,7 +12,7 @@ from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import is_id
+from local_azure.batch.state.wire import check_id
 
 FILTERABLE = {
     "id": Kind.TEXT,
@@ -42,8 +42,7 @@ def show(call: Call, row: Row) -> Document:
 
 def create_job(service: Service, call: Call) -> Response:
     body = call.body("BatchJobCreateOptions")
-    if not is_id(body["id"]):
-        raise invalid_property("id", body["id"], "1 to 64 letters, digits, hyphens and underscores are allowed")
+    check_id("id", body["id"])
     document = add_job(service, body["id"], with_defaults(body)).document
     return created(call, document, "jobs", document["id"])
 

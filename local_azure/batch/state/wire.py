@@ -6,6 +6,8 @@ import re
 from datetime import datetime, timedelta, timezone
 from urllib.parse import quote
 
+from local_azure.batch.state.errors import invalid_property
+
 # The maximum duration of .NET, which means "no limit" in Batch.
 UNLIMITED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
 UNLIMITED_TEXT = "P10675199DT2H48M5.4775807S"
@@ -102,6 +104,12 @@ def next_etag(previous: str | None, now: datetime) -> str:
 
 def is_id(text: str) -> bool:
     return bool(_ID.match(text))
+
+
+def check_id(name: str, text: str) -> None:
+    """Raises BatchError where the property of that name is no id for something new."""
+    if not is_id(text):
+        raise invalid_property(name, text, "1 to 64 letters, digits, hyphens and underscores are allowed")
 
 
 def segment(text: str) -> str:
