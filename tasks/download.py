@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from tasks.errors import NotDownloaded, ResultsError
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
+from tasks.run.content import new_md5
 from tasks.run.identity import Role, Run
 from tasks.run.local_files import at
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
@@ -142,7 +142,7 @@ def _download(container: ContainerClient, name: str, target: Path) -> str:
     """Put the blob at the target. Returns in what the download differs from the blob, and then it is not there."""
     # Written under another name first: a file that is there is a whole one.
     partial = target.with_name(f".{uuid4().hex}.part")
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = new_md5()
     size = 0
     try:
         blob = container.download_blob(name)

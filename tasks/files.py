@@ -11,7 +11,8 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
 from tasks.reporting.artifacts import publish_sas_links
-from tasks.resources.upload import Content, Line, upload
+from tasks.resources.upload import Line, upload
+from tasks.run.content import Content
 from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.parallel import in_parallel

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from azure.storage.blob import BlobBlock, BlobClient, ContentSettings
 
 from tasks.errors import InputError
+from tasks.run.content import Content, new_md5, open_input, read_input
 from tasks.run.parallel import AT_A_TIME
 
 LEAST_BLOCK, MOST_BLOCK = 256 << 10, 8 << 20  # bytes
@@ -25,24 +24,6 @@ _FAST, _SLOW = 1.0, 10.0  # seconds that a request takes
 _TIMEOUT: dict[str, Any] = {"connection_timeout": 60}
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Content:
-    """What was in a file when it was read."""
-
-    md5: bytes
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> Content:
-        """Raises InputError where the file cannot be read."""
-        digest, size = _md5(), 0
-        with _open(path) as file:
-            while block := _read(path, file, 1 << 20):
-                digest.update(block)
-                size += len(block)
-        return cls(md5=digest.digest(), size=size)
 
 
 class Line:
@@ -93,10 +74,10 @@ def upload(blob: BlobClient, path: Path, content: Content, content_type: str, li
     file has changed meanwhile: then the blob stays as it was.
     """
     settings = ContentSettings(content_type=content_type, content_md5=bytearray(content.md5))
-    with _open(path) as file:
+    with open_input(path) as file:
         if content.size <= LEAST_BLOCK:
-            data = _read(path, file, content.size + 1)
-            _compare(path, content, _md5(data).digest())
+            data = read_input(path, file, content.size + 1)
+            _compare(path, content, new_md5(data).digest())
             put: Callable[[], dict[str, Any]] = partial(
                 blob.upload_blob, data, overwrite=True, content_settings=settings, validate_content=True, **_TIMEOUT
             )
@@ -110,11 +91,11 @@ def upload(blob: BlobClient, path: Path, content: Content, content_type: str, li
 
 def _stage(blob: BlobClient, path: Path, file: BinaryIO, content: Content, line: Line) -> list[BlobBlock]:
     """Upload the blocks of the blob, of which nobody sees anything until they are committed."""
-    digest, staged = _md5(), 0
+    digest, staged = new_md5(), 0
     blocks: list[BlobBlock] = []
     while staged <= content.size:  # a file that grows without end has changed
         size = max(line.block_bytes, -(-content.size // _MOST_BLOCKS))
-        data = _read(path, file, size)
+        data = read_input(path, file, size)
         if not data:
             break
         digest.update(data)
@@ -130,25 +111,3 @@ def _compare(path: Path, content: Content, md5: bytes) -> None:
         raise InputError(
             f"input {str(path)!r} changed while it was uploaded; run again when nothing writes to it, or name a copy"
         )
-
-
-def _md5(data: bytes = b"") -> hashlib._Hash:
-    return hashlib.md5(data, usedforsecurity=False)
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _read(path: Path, file: BinaryIO, size: int) -> bytes:
-    try:
-        return file.read(size)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"input {str(path)!r} can no longer be read ({error.strerror})")

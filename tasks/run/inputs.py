@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -36,15 +35,6 @@ class InputFile:
     @property
     def output_name(self) -> str:
         return output_name(self.blob_name)
-
-
-def md5_of(path: Path) -> bytes:
-    """The MD5 of a file's content, which Blob Storage keeps too. Raises OSError."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def as_list(inputs: object) -> list[Any]:

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
-from tasks.run.inputs import InputFile, md5_of
+from tasks.run.content import Content
+from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
 from tasks.run.outcomes import TaskOutcome, missing
 from tasks.run.uploads import UploadedFile
@@ -118,8 +119,8 @@ class Results:
 
     def _is_of(self, file: InputFile, md5: str) -> bool:
         try:
-            return md5_of(file.path).hex() == md5 and self._is_readable(file.blob_name, file.output_name)
-        except OSError:
+            return Content.of(file.path).md5.hex() == md5 and self._is_readable(file.blob_name, file.output_name)
+        except (InputError, OSError):
             return False
 
     def _is_readable(self, name: str, output_name: str) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from tasks.errors import InputError
-from tasks.run.inputs import InputFile, find_inputs, md5_of
+from tasks.run.content import Content
+from tasks.run.inputs import InputFile, find_inputs
 from tasks.run.results import Results
 
 COUNTED = ".counted.json"
@@ -37,7 +38,7 @@ def results(tmp_path: Path, files: list[InputFile]) -> Results:
     results.folder.mkdir()
     for file in files:
         results.path(file.output_name).write_text("an output")
-    results.remember({file.blob_name: md5_of(file.path).hex() for file in files})
+    results.remember({file.blob_name: Content.of(file.path).md5.hex() for file in files})
     return results
 
 
@@ -90,7 +91,7 @@ def test_the_outcomes_of_later_tries_are_remembered_beside_the_earlier_ones(
     results: Results, files: list[InputFile]
 ) -> None:
     files[1].path.write_text("another text")
-    results.remember({"b.txt": md5_of(files[1].path).hex()})
+    results.remember({"b.txt": Content.of(files[1].path).md5.hex()})
     assert to_count(results, files) == []
     assert set(json.loads(results.path(COUNTED).read_text())) == {"a.txt", "b.txt"}
 
@@ -99,7 +100,7 @@ def test_the_outcomes_of_later_tries_are_remembered_beside_the_earlier_ones(
 def test_a_note_that_cannot_be_read_counts_for_nothing(results: Results, files: list[InputFile], text: str) -> None:
     results.path(COUNTED).write_text(text)
     assert to_count(results, files) == ["a.txt", "b.txt"]
-    results.remember({"a.txt": md5_of(files[0].path).hex()})
+    results.remember({"a.txt": Content.of(files[0].path).md5.hex()})
     assert to_count(results, files) == ["b.txt"]
 
 
@@ -113,7 +114,7 @@ def test_a_name_that_needs_escapes_is_remembered(tmp_path: Path, results: Result
     (tmp_path / name).write_text("text")
     (file,) = find_inputs([str(tmp_path / name)])
     results.path(file.output_name).write_text("an output")
-    results.remember({name: md5_of(file.path).hex()})
+    results.remember({name: Content.of(file.path).md5.hex()})
     assert results.sort([file])[1] == []
 
 
