@@ -23,7 +23,6 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
@@ -207,8 +206,6 @@ def find_counted(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
 
     Nothing where some are to be counted: then step 5 adds a Batch task for each of those.
     """
-    if (flow_run.run_count or 1) == 1:
-        return []
     with azure.batch() as batch:
         plan = resume.plan(uploads.inputs, read_previous_attempt(azure, batch, run), run)
     if not plan.all_counted:

@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
 from tasks.errors import Cancelled, RunError
+from tasks.errors.text import listed
 from tasks.reporting.artifacts import attempt_suffix, publish_report
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.prices import price_of, region_of
@@ -30,7 +31,6 @@ from tasks.watching.watch import LastSeen
 
 _THINGS = ("containers", "job", "pool")
 _NO_POOL = UsedPool(id="", slots_per_node=1, own=False)
-_MOST_NAMED = 20  # files
 
 
 @dataclass(kw_only=True)
@@ -108,8 +108,7 @@ class RunRecord(Generic[J]):
         names = self.not_downloaded or ()
         if not names:
             return ""
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        lacking = f"Not downloaded: the outputs of {', '.join(names[:_MOST_NAMED])}{more}. "
+        lacking = f"Not downloaded: the outputs of {listed(names)}. "
         if self.azure.ends_with_run:
             return f"{lacking}The embedded local Azure ends with this run, and their container with it; run again"
         return (

@@ -14,8 +14,9 @@ from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.parallel import in_parallel
 from tasks.run.resume import PreviousAttempt, PreviousTask, Progress
+from tasks.run.tags import parse_time
 
-# Environment variables of a Batch task: its input, and when its SAS URLs end. The latter also tells the attempts apart.
+# Environment variables of a Batch task: its input, and when its SAS URLs end. The latter also differs between attempts.
 INPUT_FILE = "INPUT_FILE"
 SAS_EXPIRES = "SAS_EXPIRES"
 _FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"]
@@ -44,7 +45,7 @@ def previous_task(task: BatchTask) -> PreviousTask:
         progress=_PROGRESS.get(str(getattr(task.state, "value", task.state)), Progress.RUNNING),
         succeeded=info is not None and info.result == BatchTaskExecutionResult.SUCCESS,
         created=task.creation_time,
-        sas_expires=_time(environment.get(SAS_EXPIRES, "")),
+        sas_expires=parse_time(environment.get(SAS_EXPIRES, "")),
     )
 
 
@@ -68,11 +69,3 @@ def delete_outputs(azure: Azure, run: Run, names: Iterable[str]) -> None:
                 container.delete_blob(name)
 
         in_parallel(delete, names)
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(text)
-        return time if time.tzinfo else None
-    except ValueError:
-        return None

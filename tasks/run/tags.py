@@ -38,8 +38,8 @@ class Tags:
         return cls(
             workload=metadata.get("workload", ""),
             flow_run=metadata.get("flow_run", "") if metadata.get("project") == PROJECT else "",
-            created=_time(metadata.get("created")),
-            expires=_time(metadata.get("expires")),
+            created=parse_time(metadata.get("created")),
+            expires=parse_time(metadata.get("expires")),
             kept=metadata.get("kept") == _YES,
             held=metadata.get("held") == _YES,
             others=metadata,
@@ -66,7 +66,7 @@ class Tags:
         return (self.flow_run, self.expires, self.kept) == (other.flow_run, other.expires, other.kept)
 
 
-def _time(text: str | None) -> datetime | None:
+def parse_time(text: str | None) -> datetime | None:
     """The time in UTC; None for what is none, or does not say in which time zone."""
     try:
         time = datetime.fromisoformat(text or "")
