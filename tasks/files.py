@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from azure.storage.blob import BlobProperties, BlobServiceClient
+from azure.storage.blob import BlobProperties, BlobServiceClient, ContainerClient
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
@@ -43,33 +43,15 @@ def _upload(
     signer = Signer(azure, run.expires)
     logger = get_run_logger()
     line = Line()
+    size = sum(file.size for file in files)
 
     def send(file: InputFile) -> tuple[bool, UploadedFile]:
-        there = present.get(file.blob_name)
-        content = Content.of(file.path)
-        same = there is not None and _holds(there, content)
-        if there and same:
-            modified = there.last_modified
-            line.note(content.size)
-        else:
-            blob = container.get_blob_client(file.blob_name)
-            modified = upload(blob, file.path, content, _PLAIN_TEXT, line)
-        uploaded = UploadedFile(
-            blob_name=file.blob_name,
-            size=content.size,
-            output_name=file.output_name,
-            task_id=file.task_id,
-            md5=content.md5.hex(),
-            modified=modified,
-            sas_url=signer.read_url(container.container_name, file.blob_name),
-        )
-        return not same, uploaded
+        return _upload_one(container, present.get(file.blob_name), signer, file, line)
 
-    def tell() -> None:
+    def log_progress() -> None:
         logger.info("%s of %s bytes uploaded to %s so far", f"{line.sent:,}", f"{size:,}", container.container_name)
 
-    size = sum(file.size for file in files)
-    done = in_parallel(send, files, meanwhile=tell)
+    done = in_parallel(send, files, meanwhile=log_progress)
     sent = sum(sent for sent, _ in done)
     logger.info(
         "%d of %d files (%s bytes) uploaded to %s%s",
@@ -80,6 +62,28 @@ def _upload(
         "" if sent == len(files) else "; the others are there already",
     )
     return [uploaded for _, uploaded in done]
+
+
+def _upload_one(
+    container: ContainerClient, there: BlobProperties | None, signer: Signer, file: InputFile, line: Line
+) -> tuple[bool, UploadedFile]:
+    """Whether the file had to be sent, and what is there now."""
+    content = Content.of(file.path)
+    if there is not None and _holds(there, content):
+        sent, modified = False, there.last_modified
+        line.note(content.size)
+    else:
+        blob = container.get_blob_client(file.blob_name)
+        sent, modified = True, upload(blob, file.path, content, _PLAIN_TEXT, line)
+    return sent, UploadedFile(
+        blob_name=file.blob_name,
+        size=content.size,
+        output_name=file.output_name,
+        task_id=file.task_id,
+        md5=content.md5.hex(),
+        modified=modified,
+        sas_url=signer.read_url(container.container_name, file.blob_name),
+    )
 
 
 def _holds(blob: BlobProperties, content: Content) -> bool:
