@@ -65,7 +65,7 @@ SPACE = re.compile(
 )
 BOM = codecs.BOM_UTF8
 
-LOOK_BYTES = 64 << 10  # of the start of a file, which tell what it is
+LOOK_BYTES = 64 << 10  # of the start of a file, by which its encoding is found
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",

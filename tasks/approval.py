@@ -89,7 +89,7 @@ def ask(
 
     Args:
         summary: One line that says what the run found.
-        failure: Why the run fails, where it does: that is said first, for it is what the answer depends on.
+        failure: Why the run fails, if it does. It comes first, because the answer depends on it.
         pool_cost: A sentence with what the pool costs per hour while it waits.
     """
     things = tuple(thing for thing in _THINGS if getattr(clean_up, thing) is Disposal.ASK)

@@ -87,7 +87,7 @@ def download_output(
         _fetch_all(azure, run, counted, download)
     except (*SERVICE_FAILURES, ResultsError) as error:
         raise _not_downloaded(azure, run, error, len(counted) - len(download.stored), len(counted), results) from None
-    outcomes = _tell_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
+    outcomes = _report_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
     logger = get_run_logger()
     logger.info("%d of %d output files downloaded to %s", len(download.stored), len(uploads.inputs), results.folder)
     _download_logs(azure, run, outcomes, results)
@@ -199,7 +199,7 @@ def _what_next(azure: Azure, run: Run, advice: str) -> str:
     )
 
 
-def _tell_useless(
+def _report_useless(
     azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], download: Download, board: TaskBoard
 ) -> list[TaskOutcome]:
     """Log the outputs of no use as the failures that they are; the outcomes with the end of their stderr."""
@@ -213,8 +213,8 @@ def _tell_useless(
     failures.close()
     outcomes = [reported.get(outcome.file, outcome) for outcome in outcomes]
     completed = sum(outcome.completed for outcome in outcomes)
-    said = f"{completed} of {len(outcomes)} Batch tasks completed; {len(useless)} of them left no output of use"
-    board.show(outcomes, completed, len(outcomes), said)
+    status = f"{completed} of {len(outcomes)} Batch tasks completed; {len(useless)} of them left no output of use"
+    board.show(outcomes, completed, len(outcomes), status)
     return outcomes
 
 

@@ -109,7 +109,7 @@ def _replace_job(azure: Azure, run: Run, job: Job, plan: Plan) -> bool:
     if not plan.replace_job:
         return False
     get_run_logger().info("%s: has ended with files not counted, replacing it", job.title)
-    # First the outputs: that they are of another content, only the job's tasks can tell.
+    # First the outputs: only the job's tasks show that they are of another content.
     delete_outputs(azure, run, plan.drop_outputs)
     dispose(run, job, Disposal.DELETE)
     return create_or_adopt(run, job)

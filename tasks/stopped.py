@@ -78,7 +78,7 @@ class _Fetch:
             self.problem = without_secrets(str(error))
 
     def outcomes(self, known: Mapping[str, TaskOutcome]) -> list[TaskOutcome]:
-        """What became of each file; an output tells of a success that was not seen."""
+        """What became of each file; an output proves a success that was not seen."""
         finished = [
             replace(each, state="completed", succeeded=True) if self._finished(each) else each.unfinished()
             for each in known.values()

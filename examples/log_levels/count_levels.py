@@ -19,8 +19,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-UPLOAD_FAILED = 74  # the exit code by which the flow tells a failed upload from a failed count
-NOT_TEXT = 65  # the exit code by which the flow tells a binary file
+UPLOAD_FAILED = 74  # the exit code by which the flow recognises a failed upload
+NOT_TEXT = 65  # the exit code by which the flow recognises a binary file
 OTHER = "other"
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = {

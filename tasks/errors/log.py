@@ -37,7 +37,7 @@ class _ReadableErrors(logging.Filter):
 def log_errors_without_traceback() -> None:
     """Make Prefect log a RunError as its message alone; safe to call more than once.
 
-    The SDKs' own warnings, some with a traceback, tell nothing that the errors do not.
+    The SDKs' own warnings, some with a traceback, say nothing that the errors do not.
     """
     if (sdks := logging.getLogger("azure")).level == logging.NOTSET:
         sdks.setLevel(logging.ERROR)

@@ -66,7 +66,7 @@ def create_or_adopt(run: Run, resource: Creatable, polling: Polling = UNTIL_GONE
         if not logged:
             get_run_logger().info("%s: waiting until that of a previous attempt is deleted", resource.title)
             logged = True
-    raise AssertionError("the pace ends by itself")
+    raise AssertionError("polling does not end")
 
 
 def find(run: Run, resource: Resource) -> Found | None:

@@ -38,7 +38,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        # Prefect's ids are UUIDv7: they begin with the time, so only the tail tells simultaneous runs apart.
+        # Prefect's ids are UUIDv7: they begin with the time, so only the tail differs between simultaneous runs.
         return f"{self.workload}-{self.flow_run_id.replace('-', '')[-12:]}"
 
     @property

@@ -23,7 +23,7 @@ OUTCOME_FIELDS = ["id", "state", "executionInfo", "nodeInfo", "constraints"]  # 
 
 
 class Cause(str, Enum):
-    """Why a Batch task did not succeed, as far as its failure tells."""
+    """Why a Batch task did not succeed, as far as its failure shows."""
 
     EXIT_CODE = "exited non-zero"
     TIME_LIMIT = "timed out"
@@ -104,7 +104,7 @@ class TaskOutcome:
             ended=info.end_time if info else None,
             retries=info.retry_count or 0 if info else 0,
             requeues=info.requeue_count or 0 if info else 0,
-            # "Completed" is not "succeeded": only the result tells.
+            # "Completed" is not "succeeded": only the result says so.
             succeeded=result == BatchTaskExecutionResult.SUCCESS,
             failure=failure,
             cause=_cause(task, failure) if failure else None,

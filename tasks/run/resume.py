@@ -28,7 +28,7 @@ class PreviousTask:
     progress: Progress
     succeeded: bool
     created: datetime | None
-    sas_expires: datetime | None  # which also tells whose attempt it is of
+    sas_expires: datetime | None  # which also differs between attempts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
-PROJECT = "prefect-azure-batch"  # the tag by which a sweep tells what runs created from everything else
+PROJECT = "prefect-azure-batch"  # the tag by which a sweep finds what runs created
 _YES = "yes"
 
 

@@ -1,4 +1,4 @@
-"""A reverse proxy between the SDKs and the services: it tells a run's HTTP calls apart, and loses or falsifies answers.
+"""A reverse proxy between the SDKs and the services: it counts a run's HTTP calls, and loses or falsifies answers.
 
 Signatures cover the path and the headers but not the host, so requests pass byte for byte as they came. What the nodes
 send (it carries a SAS signature instead of an Authorization header) passes too, but is neither a call nor faulted.

@@ -64,12 +64,12 @@ def test_meanwhile_is_called_until_all_is_done() -> None:
     calls: list[int] = []
     enough = threading.Event()
 
-    def tell() -> None:
+    def count() -> None:
         calls.append(len(calls))
         if len(calls) == 3:
             enough.set()
 
-    assert in_parallel(lambda _: enough.wait(LIMIT), [0, 1], meanwhile=tell, every=0.01) == [True, True]
+    assert in_parallel(lambda _: enough.wait(LIMIT), [0, 1], meanwhile=count, every=0.01) == [True, True]
     assert len(calls) >= 3
 
 
