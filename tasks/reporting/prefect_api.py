@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.input import keyset_from_paused_state
 from prefect.input.run_input import Keyset
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -23,15 +25,25 @@ def limited(*, seconds: float, retries: int = 0) -> Iterator[None]:
     """Limit the calls that Prefect makes meanwhile: each waits that long for its response.
 
     By default Prefect's client waits a minute for each response, and retries a server that is away for even longer.
-    A signal that arrives while a request is serialized is raised as itself.
+    A signal that arrives while settings or a request are serialized is raised as itself.
     """
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: seconds}):
-        try:
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: seconds}):
             yield
-        except PydanticSerializationError as error:
-            if error.__cause__ is None or isinstance(error.__cause__, Exception):
-                raise
-            raise error.__cause__ from None  # pydantic wraps even a Ctrl-C that arrives while it serializes
+    except PydanticSerializationError as error:
+        interruption = _interruption(error)
+        if interruption is None:
+            raise
+        raise interruption from None
+
+
+def _interruption(error: PydanticSerializationError) -> BaseException | None:
+    """The signal that ended a serializer; pydantic wraps it too, and of one in a nested model leaves only the name."""
+    if "KeyboardInterrupt" in str(error):
+        return KeyboardInterrupt()
+    if "TerminationSignal" in str(error):
+        return TerminationSignal(signal=signal.SIGTERM)
+    return None
 
 
 @contextmanager

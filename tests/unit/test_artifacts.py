@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES
 from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 import tasks.reporting.artifacts
+import tasks.reporting.prefect_api
 from tasks.reporting.artifacts import best_effort, publish_report
 
 LOGGER = logging.getLogger("tests.artifacts")
@@ -50,11 +55,43 @@ def test_what_cannot_be_published_is_said_without_secrets(caplog: pytest.LogCapt
     assert caplog.messages == ["Artifact not written: PUT http://x?sig=*** failed"]
 
 
-def test_ctrl_c_while_an_artifact_is_serialized_stops_the_run() -> None:
-    class Slow(BaseModel):
-        @model_serializer(mode="wrap")
-        def interrupted(self, _: SerializerFunctionWrapHandler) -> str:
-            raise KeyboardInterrupt
+class Interrupted(BaseModel):
+    by: int = signal.SIGINT
 
-    with pytest.raises(KeyboardInterrupt):
-        best_effort(lambda: print(Slow().model_dump(mode="json")))()
+    @model_serializer(mode="wrap")
+    def interrupted(self, _: SerializerFunctionWrapHandler) -> str:
+        raise KeyboardInterrupt if self.by == signal.SIGINT else TerminationSignal(signal=self.by)
+
+
+class Request(BaseModel):
+    part: Interrupted
+
+    @model_serializer(mode="wrap")
+    def whole(self, rest: SerializerFunctionWrapHandler) -> dict[str, object]:
+        serialized: dict[str, object] = rest(self)
+        return serialized
+
+
+INTERRUPTIONS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, TerminationSignal)]
+
+
+@pytest.mark.parametrize(("by", "raised"), INTERRUPTIONS)
+def test_a_signal_while_an_artifact_is_serialized_stops_the_run(by: int, raised: type[BaseException]) -> None:
+    for request in (Interrupted(by=by), Request(part=Interrupted(by=by))):
+        for serialize in (request.model_dump, request.model_dump_json):
+            with pytest.raises(raised):
+                best_effort(lambda serialize=serialize: print(serialize()))()
+
+
+@pytest.mark.parametrize(("by", "raised"), INTERRUPTIONS)
+def test_a_signal_while_settings_are_serialized_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, by: int, raised: type[BaseException]
+) -> None:
+    @contextmanager
+    def interrupted(_: object) -> Iterator[None]:
+        Request(part=Interrupted(by=by)).model_dump()
+        yield
+
+    monkeypatch.setattr(tasks.reporting.prefect_api, "temporary_settings", interrupted)
+    with pytest.raises(raised):
+        best_effort(lambda: None)()
