@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -30,6 +30,7 @@ from tasks.resources.images import machine
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
+from tasks.run.packages import FILES_TO_INSTALL, SET_UP_NODE
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.tags import Tags
 from tasks.run.uploads import UploadedFile
@@ -72,14 +73,14 @@ class Pool(PoolResource, Creatable):
         batch: BatchClient,
         run: Run,
         settings: PoolSettings,
-        node_script: UploadedFile | None = None,
+        files: Sequence[UploadedFile] = (),
         disposal: Disposal = Disposal.DELETE,
     ) -> None:
         super().__init__(batch, run.pool_id)
         self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
         self._run = run
         self._settings = settings
-        self._script = node_script  # known where the pool may be created
+        self._files = files  # for the nodes; known where the pool may be created
 
     def create(self) -> None:
         settings = self._settings
@@ -129,7 +130,7 @@ class Pool(PoolResource, Creatable):
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
 
     def _start_task(self) -> BatchStartTask | None:
-        return _start_task(self._script) if self._script else None
+        return _start_task(self._files) if self._files else None
 
 
 def scale(deadline: datetime, dedicated: int, spot: int) -> str:
@@ -180,13 +181,18 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
     return pool
 
 
-def _start_task(node_script: UploadedFile) -> BatchStartTask:
-    """Copies the node script to the directory that all tasks of a node share; nothing is installed."""
-    name = node_script.blob_name
+def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:
+    """Copies scripts to the directory that all tasks of a node share, and installs there what is in archives."""
+    names = [file.blob_name for file in files]
+    # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
+    copied = " ".join(name for name in names if name not in FILES_TO_INSTALL)
+    commands = [f'cp -p {copied} "$AZ_BATCH_NODE_SHARED_DIR"/'] if copied else []
+    commands += [f"python3 {SET_UP_NODE}"] if SET_UP_NODE in names else []
     return BatchStartTask(
-        # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
-        command_line=f"/bin/sh -c 'cp -p {name} \"$AZ_BATCH_NODE_SHARED_DIR\"/'",
-        resource_files=[ResourceFile(http_url=node_script.sas_url, file_path=name, file_mode="0755")],
+        command_line=f"/bin/sh -c '{' && '.join(commands)}'",
+        resource_files=[
+            ResourceFile(http_url=file.sas_url, file_path=file.blob_name, file_mode="0755") for file in files
+        ],
         user_identity=UserIdentity(
             auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.ADMIN)
         ),

@@ -302,7 +302,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
 ) -> None:
     def tries() -> list[list[AddedTask]]:
         uploads = upload(azure, run)
-        pool, again = (create_pool(azure, run, ONE_NODE, uploads.node_script) for _ in range(2))
+        pool, again = (create_pool(azure, run, ONE_NODE, [uploads.node_script]) for _ in range(2))
         assert pool == again
         assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
@@ -423,7 +423,7 @@ def test_a_stranger_s_container_is_neither_adopted_nor_deleted(azure: Azure, run
 def test_a_stranger_s_pool_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
     make_pool(azure, run, nodes=0, owner=new_run())
     with pytest.raises(ConflictError, match=f"^pool {run.name} exists and was not created by this run; delete it"):
-        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).node_script))
+        in_flow(lambda: create_pool(azure, run, ONE_NODE, [upload(azure, run).node_script]))
     in_flow(lambda: delete_pool(azure, run, ONE_NODE, Disposal.DELETE))
     assert still_there(azure, run)[0] == "pool"
 
