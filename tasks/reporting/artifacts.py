@@ -33,7 +33,7 @@ from tasks.run.outcomes import TaskOutcome
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.run.uploads import UploadedFile
+    from tasks.run.uploads import UploadedFile, Uploads
 
 _WIDEST_CELL = 200  # columns of a word or a file's name; the files have it whole
 _LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
@@ -78,7 +78,7 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
 
 
 @best_effort
-def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile], expires: datetime) -> None:
+def publish_sas_links(uploads: Uploads, expires: datetime) -> None:
     """The uploaded files as links; in markdown, because the UI shows the links in a table artifact as raw text."""
     lines = [
         "Each link reads one file and nothing else. They work while the run's containers exist, "
@@ -86,11 +86,10 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
         "",
         "| file | bytes | container |",
         "|:--|--:|:--|",
-        _link_row(node_script, "application"),
-        *(_link_row(file, "input") for file in inputs[:MOST_TABLE_ROWS]),
+        *(_link_row(file) for file in [*uploads.application, *uploads.inputs[:MOST_TABLE_ROWS]]),
     ]
-    if len(inputs) > MOST_TABLE_ROWS:
-        lines += ["", f"and {len(inputs) - MOST_TABLE_ROWS} more input files"]
+    if (more := len(uploads.inputs) - MOST_TABLE_ROWS) > 0:
+        lines += ["", f"and {more} more input files"]
     description = f"SAS URLs of the uploaded files{attempt_suffix()}"
     create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description=description)
 
@@ -179,8 +178,10 @@ def _interest(outcome: TaskOutcome) -> int:
     return 1 if outcome.state != "active" else 2
 
 
-def _link_row(file: UploadedFile, container: str) -> str:
-    return f"| [{escape_markdown(file.blob_name)}]({file.sas_url}) | {file.size:,} | {container} |"
+def _link_row(file: UploadedFile) -> str:
+    shown = escape_markdown(file.name)
+    # Without a link where the SAS is the user's own, which may read more than this file.
+    return f"| {f'[{shown}]({file.sas_url})' if file.own_sas else shown} | {file.size:,} | {file.container} |"
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
