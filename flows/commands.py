@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,8 @@ from typer.core import TyperCommand
 
 from tasks.errors import RunError
 from tasks.terminal import exit_on_termination, outlive_console, terminate_on_hangup
+
+M = TypeVar("M", bound=BaseModel)
 
 # Parameters of the flows that have another name than their option.
 _RENAMED = {
@@ -66,7 +68,7 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
     return re.sub(rf"(?<![\w./'\"-])({'|'.join(known)})(?![\w/'\"-])", lambda found: known[found[1]], message)
 
 
-def checked(model: type[BaseModel], **values: Any) -> Any:
+def checked(model: type[M], **values: Any) -> M:
     """The settings. Raises RunError with each wrong one named."""
     try:
         return model(**values)

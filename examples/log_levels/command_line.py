@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated
 
 import typer
@@ -31,9 +32,9 @@ def command(
     refuse_too_many_paths(inputs)
     find_inputs(inputs)
 
-    from examples.log_levels.flow import log_levels  # it imports Prefect, which takes seconds
-    from flows.prefect_server import ensure_prefect_server
+    from flows.prefect_server import ensure_prefect_server  # it imports Prefect, which takes seconds
 
+    log_levels = resolve_name("examples.log_levels.flow:log_levels")
     ensure_prefect_server()
     print(visible(log_levels(inputs).to_string(index=False)))
 
