@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,12 @@ class _Local:
 
 
 @step("2 upload files")
-def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], application: Sequence[Path]) -> Uploads:
+def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], application: Mapping[str, Path]) -> Uploads:
     """Upload what runs on the nodes and the input files; a blob that is there with the same content is not sent again.
 
-    The files of the application have their own names on the nodes.
+    application: the files that run on the nodes, by their names there.
     """
-    ours = [_Local(name=path.name, path=path, size=path.stat().st_size) for path in application]
+    ours = [_Local(name=name, path=path, size=path.stat().st_size) for name, path in application.items()]
     local = [
         _Local(name=file.name, path=file.source, size=file.size, task_id=file.task_id)
         for file in inputs

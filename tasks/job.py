@@ -41,7 +41,8 @@ from tasks.run.records import OUTPUTS, quoted
 from tasks.run.resume import Decision, Plan
 from tasks.run.settings import Disposal, RunSettings, TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
-from tasks.run.workload import RUN_FILE, Workload
+from tasks.run.scripts import RUN_FILE
+from tasks.run.workload import Workload
 from tasks.step import RETRIES_OF_DELETES, step
 
 _LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems

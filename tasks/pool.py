@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from azure.batch import BatchClient
@@ -21,7 +22,7 @@ def create_pool(
     azure: Azure,
     run: Run,
     settings: PoolSettings,
-    node_script: UploadedFile,
+    application: Sequence[UploadedFile],
     disposal: Disposal = Disposal.DELETE,
 ) -> UsedPool:
     """Create the run's pool, adopt that of a previous attempt, or look up the existing one that was asked for.
@@ -32,7 +33,7 @@ def create_pool(
     with azure.batch() as batch:
         if settings.existing_pool_id:
             return _existing(batch, settings)
-        created = create_or_adopt(run, Pool(batch, run, settings, node_script, disposal))
+        created = create_or_adopt(run, Pool(batch, run, settings, application, disposal))
     get_run_logger().info(
         "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task copies %s to every node",
         run.pool_id,
@@ -41,7 +42,7 @@ def create_pool(
         settings.vm_size,
         settings.slots_per_node,
         run.expires_text,
-        node_script.blob_name,
+        " and ".join(file.name for file in application),
     )
     return UsedPool(
         id=run.pool_id,

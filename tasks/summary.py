@@ -22,6 +22,7 @@ from tasks.run.tables import read_table, write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
+TABLES = (BY_FILE, OVERALL)
 TEXTS = ("file", "word", "task", "node")  # the columns of both tables that hold text
 REPLACED = "replaced_bytes"
 _RULE = "-" * 30
@@ -140,8 +141,12 @@ def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_table(folder / BY_FILE, TEXTS), read_table(folder / OVERALL, TEXTS)
 
 
-def parse_output(file: str, path: Path) -> FileOutput:
-    """Read an output file of the node script. Raises RunError where it is not one."""
+def parse_output(file: str, folder: Path) -> FileOutput:
+    """Read the output of the node script for that file. Raises RunError where it is not one."""
+    outputs = sorted(folder.glob("*"))
+    if len(outputs) != 1:
+        raise RunError(f"{folder} has {len(outputs)} files instead of the node script's output")
+    path = outputs[0]
     # Not splitlines(): a word may hold characters that it takes for line ends.
     lines = path.read_text(encoding="utf-8").split("\n")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -72,14 +72,14 @@ class Pool(PoolResource, Creatable):
         batch: BatchClient,
         run: Run,
         settings: PoolSettings,
-        node_script: UploadedFile | None = None,
+        application: Sequence[UploadedFile] = (),
         disposal: Disposal = Disposal.DELETE,
     ) -> None:
         super().__init__(batch, run.pool_id)
         self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
         self._run = run
         self._settings = settings
-        self._script = node_script  # known where the pool may be created
+        self._application = application  # known where the pool may be created
 
     def create(self) -> None:
         settings = self._settings
@@ -129,7 +129,7 @@ class Pool(PoolResource, Creatable):
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
 
     def _start_task(self) -> BatchStartTask | None:
-        return _start_task(self._script) if self._script else None
+        return _start_task(self._application) if self._application else None
 
 
 def scale(deadline: datetime, dedicated: int, spot: int) -> str:
@@ -180,13 +180,15 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
     return pool
 
 
-def _start_task(node_script: UploadedFile) -> BatchStartTask:
-    """Copies the node script to the directory that all tasks of a node share; nothing is installed."""
-    name = node_script.blob_name
+def _start_task(application: Sequence[UploadedFile]) -> BatchStartTask:
+    """Copies the application to the directory that all tasks of a node share; nothing is installed."""
+    names = " ".join(file.name for file in application)
     return BatchStartTask(
         # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
-        command_line=f"/bin/sh -c 'cp -p {name} \"$AZ_BATCH_NODE_SHARED_DIR\"/'",
-        resource_files=[ResourceFile(http_url=node_script.sas_url, file_path=name, file_mode="0755")],
+        command_line=f"/bin/sh -c 'cp -p {names} \"$AZ_BATCH_NODE_SHARED_DIR\"/'",
+        resource_files=[
+            ResourceFile(http_url=file.sas_url, file_path=file.name, file_mode="0755") for file in application
+        ],
         user_identity=UserIdentity(
             auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.ADMIN)
         ),
