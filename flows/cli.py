@@ -1,4 +1,4 @@
-"""python -m flows.top_words and python -m flows.sweep: the flows as commands.
+"""python -m flows.top_words, flows.run_script and flows.sweep: the flows as commands.
 
 Options and input are checked here, before Prefect is imported, which takes seconds.
 """
@@ -9,19 +9,23 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands import Command, make_app, run
+from flows.commands import Command, ScriptCommand, make_app, run
 from flows.run_options import takes_run_settings
 from flows.word_arguments import word_arguments
 from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
+from tasks.run.joins import Join
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
+from tasks.run.scripts import refuse_bad_arguments, refuse_bad_script
 from tasks.run.settings import RunSettings
 
 app = make_app()
+script_app = make_app()
 sweep_app = make_app()
 
 
@@ -46,6 +50,39 @@ def command(
     word_arguments(top_n, delay, encoding, settings.limits)
     own = {"top_n": top_n, "delay_seconds": delay, "encoding": encoding}
     run_workload_flow("flows.top_words:top_words", inputs, settings, **own)
+
+
+@script_app.command(cls=ScriptCommand)
+@takes_run_settings
+def script_command(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(help="A Python or shell file, or any executable for Linux.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders (the files in them), globs, @LIST (a file with one of these per line), "
+                       "and blobs: az://ACCOUNT/CONTAINER/PREFIX or https://...; in quotes, so that no shell expands them."),
+    ],
+    *,
+    join: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="FORMAT PATTERN", help="Join the outputs that match: csv, json, jsonl or parquet, and a glob."),
+    ] = None,
+    settings: RunSettings,
+) -> None:
+    """Run a script over files on Azure Batch, one Batch task per file: SCRIPT INPUTS... -- ARGUMENTS OF THE SCRIPT
+
+    The script is called as SCRIPT ARGUMENTS... INPUT. What it leaves in the folder OUTPUT_DIR is its output. {input},
+    {output_dir}, {name} and {stem} in the arguments are filled in.
+
+    Runs on the accounts in AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT, AZURE_BATCH_ACCESS_KEY and
+    AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; without keys, with Entra ID).
+    With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
+    """
+    arguments = list(context.obj)
+    refuse_bad_script(Path(script).expanduser())
+    refuse_bad_arguments(arguments)
+    own = {"script": script, "arguments": arguments, "join": Join.of(*join) if join else None}
+    run_workload_flow("flows.run_script:run_script", inputs, settings, **own)
 
 
 def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSettings, **parameters: Any) -> None:
@@ -85,6 +122,10 @@ def sweep_command(
 
 def main() -> None:
     run(app, "flows.top_words")
+
+
+def main_of_run_script() -> None:
+    run(script_app, "flows.run_script")
 
 
 def main_of_sweep() -> None:

@@ -59,6 +59,15 @@ class Command(TyperCommand):
         return options
 
 
+class ScriptCommand(Command):
+    """A command of which everything after `--` is left to a script: it finds that in the context's `obj`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.obj = args[at + 1 :]
+        return super().parse_args(ctx, args[:at])
+
+
 def with_options(message: str, options: Mapping[str, str]) -> str:
     """The message with each option in place of the parameter of that name, but for parts of a path or a quotation."""
     names = {**{name: name for name in options}, **_RENAMED}

@@ -39,9 +39,13 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs(Generic[T]):
-    """The outputs of a run, read: that of each file that succeeded by the file's name, in the order of the files."""
+    """The outputs of a run: of each file that succeeded, by the file's name and in the order of the files.
+
+    read: what the workload has read of them; nothing where the outputs stay in Blob Storage.
+    """
 
     read: Mapping[str, T]
+    records: Mapping[str, Record]
     outcomes: Sequence[TaskOutcome]
     folder: Path  # in which they are
 
@@ -112,7 +116,9 @@ class Results:
         """All that there is to join."""
         succeeded = [outcome.file for outcome in outcomes if outcome.succeeded]
         read = {file: self.parse(file, self.folder_of(file)) for file in succeeded}
-        return Outputs(read=read, outcomes=tuple(outcomes), folder=self.folder)
+        done = self.done()
+        records = {file: done[file].record for file in succeeded if file in done}
+        return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder)
 
     def remember(self, done: Mapping[str, Done]) -> None:
         """Note that the outputs of these files are there, by the file's name."""
