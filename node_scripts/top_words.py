@@ -631,7 +631,8 @@ def run(options: argparse.Namespace) -> None:
     with open(output, "wb") as file:
         file.write(data)
     if not options.storageaccount:
-        print(f"Wrote {shown(output)}")
+        if "OUTPUT_DIR" not in os.environ:  # else the run stores it, and keeps what is printed for each file
+            print(f"Wrote {shown(output)}")
         return
     print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
     upload(blob_url(options.storageaccount, options.storagecontainer, output), options.sastoken, data)

@@ -18,7 +18,7 @@ from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.names import blob_name
 from tasks.run.parallel import in_parallel
-from tasks.run.source_blobs import SourceBlob
+class SourceBlob: pass
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import step
 

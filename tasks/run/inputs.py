@@ -27,14 +27,10 @@ _ALLOWED = re.compile(
 class InputFile:
     """A text file and the name of its blob, which is also its name on the node."""
 
-    path: Path
-    blob_name: str
+    name: str
     size: int  # bytes
+    source: Path
     task_id: str = ""  # of the Batch task that is to count it
-
-    @property
-    def output_name(self) -> str:
-        return output_name(self.blob_name)
 
 
 def as_list(inputs: object) -> list[Any]:
@@ -124,7 +120,7 @@ def _input_file(path: Path, index: int) -> InputFile:
         raise InputError(
             f"input {str(path)!r}: cannot be read ({error.strerror}); grant read access or leave it out"
         ) from None
-    return InputFile(path=path, blob_name=path.name, size=size, task_id=f"topNtask{index}")
+    return InputFile(source=path, name=path.name, size=size, task_id=f"topNtask{index}")
 
 
 def _refuse_bad_name(path: Path) -> None:
@@ -150,9 +146,9 @@ def _refuse_bad_name(path: Path) -> None:
 def _refuse_shared_names(files: Iterable[InputFile]) -> None:
     seen: dict[str, InputFile] = {}
     for file in files:
-        other = seen.setdefault(file.blob_name, file)
+        other = seen.setdefault(file.name, file)
         if other is not file:
             raise InputError(
-                f"inputs {str(other.path)!r} and {str(file.path)!r} would both be the blob {file.blob_name!r}; "
+                f"inputs {str(other.source)!r} and {str(file.source)!r} would both be the blob {file.name!r}; "
                 "rename one of them, or count them in two runs"
             )

@@ -15,7 +15,7 @@ from tasks.errors import InputError, ResultsError, RunError
 from tasks.run.content import Content
 from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
-from tasks.run.names import local_paths
+from tasks.run.names import blob_name, local_paths
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
 from tasks.run.records import Output, Record
 from tasks.run.uploads import UploadedFile
@@ -87,11 +87,11 @@ class Results:
 
     def folder_of(self, name: str) -> Path:
         """Where the outputs of the input file of that name are."""
-        return self.folder / self.places[name]
+        return self.folder / self.places.get(name, blob_name(name))
 
     def logs_of(self, name: str) -> Path:
         """Where what its Batch task wrote to stdout and stderr is."""
-        return self.folder / LOGS / self.places[name]
+        return self.folder / LOGS / self.places.get(name, blob_name(name))
 
     def paths(self, name: str, record: Record) -> list[tuple[Output, Path]]:
         """Each output of the file with its place on this machine."""

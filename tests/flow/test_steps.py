@@ -56,7 +56,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 KEEP = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP)
 LIMITS = TimeLimits()
-NO_FILES = Uploads(node_script=SCRIPT, inputs=())
+NO_FILES = Uploads(application=[SCRIPT], inputs=())
 # What a whole run creates, read back.
 
 
@@ -272,7 +272,7 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
     ]
     assert re.findall(r"(\d) of 1 files", caplog.text) == ["1", "0", "0"]  # the node script
     for uploads in (first, second, third):
-        assert [(file.blob_name, file.size, file.output_name) for file in uploads.inputs] == [
+        assert [(file.name, file.size, file.output_name) for file in uploads.inputs] == [
             (f"{name}.txt", 6, f"{name}_OUTPUT.txt") for name in ("a", "b", "c")
         ]
     with azure.blobs() as blobs:
@@ -302,7 +302,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
 ) -> None:
     def tries() -> list[list[AddedTask]]:
         uploads = upload(azure, run)
-        pool, again = (create_pool(azure, run, ONE_NODE, uploads.node_script) for _ in range(2))
+        pool, again = (create_pool(azure, run, ONE_NODE, uploads.application) for _ in range(2))
         assert pool == again
         assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2

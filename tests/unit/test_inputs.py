@@ -22,12 +22,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(*inputs: str) -> list[str]:
-    return [file.blob_name for file in find_inputs(inputs)]
+    return [file.name for file in find_inputs(inputs)]
 
 
 def test_a_file_is_taken_as_it_is(folder: Path) -> None:
     (file,) = find_inputs(["b.txt"])
-    assert (file.blob_name, file.size, file.output_name) == ("b.txt", 5, "b_OUTPUT.txt")
+    assert (file.name, file.size, file.output_name) == ("b.txt", 5, "b_OUTPUT.txt")
 
 
 def test_a_folder_stands_for_the_visible_files_directly_in_it(folder: Path) -> None:
