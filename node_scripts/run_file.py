@@ -12,7 +12,8 @@ of all a record of them. So where there is a record, all outputs are there.
 
 What this script is given comes in through the environment, because anybody on the node can read a command line:
 INPUT_FILE (a path in the working directory), INPUT_NAME (percent-encoded), INPUT_SIZE, INPUT_MD5 (empty: not known),
-OUTPUT_URL and OUTPUT_SAS_TOKEN (where outputs go), RECORD_URL and RECORD_SAS_TOKEN (the blob of the record).
+OUTPUT_URL, OUTPUT_PREFIX and OUTPUT_SAS_TOKEN (the container of the outputs and their folder in it), RECORD_URL and
+RECORD_SAS_TOKEN (the blob of the record).
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ BLOCK = 64 << 20
 FETCH_FAILED = 73  # the exit code for an input that is not what was uploaded; EX_CANTCREAT of sysexits.h
 UPLOAD_FAILED = 74  # the exit code; EX_IOERR
 CANNOT_START = 126  # the exit code, as of a shell
-OURS = ("INPUT_SIZE", "INPUT_MD5", "OUTPUT_URL", "OUTPUT_SAS_TOKEN", "RECORD_URL", "RECORD_SAS_TOKEN", "SAS_EXPIRES")
+OURS = (
+    *("INPUT_SIZE", "INPUT_MD5", "OUTPUT_URL", "OUTPUT_PREFIX", "OUTPUT_SAS_TOKEN"),
+    *("RECORD_URL", "RECORD_SAS_TOKEN", "SAS_EXPIRES"),
+)
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")  # the first is how to write the second as it stands
 # What a blob's name cannot have, or not keep, in every client; what comes after the first planes is rare enough.
 ENCODED = re.compile("[^ -~\xa0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef\U00010000-\U0001fffd]|[%\\\\]|[. ](?=/|\\Z)")
@@ -254,10 +258,10 @@ def error_code(body: bytes) -> str:
 # --- the Batch task ---------------------------------------------------------------------------------------
 
 
-def store_outputs(folder: str, url: str, sas: str) -> list[dict[str, object]]:
+def store_outputs(folder: str, url: str, prefix: str, sas: str) -> list[dict[str, object]]:
     stored = []
     for path in outputs_in(folder):
-        name = blob_name(path)
+        name = f"{prefix}/{blob_name(path)}"
         size, md5 = store(f"{url}/{urllib.parse.quote(name)}", sas, os.path.join(folder, path))
         stored.append({"path": urllib.parse.quote(os.fsencode(path)), "blob": name, "size": size, "md5": md5})
     return stored
@@ -293,7 +297,7 @@ def work(script: str, arguments: list[str]) -> int:
         "task": env.get("AZ_BATCH_TASK_ID", ""),
         "began": began.isoformat(timespec="milliseconds"),
         "seconds": round(time.monotonic() - start, 3),
-        "outputs": store_outputs(folder, env["OUTPUT_URL"], env["OUTPUT_SAS_TOKEN"]),
+        "outputs": store_outputs(folder, env["OUTPUT_URL"], env["OUTPUT_PREFIX"], env["OUTPUT_SAS_TOKEN"]),
         "stdout": written("stdout"),
         "stderr": written("stderr"),
     }

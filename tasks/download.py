@@ -25,8 +25,7 @@ from tasks.run.identity import Role, Run
 from tasks.run.local_files import at
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
 from tasks.run.parallel import in_parallel
-from tasks.run.names import blob_name
-from tasks.run.records import OUTPUTS, Output, Record
+from tasks.run.records import Output, Record
 from tasks.run.program import Done
 from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
@@ -142,7 +141,7 @@ def _fetch(container: ContainerClient, results: Results, file: UploadedFile) -> 
     for output, path in results.paths(file.name, record):
         with at(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        _get(container, f"{OUTPUTS}/{blob_name(file.name)}/{output.blob}", path, output)
+        _get(container, output.blob, path, output)
     if reason := results.unreadable(file.name):
         raise _Useless(Cause.UNREADABLE, reason)
     return record

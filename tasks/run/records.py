@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 from tasks.run.names import blob_name
 
 RECORDS = "records"  # the virtual directories of the output container
-OUTPUTS = "outputs"
+OUTPUTS = "outputs"  # unless they go to a container of the user's
 
 
 def record_blob(name: str) -> str:
@@ -25,7 +25,7 @@ class Output:
     """A file that a script has left in its OUTPUT_DIR."""
 
     path: str  # in that folder
-    blob: str  # its name, below that of the input file
+    blob: str  # its name in its container
     size: int  # bytes
     md5: str  # hexadecimal
 
