@@ -1,4 +1,4 @@
-"""Blanks SAS signatures, account keys and authorization headers in texts."""
+"""Blanks SAS signatures, account keys, authorization headers and the users of URLs in texts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _SIGNATURE = re.compile(
     r"(?:(?!\\u0026|%(?:25)*26)[^&;\s'\"])+",
     re.IGNORECASE,
 )
+_USER = re.compile(r"(?<=://)[^/\s@?#'\"]+(?=@)")  # of a URL, with the password: that of a package index, say
 
 
 def without_secrets(text: str) -> str:
-    """The text with SAS signatures, account keys and authorization headers blanked."""
-    return _SIGNATURE.sub(r"\1***", text)
+    """The text with SAS signatures, account keys, authorization headers and the users of URLs blanked."""
+    return _USER.sub("***", _SIGNATURE.sub(r"\1***", text))

@@ -1,0 +1,62 @@
+"""The settings of package indexes, so that uv and pip use the same ones, whichever of them the user has set up."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+# uv's own: where one is set, the user has set up uv, and pip's indexes are not added to them.
+_UV_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX")
+
+# pip's setting, uv's variable with the same meaning, and what separates several values there.
+_INDEXES = (
+    ("index-url", "UV_DEFAULT_INDEX", " "),
+    ("extra-index-url", "UV_INDEX", " "),
+    ("find-links", "UV_FIND_LINKS", ","),
+    ("no-index", "UV_NO_INDEX", " "),
+)
+_OTHERS = (
+    ("constraint", "UV_CONSTRAINT", " "),
+    ("trusted-host", "UV_INSECURE_HOST", " "),
+    ("cert", "SSL_CERT_FILE", " "),
+    ("client-cert", "SSL_CLIENT_CERT", " "),
+    ("proxy", "ALL_PROXY", " "),
+)
+
+
+def index_settings() -> dict[str, str]:
+    """The environment in which uv and pip run: this process's, with pip's settings as uv's variables."""
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
+    return translated(os.environ, pip_settings(listed.stdout))
+
+
+def pip_settings(listed: str) -> dict[str, str]:
+    """pip's settings for downloads, from what `pip config list` prints: variables before commands before global."""
+    found: dict[str, tuple[int, str]] = {}
+    ranks = {"global": 0, "install": -1, "download": 1, ":env:": 2}
+    for line in listed.splitlines():
+        name, _, value = line.partition("=")
+        section, _, setting = name.rpartition(".")
+        rank = ranks.get(section, -1)
+        if rank >= 0 and rank >= found.get(setting, (0, ""))[0]:
+            found[setting] = rank, str(ast.literal_eval(value))
+    return {setting: value for setting, (_, value) in found.items()}
+
+
+def translated(environment: Mapping[str, str], pip: Mapping[str, str]) -> dict[str, str]:
+    """The environment with pip's settings as variables of uv, where uv has none of its own."""
+    has_uv_indexes = any(environment.get(name) for name in _UV_INDEXES)
+    added = {
+        variable: separator.join(pip[setting].split())
+        for setting, variable, separator in (*(() if has_uv_indexes else _INDEXES), *_OTHERS)
+        if pip.get(setting)
+    }
+    # A requirements file means what it means to pip, for which all indexes are one.
+    result = {"UV_INDEX_STRATEGY": "unsafe-best-match", **added, **environment}
+    if environment.get("UV_NO_INDEX"):
+        result["PIP_NO_INDEX"] = "1"
+    return result
