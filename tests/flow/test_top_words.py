@@ -87,7 +87,9 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
         ".done.json",
         "clouds_OUTPUT.txt",
         "summary.csv",
+        "summary.parquet",
         "summary_overall.csv",
+        "summary_overall.parquet",
     ]
     (task,) = set(summary.by_file["task"])
     (node,) = set(summary.by_file["node"])
