@@ -19,7 +19,7 @@ from flows.run_options import takes_run_settings
 from flows.word_arguments import word_arguments
 from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
-from tasks.run.joins import Join
+from tasks.run.joins import Join, JoinFormat
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
 from tasks.run.scripts import refuse_bad_arguments, refuse_bad_script
 from tasks.run.settings import RunSettings
@@ -81,7 +81,7 @@ def script_command(
     arguments = list(context.obj)
     refuse_bad_script(Path(script).expanduser())
     refuse_bad_arguments(arguments)
-    own = {"script": script, "arguments": arguments, "join": Join.of(*join) if join else None}
+    own = {"script": script, "arguments": arguments, "join": Join(format=JoinFormat(join[0]), pattern=join[1]) if join else None}
     run_workload_flow("flows.run_script:run_script", inputs, settings, **own)
 
 

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
+import pyarrow as pa
 from pydantic import Field
 
 from flows.batch_flow import Inputs, batch_flow
 from flows.nine_steps import run_workload
 from tasks.run.joins import Join
+from tasks.run.output_tables import read_outputs
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
 from tasks.script_results import OUTCOMES, TABLE, ScriptResults, collect
@@ -75,6 +76,6 @@ def run_script(
     return run_workload(workload, inputs, settings)
 
 
-def _read(file: str, folder: Path, *, join: Join | None) -> pd.DataFrame | None:
+def _read(file: str, folder: Path, *, join: Join | None) -> pa.Table | None:
     """What of the file's outputs is joined. Raises where that cannot be read."""
-    return join.read(folder) if join else None
+    return read_outputs(join, folder) if join else None

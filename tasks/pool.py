@@ -1,4 +1,4 @@
-"""Steps 3 and 9: the pool of nodes, whose start task puts the node script on every node."""
+"""Steps 3 and 9: the pool of nodes, whose start task puts scripts and packages on every node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def create_pool(
     azure: Azure,
     run: Run,
     settings: PoolSettings,
-    application: Sequence[UploadedFile],
+    files: Sequence[UploadedFile],
     disposal: Disposal = Disposal.DELETE,
 ) -> UsedPool:
     """Create the run's pool, adopt that of a previous attempt, or look up the existing one that was asked for.
@@ -33,16 +33,16 @@ def create_pool(
     with azure.batch() as batch:
         if settings.existing_pool_id:
             return _existing(batch, settings)
-        created = create_or_adopt(run, Pool(batch, run, settings, application, disposal))
+        created = create_or_adopt(run, Pool(batch, run, settings, files, disposal))
     get_run_logger().info(
-        "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task copies %s to every node",
+        "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task brings %s to every node",
         run.pool_id,
         "created" if created else "already exists, reusing it",
         node_count(settings.dedicated_nodes, settings.spot_nodes),
         settings.vm_size,
         settings.slots_per_node,
         run.expires_text,
-        " and ".join(file.name for file in application),
+        ", ".join(file.name for file in files),
     )
     return UsedPool(
         id=run.pool_id,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from prefect.runtime import flow_run
 
 from tasks.errors.text import cut, listed, visible
@@ -15,6 +17,7 @@ from tasks.run.joins import Join
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.records import Record
 from tasks.run.results import Outputs
+from tasks.run.tables import value_text
 
 OUTCOMES = "outcomes"
 TABLE = "table"
@@ -48,14 +51,14 @@ class ScriptResults:
         return visible("\n".join(parts))
 
 
-def collect(outputs: Outputs[pd.DataFrame | None], *, join: Join | None = None) -> ScriptResults:
+def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> ScriptResults:
     """Join the outputs, if so, and leave both tables in the results folder."""
     outcomes = outcomes_table(outputs)
     save_table(outcomes, outputs, OUTCOMES)
     table = None
     if join:
-        frames = {file: frame for file, frame in outputs.read.items() if frame is not None}
-        table = save_table(concatenate(frames), outputs, TABLE)
+        read = {file: rows for file, rows in outputs.read.items() if rows is not None}
+        table = save_table(concatenate(join, read), outputs, TABLE)
     return ScriptResults(
         outcomes=outcomes,
         table=table,
@@ -65,7 +68,7 @@ def collect(outputs: Outputs[pd.DataFrame | None], *, join: Join | None = None) 
     )
 
 
-def outcomes_table(outputs: Outputs[object]) -> pd.DataFrame:
+def outcomes_table(outputs: Outputs[Any]) -> pd.DataFrame:
     """The table `outcomes` of ScriptResults."""
     rows = [_row(outcome, outputs.records.get(outcome.file)) for outcome in outputs.outcomes]
     types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}
@@ -92,7 +95,7 @@ def _row(outcome: TaskOutcome, record: Record | None) -> dict[str, object]:
 
 def _head(frame: pd.DataFrame) -> str:
     head = frame.head(_MOST_PRINTED)
-    texts = {name: head[name].map(lambda text: cut(str(text), _WIDEST)) for name in head.select_dtypes("object")}
-    text = str(head.assign(**texts).to_string(index=False))
+    texts = {str(name): [cut(value_text(value), _WIDEST) for value in head[name]] for name in head}
+    text = pd.DataFrame(texts).to_string(index=False)
     more = len(frame) - _MOST_PRINTED
     return f"{text}\n... and {more:,} more rows" if more > 0 else text

@@ -6,6 +6,8 @@ from azure.batch import BatchClient
 from azure.batch.models import BatchSupportedImage, BatchVmImageReference, VirtualMachineConfiguration
 
 from tasks.errors import InputError
+from tasks.run.node_python import NodePython, node_python
+from tasks.run.settings import PoolSettings
 
 
 def supported_image(batch: BatchClient, image: str) -> BatchSupportedImage:
@@ -20,6 +22,18 @@ def supported_image(batch: BatchClient, image: str) -> BatchSupportedImage:
     choice = sorted({":".join(_parts(each.image_reference)) for each in linux if each.verification_type == "verified"})
     raise InputError(
         f"image {image!r} is not supported by this Batch account; verified Linux images are: {', '.join(choice)}"
+    )
+
+
+def python_of_nodes(batch: BatchClient, settings: PoolSettings) -> NodePython:
+    """The Python of the nodes of a new pool; InputError where it is not known."""
+    supported = supported_image(batch, settings.image)
+    return node_python(
+        image=settings.image,
+        node_agent=supported.node_agent_sku_id or "",
+        capabilities=supported.capabilities or (),
+        vm_size=settings.vm_size,
+        version=settings.node_python,
     )
 
 

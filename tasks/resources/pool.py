@@ -30,6 +30,7 @@ from tasks.resources.images import machine
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
+from tasks.run.packages import FILES_TO_INSTALL, SET_UP_NODE
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.tags import Tags
 from tasks.run.uploads import UploadedFile
@@ -72,14 +73,14 @@ class Pool(PoolResource, Creatable):
         batch: BatchClient,
         run: Run,
         settings: PoolSettings,
-        application: Sequence[UploadedFile] = (),
+        files: Sequence[UploadedFile] = (),
         disposal: Disposal = Disposal.DELETE,
     ) -> None:
         super().__init__(batch, run.pool_id)
         self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
         self._run = run
         self._settings = settings
-        self._application = application  # known where the pool may be created
+        self._files = files  # for the nodes; known where the pool may be created
 
     def create(self) -> None:
         settings = self._settings
@@ -129,7 +130,7 @@ class Pool(PoolResource, Creatable):
         return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
 
     def _start_task(self) -> BatchStartTask | None:
-        return _start_task(self._application) if self._application else None
+        return _start_task(self._files) if self._files else None
 
 
 def scale(deadline: datetime, dedicated: int, spot: int) -> str:
@@ -180,14 +181,17 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
     return pool
 
 
-def _start_task(application: Sequence[UploadedFile]) -> BatchStartTask:
-    """Copies the application to the directory that all tasks of a node share; nothing is installed."""
-    names = " ".join(file.name for file in application)
+def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:
+    """Copies scripts to the directory that all tasks of a node share, and installs there what is in archives."""
+    names = [file.name for file in files]
+    # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
+    copied = " ".join(name for name in names if name not in FILES_TO_INSTALL)
+    commands = [f'cp -p {copied} "$AZ_BATCH_NODE_SHARED_DIR"/'] if copied else []
+    commands += [f"python3 {SET_UP_NODE}"] if SET_UP_NODE in names else []
     return BatchStartTask(
-        # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
-        command_line=f"/bin/sh -c 'cp -p {names} \"$AZ_BATCH_NODE_SHARED_DIR\"/'",
+        command_line=f"/bin/sh -c '{' && '.join(commands)}'",
         resource_files=[
-            ResourceFile(http_url=file.sas_url, file_path=file.name, file_mode="0755") for file in application
+            ResourceFile(http_url=file.sas_url, file_path=file.name, file_mode="0755") for file in files
         ],
         user_identity=UserIdentity(
             auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.ADMIN)

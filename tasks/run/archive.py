@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,21 +17,28 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold
 def write_archive(path: Path, files: Mapping[str, Path | bytes], *, compress: bool = True) -> None:
     """Write the files, by their names in the archive, without their times and owners. Raises InputError."""
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, source in sorted(files.items()):
             try:
-                executable = isinstance(source, Path) and os.access(source, os.X_OK)
-                item = zipfile.ZipInfo(name, _EPOCH)
-                item.compress_type = method
-                item.create_system = 3  # Unix, whose modes are in external_attr
-                item.external_attr = (0o100755 if executable else 0o100644) << 16
-                archive.writestr(item, source if isinstance(source, bytes) else source.read_bytes())
+                _add(archive, name, source)
             except UnicodeEncodeError:
-                raise InputError(f"module file {name!r}: the name is not valid UTF-8; rename the file") from None
+                raise InputError(f"file {str(source)!r}: the name is not valid UTF-8; rename the file") from None
             except OSError as error:
                 raise InputError(
-                    f"module file {str(source)!r}: cannot be read ({error.strerror}); grant read access to it"
+                    f"file {str(source)!r}: cannot be packed for the nodes ({error.strerror}); "
+                    "check its permissions and the free space here"
                 ) from None
+
+
+def _add(archive: zipfile.ZipFile, name: str, source: Path | bytes) -> None:
+    executable = isinstance(source, Path) and os.access(source, os.X_OK)
+    item = zipfile.ZipInfo(name, _EPOCH)
+    item.compress_type = archive.compression
+    item.create_system = 3  # Unix, whose modes are in external_attr
+    item.external_attr = (0o100755 if executable else 0o100644) << 16
+    item.file_size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file, archive.open(item, "w") as to:
+        shutil.copyfileobj(file, to, 1 << 20)
 
 
 def files_of(modules: Sequence[Path]) -> dict[str, Path]:

@@ -7,16 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 # uv's own: where one is set, the user has set up uv, and pip's indexes are not added to them.
-_UV_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX")
+_UV_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
 
 # pip's setting, uv's variable with the same meaning, and what separates several values there.
 _INDEXES = (
     ("index-url", "UV_DEFAULT_INDEX", " "),
     ("extra-index-url", "UV_INDEX", " "),
     ("find-links", "UV_FIND_LINKS", ","),
-    ("no-index", "UV_NO_INDEX", " "),
 )
 _OTHERS = (
     ("constraint", "UV_CONSTRAINT", " "),
@@ -27,8 +27,16 @@ _OTHERS = (
 )
 
 
-def index_settings() -> dict[str, str]:
-    """The environment in which uv and pip run: this process's, with pip's settings as uv's variables."""
+@dataclass(frozen=True, kw_only=True)
+class Indexes:
+    """Where uv and pip look for packages: the environment in which they run."""
+
+    environment: Mapping[str, str] = field(repr=False)  # URLs in it may contain passwords
+    none: bool = False  # only the folders of find-links; uv has an option for it, and no variable
+
+
+def find_indexes() -> Indexes:
+    """This process's environment, with pip's settings as uv's variables."""
     command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "config", "list"]
     listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
     return translated(os.environ, pip_settings(listed.stdout))
@@ -47,7 +55,7 @@ def pip_settings(listed: str) -> dict[str, str]:
     return {setting: value for setting, (_, value) in found.items()}
 
 
-def translated(environment: Mapping[str, str], pip: Mapping[str, str]) -> dict[str, str]:
+def translated(environment: Mapping[str, str], pip: Mapping[str, str]) -> Indexes:
     """The environment with pip's settings as variables of uv, where uv has none of its own."""
     has_uv_indexes = any(environment.get(name) for name in _UV_INDEXES)
     added = {
@@ -55,8 +63,6 @@ def translated(environment: Mapping[str, str], pip: Mapping[str, str]) -> dict[s
         for setting, variable, separator in (*(() if has_uv_indexes else _INDEXES), *_OTHERS)
         if pip.get(setting)
     }
+    none = pip.get("no-index", "").lower() in ("1", "true", "yes", "on")
     # A requirements file means what it means to pip, for which all indexes are one.
-    result = {"UV_INDEX_STRATEGY": "unsafe-best-match", **added, **environment}
-    if environment.get("UV_NO_INDEX"):
-        result["PIP_NO_INDEX"] = "1"
-    return result
+    return Indexes(environment={"UV_INDEX_STRATEGY": "unsafe-best-match", **added, **environment}, none=none)

@@ -17,6 +17,7 @@ from tasks.errors import InputError
 WHEELS = "wheels.zip"
 MODULES = "modules.zip"
 SET_UP_NODE = "set_up_node.py"
+FILES_TO_INSTALL = (SET_UP_NODE, WHEELS, MODULES)
 
 # The regular expression of the specification of inline script metadata (PEP 723).
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import InputError
+from tasks.run.packages import MODULES, SET_UP_NODE, WHEELS
 
 RUN_FILE = "run_file.py"  # what each Batch task runs: it runs the script
 NODE_SCRIPTS = Path(__file__).resolve().parents[2] / "node_scripts"
 # What the start task puts beside the script.
-_OURS = {RUN_FILE, "set_up_node.py", "env", "modules", "wheels"}
+_OURS = {RUN_FILE, SET_UP_NODE, WHEELS, MODULES, "env", "modules"}
 _PLACEHOLDERS = ("input", "output_dir", "name", "stem")
 _PLACEHOLDER = re.compile(r"\{\{\w+\}\}|\{(\w+)\}")  # as run_file.py has it
 _INTERPRETED = (".py", ".sh")  # also without a line #!

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
+_PYTHON = r"^3\.[0-9]{1,2}$"
 _IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
 
 
@@ -53,6 +54,13 @@ class PoolSettings(_Settings):
         description="Linux image, publisher:offer:sku[:version]; `az batch pool supported-images list` has them.",
         json_schema_extra={"pattern": _IMAGE},
     )
+    node_python: str | None = Field(
+        default=None,
+        title="Node Python",
+        description="Version of the Python of the nodes, such as 3.12, for which packages are resolved. None: as known "
+        "of the image.",
+        json_schema_extra={"pattern": _PYTHON},
+    )
     slots_per_node: int = Field(default=1, ge=1, le=256, description="Task slots of one node.")
     slots_per_task: int = Field(
         default=1, ge=1, le=256, description="Task slots that one Batch task takes; more for files that need memory."
@@ -87,6 +95,15 @@ class PoolSettings(_Settings):
                 f"{image!r} is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server"
             )
         return image
+
+    @field_validator("node_python")
+    @classmethod
+    def _is_a_python(cls, version: str | None) -> str | None:
+        if not version:  # a field of the form that was filled in and emptied again
+            return None
+        if not re.fullmatch(_PYTHON, version):
+            raise ValueError(f"{version!r} is not a Python version; write it without the patch, such as 3.12")
+        return version
 
     @field_validator("existing_pool_id")
     @classmethod

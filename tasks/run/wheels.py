@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from tasks.errors import InputError
 from tasks.errors.text import listed
 from tasks.run.archive import files_of, write_archive
-from tasks.run.indexes import index_settings
+from tasks.run.indexes import Indexes, find_indexes
 from tasks.run.node_python import NodePython
 from tasks.run.packages import MODULES, SET_UP_NODE, WHEELS, Packages
 
@@ -26,9 +26,10 @@ _ONLY_WHEELS = (
     "nodes install wheels only: name a version that has one for {target}, use an image with another Python, "
     "or give source code in pure Python with --with"
 )
+_INDEX = "correct its name or version, or the settings of your package index"
 _ADVICE = (
     (r"no usable wheels|no wheels with a matching|[Bb]uilding (from source|source distributions) is", _ONLY_WHEELS),
-    (r"was not found in|no versions? of", "correct its name or version, or the settings of your package index"),
+    (r"was not found in|no versions? of|(is|are) available and you require", _INDEX),
     (r"[Ff]ailed to fetch|error sending request|Could not connect", "check the network and your package index"),
     (r"[Cc]ouldn't parse|Error parsing|failed to read", "correct the file"),
     ("", "correct the requirements, or use an image with another Python"),
@@ -100,34 +101,35 @@ def refuse_other_python(packages: Packages, target: NodePython) -> None:
 
 def _wheels(sources: Sequence[Path], target: NodePython, folder: Path) -> list[Path]:
     """The wheels that the sources name, with all that they depend on, and pip's own; none where they name nothing."""
-    settings = index_settings()
+    indexes = find_indexes()
     bootstrap = folder / "pip.in"
     bootstrap.write_text("pip\n")
-    resolved = _pins([*sources, bootstrap], target, settings)
+    resolved = _pins([*sources, bootstrap], target, indexes)
     refuse_source_code(resolved, target)
     if all(line.startswith("pip==") for line in _requirements_in(resolved)):
         return []
     pins = folder / "pins.txt"
     pins.touch(mode=0o600)  # URLs of package indexes in it may contain passwords
     pins.write_text(resolved)
-    return _download(pins, target, folder / "wheels", settings)
+    return _download(pins, target, folder / "wheels", indexes)
 
 
-def _pins(sources: Sequence[Path], target: NodePython, settings: Mapping[str, str]) -> str:
+def _pins(sources: Sequence[Path], target: NodePython, indexes: Indexes) -> str:
     options = ["--python-version", target.version, "--python-platform", _platform(target), "--only-binary", ":all:"]
     output = ["--no-header", "--no-annotate", "--generate-hashes", "--emit-index-url", "--emit-find-links", "--quiet"]
     command = ["pip", "compile", *options, *output, "--no-python-downloads", *map(str, sources)]
-    result = _run("uv", command, settings)
+    command += ["--no-index"] if indexes.none else []
+    result = _run("uv", command, indexes)
     if result.returncode:
         raise InputError(why_unresolved(result.stderr, [str(source) for source in sources[:-1]], target))
     return result.stdout
 
 
-def _download(pins: Path, target: NodePython, folder: Path, settings: Mapping[str, str]) -> list[Path]:
+def _download(pins: Path, target: NodePython, folder: Path, indexes: Indexes) -> list[Path]:
     platforms = [option for tag in target.platforms for option in ("--platform", tag)]
     options = ["--no-deps", "--only-binary", ":all:", "--python-version", target.version, *platforms]
     quiet = ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar", "off"]
-    result = _run("pip", ["download", *options, *quiet, "--dest", str(folder), "--requirement", str(pins)], settings)
+    result = _run("pip", ["download", *options, *quiet, "--dest", str(folder), "--requirement", str(pins)], indexes)
     if result.returncode:
         errors = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
         raise InputError(
@@ -137,7 +139,7 @@ def _download(pins: Path, target: NodePython, folder: Path, settings: Mapping[st
     return sorted(folder.glob("*.whl"))
 
 
-def _run(tool: str, arguments: Sequence[str], settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(tool: str, arguments: Sequence[str], indexes: Indexes) -> subprocess.CompletedProcess[str]:
     # -P: a module of that name in the working directory is not the tool.
     return subprocess.run(
         [sys.executable, "-P", "-m", tool, *arguments],
@@ -145,7 +147,7 @@ def _run(tool: str, arguments: Sequence[str], settings: Mapping[str, str]) -> su
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        env=dict(settings),
+        env=dict(indexes.environment),
         check=False,
     )
 

@@ -75,7 +75,7 @@ def is_running(batch: BatchClient, run: Run) -> bool:
 def own_pool(azure: Azure, run: Run, settings: PoolSettings = ONE_NODE) -> UsedPool:
     """The run's own pool, with its autoscale formula; where no test asks for one, without a start task."""
     with azure.batch() as batch:
-        Pool(batch, run, settings, SCRIPT).create()
+        Pool(batch, run, settings, [SCRIPT]).create()
     return UsedPool(id=run.pool_id, slots_per_node=1, own=True, spot_nodes=settings.spot_nodes)
 
 

@@ -122,6 +122,9 @@ def test_an_error_shows_service_status_message_and_request_id_in_one_message() -
         ("https://a/b?sv=1&sig=abc%3D&se=2", "https://a/b?sv=1&sig=***&se=2"),
         ("DefaultEndpointsProtocol=http;AccountKey=abc==;X=1", "DefaultEndpointsProtocol=http;AccountKey=***;X=1"),
         ("Authorization: SharedKey name:abc= more", "Authorization: SharedKey name:*** more"),
+        ("--index-url https://joe:p%40ss@host:8080/simple x@y", "--index-url https://***@host:8080/simple x@y"),
+        ("'https://token@host/x'", "'https://***@host/x'"),
+        ("https://host/a@b", "https://host/a@b"),
         ("nothing to hide", "nothing to hide"),
     ],
 )

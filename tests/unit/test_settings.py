@@ -277,3 +277,10 @@ def test_settings_of_a_run_are_found_nested_or_not(parameters: dict[str, Any]) -
 
 def test_settings_of_a_run_are_found_as_a_model() -> None:
     assert settings_in({"settings": RunSettings(accounts="prod")})["accounts"] == "prod"
+
+
+def test_the_python_of_the_nodes_is_a_version_without_patch() -> None:
+    assert PoolSettings(node_python="3.12").node_python == "3.12"
+    assert PoolSettings(node_python="").node_python is None
+    with pytest.raises(ValidationError, match=r"'3\.12\.1' is not a Python version; write it without the patch, such"):
+        PoolSettings(node_python="3.12.1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+
 from local_azure.batch.state.store import Document
 
 # Publisher, offer, SKU and node agent. Whichever is chosen, tasks run on this machine.
@@ -18,6 +21,13 @@ IMAGES = (
     ("debian", "debian-12", "12-gen2", "batch.node.debian 12"),
     ("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"),
 )
+
+
+def capabilities() -> list[str]:
+    """The `python3` of a node's commands and the platform of its wheels, which Azure Batch does not list."""
+    library, version = platform.libc_ver()
+    python = f"Python{sys.version_info.major}.{sys.version_info.minor}"
+    return [python, platform.machine(), *([library + version] if library else [])]
 
 
 def node_agent_of(reference: Document) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from local_azure.batch.engine.images import IMAGES
+from local_azure.batch.engine.images import IMAGES, capabilities
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response
 from local_azure.batch.rest.odata import Kind
@@ -25,12 +25,14 @@ _LISTING = Listing(
 
 
 def _rows() -> Iterator[Row]:
+    of_this_machine = capabilities()
     for number, (publisher, offer, sku, agent) in enumerate(IMAGES):
         reference = {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"}
         document = {
             "nodeAgentSKUId": agent,
             "imageReference": reference,
             "osType": "linux",
+            "capabilities": of_this_machine,
             "verificationType": "verified",
         }
         yield Row(keys=(f"{number:03}",), document=document)
