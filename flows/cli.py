@@ -95,7 +95,7 @@ def command(
     )
     word_arguments(top_n, delay, encoding, limits)
     refuse_too_many_paths(inputs)
-    files = refuse_bad_input(inputs, allow_failures)
+    found = refuse_bad_input(inputs, allow_failures)
     otherwise = Disposal.ASK if ask else Disposal.DELETE
     clean_up = CleanUp(
         containers=Disposal.KEEP if keep_containers else Disposal.DELETE,
@@ -103,7 +103,7 @@ def command(
         pool=Disposal.KEEP if keep_pool else otherwise,
     )
     print(
-        f"{len(files):,} input files; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
+        f"Input: {found}; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
         file=sys.stderr,
     )
     with nullcontext() if configured else starting_ahead():

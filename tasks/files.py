@@ -12,6 +12,7 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.upload import Line, upload
+from tasks.run.blob_addresses import SourceBlob
 from tasks.run.content import Content
 from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
@@ -25,7 +26,7 @@ _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link 
 @step("2 upload files")
 def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_script: Path) -> Uploads:
     """Upload the node script and the input files; a blob that is there with the same content is not sent again."""
-    script = InputFile(path=node_script, blob_name=node_script.name, size=node_script.stat().st_size)
+    script = InputFile(name=node_script.name, size=node_script.stat().st_size, source=node_script)
     with azure.blobs() as blobs:
         uploads = Uploads(
             node_script=_upload(azure, blobs, run, Role.APPLICATION, [script])[0],
@@ -67,14 +68,16 @@ def _upload(
 def _upload_one(
     container: ContainerClient, there: BlobProperties | None, signer: Signer, file: InputFile, line: Line
 ) -> tuple[bool, UploadedFile]:
-    """Whether the file had to be sent, and what is there now."""
-    content = Content.of(file.path)
+    """Whether the file had to be sent, and what is there now; a blob is read where it is."""
+    if isinstance(file.source, SourceBlob):
+        return False, _in_place(signer, file, file.source)
+    content = Content.of(file.source)
     if there is not None and _holds(there, content):
         sent, modified = False, there.last_modified
         line.note(content.size)
     else:
         blob = container.get_blob_client(file.blob_name)
-        sent, modified = True, upload(blob, file.path, content, _PLAIN_TEXT, line)
+        sent, modified = True, upload(blob, file.source, content, _PLAIN_TEXT, line)
     return sent, UploadedFile(
         blob_name=file.blob_name,
         size=content.size,
@@ -88,3 +91,15 @@ def _upload_one(
 
 def _holds(blob: BlobProperties, content: Content) -> bool:
     return blob.size == content.size and bytes(blob.content_settings.content_md5 or b"") == content.md5
+
+
+def _in_place(signer: Signer, file: InputFile, blob: SourceBlob) -> UploadedFile:
+    return UploadedFile(
+        blob_name=file.blob_name,
+        size=blob.size,
+        output_name=file.output_name,
+        task_id=file.task_id,
+        md5=blob.md5,
+        modified=blob.modified,
+        sas_url=signer.source_url(blob.container, blob.name),
+    )

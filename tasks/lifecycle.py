@@ -70,7 +70,7 @@ class BatchRun(Generic[T, J]):
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
         """Step 0: check all that can be checked; returns the files that no previous attempt has counted."""
         settings = self._settings
-        files = check_input(inputs, settings.allow_failures)
+        files = check_input(self.azure, self.id, inputs, settings.allow_failures)
         results = Results.of(settings.output_folder, self.id.name, self._workload.read)
         check_accounts(self.azure, settings.pool, results)
         counted, to_count = results.sort(files)

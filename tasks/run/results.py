@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
+from tasks.run.blob_addresses import SourceBlob
 from tasks.run.content import Content
 from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
@@ -119,7 +120,9 @@ class Results:
 
     def _is_of(self, file: InputFile, md5: str) -> bool:
         try:
-            return Content.of(file.path).md5.hex() == md5 and self._is_readable(file.blob_name, file.output_name)
+            source = file.source
+            known = source.md5 if isinstance(source, SourceBlob) else Content.of(source).md5.hex()
+            return known == md5 and self._is_readable(file.blob_name, file.output_name)
         except (InputError, OSError):
             return False
 

@@ -154,7 +154,7 @@ def test_the_service_alone_ends_job_and_nodes_at_the_deadline(disposal: Disposal
 
     def begin() -> None:
         create_containers(alone, run)
-        uploads = upload_files(alone, run, find_inputs([str(DATA)]), NODE_SCRIPT)
+        uploads = upload_files(alone, run, find_inputs([str(DATA)]).files, NODE_SCRIPT)
         pool = create_pool(alone, run, settings, uploads.node_script, disposal)
         create_job(alone, run, pool, uploads, disposal)
         add_tasks(alone, run, pool, uploads, work)

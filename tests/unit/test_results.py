@@ -28,7 +28,7 @@ def files(tmp_path: Path) -> list[InputFile]:
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "texts" / name).write_text(f"the text of {name}")
-    return find_inputs([str(tmp_path / "texts")])
+    return list(find_inputs([str(tmp_path / "texts")]).files)
 
 
 @pytest.fixture
@@ -38,8 +38,13 @@ def results(tmp_path: Path, files: list[InputFile]) -> Results:
     results.folder.mkdir()
     for file in files:
         results.path(file.output_name).write_text("an output")
-    results.remember({file.blob_name: Content.of(file.path).md5.hex() for file in files})
+    results.remember({file.blob_name: Content.of(path_of(file)).md5.hex() for file in files})
     return results
+
+
+def path_of(file: InputFile) -> Path:
+    assert isinstance(file.source, Path)
+    return file.source
 
 
 def to_count(results: Results, files: list[InputFile]) -> list[str]:
@@ -66,7 +71,7 @@ def test_what_an_earlier_try_has_counted_is_done(results: Results, files: list[I
 def test_a_file_that_has_changed_is_counted_again_also_where_it_is_as_long(
     results: Results, files: list[InputFile]
 ) -> None:
-    files[1].path.write_text("the text of B.txt")
+    path_of(files[1]).write_text("the text of B.txt")
     assert to_count(results, files) == ["b.txt"]
 
 
@@ -83,15 +88,15 @@ def test_an_output_that_nobody_has_noted_is_not_trusted(results: Results, files:
 def test_a_file_that_can_no_longer_be_read_is_left_to_the_step_that_says_so(
     results: Results, files: list[InputFile]
 ) -> None:
-    files[0].path.unlink()
+    path_of(files[0]).unlink()
     assert to_count(results, files) == ["a.txt"]
 
 
 def test_the_outcomes_of_later_tries_are_remembered_beside_the_earlier_ones(
     results: Results, files: list[InputFile]
 ) -> None:
-    files[1].path.write_text("another text")
-    results.remember({"b.txt": Content.of(files[1].path).md5.hex()})
+    path_of(files[1]).write_text("another text")
+    results.remember({"b.txt": Content.of(path_of(files[1])).md5.hex()})
     assert to_count(results, files) == []
     assert set(json.loads(results.path(COUNTED).read_text())) == {"a.txt", "b.txt"}
 
@@ -100,7 +105,7 @@ def test_the_outcomes_of_later_tries_are_remembered_beside_the_earlier_ones(
 def test_a_note_that_cannot_be_read_counts_for_nothing(results: Results, files: list[InputFile], text: str) -> None:
     results.path(COUNTED).write_text(text)
     assert to_count(results, files) == ["a.txt", "b.txt"]
-    results.remember({"a.txt": Content.of(files[0].path).md5.hex()})
+    results.remember({"a.txt": Content.of(path_of(files[0])).md5.hex()})
     assert to_count(results, files) == ["b.txt"]
 
 
@@ -112,9 +117,9 @@ def test_a_note_in_other_bytes_than_utf_8_counts_for_nothing(results: Results, f
 def test_a_name_that_needs_escapes_is_remembered(tmp_path: Path, results: Results) -> None:
     name = 'ü "quoted".txt'
     (tmp_path / name).write_text("text")
-    (file,) = find_inputs([str(tmp_path / name)])
+    (file,) = find_inputs([str(tmp_path / name)]).files
     results.path(file.output_name).write_text("an output")
-    results.remember({name: Content.of(file.path).md5.hex()})
+    results.remember({name: Content.of(path_of(file)).md5.hex()})
     assert results.sort([file])[1] == []
 
 
