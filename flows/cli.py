@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -59,13 +59,17 @@ def script_command(
     script: Annotated[str, typer.Argument(help="A Python or shell file, or any executable for Linux.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Files, folders (the files in them), globs, @LIST (a file with one of these per line), "
-                       "and blobs: az://ACCOUNT/CONTAINER/PREFIX or https://...; in quotes, so that no shell expands them."),
+        typer.Argument(
+            help="Files, folders (the files in them), globs, @LIST (a file with one of these per line), and blobs: "
+            "az://ACCOUNT/CONTAINER/PREFIX or https://...; in quotes, so that no shell expands them."
+        ),
     ],
     *,
     join: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="FORMAT PATTERN", help="Join the outputs that match: csv, json, jsonl or parquet, and a glob."),
+        typer.Option(
+            metavar="FORMAT PATTERN", help="Join the outputs that match: csv, json, jsonl or parquet, and a glob."
+        ),
     ] = None,
     settings: RunSettings,
 ) -> None:
@@ -81,7 +85,8 @@ def script_command(
     arguments = list(context.obj)
     refuse_bad_script(Path(script).expanduser())
     refuse_bad_arguments(arguments)
-    own = {"script": script, "arguments": arguments, "join": Join(format=JoinFormat(join[0]), pattern=join[1]) if join else None}
+    wanted = Join(format=cast(JoinFormat, join[0]), pattern=join[1]) if join else None
+    own = {"script": script, "arguments": arguments, "join": wanted}
     run_workload_flow("flows.run_script:run_script", inputs, settings, **own)
 
 
@@ -92,9 +97,9 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
     """
     configured = settings.accounts or accounts_in(os.environ)
     refuse_too_many_paths(inputs)
-    files = refuse_bad_input(inputs, settings.allow_failures)
+    found = refuse_bad_input(inputs, settings.allow_failures)
     print(
-        f"{len(files):,} input files; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
+        f"Input: {found}; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
         file=sys.stderr,
     )
     with nullcontext() if configured else starting_ahead():

@@ -1,4 +1,4 @@
-"""Step 2: upload what the nodes need and the input files, with their SAS URLs. Blobs of the user's stay where they are."""
+"""Step 2: upload what the nodes need and the input files, with their SAS URLs; blobs are read where they are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.upload import Line, upload
+from tasks.run.blob_addresses import SourceBlob
 from tasks.run.content import Content
 from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.names import blob_name
 from tasks.run.parallel import in_parallel
-class SourceBlob: pass
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import step
 
@@ -69,9 +69,9 @@ def _in_place(signer: Signer, file: InputFile, blob: SourceBlob) -> UploadedFile
         etag=blob.etag,
         modified=blob.modified,
         task_id=file.task_id,
-        container=blob.container,
-        sas_url=signer.source_url(blob),
-        own_sas=blob.sas is None,
+        container=blob.container.name,
+        sas_url=signer.source_url(blob.container, blob.name),
+        own_sas=not blob.container.sas,
     )
 
 

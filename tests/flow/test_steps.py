@@ -257,9 +257,9 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
     def three_times() -> list[Uploads]:
         create_containers(azure, run)
-        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT) for _ in range(2)]
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT) for _ in range(2)]
         (tmp_path / "b.txt").write_text("B text")  # as long as before
-        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT)]
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT)]
 
     with caplog.at_level(logging.INFO, "prefect"):
         first, second, third = in_flow(three_times)
@@ -281,7 +281,7 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
 def upload(azure: Azure, run: Run) -> Uploads:
     create_containers(azure, run)
-    return upload_files(azure, run, find_inputs([str(DATA)]), NODE_SCRIPT)
+    return upload_files(azure, run, find_inputs([str(DATA)]).files, NODE_SCRIPT)
 
 
 WORK = Work(arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)

@@ -36,7 +36,7 @@ SUMMARY = Summary(
     folder=Path("results/top-words-c0de"),
     flow_run_id=RUN,
 )
-STARTING = "3 input files; starting Prefect\n"
+STARTING = "Input: 3 files; starting Prefect\n"
 HARBOUR = str(DATA / "har*.txt")
 ACCOUNTS = {
     "AZURE_BATCH_ACCOUNT": "batch",
