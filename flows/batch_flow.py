@@ -37,7 +37,7 @@ def batch_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
 def _run_name(name: str) -> str:
     """Such as "top-words 3 files 2026-11-22 09:30", as far as the files can be found."""
     try:
-        count = len(find_inputs(as_list(flow_run.parameters["inputs"])))
+        found = f" {find_inputs(as_list(flow_run.parameters['inputs']))}"
     except InputError:
-        return f"{name} {datetime.now():%Y-%m-%d %H:%M}"
-    return f"{name} {count} {'file' if count == 1 else 'files'} {datetime.now():%Y-%m-%d %H:%M}"
+        found = ""
+    return f"{name}{found} {datetime.now():%Y-%m-%d %H:%M}"

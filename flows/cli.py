@@ -1,4 +1,4 @@
-"""python -m flows.top_words and python -m flows.sweep: the flows as commands.
+"""python -m flows.top_words, flows.run_script and flows.sweep: the flows as commands.
 
 Options and input are checked here, before Prefect is imported, which takes seconds.
 """
@@ -7,63 +7,36 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
 
-from flows.commands import Command, checked, make_app, run
+from flows.commands import Command, ScriptCommand, make_app, run
+from flows.run_options import takes_run_settings
 from flows.word_arguments import word_arguments
 from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
+from tasks.run.joins import Join, JoinFormat
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
-from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
-
-_POOL = PoolSettings()
-_LIMITS = TimeLimits()
+from tasks.run.scripts import refuse_bad_arguments, refuse_bad_script
+from tasks.run.settings import RunSettings
 
 app = make_app()
+script_app = make_app()
 sweep_app = make_app()
 
 
 @app.command(cls=Command)
+@takes_run_settings
 def command(
     inputs: Annotated[list[str], typer.Argument(help="Text files, folders (the files in them) and globs.")],
     top_n: Annotated[int, typer.Option(help="Words to list for each file.")] = 10,
-    dedicated_nodes: Annotated[
-        int, typer.Option("--dedicated-nodes", "--nodes", help="Dedicated nodes of the pool.")
-    ] = _POOL.dedicated_nodes,
-    spot_nodes: Annotated[
-        int, typer.Option(help="Spot nodes of the pool: cheaper, but Azure may take them away.")
-    ] = _POOL.spot_nodes,
-    dedicated_after_minutes: Annotated[
-        int | None, typer.Option(help="Minutes without progress on spot nodes before dedicated nodes are added.")
-    ] = None,
-    vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size,
-    image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image,
-    slots_per_node: Annotated[int, typer.Option(help="Task slots of a node.")] = _POOL.slots_per_node,
-    slots_per_task: Annotated[int, typer.Option(help="Task slots that a Batch task takes.")] = _POOL.slots_per_task,
-    pool_id: Annotated[
-        str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")
-    ] = None,
-    run_minutes: Annotated[
-        int, typer.Option(help="Limit of the whole run; SAS URLs expire with it.")
-    ] = _LIMITS.run_minutes,
-    task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes,
-    task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries,
-    stall_minutes: Annotated[
-        int, typer.Option(help="Fail after this many minutes without progress.")
-    ] = _LIMITS.stall_minutes,
-    allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = 0,
-    output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = "results",
+    *,
+    settings: RunSettings,
     delay: Annotated[float, typer.Option(help="Seconds each Batch task waits first, to watch a run.")] = 0,
-    keep_containers: Annotated[bool, typer.Option("--keep-containers", help="Do not delete the containers.")] = False,
-    keep_job: Annotated[bool, typer.Option("--keep-job", help="Do not delete the job.")] = False,
-    keep_pool: Annotated[
-        bool, typer.Option("--keep-pool", help="Do not delete the pool. It bills until the run's limit.")
-    ] = False,
-    ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False,
-    accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
     encoding: Annotated[
         str | None, typer.Option(help="Encoding of files without byte-order mark, such as windows-1251.")
     ] = None,
@@ -74,42 +47,65 @@ def command(
     AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; without keys, with Entra ID).
     With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
     """
-    configured = accounts or accounts_in(os.environ)
-    pool = checked(
-        PoolSettings,
-        dedicated_nodes=dedicated_nodes,
-        spot_nodes=spot_nodes,
-        dedicated_after_minutes=dedicated_after_minutes,
-        vm_size=vm_size,
-        image=image,
-        slots_per_node=slots_per_node,
-        slots_per_task=slots_per_task,
-        existing_pool_id=pool_id,
-    )
-    limits = checked(
-        TimeLimits,
-        run_minutes=run_minutes,
-        task_minutes=task_minutes,
-        task_retries=task_retries,
-        stall_minutes=stall_minutes,
-    )
-    word_arguments(top_n, delay, encoding, limits)
+    word_arguments(top_n, delay, encoding, settings.limits)
+    own = {"top_n": top_n, "delay_seconds": delay, "encoding": encoding}
+    run_workload_flow("flows.top_words:top_words", inputs, settings, **own)
+
+
+@script_app.command(cls=ScriptCommand)
+@takes_run_settings
+def script_command(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(help="A Python or shell file, or any executable for Linux.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders (the files in them), globs, @LIST (a file with one of these per line), and blobs: "
+            "az://ACCOUNT/CONTAINER/PREFIX or https://...; in quotes, so that no shell expands them."
+        ),
+    ],
+    *,
+    join: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="FORMAT PATTERN", help="Join the outputs that match: csv, json, jsonl or parquet, and a glob."
+        ),
+    ] = None,
+    settings: RunSettings,
+) -> None:
+    """Run a script over files on Azure Batch, one Batch task per file: SCRIPT INPUTS... -- ARGUMENTS OF THE SCRIPT
+
+    The script is called as SCRIPT ARGUMENTS... INPUT. What it leaves in the folder OUTPUT_DIR is its output. {input},
+    {output_dir}, {name} and {stem} in the arguments are filled in.
+
+    Runs on the accounts in AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT, AZURE_BATCH_ACCESS_KEY and
+    AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; without keys, with Entra ID).
+    With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
+    """
+    arguments = list(context.obj)
+    refuse_bad_script(Path(script).expanduser())
+    refuse_bad_arguments(arguments)
+    wanted = Join(format=cast(JoinFormat, join[0]), pattern=join[1]) if join else None
+    own = {"script": script, "arguments": arguments, "join": wanted}
+    run_workload_flow("flows.run_script:run_script", inputs, settings, **own)
+
+
+def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSettings, **parameters: Any) -> None:
+    """Check accounts and inputs, then run the flow `module:name`, which has the fields of RunSettings as parameters.
+
+    Without an account the embedded local Azure starts while Prefect is imported. Raises RunError.
+    """
+    configured = settings.accounts or accounts_in(os.environ)
     refuse_too_many_paths(inputs)
-    files = refuse_bad_input(inputs, allow_failures)
-    otherwise = Disposal.ASK if ask else Disposal.DELETE
-    clean_up = CleanUp(
-        containers=Disposal.KEEP if keep_containers else Disposal.DELETE,
-        job=Disposal.KEEP if keep_job else otherwise,
-        pool=Disposal.KEEP if keep_pool else otherwise,
-    )
+    found = refuse_bad_input(inputs, settings.allow_failures)
     print(
-        f"{len(files):,} input files; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
+        f"Input: {found}; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
         file=sys.stderr,
     )
     with nullcontext() if configured else starting_ahead():
-        from flows.command_run import run_top_words
+        from flows.command_run import run_flow  # it imports Prefect, which takes seconds
 
-        run_top_words(output, inputs, top_n, pool, limits, output, clean_up, allow_failures, accounts, delay, encoding)
+        run_flow(entrypoint, {"inputs": inputs, **dict(settings), **parameters})
 
 
 @sweep_app.command(cls=Command)
@@ -124,13 +120,17 @@ def sweep_command(
     if not accounts:
         accounts_in(os.environ)
 
-    from flows.command_run import run_sweep
+    from flows.command_run import run_sweep  # it imports Prefect, which takes seconds
 
     run_sweep(delete, flow_run, include_kept, accounts)
 
 
 def main() -> None:
     run(app, "flows.top_words")
+
+
+def main_of_run_script() -> None:
+    run(script_app, "flows.run_script")
 
 
 def main_of_sweep() -> None:

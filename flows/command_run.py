@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pkgutil import resolve_name
 from typing import Any
 
 import httpx
@@ -17,28 +19,27 @@ from prefect.settings import (
 )
 
 from flows.prefect_server import ensure_prefect_server
-from flows.sweep import sweep
-from flows.top_words import top_words
 from tasks.errors import RunError
 from tasks.reporting.pages import Page, address, forget_report, latest_report, ui_url
 from tasks.summary import Summary
 
 
-def run_top_words(output: str, *parameters: Any) -> None:
-    """Run the flow and print its summary. Raises RunError with what there is to say of a run that failed."""
+def run_flow(entrypoint: str, parameters: Mapping[str, Any]) -> None:
+    """Run the flow `module:name` and print its summary. Raises RunError, which names the report of a failed run."""
+    flow = resolve_name(entrypoint)  # not imported above: a flow's module imports its command
     started = time.monotonic()
     ensure_prefect_server()
     forget_report()
     with _heartbeats_where_they_are_heard():
         try:
             # Not the run's state: what a server gives whose first answer was lost has no result in it.
-            summary = top_words(*parameters)
+            summary: Summary = flow(**parameters)
         except RunError as error:
             if error.summary:
                 print(f"\n{error.summary}\n\n{_where_to_see(error.summary)}")
             raise error.with_report(latest_report()) from None
         except Exception as error:
-            raise RunError(_explained(error, output)).with_report(latest_report()) from error
+            raise RunError(_explained(error, parameters["output_folder"])).with_report(latest_report()) from error
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
     print(_where_to_see(summary))
     if report := latest_report():
@@ -46,6 +47,7 @@ def run_top_words(output: str, *parameters: Any) -> None:
 
 
 def run_sweep(*parameters: Any) -> None:
+    sweep = resolve_name("flows.sweep:sweep")
     ensure_prefect_server()
     state = sweep(*parameters, return_state=True)
     if not state.is_completed():

@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,8 @@ from typer.core import TyperCommand
 
 from tasks.errors import RunError
 from tasks.terminal import exit_on_termination, outlive_console, terminate_on_hangup
+
+M = TypeVar("M", bound=BaseModel)
 
 # Parameters of the flows that have another name than their option.
 _RENAMED = {
@@ -57,6 +59,15 @@ class Command(TyperCommand):
         return options
 
 
+class ScriptCommand(Command):
+    """A command of which everything after `--` is left to a script: it finds that in the context's `obj`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.obj = args[at + 1 :]
+        return super().parse_args(ctx, args[:at])
+
+
 def with_options(message: str, options: Mapping[str, str]) -> str:
     """The message with each option in place of the parameter of that name, but for parts of a path or a quotation."""
     names = {**{name: name for name in options}, **_RENAMED}
@@ -66,7 +77,7 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
     return re.sub(rf"(?<![\w./'\"-])({'|'.join(known)})(?![\w/'\"-])", lambda found: known[found[1]], message)
 
 
-def checked(model: type[BaseModel], **values: Any) -> Any:
+def checked(model: type[M], **values: Any) -> M:
     """The settings. Raises RunError with each wrong one named."""
     try:
         return model(**values)

@@ -21,7 +21,7 @@ from flows.nine_steps import run_workload
 from flows.word_arguments import word_arguments
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
-from tasks.summary import Summary, for_report, parse_output, summarise
+from tasks.summary import TABLES, Summary, for_report, parse_output, summarise
 
 NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
 
@@ -64,6 +64,7 @@ def top_words(
         read=parse_output,
         join=partial(summarise, top_n=top_n),
         report=for_report,
+        tables=TABLES,
     )
     settings = RunSettings(
         pool=pool,

@@ -20,7 +20,7 @@ def word_arguments(top_n: int, delay_seconds: float, encoding: str | None, limit
         )
     if encoding and not _is_text_encoding(encoding):
         raise InputError(f"encoding {encoding!r} is no text encoding that Python knows, such as windows-1251 or utf-16")
-    arguments = ["--numwords", f"{top_n}", "--delay", f"{delay_seconds:g}"]
+    arguments = ["--filepath={input}", "--numwords", f"{top_n}", "--delay", f"{delay_seconds:g}"]
     return [*arguments, f"--encoding={encoding}"] if encoding else arguments
 
 

@@ -422,8 +422,11 @@ def total(path: str) -> int:
 
 
 def output_name(path: str) -> str:
-    """<stem>_OUTPUT<ext>, beside the input."""
+    """<stem>_OUTPUT<ext>: in OUTPUT_DIR, where that is set, else beside the input."""
     stem, extension = os.path.splitext(path)
+    folder = os.environ.get("OUTPUT_DIR")
+    if folder:
+        stem = os.path.join(folder, os.path.basename(stem))
     return f"{stem}_OUTPUT{extension}"
 
 
@@ -566,9 +569,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--slots",
         type=at_least_one,
-        default=1,
+        default=at_least_one(os.environ.get("TASKS_PER_NODE", "1")),
         metavar="N",
-        help="task slots of this node: the cores are shared among as many tasks (default: 1)",
+        help="task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)",
     )
     options = parser.parse_args(arguments)
     if bool(options.storageaccount) != bool(options.storagecontainer):
@@ -628,7 +631,8 @@ def run(options: argparse.Namespace) -> None:
     with open(output, "wb") as file:
         file.write(data)
     if not options.storageaccount:
-        print(f"Wrote {shown(output)}")
+        if "OUTPUT_DIR" not in os.environ:  # else the run stores it, and keeps what is printed for each file
+            print(f"Wrote {shown(output)}")
         return
     print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
     upload(blob_url(options.storageaccount, options.storagecontainer, output), options.sastoken, data)

@@ -17,19 +17,24 @@ from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 from tasks.resources.images import supported_image
 from tasks.resources.pool import existing_pool
+from tasks.run.identity import Run
 from tasks.run.inputs import InputFile
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
+from tasks.run.source_blobs import all_inputs
 from tasks.step import step
 
 
 @step("0 check input")
-def check_input(inputs: Sequence[str], allow_failures: int = 0) -> list[InputFile]:
-    """The input files that the parameters name; see refuse_bad_input."""
-    files = refuse_bad_input(inputs, allow_failures)
+def check_input(azure: Azure, run: Run, inputs: Sequence[str], allow_failures: int = 0) -> list[InputFile]:
+    """The files and blobs that the parameters name; see refuse_bad_input and all_inputs."""
+    found = refuse_bad_input(inputs, allow_failures)
+    files = all_inputs(azure, found, run.expires)
     size = sum(file.size for file in files)
-    get_run_logger().info("%d input files, %s bytes", len(files), f"{size:,}")
+    blobs = len(files) - len(found.files)
+    in_place = f", {blobs:,} of them blobs that are read where they are" if blobs else ""
+    get_run_logger().info("%d input files, %s bytes%s", len(files), f"{size:,}", in_place)
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from tasks.run.identity import Role, Run
 from tasks.run.local_files import at
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
 from tasks.run.parallel import in_parallel
+from tasks.run.records import Output, Record
+from tasks.run.program import Done
 from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES, step
@@ -36,10 +39,10 @@ _CONTAINER_GONE = ("ContainerNotFound", "ContainerBeingDeleted")
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """The outputs that are being downloaded, as far as they have come: each by the name of its input file."""
+    """The outputs that are being downloaded, as far as they have come: those of each input file by its name."""
 
     results: Results
-    stored: dict[str, str] = field(default_factory=dict)  # the MD5 of the input
+    stored: dict[str, Done] = field(default_factory=dict)
     useless: dict[str, tuple[Cause, str]] = field(default_factory=dict)  # why, and the details
     stop: Event = field(default_factory=Event)  # set: no further one begins
 
@@ -53,10 +56,14 @@ class Download:
             def fetch(file: UploadedFile) -> None:
                 if self.stop.is_set():
                     return
-                if problem := _fetch(container, self.results, file):
-                    self.useless[file.blob_name] = problem
+                try:
+                    record = _fetch(container, self.results, file)
+                except _Useless as problem:
+                    self.useless[file.name] = problem.cause, problem.detail
+                    with suppress(ResourceNotFoundError):
+                        container.delete_blob(file.record)  # so that a retry of the run processes the file again
                 else:
-                    self.stored[file.blob_name] = file.md5
+                    self.stored[file.name] = Done(content=file.content, record=record)
 
             in_parallel(fetch, files, meanwhile=meanwhile)
 
@@ -81,7 +88,7 @@ def download_output(
     this machine or Blob Storage keeps outputs from being downloaded; the output container is then still needed.
     """
     done = {outcome.file for outcome in outcomes if outcome.succeeded}
-    counted = [file for file in uploads.inputs if file.blob_name in done]
+    counted = [file for file in uploads.inputs if file.name in done]
     download = Download(results=results)
     try:
         _fetch_all(azure, run, counted, download)
@@ -99,8 +106,8 @@ def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download
     with at(results.folder):
         results.folder.mkdir(parents=True, exist_ok=True)
     download.stored.update(results.downloaded(counted))  # by a try of this step that has failed half-way
-    missing = [file for file in counted if file.blob_name not in download.stored]
-    results.forget(file.blob_name for file in missing)
+    missing = [file for file in counted if file.name not in download.stored]
+    results.forget(file.name for file in missing)
     logger = get_run_logger()
 
     def report() -> None:
@@ -115,47 +122,72 @@ def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download
     results.remember(dict(download.stored))
 
 
-def _fetch(container: ContainerClient, results: Results, file: UploadedFile) -> tuple[Cause, str] | None:
-    """Download the file's output; why that is of no use, if so."""
-    difference = ""
+class _Useless(Exception):
+    """The outputs of a file are of no use."""
+
+    def __init__(self, cause: Cause, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+        self.detail = detail
+
+
+def _fetch(container: ContainerClient, results: Results, file: UploadedFile) -> Record:
+    """Download the file's outputs, which its record names. Raises _Useless where there are none of use."""
+    folder = results.folder_of(file.name)
+    with at(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # of a previous attempt, whose outputs may have had other names
+        folder.mkdir(parents=True)
+    record = _record(container, file)
+    for output, path in results.paths(file.name, record):
+        with at(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _get(container, output.blob, path, output)
+    if reason := results.unreadable(file.name):
+        raise _Useless(Cause.UNREADABLE, reason)
+    return record
+
+
+def _record(container: ContainerClient, file: UploadedFile) -> Record:
+    try:
+        return Record.parse(container.download_blob(file.record, validate_content=True).readall())
+    except ResourceNotFoundError as error:
+        if error_code(error) != "BlobNotFound":
+            raise
+        raise _Useless(Cause.NO_OUTPUT, f"no blob {file.record}") from None
+    except ValueError as error:
+        raise _Useless(Cause.DAMAGED, f"{file.record}: {error}") from None
+
+
+def _get(container: ContainerClient, blob: str, path: Path, expected: Output) -> None:
+    """Put the blob at the path; raises _Useless where it is not there, or stays another than the node stored."""
     for _ in range(_DAMAGED_TIMES):
         try:
-            difference = _download(container, file.output_name, results.path(file.output_name))
+            difference = _download(container, blob, path, expected)
         except ResourceNotFoundError as error:
             if error_code(error) != "BlobNotFound":
                 raise
-            return Cause.NO_OUTPUT, f"no blob {file.output_name}"
+            raise _Useless(Cause.NO_OUTPUT, f"no blob {blob}") from None
         if not difference:
-            break
-    if difference:
-        problem = Cause.DAMAGED, difference
-    elif reason := results.unreadable(file.blob_name, file.output_name):
-        problem = Cause.UNREADABLE, reason
-    else:
-        return None
-    with suppress(ResourceNotFoundError):
-        container.delete_blob(file.output_name)  # so that a retry of the run counts the file again
-    return problem
+            return
+    raise _Useless(Cause.DAMAGED, difference)
 
 
-def _download(container: ContainerClient, name: str, target: Path) -> str:
-    """Put the blob at the target. Returns in what the download differs from the blob, and then it is not there."""
+def _download(container: ContainerClient, name: str, target: Path, expected: Output) -> str:
+    """Put the blob at the target. Returns in what it differs from what is expected, and then it is not there."""
     # Written under another name first: a file that is there is a whole one.
     partial = target.with_name(f".{uuid4().hex}.part")
     digest = new_md5()
     size = 0
     try:
-        blob = container.download_blob(name)
         with at(partial), partial.open("xb") as file:
-            for chunk in _chunks(blob):
+            for chunk in _chunks(container.download_blob(name)):
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
-        stored = bytes(blob.properties.content_settings.content_md5 or b"")
-        if size != blob.size:
-            return f"{size:,} of {blob.size:,} bytes"
-        if stored and stored != digest.digest():
-            return f"its MD5 is {digest.hexdigest()}, that of the blob is {stored.hex()}"
+        if size != expected.size:
+            return f"{size:,} of {expected.size:,} bytes"
+        if digest.hexdigest() != expected.md5:
+            return f"its MD5 is {digest.hexdigest()}, that of the output was {expected.md5}"
         with at(target):
             partial.replace(target)
         return ""
@@ -195,7 +227,7 @@ def _what_next(azure: Azure, run: Run, advice: str) -> str:
         return f"The embedded local Azure ends with this run, and the container with it. {advice}, then run again"
     return (
         f"The container keeps them until {run.expires_text}. {advice}, then retry flow run {run.flow_run_id}: "
-        "it downloads them and counts nothing again"
+        "it downloads them and processes nothing again"
     )
 
 
@@ -220,7 +252,7 @@ def _report_useless(
 
 def _download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> None:
     """Download what failed Batch tasks wrote to stdout and stderr, as far as it can be had."""
-    folder = results.path(LOGS)
+    folder = results.folder / LOGS
     try:
         with at(folder):
             logs = download_logs(azure, run, outcomes, results)

@@ -1,8 +1,9 @@
-"""Step 2: upload the node script and the input files, with their SAS URLs."""
+"""Step 2: upload what the nodes need and the input files, with their SAS URLs; blobs are read where they are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from azure.storage.blob import BlobProperties, BlobServiceClient, ContainerClient
@@ -12,9 +13,11 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.upload import Line, upload
+from tasks.run.blob_addresses import SourceBlob
 from tasks.run.content import Content
 from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
+from tasks.run.names import blob_name
 from tasks.run.parallel import in_parallel
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import step
@@ -22,21 +25,58 @@ from tasks.step import step
 _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link instead of saving it
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Local:
+    """A file of this machine and the name of its blob."""
+
+    name: str
+    path: Path
+    size: int
+    task_id: str = ""
+
+
 @step("2 upload files")
-def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_script: Path) -> Uploads:
-    """Upload the node script and the input files; a blob that is there with the same content is not sent again."""
-    script = InputFile(path=node_script, blob_name=node_script.name, size=node_script.stat().st_size)
+def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], application: Mapping[str, Path]) -> Uploads:
+    """Upload what runs on the nodes and the input files; a blob that is there with the same content is not sent again.
+
+    application: the files that run on the nodes, by their names there.
+    """
+    ours = [_Local(name=name, path=path, size=path.stat().st_size) for name, path in application.items()]
+    local = [
+        _Local(name=file.name, path=file.source, size=file.size, task_id=file.task_id)
+        for file in inputs
+        if isinstance(file.source, Path)
+    ]
+    in_place = {file.name: (file, file.source) for file in inputs if isinstance(file.source, SourceBlob)}
     with azure.blobs() as blobs:
-        uploads = Uploads(
-            node_script=_upload(azure, blobs, run, Role.APPLICATION, [script])[0],
-            inputs=_upload(azure, blobs, run, Role.INPUT, inputs),
-        )
-    publish_sas_links(uploads.node_script, uploads.inputs, run.expires)
+        sent = _upload(azure, blobs, run, Role.APPLICATION, ours)
+        uploaded = {file.name: file for file in _upload(azure, blobs, run, Role.INPUT, local)} if local else {}
+    signer = Signer(azure, run.expires)
+    uploaded |= {name: _in_place(signer, *found) for name, found in in_place.items()}
+    if in_place:
+        size = sum(file.size for file, _ in in_place.values())
+        get_run_logger().info("%d input files (%s bytes) are read where they are", len(in_place), f"{size:,}")
+    uploads = Uploads(application=sent, inputs=[uploaded[file.name] for file in inputs])
+    publish_sas_links(uploads, run.expires)
     return uploads
 
 
+def _in_place(signer: Signer, file: InputFile, blob: SourceBlob) -> UploadedFile:
+    return UploadedFile(
+        name=file.name,
+        size=blob.size,
+        md5=blob.md5,
+        etag=blob.etag,
+        modified=blob.modified,
+        task_id=file.task_id,
+        container=blob.container.name,
+        sas_url=signer.source_url(blob.container, blob.name),
+        own_sas=not blob.container.sas,
+    )
+
+
 def _upload(
-    azure: Azure, blobs: BlobServiceClient, run: Run, role: Role, files: Sequence[InputFile]
+    azure: Azure, blobs: BlobServiceClient, run: Run, role: Role, files: Sequence[_Local]
 ) -> list[UploadedFile]:
     container = blobs.get_container_client(run.container(role))
     present = {blob.name: blob for blob in container.list_blobs()}
@@ -45,8 +85,8 @@ def _upload(
     line = Line()
     size = sum(file.size for file in files)
 
-    def send(file: InputFile) -> tuple[bool, UploadedFile]:
-        return _upload_one(container, present.get(file.blob_name), signer, file, line)
+    def send(file: _Local) -> tuple[bool, UploadedFile]:
+        return _upload_one(container, present.get(blob_name(file.name)), signer, file, line)
 
     def log_progress() -> None:
         logger.info("%s of %s bytes uploaded to %s so far", f"{line.sent:,}", f"{size:,}", container.container_name)
@@ -65,24 +105,24 @@ def _upload(
 
 
 def _upload_one(
-    container: ContainerClient, there: BlobProperties | None, signer: Signer, file: InputFile, line: Line
+    container: ContainerClient, there: BlobProperties | None, signer: Signer, file: _Local, line: Line
 ) -> tuple[bool, UploadedFile]:
     """Whether the file had to be sent, and what is there now."""
     content = Content.of(file.path)
+    name = blob_name(file.name)
     if there is not None and _holds(there, content):
         sent, modified = False, there.last_modified
         line.note(content.size)
     else:
-        blob = container.get_blob_client(file.blob_name)
-        sent, modified = True, upload(blob, file.path, content, _PLAIN_TEXT, line)
+        sent, modified = True, upload(container.get_blob_client(name), file.path, content, _PLAIN_TEXT, line)
     return sent, UploadedFile(
-        blob_name=file.blob_name,
+        name=file.name,
         size=content.size,
-        output_name=file.output_name,
         task_id=file.task_id,
         md5=content.md5.hex(),
         modified=modified,
-        sas_url=signer.read_url(container.container_name, file.blob_name),
+        container=container.container_name,
+        sas_url=signer.read_url(container.container_name, name),
     )
 
 

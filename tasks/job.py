@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -32,27 +33,38 @@ from tasks.resources.job import Job
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.run import resume
 from tasks.run.identity import Role, Run, UsedPool
-from tasks.run.outcomes import FETCH_FAILED, STREAMS, AddedTask, TaskOutcome, log_blob
+from tasks.run.names import blob_name
+from tasks.run.outcomes import STREAMS, AddedTask, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
-from tasks.run.previous_attempt import INPUT_FILE, SAS_EXPIRES, delete_outputs, read_previous_attempt
-from tasks.run.resume import Decision, Plan, input_path
+from tasks.run.previous_attempt import INPUT_NAME, SAS_EXPIRES, delete_records, read_previous_attempt
+from tasks.run.records import OUTPUTS, quoted
+from tasks.run.resume import Decision, Plan
 from tasks.run.settings import Disposal, RunSettings, TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
+from tasks.run.scripts import RUN_FILE
 from tasks.run.workload import Workload
 from tasks.step import RETRIES_OF_DELETES, step
+
+_LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What each Batch task is to do with its file."""
+    """What each Batch task is to do with its input file."""
 
     limits: TimeLimits
     slots: int = 1  # that one task takes
+    script: str = ""  # the name of the node script on the nodes
     arguments: Sequence[str] = ()  # of the node script
 
     @classmethod
     def of(cls, workload: Workload[Any, Any], settings: RunSettings) -> Work:
-        return cls(limits=settings.limits, slots=settings.pool.slots_per_task, arguments=workload.arguments)
+        return cls(
+            limits=settings.limits,
+            slots=settings.pool.slots_per_task,
+            script=workload.script_name,
+            arguments=workload.arguments,
+        )
 
 
 @step("4 create job")
@@ -74,7 +86,7 @@ def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposa
 
 @step("5 add tasks")
 def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Work) -> list[AddedTask]:
-    """Add a Batch task for each input file that has not been counted and is not about to be; returns all, in order."""
+    """Add a Batch task for each input file that is not done and has none that will do it; returns all, in order."""
     token = Signer(azure, run.expires).write_token(run.container(Role.OUTPUT))  # one for all: Entra ID signs slowly
 
     def carry_out(plan: Plan) -> None:
@@ -108,27 +120,26 @@ def _replace_job(azure: Azure, run: Run, job: Job, plan: Plan) -> bool:
     """Replace a job that has ended, if the plan says so; returns whether it did."""
     if not plan.replace_job:
         return False
-    get_run_logger().info("%s: has ended with files not counted, replacing it", job.title)
-    # First the outputs: only the job's tasks show that they are of another content.
-    delete_outputs(azure, run, plan.drop_outputs)
+    get_run_logger().info("%s: has ended with files not processed, replacing it", job.title)
+    # First the records: only the job's tasks show that they are of another content.
+    delete_records(azure, run, plan.drop_records)
     dispose(run, job, Disposal.DELETE)
     return create_or_adopt(run, job)
 
 
 def _drop(azure: Azure, batch: BatchClient, run: Run, plan: Plan) -> None:
-    """Delete the tasks that are replaced or count none of the files, and outputs of files that are counted again."""
+    """Delete the tasks that are replaced or have none of the files, and records of files that are processed again."""
 
     def delete(id: str) -> None:
         with suppress(ResourceNotFoundError):
             batch.delete_task(run.job_id, id)
 
     in_parallel(delete, plan.drop_tasks)
-    delete_outputs(azure, run, plan.drop_outputs)
+    delete_records(azure, run, plan.drop_records)
 
 
 def _added(file: UploadedFile, decision: Decision) -> AddedTask:
-    earlier = decision is Decision.OUTPUT_ONLY
-    return AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name, earlier=earlier)
+    return AddedTask(id=file.task_id, file=file.name, earlier=decision is Decision.RECORD_ONLY)
 
 
 @step("9 delete job", retries=RETRIES_OF_DELETES)
@@ -143,30 +154,52 @@ def delete_job(azure: Azure, run: Run, disposal: Disposal) -> None:
 def _batch_task(
     azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Work, file: UploadedFile, token: str
 ) -> BatchTaskCreateOptions:
-    files = [ResourceFile(http_url=file.sas_url, file_path=input_path(file))]
-    script = '"$AZ_BATCH_NODE_SHARED_DIR"/' + uploads.node_script.blob_name
-    if not pool.own:  # no start task of ours ran there, so the task brings the script along
-        script = f"application/{uploads.node_script.blob_name}"
-        files.append(ResourceFile(http_url=uploads.node_script.sas_url, file_path=script, file_mode="0755"))
+    path = _path_on_node(file)
+    files = [ResourceFile(http_url=file.sas_url, file_path=path)]
+    folder = '"$AZ_BATCH_NODE_SHARED_DIR"'
+    if not pool.own:  # no start task of ours ran there, so each Batch task brings what it needs along
+        folder = "application"
+        for brought in uploads.application:
+            target = f"{folder}/{brought.name}"
+            files.append(ResourceFile(http_url=brought.sas_url, file_path=target, file_mode="0755"))
     return BatchTaskCreateOptions(
         id=file.task_id,
-        command_line=_command_line(azure, run, pool, work, script),
+        command_line=_command_line(folder, work),
         resource_files=files,
         output_files=[_kept(azure, run, token, file.task_id, stream) for stream in STREAMS],
-        # Through the environment: a command line can be read by far more people.
-        environment_settings=[
-            EnvironmentSetting(name=INPUT_FILE, value=input_path(file)),
-            EnvironmentSetting(name="INPUT_SIZE", value=f"{file.size}"),
-            EnvironmentSetting(name="INPUT_MD5", value=file.md5),
-            EnvironmentSetting(name="OUTPUT_SAS_TOKEN", value=token),
-            EnvironmentSetting(name=SAS_EXPIRES, value=run.expires.isoformat()),
-        ],
+        environment_settings=_environment(azure, run, pool, work, file, path, token),
         required_slots=work.slots,
         constraints=BatchTaskConstraints(
             max_wall_clock_time=timedelta(minutes=work.limits.task_minutes),
             max_task_retry_count=work.limits.task_retries,
         ),
     )
+
+
+def _environment(
+    azure: Azure, run: Run, pool: UsedPool, work: Work, file: UploadedFile, path: str, token: str
+) -> list[EnvironmentSetting]:
+    """What run_file.py is given. Not on its command line, which far more people can read."""
+    container = f"{azure.storage_account.endpoint}/{run.container(Role.OUTPUT)}"
+    values = {
+        "INPUT_FILE": path,
+        INPUT_NAME: quoted(file.name),
+        "INPUT_SIZE": f"{file.size}",
+        "INPUT_MD5": file.md5,
+        "OUTPUT_URL": f"{container}/{OUTPUTS}/{quote(blob_name(file.name))}",
+        "OUTPUT_SAS_TOKEN": token,
+        "RECORD_URL": f"{container}/{quote(file.record)}",
+        "RECORD_SAS_TOKEN": token,
+        SAS_EXPIRES: run.expires.isoformat(),
+        "TASKS_PER_NODE": f"{max(1, pool.slots_per_node // work.slots)}",  # which share its cores
+    }
+    return [EnvironmentSetting(name=name, value=value) for name, value in values.items()]
+
+
+def _path_on_node(file: UploadedFile) -> str:
+    """Where the node puts the file; run_file.py then gives it its own name, if that differs."""
+    name = blob_name(file.name.rpartition("/")[2] or "input")
+    return f"input/{name if len(name.encode()) <= _LONGEST_NAME else 'input'}"
 
 
 def _kept(azure: Azure, run: Run, token: str, task_id: str, stream: str) -> OutputFile:
@@ -181,34 +214,21 @@ def _kept(azure: Azure, run: Run, token: str, task_id: str, stream: str) -> Outp
     )
 
 
-# For any node script, in plain sh and without a quote: the file that came has to be the one that was uploaded.
-_VERIFY = f"""\
-md5=$(md5sum < "$INPUT_FILE"); md5=${{md5%% *}}; \
-if [ "$md5" != "$INPUT_MD5" ]; then \
-size=$(wc -c < "$INPUT_FILE"); \
-echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, \
-found ${{size:-no}} bytes with MD5 ${{md5:-none}}" >&2; \
-exit {FETCH_FAILED}; fi"""
+def _command_line(folder: str, work: Work) -> str:
+    """The same for every Batch task: its file comes in through the environment, so no name needs quoting."""
+    script = f"exec python3 {folder}/{RUN_FILE} {folder}/{work.script} {shlex.join(work.arguments)}"
+    return f"/bin/sh -c {shlex.quote(script.rstrip())}"
 
 
-def _command_line(azure: Azure, run: Run, pool: UsedPool, work: Work, script: str) -> str:
-    """The same for every task: the file's name comes in through the environment, so no name needs quoting."""
-    at_a_time = max(1, pool.slots_per_node // work.slots)  # tasks of one node, which share its cores
-    arguments = ["--storageaccount", azure.storage_account.endpoint]
-    arguments += ["--storagecontainer", run.container(Role.OUTPUT), "--slots", f"{at_a_time}"]
-    command = f'{_VERIFY}; exec python3 {script} --filepath="$INPUT_FILE" {shlex.join([*arguments, *work.arguments])}'
-    return f"/bin/sh -c {shlex.quote(command)}"
+@step("2 find files already done")
+def find_done(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
+    """Their outcomes where a previous attempt has processed all files, so that only their outputs are still to download.
 
-
-@step("2 find counted files")
-def find_counted(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
-    """Their outcomes where a previous attempt has counted all files, so that only their outputs are still to download.
-
-    Nothing where some are to be counted: then step 5 adds a Batch task for each of those.
+    Nothing where some are to be processed: then step 5 adds a Batch task for each of those.
     """
     with azure.batch() as batch:
         plan = resume.plan(uploads.inputs, read_previous_attempt(azure, batch, run), run)
-    if not plan.all_counted:
+    if not plan.all_done:
         return []
-    get_run_logger().info("A previous attempt has counted all %d files: no pool is needed", len(uploads.inputs))
-    return [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in uploads.inputs]
+    get_run_logger().info("A previous attempt has processed all %d files: no pool is needed", len(uploads.inputs))
+    return [TaskOutcome.done_before(file.task_id, file.name) for file in uploads.inputs]

@@ -23,10 +23,14 @@ def join_outputs(workload: Workload[T, J], outcomes: Sequence[TaskOutcome], resu
 
 
 def save_table(frame: pd.DataFrame, outputs: Outputs[Any], name: str) -> pd.DataFrame:
-    """Leave the table in the results folder as <name>.csv, show its first rows as the artifact <name>; returns it."""
+    """Leave the table in the results folder as <name>.csv and .parquet, publish its first rows as the artifact <name>.
+
+    Returns the table. Raises ResultsError.
+    """
     path = outputs.folder / f"{name}.csv"
     write_table(frame, path)
-    without = f", without {', '.join(outputs.missing[:20])}" if outputs.missing else ""
-    publish_table(frame, key=name, description=f"{name}{without}")
-    get_run_logger().info("%d rows of %d files written to %s", len(frame), len(outputs.read), path)
+    publish_table(frame, key=name, description=name, missing=outputs.missing)
+    get_run_logger().info(
+        "%d rows of %d files written to %s; for programs %s.parquet", len(frame), len(outputs.read), path, path.stem
+    )
     return frame

@@ -68,10 +68,11 @@ class BatchRun(Generic[T, J]):
         return self
 
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
-        """Step 0: check all that can be checked; returns the files that no previous attempt has counted."""
+        """Step 0: check all that can be checked; returns the files that no previous attempt has processed."""
         settings = self._settings
-        files = check_input(inputs, settings.allow_failures)
-        results = Results.of(settings.output_folder, self.id.name, self._workload.read)
+        files = check_input(self.azure, self.id, inputs, settings.allow_failures)
+        workload = self._workload
+        results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables)
         check_accounts(self.azure, settings.pool, results)
         counted, to_count = results.sort(files)
         self._record = RunRecord(

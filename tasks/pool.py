@@ -42,7 +42,7 @@ def create_pool(
         settings.vm_size,
         settings.slots_per_node,
         run.expires_text,
-        ", ".join(file.blob_name for file in files),
+        ", ".join(file.name for file in files),
     )
     return UsedPool(
         id=run.pool_id,

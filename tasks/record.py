@@ -82,7 +82,7 @@ class RunRecord(Generic[J]):
         last = {outcome.file: outcome for outcome in self._of_batch_tasks}
         seen = self.seen.outcomes
         return {
-            file.blob_name: last.get(file.blob_name) or seen.get(file.task_id) or TaskOutcome.of(_added(file), None)
+            file.name: last.get(file.name) or seen.get(file.task_id) or TaskOutcome.of(_added(file), None)
             for file in files
         }
 
@@ -222,7 +222,7 @@ class RunRecord(Generic[J]):
 
 
 def _added(file: UploadedFile) -> AddedTask:
-    return AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
+    return AddedTask(id=file.task_id, file=file.name)
 
 
 def _reason(error: BaseException) -> str:

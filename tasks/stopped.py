@@ -19,7 +19,8 @@ from tasks.resources.ownership import hold
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.parallel import within
-from tasks.run.previous_attempt import outputs_there
+from tasks.run.previous_attempt import records_there
+from tasks.run.records import record_blob
 from tasks.run.uploads import UploadedFile
 
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
@@ -61,24 +62,24 @@ class _Fetch:
 
     def run(self, known: Mapping[str, TaskOutcome]) -> None:
         try:
-            self._there = outputs_there(self._azure, self._run)
+            self._there = records_there(self._azure, self._run)
             self.listed = True
             done = self.download.results.downloaded(self._files)
             self.download.stored.update(done)
             wanted = [
-                file for file in self._files if self._finished(known[file.blob_name]) and file.blob_name not in done
+                file for file in self._files if self._finished(known[file.name]) and file.name not in done
             ]
             if not wanted:
                 return
             self._hold_containers()  # whoever else cleans up, such as a worker's hook, leaves them then
-            self.download.results.forget(file.blob_name for file in wanted)
-            oldest_first = sorted(wanted, key=lambda file: (file.output_name not in self._there, self._time(file)))
+            self.download.results.forget(file.name for file in wanted)
+            oldest_first = sorted(wanted, key=lambda file: (file.record not in self._there, self._time(file)))
             self.download.fetch(self._azure, self._run, oldest_first)
         except Exception as error:  # whatever it is, what is not here is named, and its container held
             self.problem = without_secrets(str(error))
 
     def outcomes(self, known: Mapping[str, TaskOutcome]) -> list[TaskOutcome]:
-        """What became of each file; an output proves a success that was not seen."""
+        """What became of each file; a record proves a success that was not seen."""
         finished = [
             replace(each, state="completed", succeeded=True) if self._finished(each) else each.unfinished()
             for each in known.values()
@@ -91,10 +92,10 @@ class _Fetch:
         return [each.file for each in outcomes if each.succeeded and each.file not in here]
 
     def _finished(self, outcome: TaskOutcome) -> bool:
-        return outcome.succeeded or (not outcome.completed and outcome.output_name in self._there)
+        return outcome.succeeded or (not outcome.completed and record_blob(outcome.file) in self._there)
 
     def _time(self, file: UploadedFile) -> datetime:
-        return self._there.get(file.output_name, file.modified)
+        return self._there.get(file.record, file.modified)
 
     def _hold_containers(self) -> None:
         with self._azure.blobs() as blobs:

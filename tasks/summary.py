@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 
 from tasks.errors import RunError
 from tasks.errors.secrets import without_secrets
-from tasks.errors.text import cut, listed, visible
+from tasks.errors.text import as_unicode, cut, listed, visible
 from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.text import escape_markdown, short_node
@@ -22,6 +22,7 @@ from tasks.run.tables import read_table, write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
+TABLES = (BY_FILE, OVERALL)
 TEXTS = ("file", "word", "task", "node")  # the columns of both tables that hold text
 REPLACED = "replaced_bytes"
 _RULE = "-" * 30
@@ -60,7 +61,7 @@ class Summary:
 
     missing: the files without output, because their Batch task failed; both bounds are without them.
 
-    folder: where the output files and the tables as CSV are.
+    folder: where the output files and the two tables are, as CSV and as Parquet.
 
     flow_run_id: of the flow run that made it.
     """
@@ -95,7 +96,7 @@ class FileOutput:
 
 
 def summarise(outputs: Outputs[FileOutput], *, top_n: int) -> Summary:
-    """Join the outputs into the summary, and leave it in their folder as two CSV files."""
+    """Join the outputs into the summary, and leave its two tables in their folder."""
     files = list(outputs.read.values())
     summary = Summary(
         by_file=words_by_file(files),
@@ -117,11 +118,10 @@ def summarise(outputs: Outputs[FileOutput], *, top_n: int) -> Summary:
 
 def publish(summary: Summary) -> None:
     """Both tables as artifacts, whose descriptions name the files that they lack."""
-    without = f", without {', '.join(summary.missing[:_MOST_NAMED])}" if summary.missing else ""
     by_file = summary.by_file.assign(node=summary.by_file["node"].map(short_node))
-    publish_table(by_file, key=Key.BY_FILE.value, description=f"Top words of each file{without}")
-    bounds = "A word's true total there is between `count` and `at_most`"
-    publish_table(summary.overall, key=Key.OVERALL.value, description=f"Top words over all files{without}. {bounds}")
+    publish_table(by_file, key=Key.BY_FILE.value, description="Top words of each file", missing=summary.missing)
+    overall = "Top words over all files (a word's true total is between `count` and `at_most`)"
+    publish_table(summary.overall, key=Key.OVERALL.value, description=overall, missing=summary.missing)
 
 
 def for_report(summary: Summary) -> str:
@@ -137,11 +137,15 @@ def for_report(summary: Summary) -> str:
 
 def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables `by_file` and `overall` of a run, from its folder, each word as it is in the text."""
-    return read_table(folder / BY_FILE, TEXTS), read_table(folder / OVERALL, TEXTS)
+    return read_table(folder / BY_FILE), read_table(folder / OVERALL)
 
 
-def parse_output(file: str, path: Path) -> FileOutput:
-    """Read an output file of the node script. Raises RunError where it is not one."""
+def parse_output(file: str, folder: Path) -> FileOutput:
+    """Read the output of the node script for that file. Raises RunError where it is not one."""
+    outputs = sorted(folder.glob("*"))
+    if len(outputs) != 1:
+        raise RunError(f"{folder} has {len(outputs)} files instead of the node script's output")
+    path = outputs[0]
     # Not splitlines(): a word may hold characters that it takes for line ends.
     lines = path.read_text(encoding="utf-8").split("\n")
     try:
@@ -162,7 +166,7 @@ def parse_output(file: str, path: Path) -> FileOutput:
 
 def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
     rows = [
-        (output.file, rank, word, count, output.task, output.node, output.replaced)
+        (as_unicode(output.file), rank, word, count, output.task, output.node, output.replaced)
         for output in outputs
         for rank, (word, count) in enumerate(output.words, start=1)
     ]

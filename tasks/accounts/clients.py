@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from azure.batch import BatchClient
-from azure.core.credentials import AzureNamedKeyCredential, TokenCredential
+from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
 from azure.storage.blob import (
     BlobServiceClient,
+    ContainerClient,
     ExponentialRetry,
 )
 
 from tasks.accounts.environment import BatchAccount, StorageAccount, accounts_in
+from tasks.accounts.sources import SourceContainer
 from tasks.errors.responses import CheckedTransport
 from tasks.errors.service import EmbeddedAzureEnded
 
@@ -22,6 +26,15 @@ from tasks.errors.service import EmbeddedAzureEnded
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
 # Downloads come in parts that a slow line can carry, each retried by itself; for uploads see resources/upload.py.
 _PARTS: dict[str, Any] = {"max_single_get_size": 4 << 20, "max_chunk_get_size": 4 << 20}
+
+
+class Access(Enum):
+    """With what blobs are read where they are."""
+
+    SAS = "the SAS in their address"
+    KEY = "the key of the run's account"
+    ENTRA_ID = "the run's identity"
+    PUBLIC = "nothing"  # another account, and no identity: only public containers can be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +60,42 @@ class Azure:
             credential = AzureNamedKeyCredential(account.name, account.key.get_secret_value())
         return BatchClient(account.endpoint, credential, transport=_transport(account.endpoint))
 
-    def blobs(self) -> BlobServiceClient:
+    def blobs(self, endpoint: str = "") -> BlobServiceClient:
+        """The client of the run's storage account, or with its identity that of another."""
+        endpoint = endpoint or self.storage_account.endpoint
+        return BlobServiceClient(endpoint, self._storage_credential(), **_storage_options(endpoint))
+
+    def source(self, source: SourceContainer) -> ContainerClient:
+        """The client of a container with blobs that are read where they are."""
+        access = self.access_to(source)
+        credential: Any = None
+        if access is Access.SAS:
+            credential = AzureSasCredential(source.sas)
+        elif access is not Access.PUBLIC:
+            credential = self._storage_credential()
+        return ContainerClient(source.endpoint, source.name, credential, **_storage_options(source.endpoint))
+
+    def access_to(self, source: SourceContainer) -> Access:
+        if source.sas:
+            return Access.SAS
+        if self.storage_account.key is None:
+            return Access.ENTRA_ID
+        own = source.endpoint.lower() == self.storage_account.endpoint.lower()
+        return Access.KEY if own else Access.PUBLIC
+
+    def blob_endpoint_of(self, account: str) -> str:
+        """The blob endpoint of an account by its name: the run's own, or one in the same cloud."""
+        own = self.storage_account
+        if account == own.name:
+            return own.endpoint
+        suffix = (urlsplit(own.endpoint).hostname or "").partition(".blob.")[2]
+        return f"https://{account}.blob.{suffix or 'core.windows.net'}"
+
+    def _storage_credential(self) -> Any:
         account = self.storage_account
         if account.key is None:
-            return BlobServiceClient(account.endpoint, _entra_id(), **_storage_options(account.endpoint))
-        key = {"account_name": account.name, "account_key": account.key.get_secret_value()}
-        return BlobServiceClient(account.endpoint, key, **_storage_options(account.endpoint))
+            return _entra_id()
+        return {"account_name": account.name, "account_key": account.key.get_secret_value()}
 
     def describe(self) -> str:
         batch, storage = self.batch_account, self.storage_account

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from azure.storage.blob import (
     BlobSasPermissions,
-    BlobServiceClient,
     ContainerSasPermissions,
     UserDelegationKey,
     generate_blob_sas,
     generate_container_sas,
 )
 
-from tasks.accounts.clients import Azure
+from tasks.accounts.clients import Access, Azure
+from tasks.accounts.sources import SourceContainer
 
 _DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
 
@@ -27,32 +28,24 @@ class Signer:
         """All that it signs ends at `expires`."""
         self._azure = azure
         self._account = azure.storage_account
-        self._https = {"protocol": "https"} if self._account.endpoint.startswith("https:") else {}
+        self._own = SourceContainer(endpoint=self._account.endpoint, name="")
+        self._delegations: dict[str, UserDelegationKey] = {}
         self.expires = expires
-
-    @cached_property
-    def _blobs(self) -> BlobServiceClient:
-        return self._azure.blobs()
-
-    @cached_property
-    def _delegation(self) -> UserDelegationKey:
-        now = datetime.now(timezone.utc)
-        end = min(self.expires, now + _DELEGATION_LIMIT)
-        # A start in the past, because the clocks of two machines never agree.
-        return self._blobs.get_user_delegation_key(now - timedelta(minutes=15), end)
 
     def read_url(self, container: str, blob: str) -> str:
         """The URL of one blob, with a SAS that lets its bearer read that blob and nothing else."""
-        url = self._blobs.get_blob_client(container, blob).url
-        token = generate_blob_sas(
-            self._account.name,
-            container,
-            blob,
-            permission=BlobSasPermissions(read=True),
-            expiry=self.expires,
-            **self._with(),
-        )
-        return f"{url}?{token}"
+        return self.source_url(replace(self._own, name=container), blob)
+
+    def source_url(self, source: SourceContainer, blob: str) -> str:
+        """The URL from which a blob that is an input where it is can be read.
+
+        With the SAS of its address, if it has one; without any where its container is public.
+        """
+        url = f"{source.endpoint}/{source.name}/{quote(blob, safe='~/')}"
+        access = self._azure.access_to(source)
+        if access is Access.PUBLIC:
+            return url
+        return f"{url}?{source.sas if access is Access.SAS else self._read_token(source, blob)}"
 
     def write_token(self, container: str) -> str:
         """A SAS token that lets its bearer create and overwrite blobs in the container; not read, list or delete."""
@@ -61,10 +54,31 @@ class Signer:
             container,
             permission=ContainerSasPermissions(create=True, write=True),
             expiry=self.expires,
-            **self._with(),
+            **self._with(self._own),
         )
 
-    def _with(self) -> dict[str, Any]:
+    def _read_token(self, source: SourceContainer, blob: str) -> str:
+        own = source.endpoint == self._own.endpoint
+        return generate_blob_sas(
+            self._account.name if own else source.account,
+            source.name,
+            blob,
+            permission=BlobSasPermissions(read=True),
+            expiry=self.expires,
+            **self._with(source),
+        )
+
+    def _with(self, source: SourceContainer) -> dict[str, Any]:
+        https = {"protocol": "https"} if source.endpoint.startswith("https:") else {}
         if self._account.key is None:
-            return {"user_delegation_key": self._delegation, **self._https}
-        return {"account_key": self._account.key.get_secret_value(), **self._https}
+            return {"user_delegation_key": self._delegation(source.endpoint), **https}
+        return {"account_key": self._account.key.get_secret_value(), **https}
+
+    def _delegation(self, endpoint: str) -> UserDelegationKey:
+        if endpoint not in self._delegations:
+            now = datetime.now(timezone.utc)
+            end = min(self.expires, now + _DELEGATION_LIMIT)
+            # A start in the past, because the clocks of two machines never agree.
+            with self._azure.blobs(endpoint) as blobs:
+                self._delegations[endpoint] = blobs.get_user_delegation_key(now - timedelta(minutes=15), end)
+        return self._delegations[endpoint]

@@ -21,6 +21,14 @@ def visible(text: str) -> str:
     return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
+def as_unicode(text: str) -> str:
+    """The text with lone surrogates, as in file names that are not UTF-8, as backslash escapes such as \\udcff.
+
+    Distinct names stay distinct, and UTF-8, pandas and Parquet take them.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def cut(text: str, columns: int) -> str:
     """The text on one line within that many columns, ending in … where it was cut; control characters made visible."""
     text = visible(_LINE_BREAK.sub("⏎", text).replace("\t", "⇥"))

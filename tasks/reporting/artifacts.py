@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, ParamSpec
@@ -33,12 +34,15 @@ from tasks.run.outcomes import TaskOutcome
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.run.uploads import UploadedFile
+    from tasks.run.uploads import UploadedFile, Uploads
 
 _WIDEST_CELL = 200  # columns of a word or a file's name; the files have it whole
 _LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
 _REQUEST = 30.0  # seconds for a response of the Prefect server: a busy one may need many
 MOST_TABLE_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
+_MOST_TABLE_COLUMNS, _MOST_TABLE_CELLS = 50, 10_000
+_MOST_FILES_NAMED, _WIDEST_NAME = 20, 80  # in the description of a table; columns of the terminal
+_EXACT_IN_BROWSERS = 2**53  # larger integers would be rounded
 
 P = ParamSpec("P")
 
@@ -78,7 +82,7 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
 
 
 @best_effort
-def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile], expires: datetime) -> None:
+def publish_sas_links(uploads: Uploads, expires: datetime) -> None:
     """The uploaded files as links; in markdown, because the UI shows the links in a table artifact as raw text."""
     lines = [
         "Each link reads one file and nothing else. They work while the run's containers exist, "
@@ -86,20 +90,24 @@ def publish_sas_links(node_script: UploadedFile, inputs: Sequence[UploadedFile],
         "",
         "| file | bytes | container |",
         "|:--|--:|:--|",
-        _link_row(node_script, "application"),
-        *(_link_row(file, "input") for file in inputs[:MOST_TABLE_ROWS]),
+        *(_link_row(file) for file in [*uploads.application, *uploads.inputs[:MOST_TABLE_ROWS]]),
     ]
-    if len(inputs) > MOST_TABLE_ROWS:
-        lines += ["", f"and {len(inputs) - MOST_TABLE_ROWS} more input files"]
+    if (more := len(uploads.inputs) - MOST_TABLE_ROWS) > 0:
+        lines += ["", f"and {more} more input files"]
     description = f"SAS URLs of the uploaded files{attempt_suffix()}"
     create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description=description)
 
 
 @best_effort
-def publish_table(frame: pd.DataFrame, key: str, description: str) -> None:
-    """The first rows of a table as an artifact."""
-    shown = f"{visible(description)}{attempt_suffix()}{_cut(len(frame))}"
-    create_table_artifact(_records(frame), key=key, description=shown)
+def publish_table(frame: pd.DataFrame, key: str, description: str, missing: Sequence[str] = ()) -> None:
+    """The first rows of a table as an artifact, with the numbers of its rows and columns.
+
+    description: markdown; missing: the files without output, which the table lacks.
+    """
+    records = table_records(frame)
+    without = f", without {_named(missing, _MOST_FILES_NAMED)}" if missing else ""
+    shown = f"{visible(without_secrets(description))}{without}{attempt_suffix()} ({_extent(frame, len(records))})"
+    create_table_artifact(records, key=key, description=shown)
 
 
 def publish_report(write: Callable[[], str]) -> None:
@@ -179,18 +187,50 @@ def _interest(outcome: TaskOutcome) -> int:
     return 1 if outcome.state != "active" else 2
 
 
-def _link_row(file: UploadedFile, container: str) -> str:
-    return f"| [{escape_markdown(file.blob_name)}]({file.sas_url}) | {file.size:,} | {container} |"
+def _link_row(file: UploadedFile) -> str:
+    shown = escape_markdown(file.name)
+    # Without a link where the SAS is the user's own, which may read more than this file.
+    return f"| {f'[{shown}]({file.sas_url})' if file.own_sas else shown} | {file.size:,} | {file.container} |"
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    records: Iterable[dict[object, object]] = frame.head(MOST_TABLE_ROWS).to_dict(orient="records")
-    return [{str(name): _cell(value) for name, value in record.items()} for record in records]
+def table_records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The first rows and columns of a table as values that JSON holds exactly, long ones cut."""
+    columns = min(frame.shape[1], _MOST_TABLE_COLUMNS)
+    first = frame.iloc[: min(MOST_TABLE_ROWS, _MOST_TABLE_CELLS // max(columns, 1)), :columns]
+    names = [_shown(name) for name in first.columns]
+    cells = [_cells(first.iloc[:, column]) for column in range(columns)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def _cells(column: pd.Series) -> list[object]:
+    values = zip(column.tolist(), column.isna(), strict=True)
+    return [None if missing else _cell(value) for value, missing in values]
 
 
 def _cell(value: object) -> object:
-    return cut(value, _WIDEST_CELL) if isinstance(value, str) else value
+    """The value itself where it is a number or boolean that JSON holds exactly, else as text."""
+    number = isinstance(value, int) and abs(value) <= _EXACT_IN_BROWSERS
+    finite = isinstance(value, float) and math.isfinite(value)
+    return value if number or finite else _shown(value)
 
 
-def _cut(rows: int) -> str:
-    return f" (the first {MOST_TABLE_ROWS} of {rows} rows)" if rows > MOST_TABLE_ROWS else ""
+def _shown(value: object) -> str:
+    return cut(without_secrets(str(value)), _WIDEST_CELL)
+
+
+def _extent(frame: pd.DataFrame, shown: int) -> str:
+    """The numbers of rows and columns, as markdown."""
+    rows, columns = frame.shape
+    first = f", the first {shown} shown" if shown < rows else ""
+    names = f": {_named([str(name) for name in frame.columns], _MOST_TABLE_COLUMNS)}" if columns else ""
+    return f"{_number(rows, 'row')}{first}; {_number(columns, 'column')}{names}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _named(names: Sequence[str], most: int) -> str:
+    """The first of the names, as markdown."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(escape_markdown(cut(without_secrets(name), _WIDEST_NAME)) for name in names[:most]) + more

@@ -183,7 +183,7 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
 
 def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:
     """Copies scripts to the directory that all tasks of a node share, and installs there what is in archives."""
-    names = [file.blob_name for file in files]
+    names = [file.name for file in files]
     # The start task's user is not the tasks' user: the copy keeps a mode under which anyone may read it.
     copied = " ".join(name for name in names if name not in FILES_TO_INSTALL)
     commands = [f'cp -p {copied} "$AZ_BATCH_NODE_SHARED_DIR"/'] if copied else []
@@ -191,7 +191,7 @@ def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:
     return BatchStartTask(
         command_line=f"/bin/sh -c '{' && '.join(commands)}'",
         resource_files=[
-            ResourceFile(http_url=file.sas_url, file_path=file.blob_name, file_mode="0755") for file in files
+            ResourceFile(http_url=file.sas_url, file_path=file.name, file_mode="0755") for file in files
         ],
         user_identity=UserIdentity(
             auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.ADMIN)

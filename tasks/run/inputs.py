@@ -1,40 +1,46 @@
-"""Which local files a run works on; everything that cannot work is refused here, before anything is created."""
+"""Which files and blobs the inputs of a run name; what cannot work is refused here, before anything is created."""
 
 from __future__ import annotations
 
 import glob
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import InputError
+from tasks.run.blob_addresses import BlobAddress, SourceBlob, is_blob_address
+from tasks.run.globs import Glob
 
-_LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
-_MOST_FILES = 100_000
-# What may stand in a blob's name by Azure's rules: ASCII but control characters, and what RFC 3987 allows in a path.
-# Not so control characters, private use, U+FFFD and what is no character. Azurite takes them all; Azure answers 400.
-_ALLOWED = re.compile(
-    "[ -~\xa0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef"
-    + "".join(f"{chr(plane << 16)}-{chr((plane << 16) + 0xFFFD)}" for plane in range(1, 14))
-    + "\U000e1000-\U000efffd]*"
-)
+MOST_FILES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """A text file and the name of its blob, which is also its name on the node."""
+    """A file on this machine or a blob, for one Batch task to process; no two of a run have the same name."""
 
-    path: Path
-    blob_name: str
+    name: str  # its path below the folder that all have in common, with /
     size: int  # bytes
-    task_id: str = ""  # of the Batch task that is to count it
+    source: Path | SourceBlob
+    task_id: str = ""  # of the Batch task that is to process it
 
-    @property
-    def output_name(self) -> str:
-        return output_name(self.blob_name)
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What inputs name: files on this machine, and addresses of blobs that are yet to be listed."""
+
+    files: Sequence[InputFile]
+    addresses: Sequence[BlobAddress] = ()
+    searched: Sequence[str] = ()  # folders in which ** has looked for files
+
+    def __str__(self) -> str:
+        """Such as "3 files", "blobs of az://account/container/logs" or "3 files and blobs of 2 addresses"."""
+        count = len(self.files)
+        files = [f"{count:,} {'file' if count == 1 else 'files'}"] if count else []
+        many = len(self.addresses)
+        blobs = [f"blobs of {self.addresses[0] if many == 1 else f'{many:,} addresses'}"] if many else []
+        return " and ".join(files + blobs)
 
 
 def as_list(inputs: object) -> list[Any]:
@@ -43,51 +49,98 @@ def as_list(inputs: object) -> list[Any]:
     return [os.fspath(entry) if isinstance(entry, os.PathLike) else entry for entry in entries]
 
 
-def output_name(name: str) -> str:
-    """The name of the output of an input file of that name: <stem>_OUTPUT<ext>, as in the tutorial."""
-    stem, extension = os.path.splitext(name)
-    return f"{stem}_OUTPUT{extension}"
+def find_inputs(inputs: Sequence[str]) -> Found:
+    """The files that the given files, folders, globs and lists name, each once, in the order given; and blob addresses.
 
-
-def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
-    """The files that the given files, folders and globs name, each once, in the order given.
-
-    A folder stands for the files directly in it, hidden ones apart. Raises InputError, naming the entry and the
-    fix, for an entry without files, a file that cannot be read, a name that cannot be a blob's, and two files
-    that would be one blob.
+    A folder stands for the files directly in it, hidden ones apart; `@name` for the lines of a list. Raises InputError,
+    naming the entry and the fix, for an entry without files, a file that cannot be read, and what is no address.
     """
     if not inputs:
         raise InputError("no input is given; name at least one file, folder or glob such as 'data/*.txt'")
-    paths = {os.path.abspath(path): path for entry in inputs for path in _readable_files_of(entry)}
-    files = [_input_file(path, index) for index, path in enumerate(paths.values())]
-    _refuse_shared_names(files)
-    if len(files) > _MOST_FILES:
-        raise InputError(f"{len(files)} files are more than the {_MOST_FILES} of one run; split them over several runs")
-    return files
+    paths: dict[str, Path] = {}  # by absolute path
+    folders: set[str] = set()
+    searched: set[str] = set()
+    addresses: dict[BlobAddress, None] = {}
+    for entry, where in (each for given in inputs for each in _entries(given)):
+        try:
+            if is_blob_address(entry):
+                addresses[BlobAddress.parse(entry)] = None
+                continue
+            folder, files = _readable_files_of(entry)
+        except InputError as error:
+            raise InputError(f"{where}{error}") from None
+        folders.add(os.path.abspath(folder))
+        if "**" in entry and not os.path.lexists(Path(entry).expanduser()):
+            searched.add(os.path.abspath(folder))
+        paths |= {os.path.abspath(path): path for path in files}
+    refuse_too_many(len(paths))
+    return Found(files=_input_files(paths, folders), addresses=list(addresses), searched=sorted(searched))
 
 
-def _readable_files_of(entry: str) -> Iterable[Path]:
+def refuse_too_many(count: int) -> None:
+    if count > MOST_FILES:
+        raise InputError(f"{count:,} inputs are more than the {MOST_FILES:,} of one run; split them over several runs")
+
+
+def task_id(index: int) -> str:
+    return f"topNtask{index}"
+
+
+def _entries(given: str) -> Iterable[tuple[str, str]]:
+    """The entry, or those of a list, each with where it stands as the beginning of a message."""
+    if not given.startswith("@"):
+        return [(given, "")]
+    lines = _lines_of(given)
+    return [(line, f"{given}, line {number}: ") for number, line in lines]
+
+
+def _lines_of(given: str) -> list[tuple[int, str]]:
+    """The lines of a list with their numbers, without blank ones and comments."""
+    path = Path(given[1:])
+    try:
+        # Names of files that are not UTF-8 are found as they are.
+        text = path.expanduser().read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"list of inputs {given!r}: cannot be read ({_reason(error)}); check the path, or write "
+            f"{'./' + given!r} for a file of that name"
+        ) from None
+    if "\0" in text:
+        raise InputError(f"list of inputs {given!r}: it is not UTF-8 text; save it as UTF-8, with one entry per line")
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    entries = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+    if not entries:
+        raise InputError(f"list of inputs {given!r}: it has no entries; write one per line")
+    return entries
+
+
+def _readable_files_of(entry: str) -> tuple[str, Iterable[Path]]:
     if not entry.strip():  # an unset shell variable, say; as a path it would be the current folder
         raise InputError("an input is empty; name a file, a folder or a glob such as 'data/*.txt'")
     try:
-        return [path for path in _files_of(entry) if path.is_file() or _refuse_other(path)]
+        folder, files = _files_of(entry)
+        return folder, [path for path in files if path.is_file() or _refuse_other(path)]
     except (OSError, RuntimeError) as error:  # no such home directory, a name too long, a folder that nobody may enter
-        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"input {entry!r}: cannot be looked up ({reason}); check the path and its folders' permissions"
+            f"input {entry!r}: cannot be looked up ({_reason(error)}); check the path and its folders' permissions"
         ) from None
 
 
+def _reason(error: OSError | RuntimeError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 def _refuse_other(path: Path) -> bool:
-    raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a text file")
+    raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a file")
 
 
-def _files_of(entry: str) -> Iterable[Path]:
+def _files_of(entry: str) -> tuple[str, Iterable[Path]]:
+    """The folder that the entry names or searches, and the files it stands for."""
     path = Path(entry).expanduser()
     if path.is_dir():
-        return _files_in(path)
+        return str(path), _files_in(path)
     if os.path.lexists(path):
-        return [path]
+        return str(path.parent), [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     files = [match for match in matches if match.is_file()]
     if not files:
@@ -96,7 +149,7 @@ def _files_of(entry: str) -> Iterable[Path]:
             f"input {entry!r}: no file matches, seen from {str(Path.cwd())!r}{only_folders}; "
             "check the spelling, name a file or a folder, and write [[] for a [ that is part of a folder's name"
         )
-    return files
+    return Glob(str(path)).folder, files
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -114,45 +167,22 @@ def _files_in(folder: Path) -> list[Path]:
     return files
 
 
-def _input_file(path: Path, index: int) -> InputFile:
-    _refuse_bad_name(path)
+def _input_files(paths: Mapping[str, Path], folders: Set[str]) -> list[InputFile]:
+    """The files by absolute path as inputs, named by what is below the deepest folder that all entries share."""
+    # A glob such as */../x leads out of its own folder.
+    common = os.path.commonpath([*folders, *map(os.path.dirname, paths)]).rstrip("/") if paths else ""
+    return [
+        InputFile(name=absolute[len(common) + 1 :], size=_readable_size(path), source=path, task_id=task_id(index))
+        for index, (absolute, path) in enumerate(paths.items())
+    ]
+
+
+def _readable_size(path: Path) -> int:
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
             file.read(1)
+            return os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(
             f"input {str(path)!r}: cannot be read ({error.strerror}); grant read access or leave it out"
         ) from None
-    return InputFile(path=path, blob_name=path.name, size=size, task_id=f"topNtask{index}")
-
-
-def _refuse_bad_name(path: Path) -> None:
-    """Refuse the names that Blob Storage or a node's file system would refuse, or silently change."""
-    name = path.name
-    reason = ""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        reason = "the name is not valid UTF-8"
-    if not reason and (allowed := _ALLOWED.match(name)) and allowed.end() < len(name):
-        reason = f"Azure refuses the character U+{ord(name[allowed.end()]):04X} in the name of a blob"
-    if not reason and "\\" in name:
-        reason = "Blob Storage turns the backslash in the name into a folder"
-    if not reason and name.endswith("."):
-        reason = "Blob Storage drops the dot at the end of the name"
-    if not reason and len(output_name(name).encode()) > _LONGEST_NAME:
-        reason = f"its output {output_name(name)[:20]!r}... would have a name longer than {_LONGEST_NAME} bytes"
-    if reason:
-        raise InputError(f"input {str(path)!r}: {reason}; rename the file")
-
-
-def _refuse_shared_names(files: Iterable[InputFile]) -> None:
-    seen: dict[str, InputFile] = {}
-    for file in files:
-        other = seen.setdefault(file.blob_name, file)
-        if other is not file:
-            raise InputError(
-                f"inputs {str(other.path)!r} and {str(file.path)!r} would both be the blob {file.blob_name!r}; "
-                "rename one of them, or count them in two runs"
-            )

@@ -42,11 +42,10 @@ class Cause(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class AddedTask:
-    """A Batch task and the file that it counts; `earlier` if a previous attempt has counted it already."""
+    """A Batch task and the file that it processes; `earlier` if a previous attempt has done so already."""
 
     id: str
     file: str
-    output_name: str
     earlier: bool = False
 
 
@@ -68,7 +67,6 @@ class TaskOutcome:
 
     id: str
     file: str
-    output_name: str
     state: str
     exit_code: int | None = None
     node: str | None = None
@@ -87,16 +85,15 @@ class TaskOutcome:
     def of(cls, added: AddedTask, task: BatchTask | None) -> TaskOutcome:
         """What the service says of the task; still `active` where it says nothing yet."""
         if added.earlier and task is None:
-            return cls.counted_before(added.id, added.file, added.output_name)
+            return cls.done_before(added.id, added.file)
         if task is None:
-            return cls(id=added.id, file=added.file, output_name=added.output_name, state=BatchTaskState.ACTIVE.value)
+            return cls(id=added.id, file=added.file, state=BatchTaskState.ACTIVE.value)
         info = task.execution_info
         result = info.result if info else None
         failure = _failure(task)
         return cls(
             id=added.id,
             file=added.file,
-            output_name=added.output_name,
             state=str(getattr(task.state, "value", task.state)),
             exit_code=info.exit_code if info else None,
             node=task.node_info.node_id if task.node_info else None,
@@ -111,21 +108,14 @@ class TaskOutcome:
         )
 
     @classmethod
-    def counted_before(cls, id: str, file: str, output_name: str) -> TaskOutcome:
-        """Outcome of a file counted by a previous attempt."""
-        return cls(
-            id=id,
-            file=file,
-            output_name=output_name,
-            state=BatchTaskState.COMPLETED.value,
-            succeeded=True,
-            earlier=True,
-        )
+    def done_before(cls, id: str, file: str) -> TaskOutcome:
+        """Outcome of a file that a previous attempt has processed."""
+        return cls(id=id, file=file, state=BatchTaskState.COMPLETED.value, succeeded=True, earlier=True)
 
     @classmethod
     def not_begun(cls, file: InputFile) -> TaskOutcome:
-        """Of a file of which nothing is known but that it is to be counted."""
-        added = AddedTask(id=file.task_id, file=file.blob_name, output_name=file.output_name)
+        """Of a file of which nothing is known but that it is to be processed."""
+        added = AddedTask(id=file.task_id, file=file.name)
         return cls.of(added, None).unfinished()
 
     def unfinished(self) -> TaskOutcome:
@@ -179,7 +169,7 @@ def log_blob(task: str, stream: str) -> str:
 def in_order(files: Sequence[InputFile], *several: Sequence[TaskOutcome]) -> list[TaskOutcome]:
     """The outcomes in the order of their files."""
     known = {outcome.file: outcome for outcomes in several for outcome in outcomes}
-    return [known[file.blob_name] for file in files]
+    return [known[file.name] for file in files]
 
 
 def missing(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from tasks.errors import InputError
-from tasks.run.inputs import InputFile, find_inputs
+from tasks.run.inputs import Found, find_inputs
 
 FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
 _MOST_BYTES = 512 * 1024  # of all parameters of a flow run, as JSON; Prefect's server refuses more
 _OTHERS = 4 * 1024  # left for the parameters beside the inputs
 
 
-def refuse_bad_input(inputs: Sequence[str], allow_failures: int = 0) -> list[InputFile]:
-    """The input files. Raises InputError, naming the thing and the fix, for anything that cannot work."""
+def refuse_bad_input(inputs: Sequence[str], allow_failures: int = 0) -> Found:
+    """What the inputs name. Raises InputError, naming the thing and the fix, for anything that cannot work."""
     if allow_failures < 0:
         raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
     return find_inputs(inputs)

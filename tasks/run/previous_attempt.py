@@ -1,4 +1,4 @@
-"""Read what a previous attempt of this run has left of its Batch tasks and outputs, and delete outputs."""
+"""Read what a previous attempt of this run has left of its Batch tasks and records, and delete records."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from azure.core.exceptions import ResourceNotFoundError
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.parallel import in_parallel
+from tasks.run.records import RECORDS
 from tasks.run.resume import PreviousAttempt, PreviousTask, Progress
 from tasks.run.tags import parse_time
 
-# Environment variables of a Batch task: its input, and when its SAS URLs end. The latter also differs between attempts.
-INPUT_FILE = "INPUT_FILE"
+# Environment variables of a Batch task: its input file, and when its SAS URLs end. The latter also differs between attempts.
+INPUT_NAME = "INPUT_NAME"
 SAS_EXPIRES = "SAS_EXPIRES"
 _FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"]
 _PROGRESS = {"active": Progress.WAITING, "completed": Progress.COMPLETED}  # else it runs, or is about to
@@ -32,7 +33,7 @@ def read_previous_attempt(
     except ResourceNotFoundError:
         tasks = []
     return PreviousAttempt(
-        tasks={task.id: task for task in tasks}, outputs=outputs_there(azure, run), job_has_ended=job_has_ended
+        tasks={task.id: task for task in tasks}, records=records_there(azure, run), job_has_ended=job_has_ended
     )
 
 
@@ -41,7 +42,7 @@ def previous_task(task: BatchTask) -> PreviousTask:
     info = task.execution_info
     return PreviousTask(
         id=str(task.id),
-        input=environment.get(INPUT_FILE, ""),
+        input=environment.get(INPUT_NAME, ""),
         progress=_PROGRESS.get(str(getattr(task.state, "value", task.state)), Progress.RUNNING),
         succeeded=info is not None and info.result == BatchTaskExecutionResult.SUCCESS,
         created=task.creation_time,
@@ -49,18 +50,18 @@ def previous_task(task: BatchTask) -> PreviousTask:
     )
 
 
-def outputs_there(azure: Azure, run: Run) -> Mapping[str, datetime]:
-    """The output blobs with the times when they were written; none where the container is gone."""
+def records_there(azure: Azure, run: Run) -> Mapping[str, datetime]:
+    """The blobs of the records with the times when they were written; none where the container is gone."""
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         try:
-            return {blob.name: blob.last_modified for blob in container.list_blobs()}
+            return {blob.name: blob.last_modified for blob in container.list_blobs(name_starts_with=f"{RECORDS}/")}
         except ResourceNotFoundError:
             return {}
 
 
-def delete_outputs(azure: Azure, run: Run, names: Iterable[str]) -> None:
-    """Delete the outputs of files that are counted again, so that nobody takes them for new ones."""
+def delete_records(azure: Azure, run: Run, names: Iterable[str]) -> None:
+    """Delete the records of files that are processed again, so that nobody takes their outputs for new ones."""
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
 

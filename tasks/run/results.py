@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,123 +15,172 @@ from tasks.errors import InputError, ResultsError, RunError
 from tasks.run.content import Content
 from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
-from tasks.run.outcomes import TaskOutcome, missing
+from tasks.run.names import blob_name, local_paths
+from tasks.run.outcomes import LOGS, TaskOutcome, missing
+from tasks.run.program import Done
+from tasks.run.records import Output, Record
 from tasks.run.uploads import UploadedFile
 
-_COUNTED = ".counted.json"  # the outputs that are there, and the MD5 of the input of each
+_DONE = ".done.json"  # the files whose outputs are there: the content of each, and its record
 
 T = TypeVar("T")
 
 
-def _any_output(file: str, path: Path) -> None:
-    """Of a node script whose outputs nobody reads here."""
+def _any_output(file: str, folder: Path) -> None:
+    """Of a script whose outputs nobody reads here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs(Generic[T]):
-    """The outputs of a run, read: that of each file that succeeded by the file's name, in the order of the files."""
+    """The outputs of a run: of each file that succeeded, by the file's name and in the order of the files.
+
+    read: what the workload has read of them; nothing where the outputs stay in Blob Storage.
+    """
 
     read: Mapping[str, T]
-    missing: tuple[str, ...]  # the files without output
+    records: Mapping[str, Record]
+    outcomes: Sequence[TaskOutcome]
     folder: Path  # in which they are
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The files without output."""
+        return tuple(outcome.file for outcome in missing(self.outcomes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The folder of one run, and how the output of a file is read: `parse` raises where it is not one."""
+    """The folder of one run, and how the outputs of a file are read: `parse` gets their folder, and may raise.
+
+    places: the folder of each input file below that of the run, by the file's name.
+    """
 
     folder: Path
     parse: Callable[[str, Path], Any] = _any_output
+    places: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, output_folder: str, run_name: str, parse: Callable[[str, Path], Any] = _any_output) -> Results:
-        """The run's own folder in the output folder. Raises InputError where that has no such home directory."""
+    def of(
+        cls,
+        output_folder: str,
+        run_name: str,
+        files: Sequence[InputFile],
+        parse: Callable[[str, Path], Any] = _any_output,
+        tables: Collection[str] = (),
+    ) -> Results:
+        """The run's own folder in the output folder; `tables` are the names of what lies there beside the outputs.
+
+        Raises InputError where the output folder has no such home directory.
+        """
         try:
-            return cls(folder=Path(output_folder).expanduser() / run_name, parse=parse)
+            folder = Path(output_folder).expanduser() / run_name
         except RuntimeError as error:
             raise InputError(f"output folder {output_folder!r}: {error}; name another") from None
+        return cls(folder=folder, parse=parse, places=local_paths([file.name for file in files], {LOGS, *tables}))
 
-    def path(self, name: str) -> Path:
-        return self.folder / name
+    def folder_of(self, name: str) -> Path:
+        """Where the outputs of the input file of that name are."""
+        return self.folder / self.places.get(name, blob_name(name))
+
+    def logs_of(self, name: str) -> Path:
+        """Where what its Batch task wrote to stdout and stderr is."""
+        return self.folder / LOGS / self.places.get(name, blob_name(name))
+
+    def paths(self, name: str, record: Record) -> list[tuple[Output, Path]]:
+        """Each output of the file with its place on this machine."""
+        folder = self.folder_of(name)
+        places = local_paths([output.path for output in record.outputs])
+        return [(output, folder / places[output.path]) for output in record.outputs]
 
     def sort(self, files: Sequence[InputFile]) -> tuple[list[TaskOutcome], list[InputFile]]:
-        """What became of the files that a previous attempt has counted, and the files still to be counted.
+        """What became of the files that a previous attempt has processed, and the files still to be processed.
 
-        A file that has changed since is counted again.
+        A file that has changed since is processed again.
         """
-        known = self._counted()
-        counted = [file for file in files if file.blob_name in known and self._is_of(file, known[file.blob_name])]
-        if counted:
-            get_run_logger().info("%d of %d files have been counted by a previous attempt", len(counted), len(files))
-        done = [TaskOutcome.counted_before(file.task_id, file.blob_name, file.output_name) for file in counted]
-        names = {file.blob_name for file in counted}
-        return done, [file for file in files if file.blob_name not in names]
+        known = self.done()
+        there = [file for file in files if file.name in known and self._is_of(file, known[file.name])]
+        if there:
+            get_run_logger().info("%d of %d files are done by a previous attempt", len(there), len(files))
+        names = {file.name for file in there}
+        outcomes = [TaskOutcome.done_before(file.task_id, file.name) for file in there]
+        return outcomes, [file for file in files if file.name not in names]
 
     def outputs(self, outcomes: Sequence[TaskOutcome]) -> Outputs[Any]:
         """All that there is to join."""
-        done = [outcome for outcome in outcomes if outcome.succeeded]
-        return Outputs(
-            read={each.file: self.parse(each.file, self.path(each.output_name)) for each in done},
-            missing=tuple(outcome.file for outcome in missing(outcomes)),
-            folder=self.folder,
-        )
+        succeeded = [outcome.file for outcome in outcomes if outcome.succeeded]
+        read = {file: self.parse(file, self.folder_of(file)) for file in succeeded}
+        done = self.done()
+        records = {file: done[file].record for file in succeeded if file in done}
+        return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder)
 
-    def remember(self, md5s: Mapping[str, str]) -> None:
-        """Note that the outputs of these files are there: the MD5 of each file by its name."""
-        self._note({**self._counted(), **md5s})
+    def remember(self, done: Mapping[str, Done]) -> None:
+        """Note that the outputs of these files are there, by the file's name."""
+        self._note({**self.done(), **done})
 
     def forget(self, names: Iterable[str]) -> None:
         """The outputs of these files are about to be replaced."""
-        known, going = self._counted(), set(names)
+        known, going = self.done(), set(names)
         if not going.isdisjoint(known):
-            self._note({name: md5 for name, md5 in known.items() if name not in going})
+            self._note({name: done for name, done in known.items() if name not in going})
 
-    def downloaded(self, files: Sequence[UploadedFile]) -> dict[str, str]:
-        """Those of the files whose outputs are there, and can be read: the MD5 of each by its name."""
-        known = self._counted()
+    def downloaded(self, files: Sequence[UploadedFile]) -> dict[str, Done]:
+        """Those of the files whose outputs are there, and can be read, by name."""
+        known = self.done()
         return {
-            file.blob_name: file.md5
+            file.name: known[file.name]
             for file in files
-            if known.get(file.blob_name) == file.md5 and self._is_readable(file.blob_name, file.output_name)
+            if file.name in known
+            and known[file.name].content == file.content
+            and self._is_whole(file.name, known[file.name])
         }
 
-    def unreadable(self, file: str, output_name: str) -> str:
-        """Why the file's output is not one; empty where it is. Raises ResultsError where that cannot be seen."""
-        path = self.path(output_name)
+    def unreadable(self, name: str) -> str:
+        """Why the file's outputs are none; empty where they are. Raises ResultsError where that cannot be seen."""
+        folder = self.folder_of(name)
         try:
-            with at(path):
-                self.parse(file, path)
+            with at(folder):
+                self.parse(name, folder)
         except ResultsError:
             raise
         except Exception as error:  # of a workload's own function, which may raise anything
-            return str(error) if isinstance(error, RunError) else f"{path}: {type(error).__name__}: {error}"
+            return str(error) if isinstance(error, RunError) else f"{folder}: {type(error).__name__}: {error}"
         return ""
 
-    def _note(self, md5s: Mapping[str, str]) -> None:
-        partial = self.path(_COUNTED + ".part")
+    def done(self) -> dict[str, Done]:
+        """The files whose outputs were there, by name."""
+        try:
+            known = json.loads((self.folder / _DONE).read_text(encoding="utf-8", errors="surrogatepass"))
+            return {str(name): Done.of(each) for name, each in known.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _note(self, done: Mapping[str, Done]) -> None:
+        values = {name: each.as_values() for name, each in done.items()}
+        partial = self.folder / f"{_DONE}.part"
         try:
             with at(partial):
-                partial.write_text(json.dumps(md5s, indent=0), encoding="utf-8")
-                partial.replace(self.path(_COUNTED))
+                partial.write_text(json.dumps(values), encoding="utf-8", errors="surrogatepass")
+                partial.replace(self.folder / _DONE)
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
-    def _is_of(self, file: InputFile, md5: str) -> bool:
+    def _is_of(self, file: InputFile, done: Done) -> bool:
         try:
-            return Content.of(file.path).md5.hex() == md5 and self._is_readable(file.blob_name, file.output_name)
+            return content_of(file) == done.content and self._is_whole(file.name, done)
         except (InputError, OSError):
             return False
 
-    def _is_readable(self, name: str, output_name: str) -> bool:
+    def _is_whole(self, name: str, done: Done) -> bool:
         try:
-            return self.path(output_name).is_file() and not self.unreadable(name, output_name)
-        except ResultsError:
+            sizes = [(path.stat().st_size, output.size) for output, path in self.paths(name, done.record)]
+            return all(there == size for there, size in sizes) and not self.unreadable(name)
+        except (OSError, ResultsError):
             return False
 
-    def _counted(self) -> dict[str, str]:
-        try:
-            known = json.loads(self.path(_COUNTED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return {str(name): str(md5) for name, md5 in known.items()} if isinstance(known, dict) else {}
+
+def content_of(file: InputFile) -> str:
+    """What is another where the file's content is another. Raises InputError where the file cannot be read."""
+    if isinstance(file.source, Path):
+        return Content.of(file.source).md5.hex()
+    return file.source.md5 or file.source.etag

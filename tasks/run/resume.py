@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 from tasks.run.identity import Run
+from tasks.run.records import quoted
 from tasks.run.uploads import UploadedFile
 
 
@@ -24,7 +25,7 @@ class PreviousTask:
     """A Batch task of the run's job."""
 
     id: str
-    input: str  # the path of its file on the node
+    input: str  # the name of its file, percent-encoded
     progress: Progress
     succeeded: bool
     created: datetime | None
@@ -33,18 +34,18 @@ class PreviousTask:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviousAttempt:
-    """What there is of the run's Batch tasks by id, and of the output blobs with the times when they were written."""
+    """What there is of the run's Batch tasks by id, and of the records with the times when they were written."""
 
     tasks: Mapping[str, PreviousTask] = field(default_factory=dict)
-    outputs: Mapping[str, datetime] = field(default_factory=dict)
+    records: Mapping[str, datetime] = field(default_factory=dict)
     job_has_ended: bool = False  # and takes no more tasks
 
 
 class Decision(str, Enum):
     """What is done about a file."""
 
-    COUNTED = "counted: its Batch task has succeeded, and its output is there"
-    OUTPUT_ONLY = "counted: its output is there, its Batch task is gone"
+    DONE = "done: its Batch task has succeeded, and its record is there"
+    RECORD_ONLY = "done: its record is there, its Batch task is gone"
     PENDING = "kept: its Batch task runs, or will"
     ADD = "gets a new Batch task"
 
@@ -58,7 +59,7 @@ class Plan:
 
     decisions: Sequence[tuple[UploadedFile, Decision]]
     drop_tasks: frozenset[str]
-    drop_outputs: frozenset[str]
+    drop_records: frozenset[str]
     replace_job: bool
 
     @property
@@ -66,8 +67,8 @@ class Plan:
         return [file for file, decision in self.decisions if decision is Decision.ADD]
 
     @property
-    def all_counted(self) -> bool:
-        return all(decision in (Decision.COUNTED, Decision.OUTPUT_ONLY) for _, decision in self.decisions)
+    def all_done(self) -> bool:
+        return all(decision in (Decision.DONE, Decision.RECORD_ONLY) for _, decision in self.decisions)
 
 
 def plan(
@@ -75,7 +76,7 @@ def plan(
 ) -> Plan:
     """Decide about each file.
 
-    again: files to count anew whatever there is of them, because their tasks, which showed that an output is outdated,
+    again: files to process anew whatever there is of them, because their tasks, which showed that a record is outdated,
     have been deleted.
     """
     judge = _Judge(previous, run)
@@ -83,20 +84,15 @@ def plan(
     decisions = [(file, Decision.ADD if file.task_id in task_ids else judge.decide(file)) for file in files]
     replace_job = previous.job_has_ended and any(decision is Decision.ADD for _, decision in decisions)
     if replace_job:  # its tasks go with it
-        decisions = [(f, Decision.OUTPUT_ONLY if d is Decision.COUNTED else d) for f, d in decisions]
-    kept = {file.task_id for file, decision in decisions if decision in (Decision.COUNTED, Decision.PENDING)}
-    outputs = {file.output_name for file, decision in decisions if decision is Decision.ADD}
+        decisions = [(f, Decision.RECORD_ONLY if d is Decision.DONE else d) for f, d in decisions]
+    kept = {file.task_id for file, decision in decisions if decision in (Decision.DONE, Decision.PENDING)}
+    records = {file.record for file, decision in decisions if decision is Decision.ADD}
     return Plan(
         decisions=tuple(decisions),
         drop_tasks=frozenset() if replace_job else frozenset(previous.tasks.keys() - kept),
-        drop_outputs=frozenset(outputs & previous.outputs.keys()),
+        drop_records=frozenset(records & previous.records.keys()),
         replace_job=replace_job,
     )
-
-
-def input_path(file: UploadedFile) -> str:
-    """Where a node puts the file, in the Batch task's working directory."""
-    return f"input/{file.blob_name}"
 
 
 class _Judge:
@@ -111,26 +107,26 @@ class _Judge:
 
     def decide(self, file: UploadedFile) -> Decision:
         task = self._task_of(file)
-        if self._has_output(file) and (task is None or task.succeeded):
-            return Decision.COUNTED if task else Decision.OUTPUT_ONLY
-        pending = task is not None and not self._previous.job_has_ended and self._will_count(task)
+        if self._has_record(file) and (task is None or task.succeeded):
+            return Decision.DONE if task else Decision.RECORD_ONLY
+        pending = task is not None and not self._previous.job_has_ended and self._will_process(task)
         return Decision.PENDING if pending else Decision.ADD
 
     def _task_of(self, file: UploadedFile) -> PreviousTask | None:
         """The task under the file's id, if it is that file's, with its present content."""
         task = self._previous.tasks.get(file.task_id)
-        return task if task and task.input == input_path(file) and not self._precedes(task, file) else None
+        return task if task and task.input == quoted(file.name) and not self._precedes(task, file) else None
 
-    def _has_output(self, file: UploadedFile) -> bool:
-        """Whether there is an output from the file's present content.
+    def _has_record(self, file: UploadedFile) -> bool:
+        """Whether there is a record of the file's present content.
 
-        Not where some task may have read an earlier content, whenever it has written its output.
+        Not where some task may have read an earlier content, whenever it has written its record.
         """
-        written = self._previous.outputs.get(file.output_name)
-        tasks = self._by_input.get(input_path(file), ())
+        written = self._previous.records.get(file.record)
+        tasks = self._by_input.get(quoted(file.name), ())
         return written is not None and written >= file.modified and not any(self._precedes(t, file) for t in tasks)
 
-    def _will_count(self, task: PreviousTask) -> bool:
+    def _will_process(self, task: PreviousTask) -> bool:
         """Whether it is of this attempt, or is running, or waits with SAS URLs that last for half of the run."""
         if task.sas_expires == self._run.expires:
             return True

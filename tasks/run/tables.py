@@ -1,39 +1,123 @@
-"""Tables as CSV: no cell that a spreadsheet would run, and what is written is read back."""
+"""Tables as files: CSV for people and spreadsheets, Parquet for programs."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from tasks.errors import ResultsError
+from tasks.errors.text import as_unicode
 from tasks.run.local_files import at
 
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+_NEGATIVE = re.compile(r"-\d+(\.\d+)?", re.ASCII)  # a number to a spreadsheet, and harmless
+# What pyarrow raises for values that no column of Parquet can hold: mixed types, lone surrogates, large integers.
+_UNSUITABLE = (ValueError, TypeError, OverflowError, NotImplementedError)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write the table as CSV, with an apostrophe before text that a spreadsheet would run, or that begins with one.
+    """Write the table twice: as <path>.csv and as <path>.parquet; the path may have either suffix, or none.
 
-    Raises ResultsError.
+    The Parquet file is exact. In the CSV file, text that a spreadsheet would run as a formula has an apostrophe before
+    it, and so has text that begins with one. In both, text that is not valid Unicode has backslash escapes, repeated
+    names of columns have underscores at their end, and the index is left out. Raises ResultsError.
     """
-    texts = [str(name) for name in table.columns if not is_numeric_dtype(table[name])]
-    guarded = _changed(table, texts, lambda text: f"'{text}" if text.startswith(_GUARDED) else text)
-    returns = any(
-        "\r" in text for name in texts for text in table[name]
-    )  # which the csv module does not quote by itself
+    table = table.set_axis(distinct(str(name) for name in table.columns), axis="columns")
+    with _replacing(_with_suffix(path, ".csv")) as file:
+        _write_csv(table, file)
+    with _replacing(_with_suffix(path, ".parquet")) as file:
+        pq.write_table(_exact(table), file)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read the table that write_table wrote there, each value as it was. Raises OSError."""
+    return pd.read_parquet(_with_suffix(path, ".parquet"))
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names of columns, valid as Unicode, with underscores after those that are there already."""
+    wanted = [as_unicode(name) for name in names]
+    taken: set[str] = set()
+    for index, name in enumerate(wanted):
+        while name in taken or (name != wanted[index] and name in wanted):
+            name += "_"
+        taken.add(name)
+        wanted[index] = name
+    return wanted
+
+
+def value_text(value: object) -> str:
+    """A value as the text of a cell: numbers, booleans and nested values as JSON."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, bool | int | float | list | tuple | dict):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return as_unicode(str(value))
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    name = path.stem if path.suffix in (".csv", ".parquet") else path.name
+    return path.with_name(name + suffix)
+
+
+def _write_csv(table: pd.DataFrame, file: IO[bytes]) -> None:
+    numbers = [name for name in table.columns if is_numeric_dtype(table[name]) or is_bool_dtype(table[name])]
+    safe = table.assign(**{name: _mapped(table[name], _guarded) for name in table.columns if name not in numbers})
+    texts = safe.drop(columns=numbers)
+    # The csv module does not quote a carriage return by itself.
+    returns = any("\r" in text for name in texts for text in texts[name].dropna())
     quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    safe.set_axis([_guarded(name) for name in safe.columns], axis="columns").to_csv(
+        file, mode="wb", index=False, quoting=quoting, lineterminator="\n", encoding="utf-8"
+    )
+
+
+def _guarded(value: object) -> str:
+    text = as_unicode(str(value))
+    return f"'{text}" if text.startswith(_GUARDED) and not _NEGATIVE.fullmatch(text) else text
+
+
+def _exact(table: pd.DataFrame) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(table, preserve_index=False)
+    except _UNSUITABLE:
+        texts = {name: _mapped(table[name], value_text) for name in table.columns if not _fits(table[name])}
+        return pa.Table.from_pandas(table.assign(**texts), preserve_index=False)
+
+
+def _fits(column: pd.Series) -> bool:
+    try:
+        pa.array(column, from_pandas=True)
+    except _UNSUITABLE:
+        return False
+    return True
+
+
+def _mapped(column: pd.Series, change: Callable[[object], str]) -> pd.Series:
+    """The column as text, in which missing values stay missing."""
+    texts = [None if missing else change(value) for value, missing in zip(column, column.isna(), strict=True)]
+    return pd.Series(texts, index=column.index, dtype=object)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of the one at the path once it has been written completely."""
     partial = path.with_name(f".{path.name}.part")
     try:
         with at(path):
-            with partial.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-                guarded.to_csv(file, index=False, quoting=quoting, lineterminator="\n")
+            with partial.open("wb") as file:
+                yield file
             partial.replace(path)
     except ResultsError as error:
         advice = "free some space there or make it writable, then retry the flow run"
@@ -41,13 +125,3 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-
-
-def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
-    """Read a table that write_table wrote; `texts` are the columns of text, in which NA is a word as any other."""
-    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), na_filter=False, encoding_errors="surrogatepass")
-    return _changed(table, [name for name in texts if name in table.columns], lambda text: text.removeprefix("'"))
-
-
-def _changed(table: pd.DataFrame, texts: Iterable[str], change: Callable[[str], str]) -> pd.DataFrame:
-    return table.assign(**{name: table[name].map(change) for name in texts})

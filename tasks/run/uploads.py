@@ -1,4 +1,4 @@
-"""The uploaded files as values."""
+"""The files that nodes fetch, as values: blobs of the run, or of the user."""
 
 from __future__ import annotations
 
@@ -6,23 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from tasks.run.records import record_blob
+
 
 @dataclass(frozen=True, kw_only=True)
 class UploadedFile:
     """A blob and the URL from which a node reads it, whose SAS permits nothing else."""
 
-    blob_name: str
+    name: str
     size: int  # bytes
-    output_name: str
-    task_id: str  # of the Batch task that counts it
-    md5: str  # hexadecimal
+    md5: str = ""  # hexadecimal; empty where the service does not know that of a user's blob
+    etag: str = ""  # of a user's blob
     modified: datetime  # when the blob got its content, by the service's clock
+    task_id: str = ""  # of the Batch task that processes it
+    container: str
     sas_url: str = field(repr=False)
+    own_sas: bool = True  # made for this blob alone, and not given by the user
+
+    @property
+    def content(self) -> str:
+        """What is another where the content is another."""
+        return self.md5 or self.etag
+
+    @property
+    def record(self) -> str:
+        """The blob that says that it is processed, and names its outputs."""
+        return record_blob(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uploads:
-    """What step 2 leaves in the application and input containers."""
+    """What nodes fetch: the files of the application container, and the input files."""
 
-    node_script: UploadedFile
+    application: Sequence[UploadedFile]
     inputs: Sequence[UploadedFile]

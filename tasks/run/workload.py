@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from tasks.errors import InputError
 from tasks.run.results import Outputs
+from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE, name_on_nodes, refuse_bad_arguments, refuse_bad_script
 
 T = TypeVar("T")  # one output, as it is read
 J = TypeVar("J")  # what all outputs are joined into
@@ -18,7 +18,6 @@ J = TypeVar("J")  # what all outputs are joined into
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LONGEST_NAME = 38  # with the run's id and the container's role at most 63 characters, Azure's limit for a container
-_SCRIPT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def _nothing(joined: object) -> str:
@@ -32,16 +31,18 @@ class Workload(Generic[T, J]):
     name: the flow's name; the names of the run's resources and of its results folder begin with it. Up to 38 lower-case
     letters, digits and single dashes, by Azure's rules for the names of containers.
 
-    node_script: a file on this machine; docs/your-own-work.md says what it is given and what it has to do.
+    node_script: any executable on this machine; docs/your-own-work.md says what it finds and where it leaves outputs.
 
-    arguments: of the node script, the same for each Batch task.
+    arguments: of the node script, the same for each input file but for the placeholders in them.
 
-    read: reads the output of one file, by the file's name and the output's path. Raises where it is not an output: that
-    file has failed then.
+    read: reads the outputs of one file, by the file's name and the folder with its outputs. Raises where they are none:
+    that file has failed then.
 
     join: joins the outputs of the files that succeeded, once all are in the results folder.
 
     report: what the run's report shows of what was joined, as markdown.
+
+    tables: the names of the files that join leaves in the results folder, so that no input's folder has one of them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Workload(Generic[T, J]):
     read: Callable[[str, Path], T]
     join: Callable[[Outputs[T]], J]
     report: Callable[[J], str] = _nothing
+    tables: Collection[str] = ()
 
     def __post_init__(self) -> None:
         """Raises InputError, before anything is created, for what cannot work."""
@@ -58,10 +60,15 @@ class Workload(Generic[T, J]):
                 f"workload name {self.name!r}: containers are named after it; use 1 to {_LONGEST_NAME} lower-case "
                 "letters, digits and single dashes, such as line-count"
             )
-        if not _SCRIPT_NAME.fullmatch(self.node_script.name):
-            raise InputError(
-                f"node script {str(self.node_script)!r}: its file name becomes part of command lines on the nodes; "
-                "use letters, digits, dots, dashes and underscores"
-            )
-        if not os.access(self.node_script, os.R_OK) or not self.node_script.is_file():
-            raise InputError(f"node script {str(self.node_script)!r}: cannot be read; check the path and permissions")
+        refuse_bad_script(self.node_script)
+        refuse_bad_arguments(self.arguments)
+
+    @property
+    def script_name(self) -> str:
+        """The node script's name on the nodes."""
+        return name_on_nodes(self.node_script)
+
+    @property
+    def application(self) -> Mapping[str, Path]:
+        """What the nodes need besides their input files, by its name there."""
+        return {RUN_FILE: NODE_SCRIPTS / RUN_FILE, self.script_name: self.node_script}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchFileProperties
@@ -15,6 +15,7 @@ from tasks.errors.service import SERVICE_FAILURES
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
+from tasks.run.program import Done
 from tasks.run.results import Results
 
 _TAIL = 2000  # characters that are shown
@@ -37,35 +38,48 @@ def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]
 
 
 def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> int:
-    """Put what the failed tasks wrote to stdout and stderr into the results' folder; returns how many files that were.
+    """Put what scripts wrote to stdout and stderr into the results' folder, by file; returns how many logs that were.
 
-    Signatures are removed. What a previous attempt of the run left there is deleted.
+    Signatures are removed. Of failed Batch tasks, what a previous attempt of the run left there is deleted.
     """
-    shutil.rmtree(results.path(LOGS), ignore_errors=True)
-    failed = [outcome.id for outcome in outcomes if outcome.failed]
-    if not failed:
+    for outcome in outcomes:
+        if not outcome.earlier:
+            shutil.rmtree(results.logs_of(outcome.file), ignore_errors=True)
+    done = results.done()
+    wanted = [(each, stream) for each in outcomes for stream in STREAMS if _has_written(each, stream, done)]
+    if not wanted:
         return 0
+    failed = [outcome.id for outcome in outcomes if outcome.failed]
     with azure.blobs() as blobs, azure.batch() as batch:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         stored = _stored(container)
         unstored = [id for id in failed if not any(log_blob(id, stream) in stored for stream in STREAMS)]
         asked = set(unstored[:_MOST_ASKED])
 
-        def download(log: tuple[str, str]) -> bool:
-            id, stream = log
+        def download(log: tuple[TaskOutcome, str]) -> bool:
+            outcome, stream = log
+            id = outcome.id
             if (size := stored.get(log_blob(id, stream))) is not None:
                 text = _end_of_blob(container, log_blob(id, stream), _MOST_DOWNLOADED, size)
             else:
                 text = _end_on_node(batch, run, id, stream, _MOST_DOWNLOADED) if id in asked else None
             if text is None:  # a task that could not start has written none
                 return False
-            target = results.path(log_blob(id, stream))
+            target = results.logs_of(outcome.file) / stream
             target.parent.mkdir(parents=True, exist_ok=True)
             shown = without_secrets(text.decode(errors="surrogateescape"))
             target.write_text(shown, encoding="utf-8", errors="surrogateescape")
             return True
 
-        return sum(in_parallel(download, [(id, stream) for id in failed for stream in STREAMS]))
+        return sum(in_parallel(download, wanted))
+
+
+def _has_written(outcome: TaskOutcome, stream: str, done: Mapping[str, Done]) -> bool:
+    """Whether the Batch task may have written to it: a failed one always, another by its record."""
+    if outcome.failed:
+        return True
+    record = done[outcome.file].record if outcome.succeeded and not outcome.earlier and outcome.file in done else None
+    return record is not None and (record.stdout if stream == "stdout.txt" else record.stderr) > 0
 
 
 def _stored(container: ContainerClient) -> dict[str, int]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from tasks.resources.pool import is_spot
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.records import record_blob
 from tasks.watching.node_losses import LostNode, NodeLosses
 from tasks.watching.progress import Progress, estimate, is_due
 
@@ -112,11 +113,11 @@ class Memory:
     def with_nodes_added(self, nodes: int, now: datetime) -> Memory:
         return replace(self, pool=replace(self.pool, added_nodes=nodes, added_at=now))
 
-    def with_outputs(self, outputs: Collection[str]) -> Memory:
-        """After the outputs were listed, where the service no longer lists the tasks; an output proves a success."""
+    def with_records(self, records: Collection[str]) -> Memory:
+        """After the records were listed, where the service no longer lists the tasks; a record proves a success."""
         found = {
-            id: TaskOutcome.counted_before(each.id, each.file, each.output_name)
+            id: TaskOutcome.done_before(each.id, each.file)
             for id, each in self.outcomes.items()
-            if not each.completed and each.output_name in outputs
+            if not each.completed and record_blob(each.file) in records
         }
         return replace(self, outcomes={**self.outcomes, **found})

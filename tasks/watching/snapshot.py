@@ -17,7 +17,7 @@ from tasks.errors.service import SERVICE_FAILURES
 from tasks.reporting.artifacts import MOST_TABLE_ROWS
 from tasks.run.identity import Run
 from tasks.run.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
-from tasks.run.previous_attempt import outputs_there
+from tasks.run.previous_attempt import records_there
 from tasks.watching.logs import start_task_stderr
 from tasks.watching.progress import Progress
 
@@ -110,10 +110,10 @@ class SnapshotReader:
             case Part.START_TASK_STDERR:
                 return replace(found, start_task_stderr=self._start_task_stderr(found.nodes))
 
-    def outputs(self) -> Collection[str]:
-        """The names of the output blobs; none where they cannot be listed."""
+    def records(self) -> Collection[str]:
+        """The blobs of the records; none where they cannot be listed."""
         try:
-            return outputs_there(self.azure, self.run)
+            return records_there(self.azure, self.run)
         except SERVICE_FAILURES:
             return ()
 

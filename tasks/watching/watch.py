@@ -125,6 +125,6 @@ class Watch:
             if tasks is not None:
                 self._remember(self.memory.with_tasks(tasks, self.polling.now()))
             else:
-                self._remember(self.memory.with_outputs(self.reader.outputs()))
+                self._remember(self.memory.with_records(self.reader.records()))
             break
         return problem if self.memory.left else None

@@ -88,7 +88,7 @@ def test_without_an_account_it_runs_on_the_embedded_local_azure_and_leaves_only_
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9")
     code, output = finished(start({**environment, **proxies}, str(DATA), "--top-n", "1"))
     assert code == 0, output
-    assert output.startswith("3 input files; starting Prefect and the embedded local Azure\n")
+    assert output.startswith("Input: 3 files; starting Prefect and the embedded local Azure\n")
     assert "running on the embedded local Azure" in output
     assert re.search(r"^ *clouds\.txt +1 +the +16 +topNtask0 +tvmps_", output, re.MULTILINE)
     assert re.search(r"^ *1 +the +64 +64 +3$", output, re.MULTILINE)

@@ -30,7 +30,7 @@ def results(tmp_path: Path) -> Results:
 def succeeded(name: str) -> TaskOutcome:
     of = file(name)
     return TaskOutcome(
-        id=of.task_id, file=name, output_name=of.output_name, state="completed", exit_code=0, succeeded=True
+        id=of.task_id, file=name, state="completed", exit_code=0, succeeded=True
     )
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_named_with_the_path(
     azure: Azure, run: Run, container: ContainerClient, results: Results
 ) -> None:
     results.folder.mkdir()
-    results.path(".counted.json.part").symlink_to("/dev/full")
+    results.path(".done.json.part").symlink_to("/dev/full")
     with pytest.raises(NotDownloaded, match=r"reason: .*/\.counted\.json\.part: No space left on device\n"):
         download(azure, run, results)
 
@@ -170,7 +170,7 @@ def test_all_files_of_a_run_have_the_mode_of_the_umask(
         os.umask(before)
     assert {f"{path.stat().st_mode & 0o777:o}" for path in results.folder.iterdir()} == {"640"}
     assert sorted(path.name for path in results.folder.iterdir()) == [
-        ".counted.json",
+        ".done.json",
         "a_OUTPUT.txt",
         "b_OUTPUT.txt",
         "c_OUTPUT.txt",

@@ -55,7 +55,7 @@ def test_the_end_of_a_log_that_was_not_stored_is_read_on_its_node(azure: Azure, 
 
 
 def outcome(task: str) -> TaskOutcome:
-    return TaskOutcome(id=task, file=f"{task}.txt", output_name="", state="completed", cause=Cause.EXIT_CODE)
+    return TaskOutcome(id=task, file=f"{task}.txt", state="completed", cause=Cause.EXIT_CODE)
 
 
 def test_the_logs_of_failed_tasks_are_downloaded_without_signatures_and_those_of_others_not(

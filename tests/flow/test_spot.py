@@ -52,7 +52,7 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 
 def job_without_retries(azure: Azure, run: Run, *scripts: str) -> list[AddedTask]:
     added = [
-        AddedTask(id=f"topNtask{index}", file=f"{index}.txt", output_name=f"{index}_OUTPUT.txt")
+        AddedTask(id=f"topNtask{index}", file=f"{index}.txt")
         for index in range(len(scripts))
     ]
     with azure.batch() as batch:
@@ -155,7 +155,7 @@ def test_the_service_alone_ends_job_and_nodes_at_the_deadline(disposal: Disposal
     def begin() -> None:
         create_containers(alone, run)
         uploads = upload_files(alone, run, find_inputs([str(DATA)]), NODE_SCRIPT)
-        pool = create_pool(alone, run, settings, [uploads.node_script], disposal)
+        pool = create_pool(alone, run, settings, uploads.application, disposal)
         create_job(alone, run, pool, uploads, disposal)
         add_tasks(alone, run, pool, uploads, work)
         if disposal is Disposal.KEEP:

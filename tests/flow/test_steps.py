@@ -56,7 +56,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 KEEP = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP)
 LIMITS = TimeLimits()
-NO_FILES = Uploads(node_script=SCRIPT, inputs=())
+NO_FILES = Uploads(application=[SCRIPT], inputs=())
 # What a whole run creates, read back.
 
 
@@ -257,9 +257,9 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
     def three_times() -> list[Uploads]:
         create_containers(azure, run)
-        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT) for _ in range(2)]
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT) for _ in range(2)]
         (tmp_path / "b.txt").write_text("B text")  # as long as before
-        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]), NODE_SCRIPT)]
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT)]
 
     with caplog.at_level(logging.INFO, "prefect"):
         first, second, third = in_flow(three_times)
@@ -272,7 +272,7 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
     ]
     assert re.findall(r"(\d) of 1 files", caplog.text) == ["1", "0", "0"]  # the node script
     for uploads in (first, second, third):
-        assert [(file.blob_name, file.size, file.output_name) for file in uploads.inputs] == [
+        assert [(file.name, file.size, file.output_name) for file in uploads.inputs] == [
             (f"{name}.txt", 6, f"{name}_OUTPUT.txt") for name in ("a", "b", "c")
         ]
     with azure.blobs() as blobs:
@@ -281,7 +281,7 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
 def upload(azure: Azure, run: Run) -> Uploads:
     create_containers(azure, run)
-    return upload_files(azure, run, find_inputs([str(DATA)]), NODE_SCRIPT)
+    return upload_files(azure, run, find_inputs([str(DATA)]).files, NODE_SCRIPT)
 
 
 WORK = Work(arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
@@ -302,7 +302,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
 ) -> None:
     def tries() -> list[list[AddedTask]]:
         uploads = upload(azure, run)
-        pool, again = (create_pool(azure, run, ONE_NODE, [uploads.node_script]) for _ in range(2))
+        pool, again = (create_pool(azure, run, ONE_NODE, uploads.application) for _ in range(2))
         assert pool == again
         assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
@@ -423,7 +423,7 @@ def test_a_stranger_s_container_is_neither_adopted_nor_deleted(azure: Azure, run
 def test_a_stranger_s_pool_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
     make_pool(azure, run, nodes=0, owner=new_run())
     with pytest.raises(ConflictError, match=f"^pool {run.name} exists and was not created by this run; delete it"):
-        in_flow(lambda: create_pool(azure, run, ONE_NODE, [upload(azure, run).node_script]))
+        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).node_script))
     in_flow(lambda: delete_pool(azure, run, ONE_NODE, Disposal.DELETE))
     assert still_there(azure, run)[0] == "pool"
 

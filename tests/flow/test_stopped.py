@@ -22,7 +22,7 @@ from tasks.reporting.report import RunFacts
 from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
-from tasks.run.previous_attempt import outputs_there
+from tasks.run.previous_attempt import records_there
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
 from tasks.stopped import fetch_finished
@@ -47,7 +47,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
 @pytest.fixture
 def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path) -> RunRecord[Any]:
     """Of a run with four files, of which a look has seen one finished, and the service three."""
-    files = [InputFile(path=Path(name), blob_name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
+    files = [InputFile(path=Path(name), name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
     results = Results(folder=tmp_path / "results", parse=parse)
     results.folder.mkdir()
     told: RunRecord[Any] = RunRecord(
@@ -60,11 +60,11 @@ def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
         steps=[],
         report_joined=lambda joined: "",
     )
-    told.uploads = UPLOADS.__class__(node_script=UPLOADS.node_script, inputs=[*UPLOADS.inputs, file(LATE)])
+    told.uploads = UPLOADS.__class__(application=UPLOADS.application, inputs=[*UPLOADS.inputs, file(LATE)])
     for name, state, succeeded in (("a.txt", "completed", True), ("b.txt", "running", False)):
-        added = AddedTask(id=file(name).task_id, file=name, output_name=file(name).output_name)
+        added = AddedTask(id=file(name).task_id, file=name)
         told.seen.outcomes[added.id] = TaskOutcome(
-            id=added.id, file=name, output_name=added.output_name, state=state, succeeded=succeeded
+            id=added.id, file=name, state=state, succeeded=succeeded
         )
     told.seen.succeeded = 1
     return told
@@ -148,7 +148,7 @@ def test_the_oldest_output_is_downloaded_first(
     times = {name: at for at, name in enumerate(("c_OUTPUT.txt", "a_OUTPUT.txt", "b_OUTPUT.txt"))}
 
     def as_told(azure: Azure, run: Run) -> object:
-        found = outputs_there(azure, run)
+        found = records_there(azure, run)
         first = min(found.values())
         return {name: first.replace(microsecond=times[name]) for name in found}
 
@@ -158,7 +158,7 @@ def test_the_oldest_output_is_downloaded_first(
     def noted(container: ContainerClient, results: Results, of: object) -> None:
         order.append(of.output_name)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(tasks.stopped, "outputs_there", as_told)
+    monkeypatch.setattr(tasks.stopped, "records_there", as_told)
     monkeypatch.setattr(tasks.download, "in_parallel", in_turn)
     monkeypatch.setattr(tasks.download, "_fetch", noted)
     stop(chronicle)
@@ -168,7 +168,7 @@ def test_the_oldest_output_is_downloaded_first(
 def test_a_container_that_cannot_be_read_is_held_for_what_was_seen(
     chronicle: RunRecord[Any], run: Run, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks.stopped, "outputs_there", lambda azure, run: Event().wait(60))
+    monkeypatch.setattr(tasks.stopped, "records_there", lambda azure, run: Event().wait(60))
     stop(chronicle, seconds=0.1)
     assert chronicle.not_downloaded == ["a.txt"]
     assert [(each.file, each.succeeded, each.cause) for each in published[0].outcomes] == [
@@ -183,7 +183,7 @@ def test_a_container_that_cannot_be_read_is_held_for_what_was_seen(
 def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
     chronicle: RunRecord[Any], published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks.stopped, "outputs_there", None)
+    monkeypatch.setattr(tasks.stopped, "records_there", None)
     fetch_finished(chronicle, ValueError())
     assert chronicle.holds() is True  # what has been counted is still to be downloaded
     chronicle.stored = True

@@ -84,10 +84,12 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     summary = top_words(inputs=[str(DATA / "clouds.txt")], top_n=2, output_folder=str(tmp_path))
     assert summary.folder.parent == tmp_path
     assert sorted(path.name for path in summary.folder.iterdir()) == [
-        ".counted.json",
+        ".done.json",
         "clouds_OUTPUT.txt",
         "summary.csv",
+        "summary.parquet",
         "summary_overall.csv",
+        "summary_overall.parquet",
     ]
     (task,) = set(summary.by_file["task"])
     (node,) = set(summary.by_file["node"])

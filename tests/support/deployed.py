@@ -179,9 +179,13 @@ class Deployed:
         return eventually(f"run {run_id} being {' or '.join(wanted)}", reached, limit)
 
     def logs(self, run_id: UUID) -> list[str]:
-        """The run's log lines, those of its Prefect tasks included."""
+        """The run's log lines, those of its Prefect tasks included.
+
+        Prefect sends lines again whose answer was lost, so the server may have one twice, with the same time.
+        """
         only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
-        return [log.message for log in self.client.read_logs(log_filter=only, limit=200)]
+        logs = self.client.read_logs(log_filter=only, limit=200)
+        return [message for _, message in dict.fromkeys((log.timestamp, log.message) for log in logs)]
 
     def wait_for_log(self, run_id: UUID, part: str, limit: float = LIMIT) -> str:
         """The first log line of the run that contains `part`."""

@@ -62,18 +62,18 @@ def container(azure: Azure, run: Run) -> Iterator[ContainerClient]:
 
 def file(name: str) -> UploadedFile:
     return UploadedFile(
-        blob_name=name,
+        name=name,
         size=1,
-        output_name=name.replace(".txt", "_OUTPUT.txt"),
         task_id=f"task-{name[0]}",
         md5=hashlib.md5(name.encode()).hexdigest(),
         modified=datetime.now(timezone.utc),
+        container="input",
         sas_url="",
     )
 
 
-UPLOADS = Uploads(node_script=file("s.txt"), inputs=[file(name) for name in NAMES])
+UPLOADS = Uploads(application=[file("s.txt")], inputs=[file(name) for name in NAMES])
 
 
 def remembered(results: Results) -> set[str]:
-    return set(json.loads(results.path(".counted.json").read_text()))
+    return set(json.loads(results.path(".done.json").read_text()))

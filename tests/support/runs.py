@@ -26,9 +26,8 @@ T = TypeVar("T")
 ONE_NODE = PoolSettings(dedicated_nodes=1)
 
 SCRIPT = UploadedFile(
-    blob_name="top_words.py",
+    name="top_words.py", container="application",
     size=1,
-    output_name="",
     task_id="",
     md5="",
     modified=datetime(2026, 1, 1, tzinfo=timezone.utc),
@@ -53,7 +52,7 @@ def in_flow(function: Callable[[], T]) -> T:
 def make_job(azure: Azure, run: Run, *scripts: str, owner: Run | None = None) -> list[AddedTask]:
     """A job with the run's name, and a task for each shell script."""
     added = [
-        AddedTask(id=f"topNtask{index}", file=f"{index}.txt", output_name=f"{index}_OUTPUT.txt")
+        AddedTask(id=f"topNtask{index}", file=f"{index}.txt")
         for index in range(len(scripts))
     ]
     pool = BatchPoolInfo(pool_id=run.pool_id)

@@ -35,7 +35,6 @@ def ran(file: str, node: str, start: float, end: float | None, *, succeeded: boo
     return TaskOutcome(
         id=f"id-of-{file}",
         file=file,
-        output_name="",
         state="running" if end is None else "completed",
         node=node,
         started=START + timedelta(seconds=start),
@@ -126,7 +125,7 @@ def test_a_running_batch_task_is_drawn_until_now() -> None:
 
 
 def test_batch_tasks_without_times_are_counted_not_drawn() -> None:
-    earlier = TaskOutcome(id="t", file="a", output_name="", state="completed", succeeded=True)
+    earlier = TaskOutcome(id="t", file="a", state="completed", succeeded=True)
     assert texts(timeline([earlier])) == ["Batch tasks by node", "None has run"]
     chart = timeline([earlier, ran("b", "n1", 0, 1)])
     assert texts(chart)[-1] == "1 more did not run in this attempt: never started, or finished by a previous one"

@@ -36,7 +36,7 @@ SUMMARY = Summary(
     folder=Path("results/top-words-c0de"),
     flow_run_id=RUN,
 )
-STARTING = "3 input files; starting Prefect\n"
+STARTING = "Input: 3 files; starting Prefect\n"
 HARBOUR = str(DATA / "har*.txt")
 ACCOUNTS = {
     "AZURE_BATCH_ACCOUNT": "batch",
@@ -76,7 +76,7 @@ def flow(no_azure: None, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     for name, value in ACCOUNTS.items():
         monkeypatch.setenv(name, value)
     recorder = Recorder()
-    monkeypatch.setattr(command_run, "top_words", recorder)
+    monkeypatch.setattr("flows.top_words.top_words", recorder)
     monkeypatch.setattr(command_run, "ensure_prefect_server", lambda: None)
     monkeypatch.setattr(command_line, "starting_ahead", recorder.starting_ahead)
     return recorder
@@ -122,12 +122,12 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "stall_minutes": (["--stall-minutes", "11"], {"limits": TimeLimits(stall_minutes=11)}),
     "allow_failures": (["--allow-failures", "12"], {"allow_failures": 12}),
     "output": (["--output", "elsewhere"], {"output_folder": "elsewhere"}),
-    "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
     "keep_containers": (["--keep-containers"], {"clean_up": CleanUp(containers=Disposal.KEEP)}),
     "keep_job": (["--keep-job"], {"clean_up": CleanUp(job=Disposal.KEEP)}),
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
     "ask": (["--ask"], {"clean_up": CleanUp(job=Disposal.ASK, pool=Disposal.ASK)}),
     "accounts": (["--accounts", "mine"], {"accounts": "mine"}),
+    "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
     "encoding": (["--encoding", "windows-1251"], {"encoding": "windows-1251"}),
 }
 

@@ -21,7 +21,7 @@ from tasks.watching.progress import Progress
 from tasks.watching.snapshot import Part, Snapshot
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt", output_name=f"{n}_OUTPUT.txt") for n in range(2)]
+TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt") for n in range(2)]
 OWN = UsedPool(id="pool", slots_per_node=1, own=True, spot_nodes=1)
 DEDICATED = replace(OWN, spot_nodes=0)
 EXISTING = replace(DEDICATED, own=False)
@@ -44,7 +44,7 @@ def counts(*, running: int = 0, completed: int = 0, failed: int = 0) -> Progress
 
 
 def tasks(first: TaskOutcome, second: TaskOutcome = QUEUED) -> dict[str, TaskOutcome]:
-    second = replace(second, id="task1", file="1.txt", output_name="1_OUTPUT.txt")
+    second = replace(second, id="task1", file="1.txt")
     return {"task0": first, "task1": second}
 
 
@@ -547,6 +547,6 @@ def test_a_node_preempted_before_the_tasks_is_not_counted() -> None:
 
 
 def test_of_a_job_that_is_gone_an_output_proves_a_success() -> None:
-    memory = Watched().memory.with_outputs({"1_OUTPUT.txt", "other"})
+    memory = Watched().memory.with_records({"1_OUTPUT.txt", "other"})
     assert [(each.succeeded, each.earlier) for each in memory.outcomes.values()] == [(False, False), (True, True)]
     assert memory.left == 1

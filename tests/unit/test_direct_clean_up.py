@@ -74,7 +74,7 @@ def test_where_the_steps_do_not_get_to_delete_it_does_as_was_decided_last(
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_containers_with_outputs_that_are_nowhere_else_are_held(
+def test_containers_with_records_that_are_nowhere_else_are_held(
     left: bool, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):

@@ -165,7 +165,7 @@ def test_a_run_that_is_stopped_is_not_called_a_crash(
 
 def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | None = None) -> TaskOutcome:
     return TaskOutcome(
-        id=f"topNtask{index}", file="f", output_name="o", state=state, succeeded=succeeded, failure=failure
+        id=f"topNtask{index}", file="f", state=state, succeeded=succeeded, failure=failure
     )
 
 
@@ -206,7 +206,7 @@ def test_the_task_table_tells_completed_from_succeeded() -> None:
     failure = Failure(category="usererror", code="FailureExitCode", message="m")
     failed = replace(outcome(1, "completed", False, failure), cause=Cause.EXIT_CODE)
     given_up = replace(outcome(2, "running"), cause=Cause.NOT_RUN)
-    before = TaskOutcome.counted_before("topNtask3", "3.txt", "3_OUTPUT.txt")
+    before = TaskOutcome.done_before("topNtask3", "3.txt")
     rows = task_table([outcome(0, "completed", True), failed, given_up, before, outcome(4, "running")])
     assert {row["task"]: row["state"] for row in rows} == {
         "topNtask0": "completed",

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.errors import InputError
 from tasks.run.inputs import find_inputs
+from tests.support.awkward_names import AWKWARD_NAMES
 
 
 @pytest.fixture
@@ -22,12 +23,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(*inputs: str) -> list[str]:
-    return [file.blob_name for file in find_inputs(inputs)]
+    return [file.name for file in find_inputs(inputs).files]
 
 
 def test_a_file_is_taken_as_it_is(folder: Path) -> None:
-    (file,) = find_inputs(["b.txt"])
-    assert (file.blob_name, file.size, file.output_name) == ("b.txt", 5, "b_OUTPUT.txt")
+    (file,) = find_inputs(["b.txt"]).files
+    assert (file.name, file.size, file.source, file.task_id) == ("b.txt", 5, Path("b.txt"), "topNtask0")
 
 
 def test_a_folder_stands_for_the_visible_files_directly_in_it(folder: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_glob_matches_in_alphabetical_order(folder: Path) -> None:
 
 
 def test_a_double_star_reaches_into_folders(folder: Path) -> None:
-    assert sorted(names("**/*.txt")) == ["a.txt", "b.txt", "c.txt"]
+    assert sorted(names("**/*.txt")) == ["a.txt", "b.txt", "inner/c.txt"]
 
 
 def test_a_file_named_twice_is_taken_once(folder: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_name_with_glob_characters_is_a_file_if_there_is_one(folder: Path) -> 
 
 def test_an_empty_file_is_taken(folder: Path) -> None:
     (folder / "empty.txt").touch()
-    assert find_inputs(["empty.txt"])[0].size == 0
+    assert find_inputs(["empty.txt"]).files[0].size == 0
 
 
 def refusal(*inputs: str) -> str:
@@ -97,33 +98,30 @@ def test_a_link_to_nowhere_is_refused(folder: Path) -> None:
     assert "input 'link.txt': not a regular file (or a link to nowhere)" in refusal("link.txt")
 
 
-def test_two_files_with_one_blob_name_are_refused_naming_both(folder: Path) -> None:
+def test_a_name_is_the_path_below_the_folder_that_all_entries_share(folder: Path) -> None:
     (folder / "inner" / "a.txt").write_text("another")
-    assert "inputs 'a.txt' and 'inner/a.txt' would both be the blob 'a.txt'" in refusal("a.txt", "inner/a.txt")
+    assert names("inner") == ["a.txt", "c.txt"]
+    assert names("a.txt", "inner/a.txt") == ["a.txt", "inner/a.txt"]
+    assert names("inner/*.txt") == ["a.txt", "c.txt"]
+    assert names("inner/*.txt", "b.txt") == ["inner/a.txt", "inner/c.txt", "b.txt"]
+    assert names(f"{folder}/in*/c.txt") == ["inner/c.txt"]
+    assert names("inner/../b.txt", str(folder / "inner" / "c.txt")) == ["b.txt", "inner/c.txt"]
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("back\\slash.txt", "Blob Storage turns the backslash in the name into a folder"),
-        ("bell\a.txt", "Azure refuses the character U+0007 in the name of a blob"),
-        ("tab\t.txt", "Azure refuses the character U+0009 in the name of a blob"),
-        ("line\n.txt", "Azure refuses the character U+000A in the name of a blob"),
-        ("delete\x7f.txt", "Azure refuses the character U+007F in the name of a blob"),
-        ("c1\x81.txt", "Azure refuses the character U+0081 in the name of a blob"),
-        ("private\ue000.txt", "Azure refuses the character U+E000 in the name of a blob"),
-        ("private\U000f0000.txt", "Azure refuses the character U+F0000 in the name of a blob"),
-        ("replacement\ufffd.txt", "Azure refuses the character U+FFFD in the name of a blob"),
-        ("none\uffff.txt", "Azure refuses the character U+FFFF in the name of a blob"),
-        ("none\ufdd0.txt", "Azure refuses the character U+FDD0 in the name of a blob"),
-        ("none\U0001ffff.txt", "Azure refuses the character U+1FFFF in the name of a blob"),
-        ("dot.", "Blob Storage drops the dot at the end of the name"),
-        ("x" * 249, "would have a name longer than 255 bytes"),
-    ],
-)
-def test_a_name_that_no_blob_or_node_can_have_is_refused(folder: Path, name: str, reason: str) -> None:
-    (folder / name).touch()
-    assert reason in refusal(str(folder))
+def test_a_glob_that_leads_out_of_its_folder_is_named_from_above(folder: Path) -> None:
+    (folder / "inner" / "deep").mkdir()
+    assert names("inner/*/../../a.txt") == ["a.txt"]
+
+
+def test_every_name_that_a_file_system_takes_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in AWKWARD_NAMES:
+        path = tmp_path / "inputs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    entries = [f"inputs/{name}" for name in AWKWARD_NAMES if "\n" not in name]
+    Path("list.txt").write_bytes(b"\n".join(map(os.fsencode, entries)))
+    assert names("@list.txt", "inputs/line*.txt") == sorted(AWKWARD_NAMES, key=lambda name: "\n" in name)
 
 
 def test_names_in_any_script_are_taken(folder: Path) -> None:
@@ -136,11 +134,6 @@ def test_names_in_any_script_are_taken(folder: Path) -> None:
     ):
         (folder / name).touch()
         assert names(str(folder / name).replace("[", "[[]")) == [name]
-
-
-def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
-    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).touch()
-    assert "the name is not valid UTF-8" in refusal(str(folder))
 
 
 def test_an_empty_entry_is_refused_and_is_not_the_current_folder(folder: Path) -> None:
@@ -161,3 +154,43 @@ def test_a_glob_in_a_folder_with_brackets_is_refused_with_the_way_to_write_it(fo
     (folder / "br[a]c" / "x.txt").touch()
     assert "write [[] for a [" in refusal("br[a]c/*.txt")
     assert names("br[[]a]c/*.txt") == ["x.txt"]
+
+
+def test_a_list_stands_for_its_lines(folder: Path) -> None:
+    (folder / "list.txt").write_bytes("\ufeff# comment\r\n\r\nb.txt\r\ninner\n*.rst\n  \n".encode())
+    assert names("@list.txt", "a.txt") == ["b.txt", "inner/c.txt", "notes.rst", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.txt\n\nno.txt\n", "@list, line 3: input 'no.txt': no file matches"),
+        (b"a.txt\nhttps://x/y\n", "@list, line 2: input https://x/y: 'x' is not a host of Blob Storage"),
+        (b"# nothing\n", "list of inputs '@list': it has no entries"),
+        ("a.txt".encode("utf-16"), "list of inputs '@list': it is not UTF-8 text"),
+        (None, "list of inputs '@list': cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_bad_list_is_refused_naming_the_line(folder: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (folder / "list").write_bytes(content)
+    assert refusal("@list").startswith(message)
+
+
+def test_blob_addresses_are_only_parsed(folder: Path) -> None:
+    found = find_inputs(["az://account/container/x/*.txt", "a.txt", "az://account/container/x/*.txt"])
+    assert [file.name for file in found.files] == ["a.txt"]
+    assert [str(address) for address in found.addresses] == ["az://account/container/x/*.txt"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (["a.txt"], "1 file"),
+        (["*.txt"], "2 files"),
+        (["az://account/container"], "blobs of az://account/container"),
+        (["a.txt", "az://account/one", "az://account/two"], "1 file and blobs of 2 addresses"),
+    ],
+)
+def test_what_was_found_has_a_short_text(folder: Path, inputs: list[str], text: str) -> None:
+    assert str(find_inputs(inputs)) == text

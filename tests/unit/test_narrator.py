@@ -24,7 +24,7 @@ from tasks.watching.narrator import Narrator
 from tasks.watching.progress import Progress
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt", output_name=f"{n}_OUTPUT.txt", earlier=n == 2) for n in range(3)]
+TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt", earlier=n == 2) for n in range(3)]
 POOL = UsedPool(id="pool", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", dedicated_nodes=1, spot_nodes=2)
 MEMORY = replace(Memory.start(POOL, TASKS, 30, NOON), last_status="the status")
 RUNNING = Progress(total=2, completed=0, succeeded=0, failed=0, running=1, queued=1, earlier=1)

@@ -9,7 +9,7 @@ from tasks.run.outcomes import TaskOutcome
 from tasks.watching.node_losses import LostNode, NodeLosses
 
 FIRST = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-QUEUED = TaskOutcome(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt", state="active")
+QUEUED = TaskOutcome(id="topNtask0", file="a.txt", state="active")
 RUNNING = replace(QUEUED, state="running", started=FIRST)
 
 

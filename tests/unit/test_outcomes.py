@@ -9,7 +9,7 @@ from azure.batch.models import BatchTask, BatchTaskExecutionInfo, BatchTaskFailu
 
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 
-ADDED = AddedTask(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt")
+ADDED = AddedTask(id="topNtask0", file="a.txt")
 QUEUED = TaskOutcome.of(ADDED, None)
 
 

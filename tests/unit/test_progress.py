@@ -12,7 +12,7 @@ from azure.batch.models import BatchTaskCounts
 from tasks.run.outcomes import TaskOutcome
 from tasks.watching.progress import Progress, estimate, is_due
 
-QUEUED = TaskOutcome(id="topNtask0", file="a.txt", output_name="a_OUTPUT.txt", state="active")
+QUEUED = TaskOutcome(id="topNtask0", file="a.txt", state="active")
 RUNNING = replace(QUEUED, state="running")
 FAILED = replace(QUEUED, state="completed")
 SUCCEEDED = replace(FAILED, succeeded=True)

@@ -26,7 +26,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOGGER = logging.getLogger("tests.record")
 POOL = UsedPool(id="top-words-1", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", spot_nodes=4)
 HELPED = replace(POOL, added_nodes=4, added_at=NOON + timedelta(minutes=20))
-FILES = [InputFile(path=Path(name), blob_name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
+FILES = [InputFile(path=Path(name), name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
 
 
 def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRecord[Any]:
@@ -50,7 +50,7 @@ def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRe
         results=Results(folder=Path("results")),
         files=FILES,
         counted=[
-            TaskOutcome.counted_before(file.task_id, file.blob_name, "") for file in FILES if file.blob_name in counted
+            TaskOutcome.done_before(file.task_id, file.name) for file in FILES if file.name in counted
         ],
         allowed=0,
         steps=[],

@@ -27,7 +27,6 @@ def outcome(file: str, **changes: Any) -> TaskOutcome:
     done = TaskOutcome(
         id=f"id-of-{file}",
         file=file,
-        output_name="",
         state="completed",
         exit_code=0,
         node="tvmps_1",
@@ -146,7 +145,7 @@ def test_a_failure_is_told_with_its_cause_and_the_last_lines_of_its_stderr() -> 
 
 
 def test_a_file_whose_batch_task_never_ended_is_told_after_the_failed_ones() -> None:
-    waiting = TaskOutcome(id="t0", file="waiting.txt", output_name="", state="active")
+    waiting = TaskOutcome(id="t0", file="waiting.txt", state="active")
     told = section(report(facts(waiting, failed("b.txt"))), "2 files without output")
     assert told.index("### b.txt") < told.index("### waiting.txt")
     assert told.endswith("### waiting.txt\n\n- Batch task: t0\n- cause: active")

@@ -14,7 +14,7 @@ from tasks.run.content import Content
 from tasks.run.inputs import InputFile, find_inputs
 from tasks.run.results import Results
 
-COUNTED = ".counted.json"
+COUNTED = ".done.json"
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +38,15 @@ def results(tmp_path: Path, files: list[InputFile]) -> Results:
     results.folder.mkdir()
     for file in files:
         results.path(file.output_name).write_text("an output")
-    results.remember({file.blob_name: Content.of(file.path).md5.hex() for file in files})
+    results.remember({file.name: Content.of(file.path).md5.hex() for file in files})
     return results
 
 
 def to_count(results: Results, files: list[InputFile]) -> list[str]:
     done, left = results.sort(files)
-    assert sorted([outcome.file for outcome in done] + [file.blob_name for file in left]) == ["a.txt", "b.txt"]
+    assert sorted([outcome.file for outcome in done] + [file.name for file in left]) == ["a.txt", "b.txt"]
     assert all(outcome.earlier and outcome.succeeded and outcome.node is None for outcome in done)
-    return [file.blob_name for file in left]
+    return [file.name for file in left]
 
 
 def test_in_a_folder_that_is_not_there_nothing_has_been_counted(tmp_path: Path, files: list[InputFile]) -> None:

@@ -23,9 +23,8 @@ PREVIOUS_EXPIRES = UPLOADED + timedelta(hours=2)
 
 def file(name: str = "a.txt", index: int = 0, modified: datetime = UPLOADED) -> UploadedFile:
     return UploadedFile(
-        blob_name=name,
-        size=1,
-        output_name=name.replace(".", "_OUTPUT."),
+        name=name,
+        size=1".", "_OUTPUT."),
         task_id=f"topNtask{index}",
         md5="",
         modified=modified,
@@ -74,7 +73,7 @@ def decide(previous: PreviousAttempt, of: UploadedFile = A) -> Decision:
 
 
 def names(found: Plan) -> list[str]:
-    return [file.blob_name for file in found.add]
+    return [file.name for file in found.add]
 
 
 # What has been counted.
@@ -83,27 +82,27 @@ def names(found: Plan) -> list[str]:
 def test_a_first_attempt_adds_a_task_for_every_file() -> None:
     found = plan([A, B], PreviousAttempt(), RUN)
     assert names(found) == ["a.txt", "b.txt"]
-    assert (found.drop_tasks, found.drop_outputs, found.replace_job) == (frozenset(), frozenset(), False)
-    assert not found.all_counted
+    assert (found.drop_tasks, found.drop_records, found.replace_job) == (frozenset(), frozenset(), False)
+    assert not found.all_done
 
 
 def test_a_task_that_succeeded_and_its_output_have_counted() -> None:
-    assert decide(left(task(), outputs="a")) is Decision.COUNTED
+    assert decide(left(task(), outputs="a")) is Decision.DONE
 
 
 def test_an_output_is_enough_where_its_task_is_gone() -> None:
-    assert decide(left(outputs="a")) is Decision.OUTPUT_ONLY
+    assert decide(left(outputs="a")) is Decision.RECORD_ONLY
 
 
 def test_an_output_without_task_is_enough_where_ids_have_shifted() -> None:
     found = plan([A], left(task("0.txt"), outputs="a"), RUN)
-    assert [decision for _, decision in found.decisions] == [Decision.OUTPUT_ONLY]
+    assert [decision for _, decision in found.decisions] == [Decision.RECORD_ONLY]
     assert found.drop_tasks == {"topNtask0"}
 
 
 @pytest.mark.parametrize("before", [FAILED, RUNNING, WAITING], ids=["failed", "running", "waiting"])
 def test_the_output_of_a_task_that_failed_or_goes_on_is_not_enough(before: PreviousTask) -> None:
-    assert decide(left(before, outputs="a")) not in (Decision.COUNTED, Decision.OUTPUT_ONLY)
+    assert decide(left(before, outputs="a")) not in (Decision.DONE, Decision.RECORD_ONLY)
 
 
 def test_a_task_that_succeeded_is_not_enough_without_output() -> None:
@@ -115,7 +114,7 @@ def test_an_output_of_an_earlier_content_is_not_enough(tasks: tuple[PreviousTask
     changed = file(modified=COUNTED_AT + timedelta(seconds=1))
     found = plan([changed], left(*tasks, outputs="a"), RUN)
     assert names(found) == ["a.txt"]
-    assert found.drop_outputs == {"a_OUTPUT.txt"}
+    assert found.drop_records == {"a_OUTPUT.txt"}
 
 
 def test_what_an_outdated_task_writes_after_the_change_is_not_enough() -> None:
@@ -124,7 +123,7 @@ def test_what_an_outdated_task_writes_after_the_change_is_not_enough() -> None:
     found = plan([changed], previous, RUN)
     assert names(found) == ["a.txt"]
     assert found.drop_tasks == {"topNtask0"}
-    assert found.drop_outputs == {"a_OUTPUT.txt"}
+    assert found.drop_records == {"a_OUTPUT.txt"}
 
 
 def test_an_outdated_task_counts_also_where_its_id_has_shifted() -> None:
@@ -188,7 +187,7 @@ def test_only_the_file_that_failed_is_counted_again() -> None:
     found = plan([A, B, C], left(task("a.txt"), replace(FAILED, input="input/b.txt"), outputs="a"), RUN)
     assert names(found) == ["b.txt", "c.txt"]
     assert found.drop_tasks == {"topNtask1"}
-    assert found.drop_outputs == frozenset()
+    assert found.drop_records == frozenset()
 
 
 def test_a_file_whose_output_was_deleted_is_counted_again_alone() -> None:
@@ -201,11 +200,11 @@ def test_a_new_file_before_the_others_shifts_their_ids_and_nothing_else() -> Non
     found = plan(shifted, left(task("a.txt"), task("b.txt"), outputs="ab"), RUN)
     assert [decision for _, decision in found.decisions] == [
         Decision.ADD,
-        Decision.OUTPUT_ONLY,
-        Decision.OUTPUT_ONLY,
+        Decision.RECORD_ONLY,
+        Decision.RECORD_ONLY,
     ]
     assert found.drop_tasks == {"topNtask0", "topNtask1"}
-    assert found.drop_outputs == frozenset()
+    assert found.drop_records == frozenset()
 
 
 def test_files_that_run_under_shifted_ids_are_counted_anew() -> None:
@@ -218,9 +217,9 @@ def test_files_that_run_under_shifted_ids_are_counted_anew() -> None:
 
 def test_the_task_of_a_file_that_is_gone_is_dropped() -> None:
     found = plan([B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), outputs="abc"), RUN)
-    assert found.all_counted
+    assert found.all_done
     assert found.drop_tasks == {"topNtask0"}
-    assert found.drop_outputs == frozenset()
+    assert found.drop_records == frozenset()
 
 
 def test_a_task_under_another_id_than_its_file_has_now_is_dropped() -> None:
@@ -231,8 +230,8 @@ def test_a_task_under_another_id_than_its_file_has_now_is_dropped() -> None:
 
 @pytest.mark.parametrize("tasks", [(), (task("a.txt"), task("b.txt"))], ids=["without tasks", "with tasks"])
 def test_where_all_outputs_exist_all_is_counted(tasks: tuple[PreviousTask, ...]) -> None:
-    assert plan([A, B], left(*tasks, outputs="ab"), RUN).all_counted
-    assert not plan([A, B], left(*tasks, outputs="a"), RUN).all_counted
+    assert plan([A, B], left(*tasks, outputs="ab"), RUN).all_done
+    assert not plan([A, B], left(*tasks, outputs="a"), RUN).all_done
 
 
 # A job that has ended.
@@ -242,15 +241,15 @@ def test_a_job_that_has_ended_is_replaced_where_files_are_to_be_counted() -> Non
     before = left(task("a.txt"), replace(FAILED, input="input/b.txt"), outputs="ab", job_has_ended=True)
     found = plan([A, B], before, RUN)
     assert found.replace_job
-    assert found.decisions == ((A, Decision.OUTPUT_ONLY), (B, Decision.ADD))  # the tasks go with their job
+    assert found.decisions == ((A, Decision.RECORD_ONLY), (B, Decision.ADD))  # the tasks go with their job
     assert found.drop_tasks == frozenset()
-    assert found.drop_outputs == {"b_OUTPUT.txt"}
+    assert found.drop_records == {"b_OUTPUT.txt"}
 
 
 def test_a_job_that_has_ended_stays_where_all_is_counted() -> None:
     found = plan([A], left(task(), outputs="a", job_has_ended=True), RUN)
     assert not found.replace_job
-    assert found.decisions == ((A, Decision.COUNTED),)
+    assert found.decisions == ((A, Decision.DONE),)
 
 
 @pytest.mark.parametrize("sas_expires", [RUN.expires, PREVIOUS_EXPIRES], ids=["of this attempt", "of a previous one"])
@@ -263,9 +262,9 @@ def test_a_job_that_has_ended_counts_nothing_more(progress: Progress, sas_expire
 def test_files_whose_outdated_tasks_are_deleted_are_counted_whatever_is_there() -> None:
     before = left(None, task("b.txt"), outputs="ab", job_has_ended=True)  # the task of a.txt said that it was outdated
     found = plan([A, B], before, RUN, again=[A])
-    assert found.decisions == ((A, Decision.ADD), (B, Decision.OUTPUT_ONLY))
+    assert found.decisions == ((A, Decision.ADD), (B, Decision.RECORD_ONLY))
     assert found.replace_job
-    assert found.drop_outputs == {"a_OUTPUT.txt"}
+    assert found.drop_records == {"a_OUTPUT.txt"}
 
 
 # A Batch task as the service describes it.

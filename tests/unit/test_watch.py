@@ -26,7 +26,7 @@ from tasks.watching.snapshot import Part, Snapshot, SnapshotReader
 from tasks.watching.watch import LastSeen, Watch
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt", output_name=f"{n}_OUTPUT.txt") for n in range(2)]
+TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt") for n in range(2)]
 POOL = UsedPool(id="pool", slots_per_node=1, own=True)
 LIMITS = Limits(job_id="job", tasks=2, expires=NOON + timedelta(hours=2), lifetime=timedelta(hours=2), stall_minutes=30)
 LOST = ServiceRequestError("connection refused")

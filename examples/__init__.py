@@ -1,1 +1,0 @@
-"""Other workloads on the same steps."""

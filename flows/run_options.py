@@ -1,0 +1,120 @@
+"""The options that the command of every workload has; the command itself receives them as one RunSettings."""
+
+# No postponed annotations: typer reads them from the signature.
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands import checked
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, RunSettings, TimeLimits
+
+_POOL = PoolSettings()
+_LIMITS = TimeLimits()
+_RUN = RunSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options as they were typed, in the order of --help."""
+
+    dedicated_nodes: Annotated[
+        int, typer.Option("--dedicated-nodes", "--nodes", help="Dedicated nodes of the pool.")
+    ] = _POOL.dedicated_nodes
+    spot_nodes: Annotated[int, typer.Option(help="Spot nodes of the pool: cheaper, but Azure may take them away.")] = (
+        _POOL.spot_nodes
+    )
+    dedicated_after_minutes: Annotated[
+        int | None, typer.Option(help="Minutes without progress on spot nodes before dedicated nodes are added.")
+    ] = _POOL.dedicated_after_minutes
+    vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size
+    image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image
+    slots_per_node: Annotated[int, typer.Option(help="Task slots of a node.")] = _POOL.slots_per_node
+    slots_per_task: Annotated[int, typer.Option(help="Task slots that a Batch task takes.")] = _POOL.slots_per_task
+    pool_id: Annotated[str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")] = (
+        _POOL.existing_pool_id
+    )
+    run_minutes: Annotated[int, typer.Option(help="Limit of the whole run; SAS URLs expire with it.")] = (
+        _LIMITS.run_minutes
+    )
+    task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes
+    task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries
+    stall_minutes: Annotated[int, typer.Option(help="Fail after this many minutes without progress.")] = (
+        _LIMITS.stall_minutes
+    )
+    allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = (
+        _RUN.allow_failures
+    )
+    output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = (
+        _RUN.output_folder
+    )
+    keep_containers: Annotated[bool, typer.Option("--keep-containers", help="Do not delete the containers.")] = False
+    keep_job: Annotated[bool, typer.Option("--keep-job", help="Do not delete the job.")] = False
+    keep_pool: Annotated[
+        bool, typer.Option("--keep-pool", help="Do not delete the pool. It bills until the run's limit.")
+    ] = False
+    ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False
+    accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = _RUN.accounts
+
+    def settings(self) -> RunSettings:
+        """Raises RunError with each wrong option named."""
+        return RunSettings(
+            pool=self._pool(),
+            limits=self._limits(),
+            output_folder=self.output,
+            clean_up=self._clean_up(),
+            allow_failures=self.allow_failures,
+            accounts=self.accounts,
+        )
+
+    def _pool(self) -> PoolSettings:
+        return checked(
+            PoolSettings,
+            dedicated_nodes=self.dedicated_nodes,
+            spot_nodes=self.spot_nodes,
+            dedicated_after_minutes=self.dedicated_after_minutes,
+            vm_size=self.vm_size,
+            image=self.image,
+            slots_per_node=self.slots_per_node,
+            slots_per_task=self.slots_per_task,
+            existing_pool_id=self.pool_id,
+        )
+
+    def _limits(self) -> TimeLimits:
+        return checked(
+            TimeLimits,
+            run_minutes=self.run_minutes,
+            task_minutes=self.task_minutes,
+            task_retries=self.task_retries,
+            stall_minutes=self.stall_minutes,
+        )
+
+    def _clean_up(self) -> CleanUp:
+        otherwise = Disposal.ASK if self.ask else Disposal.DELETE
+        return CleanUp(
+            containers=Disposal.KEEP if self.keep_containers else Disposal.DELETE,
+            job=Disposal.KEEP if self.keep_job else otherwise,
+            pool=Disposal.KEEP if self.keep_pool else otherwise,
+        )
+
+
+def takes_run_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `settings` in the signature of a typer command by the options of RunOptions."""
+    own = inspect.signature(command, eval_str=True)
+    shared = inspect.signature(RunOptions).parameters.values()
+
+    @wraps(command)
+    def with_settings(**typed: Any) -> None:
+        options = RunOptions(**{option.name: typed.pop(option.name) for option in fields(RunOptions)})
+        command(settings=options.settings(), **typed)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        each = shared if parameter.name == "settings" else [parameter]
+        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in each]
+    with_settings.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return with_settings

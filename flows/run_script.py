@@ -1,0 +1,81 @@
+"""The flow that runs any script over any files.
+
+python -m flows.run_script count_levels.py 'logs/**/*.log' -- --level ERROR
+"""
+
+# No postponed annotations: a flow that is served is pickled, and looks up the names in them.
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from flows.cli import main_of_run_script
+
+    main_of_run_script()
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+from pydantic import Field
+
+from flows.batch_flow import Inputs, batch_flow
+from flows.nine_steps import run_workload
+from tasks.run.joins import Join
+from tasks.run.output_tables import read_outputs
+from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
+from tasks.run.workload import Workload
+from tasks.script_results import OUTCOMES, TABLE, ScriptResults, collect
+
+NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+
+
+@batch_flow("run-script")
+def run_script(
+    script: str,
+    inputs: Inputs,
+    arguments: Sequence[str] = (),
+    join: Join | None = None,
+    pool: PoolSettings = PoolSettings(),
+    limits: TimeLimits = TimeLimits(),
+    output_folder: str = "results",
+    clean_up: CleanUp = CleanUp(),
+    allow_failures: NoneOrMore = 0,
+    accounts: str | None = None,
+) -> ScriptResults:
+    """Run a script over many files on Azure Batch, one Batch task per file.
+
+    Args:
+        script: A Python or shell file, or any other executable for Linux, on the machine where the flow runs.
+        inputs: Files, folders, globs, lists of them (`@files.txt`), and blobs such as `az://account/container/prefix`.
+        arguments: What the script is given before the input file; `{input}`, `{output_dir}`, `{name}` and `{stem}` are
+            filled in.
+        join: Which outputs to join into one table, and their format.
+        pool: The pool of compute nodes.
+        limits: How long things may take.
+        output_folder: Where to put the results: a folder of the run's own is made in it.
+        clean_up: What to delete when the run ends, well or badly.
+        allow_failures: How many files may fail in a run that completes; the outcomes name them.
+        accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
+    """
+    workload = Workload(
+        name="run-script",
+        node_script=Path(script).expanduser(),
+        arguments=arguments,
+        read=partial(_read, join=join),
+        join=partial(collect, join=join),
+        tables=(OUTCOMES, TABLE),
+    )
+    settings = RunSettings(
+        pool=pool,
+        limits=limits,
+        output_folder=output_folder,
+        clean_up=clean_up,
+        allow_failures=allow_failures,
+        accounts=accounts,
+    )
+    return run_workload(workload, inputs, settings)
+
+
+def _read(file: str, folder: Path, *, join: Join | None) -> pa.Table | None:
+    """What of the file's outputs is joined. Raises where that cannot be read."""
+    return read_outputs(join, folder) if join else None

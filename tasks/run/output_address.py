@@ -1,0 +1,52 @@
+"""The address of a folder of blobs in which outputs stay, and what no place for outputs can be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tasks.errors import InputError
+from tasks.run.blob_addresses import BlobAddress, is_blob_address
+from tasks.run.inputs import Found
+
+
+def output_address(output: str) -> BlobAddress:
+    """Raises InputError, naming the fix, for what is no place to put blobs."""
+    try:
+        address = BlobAddress.parse(output)
+    except InputError as error:
+        raise InputError(str(error).replace("input ", "output ", 1)) from None
+    if address.sas:
+        raise InputError(
+            f"output {address}: a SAS that permits to write would make the parameter a secret; leave it out: the run's "
+            "own credential writes there"
+        )
+    if not address.glob.is_plain:
+        raise InputError(f"output {address}: a place for outputs has no wildcards; name a folder in a container")
+    return address
+
+
+def refuse_output_among_inputs(output: str, found: Found) -> None:
+    """Raises InputError where the outputs of this run would be inputs of the next."""
+    if is_blob_address(output):
+        address = output_address(output)
+        inside = next((str(each) for each in found.addresses if _holds(each, address)), "")
+    else:
+        folder = os.path.abspath(Path(output).expanduser()) if not output.startswith("~") else output
+        inside = next((each for each in found.searched if f"{folder}/".startswith(f"{each.rstrip('/')}/")), "")
+    if inside:
+        raise InputError(
+            f"output {output}: it lies inside the inputs ({inside}), so that the next run would take the outputs for "
+            "inputs; name an output outside of it, or fewer inputs"
+        )
+
+
+def _holds(inputs: BlobAddress, output: BlobAddress) -> bool:
+    """Whether blobs below the output would be among the inputs."""
+    if (inputs.account, inputs.container) != (output.account, output.container):
+        return False
+    if not inputs.glob.is_plain and "**" not in inputs.glob.text:
+        return False
+    folder = inputs.glob.text if inputs.glob.is_plain else inputs.glob.folder
+    folder = f"{folder.rstrip('/')}/" if folder else ""
+    return f"{output.glob.text.strip('/')}/".startswith(folder)

@@ -1,0 +1,101 @@
+"""What a run of a user's own script ends with: what became of each input file, and the joined outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from prefect.runtime import flow_run
+
+from tasks.errors.text import cut, listed, visible
+from tasks.join import save_table
+from tasks.run.concatenation import concatenate
+from tasks.run.joins import Join
+from tasks.run.outcomes import TaskOutcome
+from tasks.run.records import Record
+from tasks.run.results import Outputs
+from tasks.run.tables import value_text
+
+OUTCOMES = "outcomes"
+TABLE = "table"
+_MOST_PRINTED, _WIDEST = 20, 40  # rows and characters of a column, on the terminal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScriptResults:
+    """The results of one run.
+
+    outcomes: a row per input file, in the order of the inputs, with the columns file, succeeded, exit_code, seconds (of
+    the script), node, retries, outputs (how many files it left), bytes (of these), and reason (why it failed).
+
+    table: the joined outputs, if joined.
+
+    folder: where outputs and tables are; the outputs of a file in the folder of its name.
+    """
+
+    outcomes: pd.DataFrame
+    table: pd.DataFrame | None
+    folder: Path
+    missing: tuple[str, ...] = ()
+    flow_run_id: str = ""
+
+    def __str__(self) -> str:
+        shown = self.table if self.table is not None else self.outcomes
+        done = int(self.outcomes["succeeded"].sum())
+        parts = [_head(shown), "", f"{done:,} of {len(self.outcomes):,} files have succeeded"]
+        if self.missing:
+            parts += ["", f"Without output: {listed(self.missing)}"]
+        return visible("\n".join(parts))
+
+
+def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> ScriptResults:
+    """Join the outputs, if so, and leave both tables in the results folder."""
+    outcomes = outcomes_table(outputs)
+    save_table(outcomes, outputs, OUTCOMES)
+    table = None
+    if join:
+        read = {file: rows for file, rows in outputs.read.items() if rows is not None}
+        table = save_table(concatenate(join, read), outputs, TABLE)
+    return ScriptResults(
+        outcomes=outcomes,
+        table=table,
+        folder=outputs.folder,
+        missing=outputs.missing,
+        flow_run_id=str(flow_run.id),
+    )
+
+
+def outcomes_table(outputs: Outputs[Any]) -> pd.DataFrame:
+    """The table `outcomes` of ScriptResults."""
+    rows = [_row(outcome, outputs.records.get(outcome.file)) for outcome in outputs.outcomes]
+    types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}
+    return pd.DataFrame(rows, columns=list(_row(_NONE, None))).astype(types)
+
+
+_NONE = TaskOutcome(id="", file="", state="")
+
+
+def _row(outcome: TaskOutcome, record: Record | None) -> dict[str, object]:
+    outputs = record.outputs if record else ()
+    return {
+        "file": outcome.file,
+        "succeeded": outcome.succeeded,
+        "exit_code": record.exit_code if record else outcome.exit_code,
+        "seconds": record.seconds if record else outcome.seconds,
+        "node": record.node if record else outcome.node or "",
+        "retries": outcome.retries,
+        "outputs": len(outputs),
+        "bytes": sum(output.size for output in outputs),
+        "reason": "" if outcome.succeeded else outcome.reason,
+    }
+
+
+def _head(frame: pd.DataFrame) -> str:
+    head = frame.head(_MOST_PRINTED)
+    texts = {str(name): [cut(value_text(value), _WIDEST) for value in head[name]] for name in head}
+    text = pd.DataFrame(texts).to_string(index=False)
+    more = len(frame) - _MOST_PRINTED
+    return f"{text}\n... and {more:,} more rows" if more > 0 else text

@@ -1,0 +1,287 @@
+"""What a Batch task runs: it checks its input, runs the script, and stores what that leaves."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pytest
+
+from node_scripts import run_file
+from tests.support.blob_server import SAS, BlobServer
+
+RUN_FILE = Path(run_file.__file__).resolve()
+DATA = b"one\ntwo\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a Batch task, with its input file."""
+    monkeypatch.chdir(tmp_path)
+    Path("input").mkdir()
+    Path("input/a.txt").write_bytes(DATA)
+    return tmp_path
+
+
+def script(text: str, name: str = "script.sh") -> str:
+    path = Path(name)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path.resolve())
+
+
+def run(
+    server: BlobServer | None, *command: str, name: str = "logs/a.txt", **changed: str
+) -> subprocess.CompletedProcess[str]:
+    endpoint = server.endpoint if server else "http://127.0.0.1:1"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C",
+        "INPUT_FILE": "input/a.txt",
+        "INPUT_NAME": quote(os.fsencode(name)),
+        "INPUT_SIZE": str(len(DATA)),
+        "INPUT_MD5": hashlib.md5(DATA).hexdigest(),
+        "OUTPUT_URL": f"{endpoint}/out",
+        "OUTPUT_PREFIX": "outputs/logs/a.txt",
+        "OUTPUT_SAS_TOKEN": SAS,
+        "RECORD_URL": f"{endpoint}/out/records/logs/a.txt.json",
+        "RECORD_SAS_TOKEN": SAS,
+        "AZ_BATCH_NODE_ID": "tvm-1",
+        "AZ_BATCH_TASK_ID": "task7",
+        **changed,
+    }
+    line = [sys.executable, "-I", "-S", str(RUN_FILE), *command]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert "sig=" not in done.stdout + done.stderr
+    return done
+
+
+def stored(server: BlobServer) -> dict[str, bytes]:
+    """What was stored, by the blob's name below the container."""
+    return {unquote(path.partition("?")[0].partition("/out/")[2]): body for path, _, body in server.requests}
+
+
+def record(server: BlobServer) -> dict[str, object]:
+    path, _, body = server.requests[-1]
+    assert path == f"/account/out/records/logs/a.txt.json?{SAS}"
+    found: dict[str, object] = json.loads(body)
+    return found
+
+
+def test_every_file_of_the_output_folder_is_stored_and_then_recorded(server: BlobServer) -> None:
+    text = 'mkdir -p "$OUTPUT_DIR/sub/é"\nwc -l < "$1" > "$OUTPUT_DIR/lines"\nprintf x > "$OUTPUT_DIR/sub/é/100%."\n'
+    done = run(server, script("#!/bin/sh\n" + text))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    blobs = stored(server)
+    assert list(blobs)[:2] == ["outputs/logs/a.txt/lines", "outputs/logs/a.txt/sub/é/100%25%2E"]
+    assert [blobs[name] for name in list(blobs)[:2]] == [b"2\n", b"x"]
+    assert record(server)["outputs"] == [
+        {"path": "lines", "blob": "outputs/logs/a.txt/lines", "size": 2, "md5": hashlib.md5(b"2\n").hexdigest()},
+        {"path": quote("sub/é/100%."), "blob": "outputs/logs/a.txt/sub/é/100%25%2E", "size": 1, "md5": hashlib.md5(b"x").hexdigest()},
+    ]
+    _, headers, body = server.requests[0]
+    assert headers["x-ms-blob-type"] == "BlockBlob"
+    assert headers["content-md5"] == base64.b64encode(hashlib.md5(body).digest()).decode()
+
+
+def test_the_record_says_what_was_run_where_and_for_how_long(server: BlobServer, tmp_path: Path) -> None:
+    for stream, text in (("stdout", "abc"), ("stderr", "")):
+        (tmp_path / f"{stream}.txt").write_text(text)
+    done = run(server, script("#!/bin/sh\nexit 0\n"), AZ_BATCH_TASK_DIR=str(tmp_path))
+    assert done.returncode == 0
+    found = record(server)
+    assert 0 <= float(str(found.pop("seconds"))) < 60
+    assert str(found.pop("began")).endswith("+00:00")
+    assert found == {
+        "name": "logs/a.txt",
+        "input": {"size": 8, "md5": hashlib.md5(DATA).hexdigest()},
+        "exit_code": 0,
+        "node": "tvm-1",
+        "task": "task7",
+        "outputs": [],
+        "stdout": 3,
+        "stderr": 0,
+    }
+
+
+def test_the_script_finds_its_input_and_no_token(server: BlobServer, folder: Path) -> None:
+    done = run(server, script("#!/bin/sh\nenv\n"))
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert found["INPUT_FILE"] == str(folder / "input/a.txt")
+    assert found["OUTPUT_DIR"] == str(folder / "output")
+    assert found["INPUT_NAME"] == "logs/a.txt"
+    assert found["AZ_BATCH_TASK_ID"] == "task7"
+    assert not found.keys() & set(run_file.OURS)
+    assert SAS not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["{input}"]),
+        (["--level", "a b"], ["--level", "a b", "{input}"]),
+        (["--in={input}", "-o", "{output_dir}/{stem}.csv"], ["--in={input}", "-o", "{output_dir}/a.csv"]),
+        (["{name}"], ["logs/a.txt", "{input}"]),
+        (["{{input}}", "{print $1}", "{other}"], ["{{input}}"[1:-1], "{print $1}", "{other}", "{input}"]),
+    ],
+)
+def test_placeholders_are_filled_in_and_the_input_comes_last(arguments: list[str], expected: list[str]) -> None:
+    values = {"input": "/wd/input/a.txt", "output_dir": "/wd/output", "name": "logs/a.txt", "stem": "a"}
+    filled = run_file.fill_in(arguments, values)
+    literal = arguments[:1] == ["{{input}}"]
+    known = {name: value for name, value in values.items() if name in ("input", "output_dir")}
+    wanted = [each if literal and at == 0 else each.replace("{input}", known["input"]) for at, each in enumerate(expected)]
+    assert filled == [each.replace("{output_dir}", known["output_dir"]) for each in wanted]
+
+
+@pytest.mark.parametrize(("ends", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("exit 200", 200)])
+def test_the_exit_code_is_the_scripts_and_nothing_is_stored(server: BlobServer, ends: str, code: int) -> None:
+    done = run(server, script(f'#!/bin/sh\necho x > "$OUTPUT_DIR/x"\n{ends}\n'))
+    assert (done.returncode, server.requests) == (code, [])
+
+
+def test_python_and_shell_need_no_first_line_and_no_permission(server: BlobServer) -> None:
+    for name, text in (("a.py", "print('python')"), ("a.sh", "echo shell")):
+        Path(name).write_text(text)
+    assert run(server, str(Path("a.py").resolve())).stdout == "python\n"
+    assert run(server, str(Path("a.sh").resolve())).stdout == "shell\n"
+
+
+def test_a_script_that_cannot_be_started_is_named_with_the_reason(server: BlobServer) -> None:
+    done = run(server, script("#!/no/such/interpreter\n"))
+    assert done.returncode == 126
+    assert done.stderr.endswith("script.sh cannot be started: No such file or directory\n")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"INPUT_SIZE": "9"}, "expected 9 bytes with MD5 {md5}, found 8 bytes with MD5 {md5}"),
+        ({"INPUT_MD5": "0" * 32}, "expected 8 bytes with MD5 " + "0" * 32 + ", found 8 bytes with MD5 {md5}"),
+        ({"INPUT_NAME": "none", "INPUT_FILE": "input/none", "INPUT_MD5": ""}, "expected 8 bytes, found nothing (No such file or directory)"),
+    ],
+)
+def test_an_input_that_is_not_what_was_uploaded_fails_with_73(
+    server: BlobServer, changed: dict[str, str], found: str
+) -> None:
+    done = run(server, script("#!/bin/sh\necho ran\n"), **changed)
+    assert (done.returncode, done.stdout, server.requests) == (73, "", [])
+    assert done.stderr.endswith(f"is not what was uploaded: {found.format(md5=hashlib.md5(DATA).hexdigest())}\n")
+
+
+def test_an_input_without_known_md5_is_checked_by_its_size(server: BlobServer) -> None:
+    assert run(server, script("#!/bin/sh\n"), INPUT_MD5="").returncode == 0
+    assert run(server, script("#!/bin/sh\n"), INPUT_MD5="", INPUT_SIZE="7").returncode == 73
+
+
+@pytest.mark.parametrize("name", ["logs/two words.txt", "logs/\udce9\n.log", "logs/'quoted' $HOME.txt"])
+def test_the_input_has_its_own_name_on_the_node(server: BlobServer, folder: Path, name: str) -> None:
+    done = run(server, script('#!/bin/sh\ncp "$1" "$OUTPUT_DIR/copy" && ls -1 input | wc -l\n'), name=name)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(os.fsencode(folder / "input")) == [os.fsencode(name.partition("/")[2])]
+    assert stored(server)["outputs/logs/a.txt/copy"] == DATA
+
+
+def test_a_batch_task_that_runs_again_starts_with_an_empty_output_folder(server: BlobServer) -> None:
+    again = script('#!/bin/sh\nls "$OUTPUT_DIR"; echo x > "$OUTPUT_DIR/x"\n')
+    for _ in range(2):
+        done = run(server, again, name="logs/b.txt")
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_packages_and_modules_of_the_start_task_are_found(server: BlobServer, tmp_path: Path) -> None:
+    beside = tmp_path / "shared"
+    (beside / "env/bin").mkdir(parents=True)
+    (beside / "modules").mkdir()
+    (beside / "modules/ours.py").write_text("name = 'ours'\n")
+    (beside / "env/bin/python").symlink_to(sys.executable)
+    (beside / "env/bin/a-tool").write_text("#!/bin/sh\necho tool\n")
+    (beside / "env/bin/a-tool").chmod(0o755)
+    (beside / "run_file.py").write_bytes(RUN_FILE.read_bytes())
+    text = "#!/usr/bin/env python3\nimport ours, subprocess, sys\nprint(ours.name, sys.executable, flush=True)\n"
+    path = script(text + "subprocess.check_call(['a-tool'])\n", "uses.py")
+    environment = {"INPUT_NAME": "a.txt", "INPUT_SIZE": "8", "INPUT_MD5": "", "INPUT_FILE": "input/a.txt"}
+    urls = {"OUTPUT_URL": server.endpoint, "OUTPUT_PREFIX": "o", "RECORD_URL": f"{server.endpoint}/out/records/logs/a.txt.json"}
+    tokens = {"OUTPUT_SAS_TOKEN": SAS, "RECORD_SAS_TOKEN": SAS, "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, str(beside / "run_file.py"), path],
+        env={**environment, **urls, **tokens}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == f"ours {beside}/env/bin/python\ntool\n", done.stderr
+
+
+# --- the upload -------------------------------------------------------------------------------------------
+
+
+def test_a_large_output_goes_in_blocks_with_its_whole_md5(
+    server: BlobServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_file, "LARGEST_PUT", 4)
+    monkeypatch.setattr(run_file, "BLOCK", 3)
+    (tmp_path / "large").write_bytes(b"0123456789")
+    found = run_file.store(f"{server.endpoint}/out/large", SAS, "large")
+    assert found == (10, hashlib.md5(b"0123456789").hexdigest())
+    assert [body for _, _, body in server.requests[:-1]] == [b"012", b"345", b"678", b"9"]
+    path, headers, body = server.requests[-1]
+    assert path == f"/account/out/large?comp=blocklist&{SAS}"
+    assert body.count(b"<Latest>") == 4
+    assert headers["x-ms-blob-content-md5"] == base64.b64encode(hashlib.md5(b"0123456789").digest()).decode()
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_an_upload_that_may_pass_is_tried_again(server: BlobServer, status: int) -> None:
+    server.answers = [(status, {"Retry-After": "0", "x-ms-error-code": "ServerBusy"}, b"")] * 2
+    done = run(server, script('#!/bin/sh\necho abc > "$OUTPUT_DIR/x"\n'))
+    assert done.returncode == 0
+    assert [body for _, _, body in server.requests[:3]] == [b"abc\n"] * 3
+    assert done.stderr.splitlines()[1] == f"Upload attempt 2 failed (HTTP {status} ServerBusy); next in 0.0 s"
+
+
+def test_an_upload_that_cannot_pass_fails_at_once_with_74(server: BlobServer) -> None:
+    server.answers = [(403, {"x-ms-error-code": "AuthorizationFailure"}, SAS.encode())]
+    done = run(server, script('#!/bin/sh\necho abc > "$OUTPUT_DIR/x"\n'))
+    assert (done.returncode, len(server.requests)) == (74, 1)
+    assert done.stderr.startswith(f"Upload to {server.endpoint}/out/outputs/logs/a.txt/x failed: HTTP 403")
+
+
+def test_a_service_that_stays_busy_fails_after_five_attempts(server: BlobServer) -> None:
+    server.answers = [(503, {"Retry-After": "0"}, b"<Error><Code>ServerBusy</Code></Error>")] * 9
+    done = run(server, script("#!/bin/sh\n"))
+    assert (done.returncode, len(server.requests)) == (74, 5)
+    assert done.stderr.splitlines()[-1].endswith("/records/logs/a.txt.json failed: HTTP 503 ServerBusy.")
+
+
+def test_pauses_double_while_nobody_answers() -> None:
+    pauses: list[float] = []
+    with pytest.raises(run_file.Failure, match="Connection refused") as stopped:
+        run_file.put("http://127.0.0.1:1/c/b", SAS, b"x", 1, {}, sleep=pauses.append)
+    assert "sig=" not in str(stopped.value)
+    for nominal, pause in zip((1, 2, 4, 8), pauses, strict=True):
+        assert nominal * 0.5 <= pause <= nominal * 1.5
+
+
+def test_a_long_path_of_an_output_has_a_name_that_azure_takes() -> None:
+    long = "/".join(["é" * 60] * 10)
+    names = {run_file.blob_name(long + end) for end in ("", "x")}
+    assert len(names) == 2
+    assert {len(name) for name in names} == {192}
+
+
+def test_it_is_one_file_that_python_3_8_can_run() -> None:
+    tree = ast.parse(RUN_FILE.read_text(), feature_version=(3, 8))
+    imported = {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
