@@ -63,7 +63,9 @@ class Download:
                     with suppress(ResourceNotFoundError):
                         container.delete_blob(file.record)  # so that a retry of the run processes the file again
                 else:
-                    self.stored[file.name] = Done(content=file.content, record=record)
+                    self.stored[file.name] = Done(
+                        content=file.content, program=self.results.program, record=record
+                    )
 
             in_parallel(fetch, files, meanwhile=meanwhile)
 
@@ -133,6 +135,8 @@ class _Useless(Exception):
 
 def _fetch(container: ContainerClient, results: Results, file: UploadedFile) -> Record:
     """Download the file's outputs, which its record names. Raises _Useless where there are none of use."""
+    if results.kept:
+        return _record(container, file)
     folder = results.folder_of(file.name)
     with at(folder):
         shutil.rmtree(folder, ignore_errors=True)  # of a previous attempt, whose outputs may have had other names

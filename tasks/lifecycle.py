@@ -72,8 +72,13 @@ class BatchRun(Generic[T, J]):
         settings = self._settings
         files = check_input(self.azure, self.id, inputs, settings.allow_failures)
         workload = self._workload
-        results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables)
-        check_accounts(self.azure, settings.pool, results)
+        results = Results.of(
+            settings.output_folder, self.id.name, files, workload.read, workload.tables, workload.program
+        )
+        self.destination = Destination.of(self.azure, self.id, settings.output_folder)
+        check_accounts(self.azure, settings.pool, results, self.destination)
+        if settings.skip_done:
+            self._why = skip_done(self.azure, files, results, self.destination)
         counted, to_count = results.sort(files)
         self._record = RunRecord(
             azure=self.azure,

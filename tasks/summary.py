@@ -22,7 +22,7 @@ from tasks.run.tables import read_table, write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
-TABLES = (BY_FILE, OVERALL)
+TABLES = ("summary", "summary_overall")
 TEXTS = ("file", "word", "task", "node")  # the columns of both tables that hold text
 REPLACED = "replaced_bytes"
 _RULE = "-" * 30

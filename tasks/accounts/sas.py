@@ -47,26 +47,32 @@ class Signer:
             return url
         return f"{url}?{source.sas if access is Access.SAS else self._read_token(source, blob)}"
 
-    def write_token(self, container: str) -> str:
-        """A SAS token that lets its bearer create and overwrite blobs in the container; not read, list or delete."""
+    def write_token(self, container: str, endpoint: str = "") -> str:
+        """A SAS token that lets its bearer create and overwrite blobs in the container; not read, list or delete.
+
+        The endpoint is that of another account than the run's own, which only Entra ID can sign for.
+        """
+        target = SourceContainer(endpoint=endpoint or self._own.endpoint, name=container)
         return generate_container_sas(
-            self._account.name,
+            self._name(target),
             container,
             permission=ContainerSasPermissions(create=True, write=True),
             expiry=self.expires,
-            **self._with(self._own),
+            **self._with(target),
         )
 
     def _read_token(self, source: SourceContainer, blob: str) -> str:
-        own = source.endpoint == self._own.endpoint
         return generate_blob_sas(
-            self._account.name if own else source.account,
+            self._name(source),
             source.name,
             blob,
             permission=BlobSasPermissions(read=True),
             expiry=self.expires,
             **self._with(source),
         )
+
+    def _name(self, source: SourceContainer) -> str:
+        return self._account.name if source.endpoint == self._own.endpoint else source.account
 
     def _with(self, source: SourceContainer) -> dict[str, Any]:
         https = {"protocol": "https"} if source.endpoint.startswith("https:") else {}

@@ -12,15 +12,17 @@ from typing import Any, Generic, TypeVar
 from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
+from tasks.run.blob_addresses import is_blob_address
 from tasks.run.content import Content
 from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
 from tasks.run.names import blob_name, local_paths
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
-from tasks.run.program import Done
+from tasks.run.program import Done, Program
 from tasks.run.records import Output, Record
 from tasks.run.uploads import UploadedFile
 
+MANIFEST = "manifest"  # the table of all outputs
 _DONE = ".done.json"  # the files whose outputs are there: the content of each, and its record
 
 T = TypeVar("T")
@@ -53,11 +55,15 @@ class Results:
     """The folder of one run, and how the outputs of a file are read: `parse` gets their folder, and may raise.
 
     places: the folder of each input file below that of the run, by the file's name.
+
+    kept: whether outputs stay in Blob Storage, so that this folder has only tables and logs.
     """
 
     folder: Path
     parse: Callable[[str, Path], Any] = _any_output
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
+    program: Program = Program()
+    kept: bool = False
 
     @classmethod
     def of(
@@ -67,16 +73,22 @@ class Results:
         files: Sequence[InputFile],
         parse: Callable[[str, Path], Any] = _any_output,
         tables: Collection[str] = (),
+        program: Program = Program(),
     ) -> Results:
-        """The run's own folder in the output folder; `tables` are the names of what lies there beside the outputs.
+        """The run's own folder in the output folder; `tables` are the names of the tables beside the outputs.
 
-        Raises InputError where the output folder has no such home directory.
+        Where the output is the address of blobs, the folder is one of `results`. Raises InputError where the output
+        folder has no such home directory.
         """
+        kept = is_blob_address(output_folder)
+        output_folder = "results" if kept else output_folder
+        reserved = {LOGS, *(f"{table}{suffix}" for table in (MANIFEST, *tables) for suffix in (".csv", ".parquet"))}
         try:
             folder = Path(output_folder).expanduser() / run_name
         except RuntimeError as error:
             raise InputError(f"output folder {output_folder!r}: {error}; name another") from None
-        return cls(folder=folder, parse=parse, places=local_paths([file.name for file in files], {LOGS, *tables}))
+        places = local_paths([file.name for file in files], reserved)
+        return cls(folder=folder, parse=parse, places=places, program=program, kept=kept)
 
     def folder_of(self, name: str) -> Path:
         """Where the outputs of the input file of that name are."""
@@ -108,7 +120,7 @@ class Results:
     def outputs(self, outcomes: Sequence[TaskOutcome]) -> Outputs[Any]:
         """All that there is to join."""
         succeeded = [outcome.file for outcome in outcomes if outcome.succeeded]
-        read = {file: self.parse(file, self.folder_of(file)) for file in succeeded}
+        read = {} if self.kept else {file: self.parse(file, self.folder_of(file)) for file in succeeded}
         done = self.done()
         records = {file: done[file].record for file in succeeded if file in done}
         return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder)
@@ -172,6 +184,8 @@ class Results:
             return False
 
     def _is_whole(self, name: str, done: Done) -> bool:
+        if self.kept:
+            return True
         try:
             sizes = [(path.stat().st_size, output.size) for output, path in self.paths(name, done.record)]
             return all(there == size for there, size in sizes) and not self.unreadable(name)

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tasks.errors import InputError
+from tasks.run.archive import files_of
+from tasks.run.content import Content
+from tasks.run.packages import Packages
+from tasks.run.program import Program
 from tasks.run.results import Outputs
 from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE, name_on_nodes, refuse_bad_arguments, refuse_bad_script
 
@@ -22,6 +26,14 @@ _LONGEST_NAME = 38  # with the run's id and the container's role at most 63 char
 
 def _nothing(joined: object) -> str:
     return ""
+
+
+def _digests(packages: Packages) -> list[str]:
+    named = packages.requirements
+    modules = files_of(packages.extra).items()
+    return ([Content.of(named).md5.hex()] if named else []) + [
+        f"{name} {Content.of(path).md5.hex()}" for name, path in modules
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +54,9 @@ class Workload(Generic[T, J]):
 
     report: what the run's report shows of what was joined, as markdown.
 
-    tables: the names of the files that join leaves in the results folder, so that no input's folder has one of them.
+    tables: the names of the tables that join leaves in the results folder, so that no input's folder has one of them.
+
+    packages: what the script imports on the nodes besides the standard library.
     """
 
     name: str
@@ -52,6 +66,7 @@ class Workload(Generic[T, J]):
     join: Callable[[Outputs[T]], J]
     report: Callable[[J], str] = _nothing
     tables: Collection[str] = ()
+    packages: Packages = Packages()
 
     def __post_init__(self) -> None:
         """Raises InputError, before anything is created, for what cannot work."""
@@ -67,6 +82,11 @@ class Workload(Generic[T, J]):
     def script_name(self) -> str:
         """The node script's name on the nodes."""
         return name_on_nodes(self.node_script)
+
+    @property
+    def program(self) -> Program:
+        """What decides the outputs besides the input. Raises InputError where the script can no longer be read."""
+        return Program.of(self.node_script, self.arguments, *_digests(self.packages))
 
     @property
     def application(self) -> Mapping[str, Path]:

@@ -1,0 +1,98 @@
+"""Outputs that are kept: which inputs need not be processed again, and the manifest that says so to later runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.storage.blob import ContentSettings
+from prefect.logging import get_run_logger
+
+from tasks.accounts.clients import Azure
+from tasks.errors import InputError
+from tasks.errors.service import error_code
+from tasks.run.destination import Destination
+from tasks.run.inputs import InputFile
+from tasks.run.kept_outputs import container_of, made_in_blobs, made_in_folders, read_manifest, take_over
+from tasks.run.manifest import manifest, with_others
+from tasks.run.outcomes import TaskOutcome
+from tasks.run.parallel import in_parallel
+from tasks.run.results import MANIFEST, Results, content_of
+from tasks.run.skip_done import ToRun, Why, what_to_run
+from tasks.run.tables import write_table
+from tasks.step import step
+
+_MOST_NAMED = 20  # files in the log
+
+
+@step("0 find what is done")
+def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destination: Destination) -> ToRun:
+    """Take over the outputs of earlier runs for the inputs that are as they were; the results then have them."""
+    contents = dict(zip([file.name for file in files], in_parallel(content_of, files), strict=True))
+    if destination.kept:
+        made, gone = made_in_blobs(azure, destination)
+        where = {}
+    else:
+        made, gone, where = made_in_folders(results, contents)
+    to_run = what_to_run(contents, results.program, made, gone)
+    _log(to_run, len(files))
+    if destination.kept:
+        results.remember(to_run.done)
+    else:
+        take_over(results, to_run.done, where)
+    return to_run
+
+
+def _log(to_run: ToRun, total: int) -> None:
+    logger = get_run_logger()
+    logger.info("%d of %d inputs are done by earlier runs: %s", len(to_run.done), total, to_run)
+    for name, why in list(to_run.why.items())[:_MOST_NAMED]:
+        logger.info("Input %s: to be processed, because %s", name, why.value)
+    if (more := len(to_run.why) - _MOST_NAMED) > 0:
+        logger.info("and %d more", more)
+
+
+def check_destination(azure: Azure, destination: Destination) -> None:
+    """Raises InputError, naming the fix, where the nodes could not store outputs there."""
+    if not destination.kept:
+        return
+    with container_of(azure, destination) as container:
+        try:
+            container.get_container_properties()
+        except ResourceNotFoundError as error:
+            if error_code(error) != "ContainerNotFound":
+                raise
+            raise InputError(
+                f"output {destination}: there is no container {destination.container!r} in the account; create it with "
+                f"`az storage container create --name {destination.container}`, or correct the name"
+            ) from None
+        except HttpResponseError as error:
+            if error.status_code not in (401, 403):
+                raise
+            raise InputError(
+                f"output {destination}: the container cannot be used ({error_code(error)}); give the signed-in identity "
+                "the role Storage Blob Data Contributor on it, or check the account's key and firewall"
+            ) from None
+
+
+def save_manifest(azure: Azure, outcomes: Sequence[TaskOutcome], results: Results, destination: Destination) -> None:
+    """Leave the table of all outputs in the results folder and, where outputs are kept in blobs, beside them."""
+    table = manifest(outcomes, results.done())
+    if not destination.kept:
+        write_table(table, results.folder / MANIFEST)
+        return
+    with container_of(azure, destination) as container:
+        if (old := read_manifest(container, destination)) is not None:
+            table = with_others(table, old)
+        write_table(table, results.folder / MANIFEST)
+        for suffix, content_type in ((".csv", "text/csv; charset=utf-8"), (".parquet", "application/octet-stream")):
+            data = (results.folder / f"{MANIFEST}{suffix}").read_bytes()
+            blob = container.get_blob_client(destination.folder(f"{MANIFEST}{suffix}"))
+            blob.upload_blob(data, overwrite=True, content_settings=ContentSettings(content_type=content_type))
+    get_run_logger().info("Outputs kept in %s; %s names them", destination, destination.folder(f"{MANIFEST}.csv"))
+
+
+def reason_to_run(to_run: ToRun | None, name: str) -> str:
+    """Why the input was processed although only what is new was asked for; empty otherwise."""
+    why: Why | None = to_run.why.get(name) if to_run else None
+    return why.value if why else ""
