@@ -20,6 +20,8 @@ from flows.word_arguments import word_arguments
 from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
 from tasks.run.joins import Join, JoinFormat
+from tasks.run.output_address import refuse_join_of_kept_outputs
+from tasks.run.packages import find_packages, refuse_existing_pool
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
 from tasks.run.scripts import refuse_bad_arguments, refuse_bad_script
 from tasks.run.settings import RunSettings
@@ -65,6 +67,12 @@ def script_command(
         ),
     ],
     *,
+    requirements: Annotated[
+        str | None, typer.Option(help="Requirements file with the packages to install on the nodes.")
+    ] = None,
+    modules: Annotated[
+        list[str] | None, typer.Option("--with", help="A module or folder that the script imports; may be repeated.")
+    ] = None,
     join: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -86,7 +94,16 @@ def script_command(
     refuse_bad_script(Path(script).expanduser())
     refuse_bad_arguments(arguments)
     wanted = Join(format=cast(JoinFormat, join[0]), pattern=join[1]) if join else None
-    own = {"script": script, "arguments": arguments, "join": wanted}
+    refuse_join_of_kept_outputs(wanted, settings.output_folder)
+    packages = find_packages(Path(script).expanduser(), requirements, modules or [])
+    refuse_existing_pool(packages, settings.pool.existing_pool_id)
+    own = {
+        "script": script,
+        "arguments": arguments,
+        "join": wanted,
+        "requirements": requirements,
+        "modules": modules or [],
+    }
     run_workload_flow("flows.run_script:run_script", inputs, settings, **own)
 
 
@@ -97,7 +114,7 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
     """
     configured = settings.accounts or accounts_in(os.environ)
     refuse_too_many_paths(inputs)
-    found = refuse_bad_input(inputs, settings.allow_failures)
+    found = refuse_bad_input(inputs, settings.allow_failures, settings.output_folder)
     print(
         f"Input: {found}; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
         file=sys.stderr,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tasks.containers import create_containers
 from tasks.download import download_output
 from tasks.files import upload_files
-from tasks.job import Work, add_tasks, create_job, find_done
+from tasks.job import add_tasks, create_job, find_done
 from tasks.join import join_outputs
 from tasks.lifecycle import BatchRun
 from tasks.monitor import how_it_ended, monitor_tasks
@@ -27,15 +27,15 @@ def run_workload(workload: Workload[T, J], inputs: Sequence[str], settings: RunS
         files = run.begin(inputs)  # 0: all of them, unless a previous attempt of this run has done some
         if files:
             create_containers(azure, id, clean_up.containers)  # 1
-            uploads = run.note_uploads(upload_files(azure, id, files, workload.application))  # 2
+            uploads = run.note_uploads(upload_files(azure, id, files, run.application))  # 2
             if not (run.is_retry and run.note_outcomes(find_done(azure, id, uploads))):
                 pool = run.note_pool(create_pool(azure, id, settings.pool, uploads.application, clean_up.pool))  # 3
                 create_job(azure, id, pool, uploads, clean_up.job)  # 4
-                batch_tasks = add_tasks(azure, id, pool, uploads, Work.of(workload, settings))  # 5
+                batch_tasks = add_tasks(azure, id, pool, uploads, run.work)  # 5
                 patience = Patience(limits=settings.limits, pool=settings.pool)
                 watched = monitor_tasks(azure, id, pool, batch_tasks, patience, seen=run.seen, return_state=True)  # 6
                 run.note_end(how_it_ended(watched))
             run.note_outcomes(download_output(azure, id, uploads, run.outcomes, run.results, run.seen.board))  # 7
-        run.note_joined(join_outputs(workload, run.outcomes, run.results))
+        run.note_joined(join_outputs(azure, workload, run.outcomes, run.results, run.destination))
     # 8, 9: the run has deleted its containers, its job and its pool, unless they are to be kept
     return run.result()

@@ -49,9 +49,16 @@ class RunOptions:
     allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = (
         _RUN.allow_failures
     )
-    output: Annotated[str, typer.Option(help="Folder for the results; each run makes a folder in it.")] = (
-        _RUN.output_folder
-    )
+    output: Annotated[
+        str,
+        typer.Option(
+            help="Folder for the results, each run makes one in it; or az://ACCOUNT/CONTAINER/PREFIX to keep outputs there."
+        ),
+    ] = _RUN.output_folder
+    skip_done: Annotated[
+        bool,
+        typer.Option("--skip-done", help="Process only inputs that are new or changed since their outputs were made."),
+    ] = _RUN.skip_done
     keep_containers: Annotated[bool, typer.Option("--keep-containers", help="Do not delete the containers.")] = False
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Do not delete the job.")] = False
     keep_pool: Annotated[
@@ -68,6 +75,7 @@ class RunOptions:
             output_folder=self.output,
             clean_up=self._clean_up(),
             allow_failures=self.allow_failures,
+            skip_done=self.skip_done,
             accounts=self.accounts,
         )
 

@@ -21,7 +21,10 @@ from pydantic import Field
 from flows.batch_flow import Inputs, batch_flow
 from flows.nine_steps import run_workload
 from tasks.run.joins import Join
+from tasks.run.output_address import refuse_join_of_kept_outputs
 from tasks.run.output_tables import read_outputs
+from tasks.run.packages import find_packages
+from tasks.run.scripts import refuse_bad_script
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
 from tasks.script_results import OUTCOMES, TABLE, ScriptResults, collect
@@ -34,12 +37,15 @@ def run_script(
     script: str,
     inputs: Inputs,
     arguments: Sequence[str] = (),
+    requirements: str | None = None,
+    modules: Sequence[str] = (),
     join: Join | None = None,
     pool: PoolSettings = PoolSettings(),
     limits: TimeLimits = TimeLimits(),
     output_folder: str = "results",
     clean_up: CleanUp = CleanUp(),
     allow_failures: NoneOrMore = 0,
+    skip_done: bool = False,
     accounts: str | None = None,
 ) -> ScriptResults:
     """Run a script over many files on Azure Batch, one Batch task per file.
@@ -49,21 +55,28 @@ def run_script(
         inputs: Files, folders, globs, lists of them (`@files.txt`), and blobs such as `az://account/container/prefix`.
         arguments: What the script is given before the input file; `{input}`, `{output_dir}`, `{name}` and `{stem}` are
             filled in.
+        requirements: A requirements file with the packages that the script imports, unless it names them itself.
+        modules: Python modules and folders of modules that the script imports.
         join: Which outputs to join into one table, and their format.
         pool: The pool of compute nodes.
         limits: How long things may take.
         output_folder: Where to put the results: a folder of the run's own is made in it.
         clean_up: What to delete when the run ends, well or badly.
         allow_failures: How many files may fail in a run that completes; the outcomes name them.
+        skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
     """
+    path = Path(script).expanduser()
+    refuse_bad_script(path)
+    refuse_join_of_kept_outputs(join, output_folder)
     workload = Workload(
         name="run-script",
-        node_script=Path(script).expanduser(),
+        node_script=path,
         arguments=arguments,
         read=partial(_read, join=join),
         join=partial(collect, join=join),
         tables=(OUTCOMES, TABLE),
+        packages=find_packages(path, requirements, modules),
     )
     settings = RunSettings(
         pool=pool,
@@ -71,6 +84,7 @@ def run_script(
         output_folder=output_folder,
         clean_up=clean_up,
         allow_failures=allow_failures,
+        skip_done=skip_done,
         accounts=accounts,
     )
     return run_workload(workload, inputs, settings)

@@ -39,6 +39,7 @@ def top_words(
     output_folder: str = "results",
     clean_up: CleanUp = CleanUp(),
     allow_failures: NoneOrMore = 0,
+    skip_done: bool = False,
     accounts: str | None = None,
     delay_seconds: NotNegative = 0,
     encoding: str | None = None,
@@ -53,6 +54,7 @@ def top_words(
         output_folder: Where to put the results: a folder of the run's own is made in it.
         clean_up: What to delete when the run ends, well or badly.
         allow_failures: How many files may be without output in a run that completes; the summary names them.
+        skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
@@ -72,6 +74,7 @@ def top_words(
         output_folder=output_folder,
         clean_up=clean_up,
         allow_failures=allow_failures,
+        skip_done=skip_done,
         accounts=accounts,
     )
     return run_workload(workload, inputs, settings)

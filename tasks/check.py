@@ -15,8 +15,10 @@ from tasks.errors import InputError
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
+from tasks.kept import check_destination
 from tasks.resources.images import supported_image
 from tasks.resources.pool import existing_pool
+from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.inputs import InputFile
 from tasks.run.parameters import refuse_bad_input
@@ -27,9 +29,11 @@ from tasks.step import step
 
 
 @step("0 check input")
-def check_input(azure: Azure, run: Run, inputs: Sequence[str], allow_failures: int = 0) -> list[InputFile]:
+def check_input(
+    azure: Azure, run: Run, inputs: Sequence[str], allow_failures: int = 0, output: str = ""
+) -> list[InputFile]:
     """The files and blobs that the parameters name; see refuse_bad_input and all_inputs."""
-    found = refuse_bad_input(inputs, allow_failures)
+    found = refuse_bad_input(inputs, allow_failures, output)
     files = all_inputs(azure, found, run.expires)
     size = sum(file.size for file in files)
     blobs = len(files) - len(found.files)
@@ -39,7 +43,7 @@ def check_input(azure: Azure, run: Run, inputs: Sequence[str], allow_failures: i
 
 
 @step("0 check accounts")
-def check_accounts(azure: Azure, pool: PoolSettings, results: Results) -> None:
+def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None) -> None:
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
     _make_folder(results.folder)
     with _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"), azure.batch() as batch:
@@ -50,6 +54,8 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results) -> None:
     endpoint = azure.storage_account.endpoint
     with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
         next(blobs.list_containers(results_per_page=1).by_page(), None)
+        if destination:
+            check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
 
 

@@ -25,8 +25,8 @@ from tasks.run.identity import Role, Run
 from tasks.run.local_files import at
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
 from tasks.run.parallel import in_parallel
-from tasks.run.records import Output, Record
 from tasks.run.program import Done
+from tasks.run.records import Output, Record
 from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES, step
@@ -63,9 +63,7 @@ class Download:
                     with suppress(ResourceNotFoundError):
                         container.delete_blob(file.record)  # so that a retry of the run processes the file again
                 else:
-                    self.stored[file.name] = Done(
-                        content=file.content, program=self.results.program, record=record
-                    )
+                    self.stored[file.name] = Done(content=file.content, program=self.results.program, record=record)
 
             in_parallel(fetch, files, meanwhile=meanwhile)
 

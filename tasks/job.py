@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 from azure.batch import BatchClient
@@ -24,7 +23,6 @@ from tasks.run.resume import Decision, Plan
 from tasks.run.settings import Disposal
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES_OF_DELETES, step
-
 
 
 @step("4 create job")

@@ -8,7 +8,10 @@ from typing import Any
 import pandas as pd
 from prefect.logging import get_run_logger
 
+from tasks.accounts.clients import Azure
+from tasks.kept import save_manifest
 from tasks.reporting.artifacts import publish_table
+from tasks.run.destination import Destination
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.results import Outputs, Results
 from tasks.run.tables import write_table
@@ -17,9 +20,17 @@ from tasks.step import step
 
 
 @step("summarise")
-def join_outputs(workload: Workload[T, J], outcomes: Sequence[TaskOutcome], results: Results) -> J:
-    """What the workload makes of the downloaded outputs of the files that succeeded."""
-    return workload.join(results.outputs(outcomes))
+def join_outputs(
+    azure: Azure,
+    workload: Workload[T, J],
+    outcomes: Sequence[TaskOutcome],
+    results: Results,
+    destination: Destination,
+) -> J:
+    """What the workload makes of the outputs of the files that succeeded; leaves a manifest of them, too."""
+    joined = workload.join(results.outputs(outcomes))
+    save_manifest(azure, outcomes, results, destination)
+    return joined
 
 
 def save_table(frame: pd.DataFrame, outputs: Outputs[Any], name: str) -> pd.DataFrame:

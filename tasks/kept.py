@@ -18,7 +18,7 @@ from tasks.run.manifest import manifest, with_others
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.parallel import in_parallel
 from tasks.run.results import MANIFEST, Results, content_of
-from tasks.run.skip_done import ToRun, Why, what_to_run
+from tasks.run.skip_done import ToRun, what_to_run
 from tasks.run.tables import write_table
 from tasks.step import step
 
@@ -26,8 +26,11 @@ _MOST_NAMED = 20  # files in the log
 
 
 @step("0 find what is done")
-def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destination: Destination) -> ToRun:
-    """Take over the outputs of earlier runs for the inputs that are as they were; the results then have them."""
+def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destination: Destination) -> dict[str, str]:
+    """Take over the outputs of earlier runs for the inputs that are as they were.
+
+    Returns why each of the others is to be processed, by name.
+    """
     contents = dict(zip([file.name for file in files], in_parallel(content_of, files), strict=True))
     if destination.kept:
         made, gone = made_in_blobs(azure, destination)
@@ -40,7 +43,7 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
         results.remember(to_run.done)
     else:
         take_over(results, to_run.done, where)
-    return to_run
+    return {name: why.value for name, why in to_run.why.items()}
 
 
 def _log(to_run: ToRun, total: int) -> None:
@@ -90,9 +93,3 @@ def save_manifest(azure: Azure, outcomes: Sequence[TaskOutcome], results: Result
             blob = container.get_blob_client(destination.folder(f"{MANIFEST}{suffix}"))
             blob.upload_blob(data, overwrite=True, content_settings=ContentSettings(content_type=content_type))
     get_run_logger().info("Outputs kept in %s; %s names them", destination, destination.folder(f"{MANIFEST}.csv"))
-
-
-def reason_to_run(to_run: ToRun | None, name: str) -> str:
-    """Why the input was processed although only what is new was asked for; empty otherwise."""
-    why: Why | None = to_run.why.get(name) if to_run else None
-    return why.value if why else ""

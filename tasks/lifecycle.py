@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Generic, cast
 
@@ -14,13 +17,16 @@ from typing_extensions import Self
 from tasks.accounts.choose import azure_for_run
 from tasks.accounts.clients import Azure
 from tasks.approval import ask
-from tasks.check import check_accounts, check_input
+from tasks.check import check_accounts, check_input, resolve_packages
 from tasks.containers import delete_containers
 from tasks.direct_clean_up import DirectCleanUp
 from tasks.ending import end_with, failure_of
 from tasks.job import delete_job
+from tasks.kept import skip_done
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
+from tasks.resources.batch_task import Work
+from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.inputs import InputFile
 from tasks.run.outcomes import Monitored, TaskOutcome
@@ -48,6 +54,7 @@ class BatchRun(Generic[T, J]):
         self._workload = workload
         self._settings = settings
         self._contexts = ExitStack()
+        self.application = dict(workload.application)  # the files that run on the nodes, by their names there
         self._deletes: dict[str, PrefectFuture[None]] = {}
         self._record: RunRecord[J] | None = None
 
@@ -70,7 +77,7 @@ class BatchRun(Generic[T, J]):
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
         """Step 0: check all that can be checked; returns the files that no previous attempt has processed."""
         settings = self._settings
-        files = check_input(self.azure, self.id, inputs, settings.allow_failures)
+        files = check_input(self.azure, self.id, inputs, settings.allow_failures, settings.output_folder)
         workload = self._workload
         results = Results.of(
             settings.output_folder, self.id.name, files, workload.read, workload.tables, workload.program
@@ -78,7 +85,7 @@ class BatchRun(Generic[T, J]):
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
         check_accounts(self.azure, settings.pool, results, self.destination)
         if settings.skip_done:
-            self._why = skip_done(self.azure, files, results, self.destination)
+            results = replace(results, why=skip_done(self.azure, files, results, self.destination))
         counted, to_count = results.sort(files)
         self._record = RunRecord(
             azure=self.azure,
@@ -90,8 +97,24 @@ class BatchRun(Generic[T, J]):
             steps=self._steps,
             report_joined=self._workload.report,
         )
+        if to_count and workload.packages:
+            folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
+            installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
+            self.application |= {path.name: path for path in installed.files} if installed else {}
         self._direct.arm(self._record.outputs_left)
         return to_count
+
+    @property
+    def work(self) -> Work:
+        """What each Batch task is to do."""
+        return Work(
+            limits=self._settings.limits,
+            slots=self._settings.pool.slots_per_task,
+            script=self._workload.script_name,
+            arguments=self._workload.arguments,
+            destination=self.destination,
+            places=self.results.places,
+        )
 
     # What becomes known while it goes on
 

@@ -29,7 +29,8 @@ class ScriptResults:
     """The results of one run.
 
     outcomes: a row per input file, in the order of the inputs, with the columns file, succeeded, exit_code, seconds (of
-    the script), node, retries, outputs (how many files it left), bytes (of these), and reason (why it failed).
+    the script), node, retries, outputs (how many files it left), bytes (of these), and reason (why it failed);
+    with skip_done also processed_because.
 
     table: the joined outputs, if joined.
 
@@ -71,8 +72,10 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
 def outcomes_table(outputs: Outputs[Any]) -> pd.DataFrame:
     """The table `outcomes` of ScriptResults."""
     rows = [_row(outcome, outputs.records.get(outcome.file)) for outcome in outputs.outcomes]
+    if outputs.why:
+        rows = [{**row, "processed_because": outputs.why.get(str(row["file"]), "")} for row in rows]
     types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}
-    return pd.DataFrame(rows, columns=list(_row(_NONE, None))).astype(types)
+    return pd.DataFrame(rows, columns=list(rows[0] if rows else _row(_NONE, None))).astype(types)
 
 
 _NONE = TaskOutcome(id="", file="", state="")

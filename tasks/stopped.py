@@ -66,9 +66,7 @@ class _Fetch:
             self.listed = True
             done = self.download.results.downloaded(self._files)
             self.download.stored.update(done)
-            wanted = [
-                file for file in self._files if self._finished(known[file.name]) and file.name not in done
-            ]
+            wanted = [file for file in self._files if self._finished(known[file.name]) and file.name not in done]
             if not wanted:
                 return
             self._hold_containers()  # whoever else cleans up, such as a worker's hook, leaves them then

@@ -190,9 +190,7 @@ def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:
     commands += [f"python3 {SET_UP_NODE}"] if SET_UP_NODE in names else []
     return BatchStartTask(
         command_line=f"/bin/sh -c '{' && '.join(commands)}'",
-        resource_files=[
-            ResourceFile(http_url=file.sas_url, file_path=file.name, file_mode="0755") for file in files
-        ],
+        resource_files=[ResourceFile(http_url=file.sas_url, file_path=file.name, file_mode="0755") for file in files],
         user_identity=UserIdentity(
             auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.ADMIN)
         ),

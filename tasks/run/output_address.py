@@ -26,6 +26,15 @@ def output_address(output: str) -> BlobAddress:
     return address
 
 
+def refuse_join_of_kept_outputs(join: object | None, output: str) -> None:
+    """Raises InputError where outputs are to be joined on this machine and not downloaded to it."""
+    if join and is_blob_address(output):
+        raise InputError(
+            f"output {output_address(output)}: outputs stay there and are not downloaded, so that they cannot be joined; "
+            "leave out join, or name a folder on this machine"
+        )
+
+
 def refuse_output_among_inputs(output: str, found: Found) -> None:
     """Raises InputError where the outputs of this run would be inputs of the next."""
     if is_blob_address(output):

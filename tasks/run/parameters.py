@@ -8,17 +8,21 @@ from uuid import UUID
 
 from tasks.errors import InputError
 from tasks.run.inputs import Found, find_inputs
+from tasks.run.output_address import refuse_output_among_inputs
 
 FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
 _MOST_BYTES = 512 * 1024  # of all parameters of a flow run, as JSON; Prefect's server refuses more
 _OTHERS = 4 * 1024  # left for the parameters beside the inputs
 
 
-def refuse_bad_input(inputs: Sequence[str], allow_failures: int = 0) -> Found:
+def refuse_bad_input(inputs: Sequence[str], allow_failures: int = 0, output: str = "") -> Found:
     """What the inputs name. Raises InputError, naming the thing and the fix, for anything that cannot work."""
     if allow_failures < 0:
         raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
-    return find_inputs(inputs)
+    found = find_inputs(inputs)
+    if output:
+        refuse_output_among_inputs(output, found)
+    return found
 
 
 def refuse_too_many_paths(inputs: Sequence[str]) -> None:

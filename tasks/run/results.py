@@ -43,6 +43,7 @@ class Outputs(Generic[T]):
     records: Mapping[str, Record]
     outcomes: Sequence[TaskOutcome]
     folder: Path  # in which they are
+    why: Mapping[str, str] = field(default_factory=dict)  # see Results
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -57,6 +58,8 @@ class Results:
     places: the folder of each input file below that of the run, by the file's name.
 
     kept: whether outputs stay in Blob Storage, so that this folder has only tables and logs.
+
+    why: where only what is new was asked for, why each input is processed, by name.
     """
 
     folder: Path
@@ -64,6 +67,7 @@ class Results:
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     program: Program = Program()
     kept: bool = False
+    why: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -123,7 +127,7 @@ class Results:
         read = {} if self.kept else {file: self.parse(file, self.folder_of(file)) for file in succeeded}
         done = self.done()
         records = {file: done[file].record for file in succeeded if file in done}
-        return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder)
+        return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder, why=self.why)
 
     def remember(self, done: Mapping[str, Done]) -> None:
         """Note that the outputs of these files are there, by the file's name."""

@@ -46,7 +46,9 @@ def _why_not(script: Path) -> str:
         return "is empty; name a program"
     if start.startswith(b"#!"):
         if start.endswith(b"\r\n"):
-            return "its first line ends with CRLF, so that Linux looks for an interpreter of another name; save it with LF"
+            return (
+                "its first line ends with CRLF, so that Linux looks for an interpreter of another name; save it with LF"
+            )
         return "" if start[2:].strip() else "names no interpreter after #!; begin it with #!/usr/bin/env python3, say"
     for magic, system in _FOREIGN.items():
         if start.startswith(magic):
@@ -67,7 +69,9 @@ def refuse_bad_arguments(arguments: Sequence[str]) -> None:
                     f"stands for the text {found[0]}"
                 )
         if "\0" in argument or not _is_text(argument):
-            raise InputError(f"argument {argument!r}: no command line can hold it; leave out NUL and invalid characters")
+            raise InputError(
+                f"argument {argument!r}: no command line can hold it; leave out NUL and invalid characters"
+            )
     if (size := sum(len(os.fsencode(argument)) + 3 for argument in arguments)) > _MOST_BYTES:
         raise InputError(
             f"the script's arguments have {size:,} bytes, and Azure Batch takes {_MOST_BYTES:,}; "

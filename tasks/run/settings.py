@@ -171,6 +171,10 @@ class RunSettings(_Settings):
         description="How many files may be without output in a run that completes.",
         json_schema_extra={"minimum": 0},
     )
+    skip_done: bool = Field(
+        default=False,
+        description="Process only inputs that are new or changed since outputs of the same script and arguments.",
+    )
     accounts: str | None = Field(
         default=None, description="Name of a Prefect block with the accounts; without one, the environment's."
     )
