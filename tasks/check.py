@@ -16,15 +16,17 @@ from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 from tasks.kept import check_destination
-from tasks.resources.images import supported_image
+from tasks.resources.images import python_of_nodes, supported_image
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.inputs import InputFile
+from tasks.run.packages import Packages, refuse_existing_pool
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
 from tasks.run.source_blobs import all_inputs
+from tasks.run.wheels import Wheelhouse, resolve
 from tasks.step import step
 
 
@@ -57,6 +59,22 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destinati
         if destination:
             check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+
+
+@step("0 resolve packages")
+def resolve_packages(azure: Azure, pool: PoolSettings, packages: Packages, folder: Path) -> Wheelhouse | None:
+    """Resolve the packages for the nodes' Python, download them into the folder, and pack them with the modules.
+
+    None where there is nothing to install. Raises InputError where that is impossible.
+    """
+    refuse_existing_pool(packages, pool.existing_pool_id)
+    if pool.existing_pool_id:  # whose Python is not known
+        return None
+    with azure.batch() as batch:
+        target = python_of_nodes(batch, pool)
+    found = resolve(packages, target, folder)
+    get_run_logger().info("To install on the nodes: %s", found or f"nothing, for {target}")
+    return found
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from azure.batch import BatchClient
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.states import Failed
 
 from tasks.accounts.clients import Azure
+from tasks.errors.service import SERVICE_FAILURES
 from tasks.reporting.events import RunEvents
-from tasks.resources.pool import Pool
+from tasks.resources.pool import Pool, set_up_seconds
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, Monitored
 from tasks.run.polling import Polling
@@ -53,10 +56,20 @@ def monitor_tasks(
             add_nodes=Pool(batch, run, patience.pool).add_dedicated,
         )
         monitored = watch.until_the_end()
+        if pool.installs:
+            _log_set_up(batch, pool.id)
     if monitored.problem is None:
         return monitored
     # Prefect takes a state that a task returns as that of its run, and logs no traceback.
     return Failed(message=str(monitored.problem), data=monitored)  # type: ignore[return-value]
+
+
+def _log_set_up(batch: BatchClient, pool_id: str) -> None:
+    with suppress(*SERVICE_FAILURES):  # only a line of the log is missing then
+        if seconds := set_up_seconds(batch, pool_id):
+            shortest, longest = f"{min(seconds):.0f}", f"{max(seconds):.0f}"
+            span = longest if shortest == longest else f"{shortest} to {longest}"
+            get_run_logger().info("Pool %s: packages installed on %d nodes in %s s each", pool_id, len(seconds), span)
 
 
 def _narrator(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[AddedTask], seen: LastSeen) -> Narrator:

@@ -12,6 +12,7 @@ from tasks.accounts.clients import Azure
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.resources.pool import Pool, existing_pool, node_count
 from tasks.run.identity import Run, UsedPool
+from tasks.run.packages import FILES_TO_INSTALL
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.uploads import UploadedFile
 from tasks.step import RETRIES_OF_DELETES, step
@@ -48,6 +49,7 @@ def create_pool(
         id=run.pool_id,
         slots_per_node=settings.slots_per_node,
         own=True,
+        installs=any(file.name in FILES_TO_INSTALL for file in files),
         vm_size=settings.vm_size,
         dedicated_nodes=settings.dedicated_nodes,
         spot_nodes=settings.spot_nodes,

@@ -79,6 +79,7 @@ class UsedPool:
     id: str
     slots_per_node: int
     own: bool  # created by this run: its start task has put the node script on the nodes
+    installs: bool = False  # its start task installs packages or modules
     vm_size: str = ""
     dedicated_nodes: int = 0
     spot_nodes: int = 0

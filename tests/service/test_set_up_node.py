@@ -14,7 +14,7 @@ import pytest
 from azure.batch import BatchClient
 
 from tasks.resources.images import python_of_nodes
-from tasks.resources.pool import _start_task
+from tasks.resources.pool import _start_task, set_up_seconds
 from tasks.run.archive import write_archive
 from tasks.run.packages import Packages
 from tasks.run.settings import PoolSettings
@@ -45,12 +45,10 @@ def served(http_files: HttpFiles, *files: Path) -> list[UploadedFile]:
         shutil.copy(file, http_files.directory)
     return [
         UploadedFile(
-            blob_name=file.name,
+            name=file.name,
             size=file.stat().st_size,
-            output_name="",
-            task_id="",
-            md5="",
             modified=datetime.now(timezone.utc),
+            container="application",
             sas_url=http_files.url(file.name),
         )
         for file in files
@@ -92,6 +90,8 @@ def test_packages_and_modules_are_there_for_every_task(
     first, second = said.splitlines()
     assert first.startswith("env: MarkupSafe 3.0.2 installed for Python ")
     assert second.startswith("modules: 1 files unpacked in ")
+    (seconds,) = set_up_seconds(client, "pool")
+    assert seconds >= float(first.split()[-2])
     create_job(client)
     command = (
         'cd "$AZ_BATCH_NODE_SHARED_DIR" && ls && PIP_NO_INDEX=1 PYTHONPATH="$PWD/modules" env/bin/python script.py'
@@ -121,6 +121,7 @@ def test_a_failed_installation_fails_the_node_with_its_reason(
     (node,) = wait_for_nodes(client, "pool", "starttaskfailed")
     said = b"".join(client.download_node_file("pool", node.id, "startup/stderr.txt")).decode()
     assert node.start_task_info.exit_code == 1
+    assert set_up_seconds(client, "pool") == []
     assert said.splitlines()[-1] == (
         "set_up_node.py: the packages cannot be installed on this node: "
         f"{wheel.name} is not a supported wheel on this platform."
