@@ -52,12 +52,11 @@ class RunOptions:
     output: Annotated[
         str,
         typer.Option(
-            help="Folder for the results, each run makes one in it; or az://ACCOUNT/CONTAINER/PREFIX to keep outputs there."
+            help="Folder for the results of all runs; or az://ACCOUNT/CONTAINER/PREFIX, where outputs then stay."
         ),
     ] = _RUN.output_folder
     skip_done: Annotated[
-        bool,
-        typer.Option("--skip-done", help="Process only inputs that are new or changed since their outputs were made."),
+        bool, typer.Option("--skip-done", help="Process only inputs that are new or changed since their outputs.")
     ] = _RUN.skip_done
     keep_containers: Annotated[bool, typer.Option("--keep-containers", help="Do not delete the containers.")] = False
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Do not delete the job.")] = False

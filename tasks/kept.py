@@ -34,7 +34,7 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
     contents = dict(zip([file.name for file in files], in_parallel(content_of, files), strict=True))
     if destination.kept:
         made, gone = made_in_blobs(azure, destination)
-        where = {}
+        where: dict[str, Results] = {}
     else:
         made, gone, where = made_in_folders(results, contents)
     to_run = what_to_run(contents, results.program, made, gone)
@@ -73,8 +73,8 @@ def check_destination(azure: Azure, destination: Destination) -> None:
             if error.status_code not in (401, 403):
                 raise
             raise InputError(
-                f"output {destination}: the container cannot be used ({error_code(error)}); give the signed-in identity "
-                "the role Storage Blob Data Contributor on it, or check the account's key and firewall"
+                f"output {destination}: the container cannot be used ({error_code(error)}); give the identity that "
+                "signs in the role Storage Blob Data Contributor on it, or check the account's key and firewall"
             ) from None
 
 

@@ -42,6 +42,9 @@ class Packages:
         return tuple(path for path in (self.requirements, self.script) if path)
 
 
+NO_PACKAGES = Packages()
+
+
 def find_packages(
     script: Path, requirements: str | os.PathLike[str] | None = None, extra: Sequence[str | os.PathLike[str]] = ()
 ) -> Packages:

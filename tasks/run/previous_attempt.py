@@ -17,7 +17,7 @@ from tasks.run.records import RECORDS
 from tasks.run.resume import PreviousAttempt, PreviousTask, Progress
 from tasks.run.tags import parse_time
 
-# Environment variables of a Batch task: its input file, and when its SAS URLs end. The latter also differs between attempts.
+# Environment variables of a Batch task: its input file, and when its SAS URLs end, which differs between attempts.
 INPUT_NAME = "INPUT_NAME"
 SAS_EXPIRES = "SAS_EXPIRES"
 _FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"]

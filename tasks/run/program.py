@@ -26,12 +26,15 @@ class Program:
         return cls(script=Content.of(script).md5.hex(), arguments=new_md5(given).hexdigest())
 
 
+NO_PROGRAM = Program()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Done:
     """A file whose outputs are there, and what they were made of."""
 
     content: str  # of the input file, see UploadedFile.content
-    program: Program = Program()
+    program: Program = NO_PROGRAM
     record: Record
 
     @classmethod

@@ -18,7 +18,7 @@ from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
 from tasks.run.names import blob_name, local_paths
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
-from tasks.run.program import Done, Program
+from tasks.run.program import NO_PROGRAM, Done, Program
 from tasks.run.records import Output, Record
 from tasks.run.uploads import UploadedFile
 
@@ -65,7 +65,7 @@ class Results:
     folder: Path
     parse: Callable[[str, Path], Any] = _any_output
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
-    program: Program = Program()
+    program: Program = NO_PROGRAM
     kept: bool = False
     why: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -77,7 +77,7 @@ class Results:
         files: Sequence[InputFile],
         parse: Callable[[str, Path], Any] = _any_output,
         tables: Collection[str] = (),
-        program: Program = Program(),
+        program: Program = NO_PROGRAM,
     ) -> Results:
         """The run's own folder in the output folder; `tables` are the names of the tables beside the outputs.
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from tasks.errors import InputError
 from tasks.run.archive import files_of
 from tasks.run.content import Content
-from tasks.run.packages import Packages
+from tasks.run.packages import NO_PACKAGES, Packages
 from tasks.run.program import Program
 from tasks.run.results import Outputs
 from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE, name_on_nodes, refuse_bad_arguments, refuse_bad_script
@@ -66,7 +66,7 @@ class Workload(Generic[T, J]):
     join: Callable[[Outputs[T]], J]
     report: Callable[[J], str] = _nothing
     tables: Collection[str] = ()
-    packages: Packages = Packages()
+    packages: Packages = NO_PACKAGES
 
     def __post_init__(self) -> None:
         """Raises InputError, before anything is created, for what cannot work."""
