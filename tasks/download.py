@@ -96,7 +96,8 @@ def download_output(
         raise _not_downloaded(azure, run, error, len(counted) - len(download.stored), len(counted), results) from None
     outcomes = _report_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
     logger = get_run_logger()
-    logger.info("%d of %d output files downloaded to %s", len(download.stored), len(uploads.inputs), results.folder)
+    what = "records read, outputs stay in Blob Storage" if results.kept else f"downloaded to {results.folder}"
+    logger.info("Outputs of %d of %d files: %s", len(download.stored), len(uploads.inputs), what)
     _download_logs(azure, run, outcomes, results)
     return list(outcomes)
 
@@ -111,7 +112,7 @@ def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download
     logger = get_run_logger()
 
     def report() -> None:
-        logger.info("%d of %d output files downloaded so far", len(download.stored), len(counted))
+        logger.info("Outputs of %d of %d files: downloaded so far", len(download.stored), len(counted))
 
     try:
         download.fetch(azure, run, missing, report)
