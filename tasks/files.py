@@ -32,7 +32,9 @@ def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], node_scrip
             node_script=_upload(azure, blobs, run, Role.APPLICATION, [script])[0],
             inputs=_upload(azure, blobs, run, Role.INPUT, inputs),
         )
-    publish_sas_links(uploads.node_script, uploads.inputs, run.expires)
+    # Not of blobs that are read where they are: the SAS of an address may be for all of a container.
+    sent = [upload for file, upload in zip(inputs, uploads.inputs, strict=True) if isinstance(file.source, Path)]
+    publish_sas_links(uploads.node_script, sent, run.expires)
     return uploads
 
 
