@@ -47,8 +47,8 @@ def concatenate(join: Join, tables: Mapping[str, pa.Table]) -> pd.DataFrame:
 
 def union(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of all tables, with missing values where a table lacks a column; a table repeats no column's name."""
-    if not tables:
-        return pa.table({})
+    if not any(table.num_columns for table in tables):
+        return tables[0] if len(tables) == 1 else pa.table({})
     schemas = list(dict.fromkeys(table.schema for table in tables))
     tables = list(tables)
     for name in _differing(schemas):

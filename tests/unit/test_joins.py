@@ -20,7 +20,7 @@ from tasks.errors import InputError, RunError
 from tasks.run.concatenation import concatenate
 from tasks.run.joins import Join, JoinFormat
 from tasks.run.output_tables import read_outputs
-from tasks.run.tables import read_table, write_table
+from tasks.run.tables import write_table
 
 
 def join(format: str, pattern: str = "*") -> Join:
@@ -242,7 +242,7 @@ def test_any_csv_text_survives_the_join_and_the_files(
             csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("x", "y"), *rows])
         tables[str(number)] = read_outputs(join("csv"), path.parent)
     write_table(concatenate(join("csv"), tables), folder / "joined")
-    read = read_table(folder / "joined")
+    read = pd.read_parquet(folder / "joined.parquet")
     assert read["file"].tolist() == [str(number) for number, rows in enumerate(files) for _ in rows]
     for place, name in enumerate(("x", "y")):
         assert [str(value) for value in read[name]] == [row[place] for rows in files for row in rows]
@@ -254,6 +254,13 @@ def test_any_csv_text_survives_the_join_and_the_files(
 def test_json_is_an_object_or_an_array_of_objects(tmp_path: Path) -> None:
     frame = joined(tmp_path, "json", '{"a": 1}', '\ufeff[{"a": 2, "b": "x"}, {"b": "y"}]', "[]")
     assert columns(frame) == {"file": ["1", "2", "2"], "a": [1, 2, None], "b": [None, "x", "y"]}
+
+
+@pytest.mark.parametrize("others", [[], ['{"a": 1}']])
+def test_objects_without_members_are_rows(tmp_path: Path, others: list[str]) -> None:
+    frame = joined(tmp_path, "json", "[{}, {}]", *others)
+    assert values(frame, "file") == ["1", "1", *("2" for _ in others)]
+    assert values(joined(tmp_path / "lines", "jsonl", "{}\n{}\n"), "file") == ["1", "1"]
 
 
 def test_a_json_line_is_a_row_and_blank_lines_are_skipped(tmp_path: Path) -> None:
