@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -331,12 +331,20 @@ def test_parquet_types_are_kept(tmp_path: Path) -> None:
         (pa.array([2**64 - 1], pa.uint64()), pa.array([-1]), [str(2**64 - 1), "-1"]),
         (pa.array([[1]]), pa.array(["x"]), ["[1]", "x"]),
         (pa.array([b"\xff"]), pa.array(["x"]), ["\\xff", "x"]),
+        (pa.array([90], pa.duration("s")), pa.array(["x"]), ["90", "x"]),
+        (pa.array([date(2026, 11, 28)]), pa.array([1]), ["2026-11-28", "1"]),
     ],
 )
 def test_columns_of_two_types_lose_nothing(
     tmp_path: Path, first: pa.Array, second: pa.Array, read: list[object]
 ) -> None:
     assert values(joined(tmp_path, "parquet", pa.table({"x": first}), pa.table({"x": second})), "x") == read
+
+
+def test_parquet_columns_may_be_in_another_place_and_required(tmp_path: Path) -> None:
+    required = pa.schema([pa.field("b", pa.int64(), nullable=False)], metadata={"by": "another program"})
+    frame = joined(tmp_path, "parquet", pa.table({"a": [1], "b": [2]}), pa.table({"b": [3]}, schema=required))
+    assert columns(frame) == {"file": ["1", "2"], "a": [1, None], "b": [2, 3]}
 
 
 def test_folders_named_like_partitions_add_no_column(tmp_path: Path) -> None:
