@@ -218,7 +218,7 @@ def test_repeated_columns_of_a_csv_file_are_all_kept(tmp_path: Path) -> None:
     assert columns(joined(tmp_path, "csv", "a,a\n1,2\n")) == {"file": ["1"], "a": [1], "a_": [2]}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)  # it writes files
 @given(
     files=st.lists(
         st.lists(

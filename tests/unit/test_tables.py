@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import ResultsError
@@ -39,6 +39,7 @@ def test_each_word_is_read_back_by_pandas(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "words.parquet"), table)
 
 
+@settings(max_examples=60, deadline=None)  # it writes files
 @given(words=st.lists(st.text() | st.none(), max_size=5))
 def test_any_text_is_read_back_and_valid_in_both_files(
     tmp_path_factory: pytest.TempPathFactory, words: list[str | None]
