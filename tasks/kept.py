@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
 from tasks.errors.service import error_code
+from tasks.errors.text import as_unicode
 from tasks.run.destination import Destination
 from tasks.run.inputs import InputFile
 from tasks.run.kept_outputs import container_of, made_in_blobs, made_in_folders, read_manifest, take_over
@@ -33,7 +34,9 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
     """
     contents = dict(zip([file.name for file in files], in_parallel(content_of, files), strict=True))
     if destination.kept:
-        made, gone = made_in_blobs(azure, destination)
+        by_shown, gone = made_in_blobs(azure, destination)
+        made = {name: by_shown[as_unicode(name)] for name in contents if as_unicode(name) in by_shown}
+        gone = {name for name in made if as_unicode(name) in gone}
         where: dict[str, Results] = {}
     else:
         made, gone, where = made_in_folders(results, contents)

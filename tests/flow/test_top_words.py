@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pandas as pd
 import pytest
 from azure.batch.models import (
     BatchStartTask,
@@ -31,7 +32,7 @@ from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
-from tasks.summary import Summary, read_summary
+from tasks.summary import Summary
 from tests.support.accounts import add_pool, left_over
 from tests.support.flow_runs import artifact
 from tests.support.paths import DATA
@@ -253,7 +254,8 @@ def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
     assert words(summary, "cp1251.txt") == [*found, ("\ufffd", 1)]
     assert words(summary, "utf16.txt") == found
     assert (summary.missing, summary.replaced) == (("picture.png",), (("cp1251.txt", 1),))
-    by_file, overall = read_summary(summary.folder)
+    by_file = pd.read_parquet(summary.folder / "summary.parquet")
+    overall = pd.read_parquet(summary.folder / "summary_overall.parquet")
     assert by_file.to_dict("list") == summary.by_file.to_dict("list")
     assert overall.to_dict("list") == summary.overall.to_dict("list")
     assert set(by_file["word"]) == {word for word, _ in found} | {"\ufffd", f"\x1b[31m{long}", long}
