@@ -135,22 +135,12 @@ def for_report(summary: Summary) -> str:
     return "\n\n".join(parts)
 
 
-<<<<<<< HEAD
-def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables `by_file` and `overall` of a run, from its folder, each word as it is in the text."""
-    return read_table(folder / BY_FILE), read_table(folder / OVERALL)
-
-
 def parse_output(file: str, folder: Path) -> FileOutput:
     """Read the output of the node script for that file. Raises RunError where it is not one."""
     outputs = sorted(folder.glob("*"))
     if len(outputs) != 1:
         raise RunError(f"{folder} has {len(outputs)} files instead of the node script's output")
     path = outputs[0]
-=======
-def parse_output(file: str, path: Path) -> FileOutput:
-    """Read an output file of the node script. Raises RunError where it is not one."""
->>>>>>> w-tab
     # Not splitlines(): a word may hold characters that it takes for line ends.
     lines = path.read_text(encoding="utf-8").split("\n")
     try:
