@@ -27,7 +27,8 @@ from tasks.run.outcomes import LOGS, Cause, TaskOutcome
 from tasks.run.parallel import in_parallel
 from tasks.run.names import blob_name
 from tasks.run.records import OUTPUTS, Output, Record
-from tasks.run.results import Done, Results
+from tasks.run.program import Done
+from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import RETRIES, step
 from tasks.watching.failures import Failures

@@ -17,6 +17,7 @@ from tasks.run.inputs import InputFile
 from tasks.run.local_files import at
 from tasks.run.names import blob_name, local_paths
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
+from tasks.run.program import Done
 from tasks.run.records import Output, Record
 from tasks.run.uploads import UploadedFile
 
@@ -27,14 +28,6 @@ T = TypeVar("T")
 
 def _any_output(file: str, folder: Path) -> None:
     """Of a script whose outputs nobody reads here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A file whose outputs are in the results folder."""
-
-    content: str  # of the input file, see UploadedFile.content
-    record: Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,15 +150,12 @@ class Results:
         """The files whose outputs were there, by name."""
         try:
             known = json.loads((self.folder / _DONE).read_text(encoding="utf-8", errors="surrogatepass"))
-            return {
-                str(name): Done(content=str(each["content"]), record=Record.of(each["record"]))
-                for name, each in known.items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {str(name): Done.of(each) for name, each in known.items()}
+        except (OSError, ValueError, AttributeError):
             return {}
 
     def _note(self, done: Mapping[str, Done]) -> None:
-        values = {name: {"content": each.content, "record": each.record.as_values()} for name, each in done.items()}
+        values = {name: each.as_values() for name, each in done.items()}
         partial = self.folder / f"{_DONE}.part"
         try:
             with at(partial):

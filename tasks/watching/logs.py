@@ -15,7 +15,8 @@ from tasks.errors.service import SERVICE_FAILURES
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.run.parallel import in_parallel
-from tasks.run.results import Done, Results
+from tasks.run.program import Done
+from tasks.run.results import Results
 
 _TAIL = 2000  # characters that are shown
 _MOST_READ = 100_000  # bytes of which they are the end

@@ -1,0 +1,50 @@
+"""What was run over a file, as far as it decides the outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.run.content import Content, new_md5
+from tasks.run.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The digests of a script and of all that it is given besides its input file."""
+
+    script: str = ""
+    arguments: str = ""
+
+    @classmethod
+    def of(cls, script: Path, arguments: Sequence[str], *more: str) -> Program:
+        """`more` are the digests of what else the script finds on a node."""
+        given = json.dumps([list(arguments), *more]).encode()
+        return cls(script=Content.of(script).md5.hex(), arguments=new_md5(given).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A file whose outputs are there, and what they were made of."""
+
+    content: str  # of the input file, see UploadedFile.content
+    program: Program = Program()
+    record: Record
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Done:
+        """Raises ValueError where `as_values` has not written that."""
+        try:
+            return cls(
+                content=str(values["content"]),
+                program=Program(**values["program"]),
+                record=Record.of(values["record"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+
+    def as_values(self) -> dict[str, Any]:
+        return {"content": self.content, "program": asdict(self.program), "record": self.record.as_values()}
