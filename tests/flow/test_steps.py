@@ -28,7 +28,7 @@ from prefect import Task, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from flows.top_words import NODE_SCRIPT, top_words
+from flows.top_words import top_words
 from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
@@ -50,7 +50,17 @@ from tests.support.accounts import clear, job_and_pool_ids
 from tests.support.monitoring import pace, watched
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
-from tests.support.runs import ONE_NODE, SCRIPT, in_flow, is_running, make_job, make_pool, new_run, terminate
+from tests.support.runs import (
+    APPLICATION,
+    ONE_NODE,
+    SCRIPT,
+    in_flow,
+    is_running,
+    make_job,
+    make_pool,
+    new_run,
+    terminate,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -257,9 +267,9 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
     def three_times() -> list[Uploads]:
         create_containers(azure, run)
-        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT) for _ in range(2)]
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]).files, APPLICATION) for _ in range(2)]
         (tmp_path / "b.txt").write_text("B text")  # as long as before
-        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT)]
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]).files, APPLICATION)]
 
     with caplog.at_level(logging.INFO, "prefect"):
         first, second, third = in_flow(three_times)
@@ -270,10 +280,10 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
         ("0 of 3 files", f"{run.name}-input", there),
         ("1 of 3 files", f"{run.name}-input", there),
     ]
-    assert re.findall(r"(\d) of 1 files", caplog.text) == ["1", "0", "0"]  # the node script
+    assert re.findall(r"(\d) of 2 files", caplog.text) == ["2", "0", "0"]  # what runs on the nodes
     for uploads in (first, second, third):
-        assert [(file.name, file.size, file.output_name) for file in uploads.inputs] == [
-            (f"{name}.txt", 6, f"{name}_OUTPUT.txt") for name in ("a", "b", "c")
+        assert [(file.name, file.size, file.record) for file in uploads.inputs] == [
+            (f"{name}.txt", 6, f"records/{name}.txt.json") for name in ("a", "b", "c")
         ]
     with azure.blobs() as blobs:
         assert blobs.get_blob_client(f"{run.name}-input", "b.txt").download_blob().readall() == b"B text"
@@ -281,10 +291,10 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
 def upload(azure: Azure, run: Run) -> Uploads:
     create_containers(azure, run)
-    return upload_files(azure, run, find_inputs([str(DATA)]).files, NODE_SCRIPT)
+    return upload_files(azure, run, find_inputs([str(DATA)]).files, APPLICATION)
 
 
-WORK = Work(arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
+WORK = Work(script="top_words.py", arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
 
 
 def task_ids(azure: Azure, run: Run) -> list[str]:
@@ -423,7 +433,7 @@ def test_a_stranger_s_container_is_neither_adopted_nor_deleted(azure: Azure, run
 def test_a_stranger_s_pool_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
     make_pool(azure, run, nodes=0, owner=new_run())
     with pytest.raises(ConflictError, match=f"^pool {run.name} exists and was not created by this run; delete it"):
-        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).node_script))
+        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).application))
     in_flow(lambda: delete_pool(azure, run, ONE_NODE, Disposal.DELETE))
     assert still_there(azure, run)[0] == "pool"
 

@@ -350,7 +350,7 @@ def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
     azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = BatchStartTask(command_line="/bin/sh -c 'echo the disk is full >&2; exit 7'", wait_for_success=True)
-    monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda node_script: failing)
+    monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda pool: failing)
     with pytest.raises(TasksFailed) as error:
         top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
     said = (

@@ -14,18 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import examples.log_levels.command_line
 import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
+from examples.log_levels.flow import log_levels
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
-import examples.log_levels.command_line
 import flows.cli
 import flows.credentials
 import local_azure.__main__
 import tasks.summary
-from examples.log_levels.flow import log_levels
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS

@@ -164,9 +164,7 @@ def test_a_run_that_is_stopped_is_not_called_a_crash(
 
 
 def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | None = None) -> TaskOutcome:
-    return TaskOutcome(
-        id=f"topNtask{index}", file="f", state=state, succeeded=succeeded, failure=failure
-    )
+    return TaskOutcome(id=f"topNtask{index}", file="f", state=state, succeeded=succeeded, failure=failure)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,9 @@ def test_placeholders_are_filled_in_and_the_input_comes_last(arguments: list[str
     filled = run_file.fill_in(arguments, values)
     literal = arguments[:1] == ["{{input}}"]
     known = {name: value for name, value in values.items() if name in ("input", "output_dir")}
-    wanted = [each if literal and at == 0 else each.replace("{input}", known["input"]) for at, each in enumerate(expected)]
+    wanted = [
+        each if literal and at == 0 else each.replace("{input}", known["input"]) for at, each in enumerate(expected)
+    ]
     assert filled == [each.replace("{output_dir}", known["output_dir"]) for each in wanted]
 
 
@@ -167,7 +169,10 @@ def test_a_script_that_cannot_be_started_is_named_with_the_reason(server: BlobSe
     [
         ({"INPUT_SIZE": "9"}, "expected 9 bytes with MD5 {md5}, found 8 bytes with MD5 {md5}"),
         ({"INPUT_MD5": "0" * 32}, "expected 8 bytes with MD5 " + "0" * 32 + ", found 8 bytes with MD5 {md5}"),
-        ({"INPUT_NAME": "none", "INPUT_FILE": "input/none", "INPUT_MD5": ""}, "expected 8 bytes, found nothing (No such file or directory)"),
+        (
+            {"INPUT_NAME": "none", "INPUT_FILE": "input/none", "INPUT_MD5": ""},
+            "expected 8 bytes, found nothing (No such file or directory)",
+        ),
     ],
 )
 def test_an_input_that_is_not_what_was_uploaded_fails_with_73(
