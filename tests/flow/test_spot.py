@@ -22,9 +22,10 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.files import upload_files
-from tasks.job import Work, add_tasks, create_job
+from tasks.job import add_tasks, create_job
 from tasks.pool import create_pool, delete_pool
 from tasks.reporting.events import Payload, Preempted, RunEvents
+from tasks.resources.batch_task import Work
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
 from tasks.run.inputs import find_inputs
@@ -150,7 +151,7 @@ def test_the_service_alone_ends_job_and_nodes_at_the_deadline(disposal: Disposal
 
     def begin() -> None:
         create_containers(alone, run)
-        uploads = upload_files(alone, run, find_inputs([str(DATA)]), APPLICATION)
+        uploads = upload_files(alone, run, find_inputs([str(DATA)]).files, APPLICATION)
         pool = create_pool(alone, run, settings, uploads.application, disposal)
         create_job(alone, run, pool, uploads, disposal)
         add_tasks(alone, run, pool, uploads, work)

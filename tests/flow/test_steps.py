@@ -36,9 +36,10 @@ from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.files import upload_files
-from tasks.job import Work, add_tasks, create_job, delete_job
+from tasks.job import add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
+from tasks.resources.batch_task import Work
 from tasks.resources.bulk import _add
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.inputs import find_inputs

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import examples.log_levels.command_line
 import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
-from examples.log_levels.flow import log_levels
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
@@ -26,6 +24,7 @@ import flows.cli
 import flows.credentials
 import local_azure.__main__
 import tasks.summary
+from flows.run_script import run_script
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
@@ -129,7 +128,7 @@ OPTIONS = {
     "flows.credentials": options_of(flows.credentials.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
-    "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),
+    "flows.run_script": options_of(flows.cli.script_app),
 }
 NODE_SCRIPT = set(re.findall(r'"(--[a-z]+)"', inspect.getsource(node_script.parse)))
 
@@ -215,7 +214,7 @@ def test_settings_have_the_same_defaults_in_both_flows() -> None:
     assert both == {"pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts"}
     settings = RunSettings().model_dump(mode="json")
     assert {name: top_words.parameters.properties[name].get("default") for name in both} == settings
-    assert log_levels.parameters.properties["settings"]["default"] == settings
+    assert run_script.parameters.properties["settings"]["default"] == settings
 
 
 def section(text: str, heading: str) -> str:

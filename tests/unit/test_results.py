@@ -44,7 +44,7 @@ def files(tmp_path: Path) -> list[InputFile]:
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "texts" / name).write_text(f"the text of {name}")
-    return find_inputs([str(tmp_path / "texts")])
+    return list(find_inputs([str(tmp_path / "texts")]).files)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_note_in_other_bytes_than_utf_8_counts_for_nothing(results: Results, f
 def test_a_name_that_needs_escapes_is_remembered(tmp_path: Path, results: Results) -> None:
     name = 'ü "quoted".txt'
     (tmp_path / name).write_text("text")
-    (file,) = find_inputs([str(tmp_path / name)])
+    (file,) = find_inputs([str(tmp_path / name)]).files
     write_output(results, file)
     results.remember({name: done(file)})
     assert results.sort([file])[1] == []
