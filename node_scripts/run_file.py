@@ -125,7 +125,8 @@ def command(script: str, python: str) -> list[str]:
         start = file.readline(256)
     ending = os.path.splitext(script)[1]
     if start.startswith(b"#!"):
-        return [python, script] if b"python" in start and python != sys.executable else [script]
+        is_python = re.search(rb"python|\buv run\b", start)
+        return [python, script] if is_python and python != sys.executable else [script]
     return [{".py": python, ".sh": "/bin/sh"}[ending], script] if ending in (".py", ".sh") else [script]
 
 

@@ -94,6 +94,7 @@ DEFAULTS: dict[str, Any] = {
     "output_folder": "results",
     "clean_up": CleanUp(),
     "allow_failures": 0,
+    "skip_done": False,
     "accounts": None,
     "delay_seconds": 0,
     "encoding": None,
@@ -121,7 +122,9 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "task_retries": (["--task-retries", "6"], {"limits": TimeLimits(task_retries=6)}),
     "stall_minutes": (["--stall-minutes", "11"], {"limits": TimeLimits(stall_minutes=11)}),
     "allow_failures": (["--allow-failures", "12"], {"allow_failures": 12}),
+    "node_python": (["--node-python", "3.10"], {"pool": PoolSettings(node_python="3.10")}),
     "output": (["--output", "elsewhere"], {"output_folder": "elsewhere"}),
+    "skip_done": (["--skip-done"], {"skip_done": True}),
     "keep_containers": (["--keep-containers"], {"clean_up": CleanUp(containers=Disposal.KEEP)}),
     "keep_job": (["--keep-job"], {"clean_up": CleanUp(job=Disposal.KEEP)}),
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
@@ -326,7 +329,7 @@ def test_a_misspelled_setting_is_refused_before_the_input_is_read(
         ("flows.top_words", ["--help"], "one Batch task per file"),
         ("flows.sweep", ["--flow-run", "x"], "--flow-run is 'x', which is no id of a flow run"),
         ("flows.credentials", ["x", "--overwrit"], "No such option: --overwrit"),
-        ("examples.log_levels.flow", ["no/such/file"], "input 'no/such/file': no file matches"),
+        ("flows.run_script", ["examples/checksums/checksum.sh", "no/such/file"], "input 'no/such/file': no file"),
     ],
 )
 def test_an_answer_to_what_was_typed_needs_no_slow_import(module: str, arguments: list[str], said: str) -> None:
