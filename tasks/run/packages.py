@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import tomllib
 
@@ -85,11 +86,13 @@ def metadata_in(text: str) -> str | None:
 
 def _metadata(script: Path) -> dict[str, Any]:
     """The metadata block of a Python script, empty without one."""
-    content = _content(script, "script")
-    if script.suffix != ".py" and not _PYTHON_LINE.match(content):
-        return {}
+    with _opened(script, "script") as file:
+        if script.suffix != ".py" and not _PYTHON_LINE.match(file.readline(256)):
+            return {}
+        file.seek(0)
+        text = file.read().decode(errors="replace").replace("\r\n", "\n")
     try:
-        block = tomllib.loads(metadata_in(content.decode(errors="replace").replace("\r\n", "\n")) or "")
+        block = tomllib.loads(metadata_in(text) or "")
         _check(block)
     except ValueError as error:  # a TOMLDecodeError too
         raise InputError(f"script {str(script)!r}: its metadata block '# /// script' is not valid: {error}") from None
@@ -105,13 +108,15 @@ def _check(block: dict[str, Any]) -> None:
 
 
 def _readable(path: Path) -> Path:
-    _content(path, "requirements")
-    return path
+    with _opened(path, "requirements"):
+        return path
 
 
-def _content(path: Path, what: str) -> bytes:
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise InputError(
             f"{what} {str(path)!r}: cannot be read ({error.strerror}); check the path and permissions"
