@@ -151,7 +151,8 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     """The modules that a page runs, each with its arguments."""
     text = page.read_text().replace("\\\n", " ")
     for module, rest in re.findall(r"^ {4}.*python -m ([a-z_.]+)(.*)$", text, re.M):
-        yield module, shlex.split(re.sub(r"<[a-z ]+>", "X", rest), comments=True)
+        arguments = shlex.split(re.sub(r"<[a-z ]+>", "X", rest), comments=True)
+        yield module, arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 # Names of the flow's own.
