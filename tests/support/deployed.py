@@ -213,7 +213,7 @@ class Deployed:
 
 def _start(name: str, home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     # A session of its own: with one of the tests', a worker would get a Ctrl-C that is meant for pytest.
-    command = [sys.executable, "-m", "prefect", *arguments]
+    command = [sys.executable, "-m", "tests.support.prefect_process" if name == "server" else "prefect", *arguments]
     with (home / f"{name}.log").open("a") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
