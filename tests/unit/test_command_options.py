@@ -238,7 +238,7 @@ def test_a_prefect_server_that_is_gone_is_named_and_so_is_the_place_of_what_was_
         result = run("--output", "elsewhere")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        f"{STARTING}\nError: the Prefect server at http://prefect.example:4200/api does not do its part "
+        f"{STARTING}\nError: the Prefect server at http://prefect.example:4200/api is not responding "
         "(ConnectError: All connection attempts failed). The Batch work does not need it"
     )
     assert "in the run's folder in elsewhere" in result.stderr
