@@ -58,9 +58,7 @@ def outcome(task: str) -> TaskOutcome:
     return TaskOutcome(id=task, file=f"{task}.txt", state="completed", cause=Cause.EXIT_CODE)
 
 
-def test_the_logs_of_failed_tasks_are_downloaded_without_signatures_and_those_of_others_not(
-    azure: Azure, run: Run, tmp_path: Path
-) -> None:
+def test_only_logs_of_failed_tasks_are_downloaded_without_signatures(azure: Azure, run: Run, tmp_path: Path) -> None:
     for task in ("failed", "good"):
         store(azure, run, task, "PUT http://x?sp=cw&sig=abc&sv=1")
     store(azure, run, "failed", "counting", "stdout.txt")
@@ -73,7 +71,7 @@ def test_the_logs_of_failed_tasks_are_downloaded_without_signatures_and_those_of
     }
 
 
-def test_of_very_many_tasks_without_stored_logs_only_some_are_asked_of_their_nodes(
+def test_only_some_of_many_missing_logs_are_read_from_nodes(
     azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(azure, run, "other", "")
