@@ -232,7 +232,7 @@ def test_read_only_signatures_are_only_in_their_artifact(searched: Searched) -> 
 
 def with_secrets(searched: Searched, *, logs: bool) -> dict[str, list[str]]:
     """The files with secrets, of the downloaded logs of Batch tasks or of all others."""
-    files = {path: data for path, data in searched.files.items() if ("/logs/topNtask" in path) == logs}
+    files = {path: data for path, data in searched.files.items() if ("/logs/" in path) == logs}
     assert files
     found = {path: searched.secrets.found_in(data) for path, data in files.items()}
     return {path: names for path, names in found.items() if names}

@@ -146,19 +146,20 @@ def test_the_pool_is_made_as_its_settings_say(made: Made) -> None:
     assert (machine.image_reference.publisher, machine.image_reference.version) == ("canonical", "latest")
 
 
-def test_every_user_of_the_node_may_run_the_installed_script(made: Made) -> None:
+def test_every_user_of_the_node_may_run_the_installed_scripts(made: Made) -> None:
     start = made.pool.start_task
     assert start is not None
-    assert start.command_line == "/bin/sh -c 'cp -p top_words.py \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
+    assert start.command_line == "/bin/sh -c 'cp -p run_file.py top_words.py \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
     assert (start.wait_for_success, start.max_task_retry_count) == (True, 2)
     assert start.user_identity is not None
     assert start.user_identity.auto_user is not None
     assert (start.user_identity.auto_user.scope, start.user_identity.auto_user.elevation_level) == ("pool", "admin")
-    (script,) = start.resource_files or []
-    assert (script.file_path, script.file_mode) == ("top_words.py", "0755")
-    url = urlsplit(script.http_url or "")
-    assert url.path.endswith(f"/{made.name}-application/top_words.py")
-    assert permissions(url.query) == "r"
+    files = start.resource_files or []
+    assert [(file.file_path, file.file_mode) for file in files] == [("run_file.py", "0755"), ("top_words.py", "0755")]
+    for file in files:
+        url = urlsplit(file.http_url or "")
+        assert url.path.endswith(f"/{made.name}-application/{file.file_path}")
+        assert permissions(url.query) == "r"
 
 
 def test_pool_job_and_containers_carry_the_tags_of_the_run(made: Made) -> None:
@@ -208,17 +209,31 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
     for task, name in zip(made.tasks, files, strict=True):
         assert [item.name for item in task.environment_settings or ()] == [
             "INPUT_FILE",
+            "INPUT_NAME",
             "INPUT_SIZE",
             "INPUT_MD5",
+            "OUTPUT_URL",
             "OUTPUT_SAS_TOKEN",
+            "RECORD_URL",
+            "RECORD_SAS_TOKEN",
             "SAS_EXPIRES",
+            "TASKS_PER_NODE",
         ]
         text = (DATA / name).read_bytes()
-        assert [item.value for item in (task.environment_settings or [])[:3]] == [
-            f"input/{name}",
-            f"{len(text)}",
-            hashlib.md5(text).hexdigest(),
-        ]
+        values = {item.name: item.value for item in task.environment_settings or ()}
+        assert (
+            values.items()
+            >= {
+                "INPUT_FILE": f"input/{name}",
+                "INPUT_NAME": name,
+                "INPUT_SIZE": f"{len(text)}",
+                "INPUT_MD5": hashlib.md5(text).hexdigest(),
+                "OUTPUT_URL": f"{made.endpoint}/{made.name}-output/outputs/{name}",
+                "RECORD_URL": f"{made.endpoint}/{made.name}-output/records/{name}.json",
+                "RECORD_SAS_TOKEN": values["OUTPUT_SAS_TOKEN"],
+                "TASKS_PER_NODE": "2",
+            }.items()
+        )
         (file,) = task.resource_files or []
         assert (file.file_path, file.file_mode) == (f"input/{name}", None)
         url = urlsplit(file.http_url or "")
@@ -236,12 +251,8 @@ def test_a_task_has_its_limits(made: Made) -> None:
 def test_a_command_line_holds_neither_file_name_nor_secret(made: Made) -> None:
     (line,) = {task.command_line for task in made.tasks}
     assert line == (
-        '/bin/sh -c \'md5=$(md5sum < "$INPUT_FILE"); md5=${md5%% *}; '
-        'if [ "$md5" != "$INPUT_MD5" ]; then size=$(wc -c < "$INPUT_FILE"); '
-        'echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, '
-        'found ${size:-no} bytes with MD5 ${md5:-none}" >&2; exit 73; fi; '
-        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" '
-        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --numwords 4 --delay 0.01'"
+        '/bin/sh -c \'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/run_file.py "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py '
+        """'"'"'--filepath={input}'"'"' --numwords 4 --delay 0.01'"""
     )
 
 

@@ -228,7 +228,7 @@ def spoil_two_files(azure: Azure, run: Run) -> None:
     """Take one input away, and let somebody else hold the blob to which the output of another goes."""
     with azure.blobs() as blobs:
         blobs.get_blob_client(run.container(Role.INPUT), "kitchen.txt").delete_blob()
-        output = blobs.get_blob_client(run.container(Role.OUTPUT), "harbour_OUTPUT.txt")
+        output = blobs.get_blob_client(run.container(Role.OUTPUT), "outputs/harbour.txt/harbour_OUTPUT.txt")
         output.upload_blob(b"")
         output.acquire_lease(lease_duration=60)
 
