@@ -78,5 +78,5 @@ def _rows(file: str, made: Done) -> list[dict[str, object]]:
 def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     texts = [name for name, kind in COLUMNS.items() if kind == "str"]
-    frame[texts] = frame[texts].fillna("").astype(object)
+    frame[texts] = frame[texts].astype(object).fillna("")  # before: a column without values is one of numbers
     return frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})

@@ -87,6 +87,8 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     assert sorted(path.name for path in summary.folder.iterdir()) == [
         ".done.json",
         "clouds.txt",
+        "manifest.csv",
+        "manifest.parquet",
         "summary.csv",
         "summary.parquet",
         "summary_overall.csv",
