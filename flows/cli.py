@@ -126,9 +126,9 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
 
 @sweep_app.command(cls=Command)
 def sweep_command(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; otherwise only say what there is.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what was found; otherwise only list it.")] = False,
     flow_run: Annotated[str | None, typer.Option(help="Delete only what this flow run created, if it ended.")] = None,
-    include_kept: Annotated[bool, typer.Option("--include-kept", help="Also what was kept on purpose.")] = False,
+    include_kept: Annotated[bool, typer.Option("--include-kept", help="Delete also what was kept on purpose.")] = False,
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
 ) -> None:
     """Find what runs of top-words have left in the accounts, and delete what has expired."""

@@ -1,4 +1,4 @@
-"""What the commands have in common: each error once, as one message, with the options as they were typed."""
+"""Shared by all commands: an error is printed once, as one message, with the options as they were typed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RENAMED = {
 
 
 class Command(TyperCommand):
-    """A command whose errors are messages; the rest of what it does may raise them in the flow's own words."""
+    """Prints a RunError as a message, with the options of the command in place of the flow's parameters."""
 
     _typed: Sequence[str] = ()
 

@@ -55,13 +55,13 @@ class Progress:
         return self.total - self.completed
 
     def now(self, waiting_for: str = "") -> str:
-        """While the tasks are watched."""
+        """The log line while the tasks are watched."""
         return f"{self._done()}, {self.running} running, {self.queued} queued{self._others()}" + (
             f"; {waiting_for}" if waiting_for else ""
         )
 
     def at_the_end(self, problem: str = "") -> str:
-        """When they are no longer watched."""
+        """The log line after the tasks were watched."""
         left = f", {self.left} not completed" if self.left else ""
         reason = f": {problem}" if left and problem else ""
         return f"{self._done()}{left}{self._others()}{reason}"

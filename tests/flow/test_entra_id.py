@@ -118,7 +118,7 @@ def parameters(url: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
-def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they_should(azure: Azure) -> None:
+def test_sas_urls_without_an_account_key_permit_only_what_is_needed(azure: Azure) -> None:
     signer = Signer(azure, IN_AN_HOUR)
     read = parameters(signer.read_url("box", "a file.txt"))
     write = parameters("?" + signer.write_token("box"))
@@ -128,7 +128,7 @@ def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they
     assert read["se"] == IN_AN_HOUR.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_a_delegation_key_is_asked_for_once_and_for_seven_days_at_most(azure: Azure) -> None:
+def test_a_delegation_key_is_requested_once_for_at_most_seven_days(azure: Azure) -> None:
     signer = Signer(azure, IN_AN_HOUR + dt.timedelta(days=30))
     first, second = (parameters(signer.read_url("box", name)) for name in ("a", "b"))
     assert first["skt"] == second["skt"]

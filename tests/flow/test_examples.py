@@ -34,7 +34,7 @@ TABLE = [
 
 def commands() -> dict[str, list[str]]:
     """The arguments of each command on the page, by the name of its script."""
-    shown = re.findall(r"^ {4}.*-m (flows\.run_script .*(?:\\\n.*)*)$", PAGE, re.MULTILINE)
+    shown = re.findall(r"^ {4}.*-m (flows\.run_script (?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
     found = [shlex.split(command.replace("\\\n", " ")) for command in shown]
     return {Path(arguments[1]).name: arguments for arguments in found}
 

@@ -125,9 +125,7 @@ def test_a_service_that_never_takes_the_tasks_is_not_asked_for_ever(runs: Runs) 
     assert runs.left_over(outcome) == []
 
 
-def test_tasks_of_which_the_service_never_says_that_it_took_them_are_found_in_the_job(
-    runs: Runs, clean: Outcome
-) -> None:
+def test_added_tasks_are_found_in_the_job_if_no_answer_says_so(runs: Runs, clean: Outcome) -> None:
     outcome = runs.run(_adding_always(Mode.DISOWNED))
     assert outcome.error == ""
     assert outcome.ended == clean.ended
@@ -162,7 +160,7 @@ def test_a_pool_that_was_not_deleted_fails_the_run(runs: Runs, silent: bool) -> 
 
 
 @pytest.mark.parametrize("status", ["clienterror", "ClientError"])
-def test_a_task_that_the_service_refuses_is_an_error_in_either_case_of_letters(
+def test_a_refused_task_is_an_error_in_either_case_of_letters(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     make = BatchTasks.make

@@ -193,7 +193,7 @@ def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_retry_that_gets_nowhere_leaves_what_a_previous_attempt_held(
+def test_a_retry_without_progress_keeps_what_the_last_attempt_held(
     azure: Azure, run: Run, container: ContainerClient, chronicle: RunRecord[Any], role: Role
 ) -> None:
     chronicle.seen.succeeded = 0

@@ -86,7 +86,9 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     assert summary.folder.parent == tmp_path
     assert sorted(path.name for path in summary.folder.iterdir()) == [
         ".done.json",
-        "clouds_OUTPUT.txt",
+        "clouds.txt",
+        "manifest.csv",
+        "manifest.parquet",
         "summary.csv",
         "summary.parquet",
         "summary_overall.csv",
@@ -98,7 +100,7 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     assert (summary.folder / "summary.csv").read_text() == (
         f"file,rank,word,count,task,node\nclouds.txt,1,the,16,topNtask0,{node}\nclouds.txt,2,a,10,topNtask0,{node}\n"
     )
-    assert (summary.folder / "clouds_OUTPUT.txt").read_text() == (
+    assert (summary.folder / "clouds.txt" / "clouds_OUTPUT.txt").read_text() == (
         f"Word\tCount\n{'-' * 30}\nthe:\t16\na:\t10\n{'-' * 30}\n"
         f"Node: {node}\nTask: topNtask0\nJob:  {summary.folder.name}\nPool: {summary.folder.name}\n"
     )
@@ -265,16 +267,18 @@ def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
     assert "| cp1251.txt | 1 |" in artifact(state, "run-report")
     assert "cp1251.txt: 1 bytes are not in its encoding" in caplog.text
     assert "picture.png is not text: it starts as a PNG file does" in caplog.text
+    logs = {str(path.relative_to(summary.folder)) for path in summary.folder.glob("logs/*/*") if path.stat().st_size}
+    assert logs == {"logs/cp1251.txt/stderr.txt", "logs/picture.png/stderr.txt"}
 
 
 def test_the_sas_links_open_while_the_containers_are_there_and_permit_reading_only(tmp_path: Path) -> None:
     state = top_words(inputs=[str(DATA / "clouds.txt")], output_folder=str(tmp_path), clean_up=KEEP, return_state=True)
     links = re.findall(r"\]\((http\S+)\)", artifact(state, "sas-links"))
-    assert len(links) == 2
-    with urllib.request.urlopen(links[1]) as response:
+    assert len(links) == 3
+    with urllib.request.urlopen(links[2]) as response:
         assert response.read() == (DATA / "clouds.txt").read_bytes()
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
-    overwrite = urllib.request.Request(links[1], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
+    overwrite = urllib.request.Request(links[2], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(overwrite)
     assert refused.value.code == 403

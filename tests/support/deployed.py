@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import prefect
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, LogFilter, LogFilterFlowRunId
@@ -64,6 +65,7 @@ class Deployed:
     def starting(cls, **environment: str) -> Deployed:
         """The server, started; the rest is done by `deploy` and `start_worker`."""
         home = Path(tempfile.mkdtemp(prefix="prefect-"))
+        shutil.copy(_migrated_database(), home / "prefect.db")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -211,9 +213,24 @@ class Deployed:
         self.client.set_flow_run_state(run_id, Cancelling())
 
 
+def _migrated_database() -> Path:
+    """An empty database of the installed Prefect, made once: its migrations take longer than the rest of a start."""
+    made = ROOT / ".pytest_cache" / f"prefect-{prefect.__version__}.db"
+    if not made.exists():
+        made.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as home:
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            subprocess.run(command, env={**environment, "PREFECT_HOME": home}, check=True, capture_output=True)
+            own = made.with_suffix(f".{os.getpid()}")  # another worker may make one at the same time
+            shutil.copy(Path(home) / "prefect.db", own)
+            own.replace(made)
+    return made
+
+
 def _start(name: str, home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     # A session of its own: with one of the tests', a worker would get a Ctrl-C that is meant for pytest.
-    command = [sys.executable, "-m", "prefect", *arguments]
+    command = [sys.executable, "-m", "tests.support.prefect_process" if name == "server" else "prefect", *arguments]
     with (home / f"{name}.log").open("a") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,

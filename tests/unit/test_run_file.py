@@ -85,7 +85,12 @@ def test_every_file_of_the_output_folder_is_stored_and_then_recorded(server: Blo
     assert [blobs[name] for name in list(blobs)[:2]] == [b"2\n", b"x"]
     assert record(server)["outputs"] == [
         {"path": "lines", "blob": "outputs/logs/a.txt/lines", "size": 2, "md5": hashlib.md5(b"2\n").hexdigest()},
-        {"path": quote("sub/é/100%."), "blob": "outputs/logs/a.txt/sub/é/100%25%2E", "size": 1, "md5": hashlib.md5(b"x").hexdigest()},
+        {
+            "path": quote("sub/é/100%."),
+            "blob": "outputs/logs/a.txt/sub/é/100%25%2E",
+            "size": 1,
+            "md5": hashlib.md5(b"x").hexdigest(),
+        },
     ]
     _, headers, body = server.requests[0]
     assert headers["x-ms-blob-type"] == "BlockBlob"
@@ -215,7 +220,7 @@ def test_packages_and_modules_of_the_start_task_are_found(server: BlobServer, tm
     text = "#!/usr/bin/env python3\nimport ours, subprocess, sys\nprint(ours.name, sys.executable, flush=True)\n"
     path = script(text + "subprocess.check_call(['a-tool'])\n", "uses.py")
     environment = {"INPUT_NAME": "a.txt", "INPUT_SIZE": "8", "INPUT_MD5": "", "INPUT_FILE": "input/a.txt"}
-    urls = {"OUTPUT_URL": server.endpoint, "OUTPUT_PREFIX": "o", "RECORD_URL": f"{server.endpoint}/out/records/logs/a.txt.json"}
+    urls = {"OUTPUT_URL": server.endpoint, "OUTPUT_PREFIX": "o", "RECORD_URL": f"{server.endpoint}/out/records/a.json"}
     tokens = {"OUTPUT_SAS_TOKEN": SAS, "RECORD_SAS_TOKEN": SAS, "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, str(beside / "run_file.py"), path],

@@ -70,9 +70,9 @@ def test_the_true_total_is_never_outside_the_two_bounds(texts: list[str], top_n:
 
 
 def written(folder: Path, *lines: str) -> Path:
-    path = folder / "x_OUTPUT.txt"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    """The folder with that output."""
+    (folder / "x_OUTPUT.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
 
 
 TRAILER = ("Node: tvmps_1", "Task: topNtask0", "Job:  top-words-1", "Pool: top-words-1", "")
