@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -23,7 +22,7 @@ from tasks.run.joins import Join, JoinFormat
 from tasks.run.output_address import refuse_join_of_kept_outputs
 from tasks.run.packages import find_packages, refuse_existing_pool
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
-from tasks.run.scripts import refuse_bad_arguments, refuse_bad_script
+from tasks.run.scripts import find_script, refuse_bad_arguments
 from tasks.run.settings import RunSettings
 
 app = make_app()
@@ -91,11 +90,11 @@ def script_command(
     With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
     """
     arguments = list(context.obj)
-    refuse_bad_script(Path(script).expanduser())
+    path = find_script(script)
     refuse_bad_arguments(arguments)
     wanted = Join(format=cast(JoinFormat, join[0]), pattern=join[1]) if join else None
     refuse_join_of_kept_outputs(wanted, settings.output_folder)
-    packages = find_packages(Path(script).expanduser(), requirements, modules or [])
+    packages = find_packages(path, requirements, modules or [])
     refuse_existing_pool(packages, settings.pool.existing_pool_id)
     own = {
         "script": script,

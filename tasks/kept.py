@@ -17,8 +17,9 @@ from tasks.run.inputs import InputFile
 from tasks.run.kept_outputs import container_of, made_in_blobs, made_in_folders, read_manifest, take_over
 from tasks.run.manifest import manifest, with_others
 from tasks.run.outcomes import TaskOutcome
+from tasks.run.output_address import MANIFEST
 from tasks.run.parallel import in_parallel
-from tasks.run.results import MANIFEST, Results, content_of
+from tasks.run.results import Results, content_of
 from tasks.run.skip_done import ToRun, what_to_run
 from tasks.run.tables import write_table
 from tasks.step import step
@@ -65,6 +66,7 @@ def check_destination(azure: Azure, destination: Destination) -> None:
     with container_of(azure, destination) as container:
         try:
             container.get_container_properties()
+            read_manifest(container, destination)
         except ResourceNotFoundError as error:
             if error_code(error) != "ContainerNotFound":
                 raise

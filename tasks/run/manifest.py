@@ -76,7 +76,7 @@ def _rows(file: str, made: Done) -> list[dict[str, object]]:
 
 
 def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
     texts = [name for name, kind in COLUMNS.items() if kind == "str"]
-    frame[texts] = frame[texts].astype(object).fillna("")  # before: a column without values is one of numbers
+    frame[texts] = frame[texts].fillna("")
     return frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import tomllib
 
 from tasks.errors import InputError
+from tasks.run.local_files import expanded
 
 # Names of the files that the start task turns into env/ and modules/ in the directory that all tasks of a node share.
 WHEELS = "wheels.zip"
@@ -56,7 +57,7 @@ def find_packages(
     """
     block = _metadata(script)
     return Packages(
-        requirements=_readable(Path(requirements).expanduser()) if requirements else None,
+        requirements=_readable(expanded("requirements", requirements)) if requirements else None,
         script=script if block.get("dependencies") else None,
         requires_python=block.get("requires-python", ""),
         extra=_modules(extra),
@@ -125,7 +126,7 @@ def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
 
 def _modules(entries: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     """The modules and folders as absolute paths, each once."""
-    paths = list(dict.fromkeys(Path(os.path.abspath(Path(entry).expanduser())) for entry in entries))
+    paths = list(dict.fromkeys(Path(os.path.abspath(expanded("module", entry))) for entry in entries))
     names: dict[str, Path] = {}
     for path in paths:
         if not path.name or not (path.is_dir() or path.is_file()):
