@@ -93,7 +93,7 @@ class RunRecord(Generic[J]):
 
     def outputs_left(self) -> bool:
         """Whether containers hold outputs, or may do so, that are nowhere else."""
-        if self.stored:
+        if self.stored or self.results.kept:
             return False
         if self.not_downloaded is not None:
             return bool(self.not_downloaded)
