@@ -280,7 +280,7 @@ def work(script: str, arguments: list[str]) -> int:
     env = os.environ
     name = urllib.parse.unquote_to_bytes(env["INPUT_NAME"])
     path = with_own_name(env["INPUT_FILE"], name)
-    check_input(path, env["INPUT_SIZE"], env["INPUT_MD5"])
+    check_input(path, env["INPUT_SIZE"], env.get("INPUT_MD5", ""))
     folder = os.path.abspath("output")
     shutil.rmtree(folder, ignore_errors=True)  # of a Batch task that runs again
     os.makedirs(folder)
@@ -292,7 +292,7 @@ def work(script: str, arguments: list[str]) -> int:
         return status
     record = {
         "name": env["INPUT_NAME"],
-        "input": {"size": int(env["INPUT_SIZE"]), "md5": env["INPUT_MD5"]},
+        "input": {"size": int(env["INPUT_SIZE"]), "md5": env.get("INPUT_MD5", "")},
         "exit_code": status,
         "node": env.get("AZ_BATCH_NODE_ID", ""),
         "task": env.get("AZ_BATCH_TASK_ID", ""),
