@@ -88,12 +88,13 @@ def download_output(
     this machine or Blob Storage keeps outputs from being downloaded; the output container is then still needed.
     """
     done = {outcome.file for outcome in outcomes if outcome.succeeded}
-    counted = [file for file in uploads.inputs if file.name in done]
+    succeeded = [file for file in uploads.inputs if file.name in done]
     download = Download(results=results)
     try:
-        _fetch_all(azure, run, counted, download)
+        _fetch_all(azure, run, succeeded, download)
     except (*SERVICE_FAILURES, ResultsError) as error:
-        raise _not_downloaded(azure, run, error, len(counted) - len(download.stored), len(counted), results) from None
+        lacking = len(succeeded) - len(download.stored)
+        raise _not_downloaded(azure, run, error, lacking, len(succeeded), results) from None
     outcomes = _report_useless(azure, run, download.judge(outcomes), download, board or TaskBoard())
     logger = get_run_logger()
     what = "records read, outputs stay in Blob Storage" if results.kept else f"downloaded to {results.folder}"
@@ -102,17 +103,17 @@ def download_output(
     return list(outcomes)
 
 
-def _fetch_all(azure: Azure, run: Run, counted: Sequence[UploadedFile], download: Download) -> None:
+def _fetch_all(azure: Azure, run: Run, succeeded: Sequence[UploadedFile], download: Download) -> None:
     results = download.results
     with at(results.folder):
         results.folder.mkdir(parents=True, exist_ok=True)
-    download.stored.update(results.downloaded(counted))  # by a try of this step that has failed half-way
-    missing = [file for file in counted if file.name not in download.stored]
+    download.stored.update(results.downloaded(succeeded))  # by a try of this step that has failed half-way
+    missing = [file for file in succeeded if file.name not in download.stored]
     results.forget(file.name for file in missing)
     logger = get_run_logger()
 
     def report() -> None:
-        logger.info("Outputs of %d of %d files: downloaded so far", len(download.stored), len(counted))
+        logger.info("Outputs of %d of %d files: downloaded so far", len(download.stored), len(succeeded))
 
     try:
         download.fetch(azure, run, missing, report)

@@ -57,7 +57,7 @@ class Results:
 
     places: the folder of each input file below that of the run, by the file's name.
 
-    kept: whether outputs stay in Blob Storage, so that this folder has only tables and logs.
+    kept: the address where outputs stay in Blob Storage, so that this folder has only tables and logs; else empty.
 
     why: where only what is new was asked for, why each input is processed, by name.
     """
@@ -66,7 +66,7 @@ class Results:
     parse: Callable[[str, Path], Any] = _any_output
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     program: Program = NO_PROGRAM
-    kept: bool = False
+    kept: str = ""
     why: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -84,7 +84,7 @@ class Results:
         Where the output is the address of blobs, the folder is one of `results`. Raises InputError where the output
         folder has no such home directory.
         """
-        kept = is_blob_address(output_folder)
+        kept = output_folder if is_blob_address(output_folder) else ""
         output_folder = "results" if kept else output_folder
         reserved = {LOGS, *(f"{table}{suffix}" for table in (MANIFEST, *tables) for suffix in (".csv", ".parquet"))}
         folder = expanded("output folder", output_folder) / run_name

@@ -15,7 +15,7 @@ _SHORTEST, _LONGEST = timedelta(seconds=30), timedelta(minutes=5)  # between two
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The Batch tasks of a job by state, and the files that need none because a previous attempt has counted them."""
+    """The Batch tasks of a job by state, and the files that need none because a previous attempt has done them."""
 
     total: int
     completed: int
@@ -72,7 +72,7 @@ class Progress:
         )
 
     def _others(self) -> str:
-        return f"; {self.earlier} files counted by a previous attempt" if self.earlier else ""
+        return f"; {self.earlier} files done by a previous attempt" if self.earlier else ""
 
 
 def is_due(*, silent: timedelta, unchanged: timedelta, next_look: timedelta) -> bool:

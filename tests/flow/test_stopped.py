@@ -57,7 +57,7 @@ def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
         run=run,
         results=results,
         files=files,
-        counted=[],
+        done=[],
         allowed=0,
         steps=[],
         report_joined=lambda joined: "",
@@ -130,7 +130,7 @@ def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
     left = (
         "Not downloaded: the outputs of b.txt. "
         f"Container {container.container_name} keeps them until {run.expires_text}; "
-        f"retry flow run {run.flow_run_id} before, and they are not counted again"
+        f"retry flow run {run.flow_run_id} before, and they are not processed again"
     )
     assert left in caplog.messages
     assert published[0].problem == f"Stopped: \n{left}"

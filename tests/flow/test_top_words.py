@@ -158,7 +158,7 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
         f"Job {name}: created; pool {name}",
         f"Job {name}: 3 Batch tasks added",
         "3 of 3 Batch tasks completed (3 succeeded, 0 failed)",
-        "3 of 3 output files downloaded",
+        "Outputs of 3 of 3 files: downloaded to",
         f"Container {name}-output: deleted",
         f"Job {name}: deleted",
         f"Pool {name}: deleted",

@@ -44,7 +44,7 @@ def output_name(name: str) -> str:
 def store(container: ContainerClient, name: str, text: str) -> None:
     """The one output of the file, and the record of it, as a Batch task leaves them."""
     data = text.encode()
-    output = Output(path=output_name(name), blob=output_name(name), size=len(data), md5=hashlib.md5(data).hexdigest())
+    output = Output(path=output_name(name), blob=output_blob(name), size=len(data), md5=hashlib.md5(data).hexdigest())
     container.upload_blob(output_blob(name), data, overwrite=True)
     record = json.dumps(Record(outputs=[output]).as_values())
     container.upload_blob(record_blob(name), record, overwrite=True)

@@ -306,7 +306,7 @@ def test_the_answers_for_job_and_pool_are_followed(
 ) -> None:
     deployed.wait(from_the_form, "Paused")
     form = ui.resume_form(from_the_form)
-    expect(form.get_by_text("3 of 3 files have been counted")).to_be_visible()
+    expect(form.get_by_text("3 of 3 files have succeeded")).to_be_visible()
     expect(form.get_by_text("The pool's 2 nodes are on the embedded local Azure and cost nothing.")).to_be_visible()
     job, pool = form.get_by_role("switch", name="Delete job?"), form.get_by_role("switch", name="Delete pool?")
     expect(job).to_be_checked()

@@ -49,7 +49,7 @@ def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRe
         ),
         results=Results(folder=Path("results")),
         files=FILES,
-        counted=[TaskOutcome.done_before(file.task_id, file.name) for file in FILES if file.name in counted],
+        done=[TaskOutcome.done_before(file.task_id, file.name) for file in FILES if file.name in counted],
         allowed=0,
         steps=[],
         report_joined=lambda joined: "",
