@@ -224,10 +224,7 @@ def test_any_name_comes_back_and_then_only_what_is_new_is_processed(
     with logged() as records:
         second = in_thread(lambda: run(CleanUp(job=Disposal.KEEP), skip_done=True))
     messages = [record.getMessage() for record in records]
-    assert (
-        f"{len(NAMES) - 3} of 100 inputs are done by earlier runs: 97 skipped as done, 3 to process: "
-        "3 because its content has changed"
-    ) in messages
+    assert "Inputs: 97 skipped as done, 3 to process: 3 because its content has changed" in messages
     with azure.batch() as batch:
         assert len(list(batch.list_tasks(second.folder.name))) == 3
     clear(azure, second.folder.name)
