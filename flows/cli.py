@@ -49,6 +49,7 @@ def command(
     With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
     """
     word_arguments(top_n, delay, encoding, settings.limits)
+    refuse_join_of_kept_outputs("the summary", settings.output_folder)
     own = {"top_n": top_n, "delay_seconds": delay, "encoding": encoding}
     run_workload_flow("flows.top_words:top_words", inputs, settings, **own)
 

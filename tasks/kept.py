@@ -42,7 +42,7 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
     else:
         made, gone, where = made_in_folders(results, contents)
     to_run = what_to_run(contents, results.program, made, gone)
-    _log(to_run, len(files))
+    _log(to_run)
     if destination.kept:
         results.remember(to_run.done)
     else:
@@ -50,9 +50,9 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
     return {name: why.value for name, why in to_run.why.items()}
 
 
-def _log(to_run: ToRun, total: int) -> None:
+def _log(to_run: ToRun) -> None:
     logger = get_run_logger()
-    logger.info("%d of %d inputs are done by earlier runs: %s", len(to_run.done), total, to_run)
+    logger.info("Inputs: %s", to_run)
     for name, why in list(to_run.why.items())[:_MOST_NAMED]:
         logger.info("Input %s: to be processed, because %s", name, why.value)
     if (more := len(to_run.why) - _MOST_NAMED) > 0:

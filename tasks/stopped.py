@@ -119,7 +119,8 @@ class _Fetch:
 def _log(record: RunRecord[Any], fetch: _Fetch) -> None:
     logger = get_run_logger()
     if fetch.download.stored:
-        stored, folder = len(fetch.download.stored), record.results.folder
-        logger.info("%d finished outputs downloaded to %s before the run ends", stored, folder)
+        stored, kept = len(fetch.download.stored), record.results.kept
+        where = f"stay in {kept}" if kept else f"downloaded to {record.results.folder} before the run ends"
+        logger.info("%d finished outputs %s", stored, where)
     if text := record.left_text():
         logger.error("%s%s", text, f"\n  reason: {fetch.problem}" if fetch.problem else "")

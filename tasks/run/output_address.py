@@ -30,12 +30,12 @@ def output_address(output: str) -> BlobAddress:
     return address
 
 
-def refuse_join_of_kept_outputs(join: object | None, output: str) -> None:
+def refuse_join_of_kept_outputs(join: object, output: str) -> None:
     """Raises InputError where outputs are to be joined on this machine and not downloaded to it."""
     if join and is_blob_address(output):
         raise InputError(
             f"output {output_address(output)}: outputs stay there and are not downloaded, so they cannot be joined; "
-            "leave out join, or name a folder on this machine"
+            "name a folder on this machine, or join nothing"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ def _why_not(script: Path) -> str:
                 "its first line ends with CRLF, so that Linux looks for an interpreter of another name; save it with LF"
             )
         return "" if start[2:].strip() else "names no interpreter after #!; begin it with #!/usr/bin/env python3, say"
+    if start.startswith(codecs.BOM_UTF8 + b"#!"):
+        return "begins with a byte-order mark, so that Linux does not see its #!; save it as UTF-8 without one"
     for magic, system in _FOREIGN.items():
         if start.startswith(magic):
             return f"is a program for {system}, and nodes run Linux; name one that is built for Linux"
