@@ -278,4 +278,4 @@ def _download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], resu
         get_run_logger().warning("Logs of failed Batch tasks not downloaded: %s", error)
         return
     if logs:
-        get_run_logger().info("%d logs of failed Batch tasks downloaded to %s", logs, folder)
+        get_run_logger().info("%d logs of Batch tasks downloaded to %s", logs, folder)
