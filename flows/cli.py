@@ -20,7 +20,7 @@ from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
 from tasks.run.joins import Join, JoinFormat
 from tasks.run.output_address import refuse_join_of_kept_outputs
-from tasks.run.packages import find_packages, refuse_existing_pool
+from tasks.run.packages import find_packages, refuse_container_image, refuse_existing_pool
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
 from tasks.run.scripts import find_script, refuse_bad_arguments
 from tasks.run.settings import RunSettings
@@ -97,6 +97,7 @@ def script_command(
     refuse_join_of_kept_outputs(wanted, settings.output_folder)
     packages = find_packages(path, requirements, modules or [])
     refuse_existing_pool(packages, settings.pool.existing_pool_id)
+    refuse_container_image(packages, settings.pool.container_image)
     own = {
         "script": script,
         "arguments": arguments,

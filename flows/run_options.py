@@ -33,6 +33,13 @@ class RunOptions:
     ] = _POOL.dedicated_after_minutes
     vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size
     image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image
+    container_image: Annotated[
+        str | None, typer.Option(help="Container image in which each Batch task runs, with python3 in it.")
+    ] = _POOL.container_image
+    container_registry: Annotated[
+        str | None,
+        typer.Option(help="Sign in to its registry: a Prefect block, or a managed identity of an existing pool."),
+    ] = _POOL.container_registry
     slots_per_node: Annotated[int, typer.Option(help="Task slots of a node.")] = _POOL.slots_per_node
     slots_per_task: Annotated[int, typer.Option(help="Task slots that a Batch task takes.")] = _POOL.slots_per_task
     node_python: Annotated[
@@ -89,6 +96,8 @@ class RunOptions:
             dedicated_after_minutes=self.dedicated_after_minutes,
             vm_size=self.vm_size,
             image=self.image,
+            container_image=self.container_image,
+            container_registry=self.container_registry,
             slots_per_node=self.slots_per_node,
             slots_per_task=self.slots_per_task,
             existing_pool_id=self.pool_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
@@ -16,12 +17,13 @@ from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 from tasks.kept import check_destination
-from tasks.resources.images import python_of_nodes, supported_image
+from tasks.resources.containers import registries
+from tasks.resources.images import image_of, python_of_nodes
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.inputs import InputFile
-from tasks.run.packages import Packages, refuse_existing_pool
+from tasks.run.packages import Packages, refuse_container_image, refuse_existing_pool
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
@@ -52,7 +54,8 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destinati
         if pool.existing_pool_id:
             existing_pool(batch, pool)
         else:
-            supported_image(batch, pool.image)
+            image_of(batch, pool)
+        registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
     with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
         next(blobs.list_containers(results_per_page=1).by_page(), None)
@@ -68,7 +71,12 @@ def resolve_packages(azure: Azure, pool: PoolSettings, packages: Packages, folde
     None where there is nothing to install. Raises InputError where that is impossible.
     """
     refuse_existing_pool(packages, pool.existing_pool_id)
+    refuse_container_image(packages, pool.container_image)
     if pool.existing_pool_id:  # whose Python is not known
+        return None
+    if pool.container_image:  # whose Python is not the node's
+        packages = replace(packages, requires_python="")
+    if not packages:
         return None
     with azure.batch() as batch:
         target = python_of_nodes(batch, pool)

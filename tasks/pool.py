@@ -36,7 +36,8 @@ def create_pool(
             return _existing(batch, settings)
         created = create_or_adopt(run, Pool(batch, run, settings, files, disposal))
     get_run_logger().info(
-        "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task brings %s to every node",
+        "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task brings %s to every node"
+        "%s",
         run.pool_id,
         "created" if created else "already exists, reusing it",
         node_count(settings.dedicated_nodes, settings.spot_nodes),
@@ -44,12 +45,14 @@ def create_pool(
         settings.slots_per_node,
         run.expires_text,
         ", ".join(file.name for file in files),
+        f"; Batch tasks run in {settings.container_image}" if settings.container_image else "",
     )
     return UsedPool(
         id=run.pool_id,
         slots_per_node=settings.slots_per_node,
         own=True,
         installs=any(file.name in FILES_TO_INSTALL for file in files),
+        container_image=settings.container_image,
         vm_size=settings.vm_size,
         dedicated_nodes=settings.dedicated_nodes,
         spot_nodes=settings.spot_nodes,
@@ -84,6 +87,8 @@ def _existing(batch: BatchClient, settings: PoolSettings) -> UsedPool:
         id=pool.id,
         slots_per_node=pool.task_slots_per_node or 1,
         own=False,
+        container_image=settings.container_image,
+        container_registry=settings.container_registry,
         vm_size=pool.vm_size,
         dedicated_nodes=dedicated,
         spot_nodes=spot,

@@ -105,7 +105,7 @@ def accounts(name: str) -> Azure:
 
 
 def _missing(name: str) -> str:
-    there = ", ".join(repr(other) for other in _saved())
+    there = ", ".join(repr(other) for other in saved_blocks(AzureBatchAccounts.get_block_type_slug()))
     return (
         f"there is no block {name!r} of the type Azure Batch Accounts; "
         + (f"there is {there}. " if there else "there is none at all. ")
@@ -114,8 +114,8 @@ def _missing(name: str) -> str:
     )
 
 
-def _saved() -> list[str]:
-    slug = AzureBatchAccounts.get_block_type_slug()
+def saved_blocks(slug: str) -> list[str]:
+    """The names of all blocks of that type."""
     with get_client(sync_client=True) as client:
         try:
             client.read_block_type_by_slug(slug)

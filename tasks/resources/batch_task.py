@@ -22,6 +22,7 @@ from azure.batch.models import (
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
+from tasks.resources.containers import need_python, task_settings
 from tasks.run.destination import Destination
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.names import blob_name
@@ -58,6 +59,7 @@ class BatchTasks:
         self._uploads = uploads
         self._work = work
         self._run = run
+        self._container = task_settings(pool)
         self._records = f"{azure.storage_account.endpoint}/{run.container(Role.OUTPUT)}"
         # One token for all tasks: Entra ID signs slowly.
         signer = Signer(azure, run.expires)
@@ -78,6 +80,7 @@ class BatchTasks:
             output_files=[self._kept(file.task_id, stream) for stream in STREAMS],
             environment_settings=self._environment(file, path),
             required_slots=self._work.slots,
+            container_settings=self._container,
             constraints=BatchTaskConstraints(
                 max_wall_clock_time=timedelta(minutes=limits.task_minutes), max_task_retry_count=limits.task_retries
             ),
@@ -100,6 +103,8 @@ class BatchTasks:
         """The same for every Batch task: its file comes in through the environment, so no name needs quoting."""
         script = f"{self._folder}/{self._work.script}"
         command = f"exec python3 {self._folder}/{RUN_FILE} {script} {shlex.join(self._work.arguments)}"
+        if image := self._pool.container_image:
+            command = f"{need_python(image)}; {command}"
         return f"/bin/sh -c {shlex.quote(command.rstrip())}"
 
     def _environment(self, file: UploadedFile, path: str) -> list[EnvironmentSetting]:

@@ -27,6 +27,7 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
+from tasks.resources.containers import refuse_pool_without_containers
 from tasks.resources.images import machine
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
@@ -89,7 +90,7 @@ class Pool(PoolResource, Creatable):
             BatchPoolCreateOptions(
                 id=self.id,
                 vm_size=settings.vm_size,
-                virtual_machine_configuration=machine(self._batch, settings.image),
+                virtual_machine_configuration=machine(self._batch, settings),
                 enable_auto_scale=True,
                 auto_scale_formula=self._formula(),
                 auto_scale_evaluation_interval=EVALUATION_INTERVAL,
@@ -179,6 +180,7 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
             f"slots_per_task is {settings.slots_per_task}, but a node of pool {pool_id!r} has {slots}; "
             "no node could ever run such a task"
         )
+    refuse_pool_without_containers(pool, settings)
     return pool
 
 

@@ -80,6 +80,8 @@ class UsedPool:
     slots_per_node: int
     own: bool  # created by this run: its start task has put the node script on the nodes
     installs: bool = False  # its start task installs packages or modules
+    container_image: str | None = None  # in which Batch tasks run
+    container_registry: str | None = None  # how they sign in to its registry, where the pool's nodes have not done so
     vm_size: str = ""
     dedicated_nodes: int = 0
     spot_nodes: int = 0

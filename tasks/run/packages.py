@@ -74,6 +74,16 @@ def refuse_existing_pool(packages: Packages, existing_pool_id: str | None) -> No
         )
 
 
+def refuse_container_image(packages: Packages, container_image: str | None) -> None:
+    """Raise InputError where packages are to be installed for a container: the nodes' own Python would have them."""
+    if container_image and packages.sources:
+        raise InputError(
+            f"the Batch tasks run in the container image {container_image!r}, where the packages that "
+            f"{', '.join(map(str, packages.sources))} names cannot be installed; put them in the image, and leave them "
+            "out here"
+        )
+
+
 def metadata_in(text: str) -> str | None:
     """The TOML of the script's metadata block; None without one. Raises ValueError for more than one."""
     blocks = [match for match in _BLOCK.finditer(text) if match["type"] == "script"]

@@ -10,7 +10,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
+_IDENTITY = (
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/]+"
+)
 _PYTHON = r"^3\.[0-9]{1,2}$"
+_CONTAINER_IMAGE = (  # as for `docker pull`: the registry, the path in it, a tag, a digest
+    r"^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
 _IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
 
 
@@ -61,6 +68,17 @@ class PoolSettings(_Settings):
         "of the image.",
         json_schema_extra={"pattern": _PYTHON},
     )
+    container_image: str | None = Field(
+        default=None,
+        description="Container image in which each Batch task runs, such as ghcr.io/team/align:1.2. It needs a python3 "
+        "(3.8 or later), and a VM image that runs containers.",
+        json_schema_extra={"pattern": _CONTAINER_IMAGE},
+    )
+    container_registry: str | None = Field(
+        default=None,
+        description="How nodes sign in to the registry of the container image: name of a Prefect block of the type "
+        "Docker Registry Credentials; for an existing pool also the resource id of a managed identity of it.",
+    )
     slots_per_node: int = Field(default=1, ge=1, le=256, description="Task slots of one node.")
     slots_per_task: int = Field(
         default=1, ge=1, le=256, description="Task slots that one Batch task takes; more for files that need memory."
@@ -86,6 +104,40 @@ class PoolSettings(_Settings):
         if self.dedicated_after_minutes and not self.spot_nodes:
             raise ValueError("dedicated_after_minutes is for pools with spot_nodes, and there are none")
         return self
+
+    @model_validator(mode="after")
+    def _can_sign_in(self) -> PoolSettings:
+        if self.container_registry and not self.container_image:
+            raise ValueError("container_registry is for a container_image, and there is none")
+        if is_identity(self.container_registry) and not self.existing_pool_id:
+            raise ValueError(
+                "container_registry is a managed identity, which Azure Batch gives only to pools that are made in the "
+                "Azure portal or with its management API; make such a pool and name it as the existing pool, or name a "
+                "Prefect block with user name and password"
+            )
+        return self
+
+    @field_validator("container_image")
+    @classmethod
+    def _is_a_container_image(cls, image: str | None) -> str | None:
+        if not image:  # a field of the form that was filled in and emptied again
+            return None
+        if not re.fullmatch(_CONTAINER_IMAGE, image):
+            raise ValueError(
+                f"{image!r} is not a container image; write it as for docker pull, without https://, such as "
+                "ghcr.io/team/align:1.2"
+            )
+        return image
+
+    @field_validator("container_registry")
+    @classmethod
+    def _is_a_sign_in(cls, registry: str | None) -> str | None:
+        if registry and "/" in registry and not is_identity(registry):
+            raise ValueError(
+                f"{registry!r} is neither the name of a Prefect block nor the resource id of a managed identity, "
+                "/subscriptions/.../providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
+            )
+        return registry or None
 
     @field_validator("image")
     @classmethod
@@ -113,6 +165,11 @@ class PoolSettings(_Settings):
         if not re.fullmatch(_BATCH_ID, pool_id):
             raise ValueError(f"{pool_id!r} is not a pool id; an id has 1 to 64 letters, digits, - and _")
         return pool_id
+
+
+def is_identity(container_registry: str | None) -> bool:
+    """Whether it is the resource id of a user-assigned managed identity, and not the name of a block."""
+    return bool(container_registry and re.fullmatch(_IDENTITY, container_registry, re.IGNORECASE))
 
 
 class TimeLimits(_Settings):

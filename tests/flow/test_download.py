@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, ContentSettings
 
 from tasks.accounts.clients import Azure
 from tasks.download import download_output
@@ -74,6 +74,11 @@ def garble_record(container: ContainerClient) -> None:
     container.upload_blob(record_blob("b.txt"), "<html>", overwrite=True)
 
 
+def damage_record(container: ContainerClient) -> None:
+    wrong = ContentSettings(content_md5=bytearray(hashlib.md5(b"other").digest()))
+    container.get_blob_client(record_blob("b.txt")).set_http_headers(wrong)
+
+
 @pytest.mark.parametrize(
     ("change", "cause", "detail"),
     [
@@ -81,6 +86,7 @@ def garble_record(container: ContainerClient) -> None:
         (delete_record, Cause.NO_OUTPUT, "no blob records/b.txt.json"),
         (damage, Cause.DAMAGED, f"its MD5 is {hashlib.md5(b'Output of b.txt').hexdigest()}"),
         (cut, Cause.DAMAGED, "6 of 15 bytes"),
+        (damage_record, Cause.DAMAGED, f"that of the blob is {hashlib.md5(b'other').hexdigest()}"),
         (garble_record, Cause.DAMAGED, "records/b.txt.json: "),
         (garble, Cause.UNREADABLE, "b_OUTPUT.txt is no output"),
     ],
@@ -168,6 +174,21 @@ def test_storage_that_refuses_downloads_keeps_the_outputs(
     assert "Wait until Blob Storage can be read, then retry flow run" in str(error.value)
     assert "c.txt" not in remembered(results)
     assert all(outcome.succeeded for outcome in download(azure, run, results).values())
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    azure: Azure, azure_settings: dict[str, str], run: Run, container: ContainerClient, results: Results
+) -> None:
+    def break_off(call: Call) -> Mode | None:
+        wanted = call.service is Service.BLOBS and call.method == "GET" and call.path.endswith((".json", "OUTPUT.txt"))
+        return Mode.CUT if wanted and call.occurrence == 1 else None
+
+    with FaultProxies() as proxies, proxies.passage(azure_settings, break_off) as passage:
+        through = Azure.from_environment(passage.settings)
+        assert through
+        assert all(outcome.succeeded for outcome in download(through, run, results).values())
+        assert len(passage.faulted) == 2 * len(NAMES)
+    assert remembered(results) == set(NAMES)
 
 
 def test_a_container_that_is_gone_is_not_said_to_keep_anything(azure: Azure, run: Run, results: Results) -> None:

@@ -46,6 +46,8 @@ FAST = {
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
 }
+# Of the server alone: Python finds its sitecustomize.py there.
+SERVER = {"PYTHONPATH": str(ROOT / "tests" / "support" / "prefect_server")}
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Deployed:
         ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port, "PREFECT_API_URL": api_url}
         ours["TMPDIR"] = str(home)  # a worker that is killed leaves folders behind
         every = {**inherited, **FAST, **ours, **environment}
-        server = _start("server", home, every, "server", "start", "--host", "127.0.0.1")
+        server = _start("server", home, {**every, **SERVER}, "server", "start", "--host", "127.0.0.1")
         return cls(api_url=api_url, home=home, environment=every, server=server)
 
     def deploy(self) -> str:
@@ -230,7 +232,7 @@ def _migrated_database() -> Path:
 
 def _start(name: str, home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     # A session of its own: with one of the tests', a worker would get a Ctrl-C that is meant for pytest.
-    command = [sys.executable, "-m", "tests.support.prefect_process" if name == "server" else "prefect", *arguments]
+    command = [sys.executable, "-m", "prefect", *arguments]
     with (home / f"{name}.log").open("a") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,

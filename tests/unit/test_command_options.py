@@ -100,6 +100,10 @@ DEFAULTS: dict[str, Any] = {
     "encoding": None,
 }
 
+NO_CONTAINER_IMAGE = (
+    "is not a container image; write it as for docker pull, without https://, such as ghcr.io/team/align:1.2"
+)
+
 OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "inputs": ([HARBOUR], {"inputs": [str(DATA), HARBOUR]}),
     "top_n": (["--top-n", "3"], {"top_n": 3}),
@@ -111,6 +115,11 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size="standard_a1_v2")}),
     "image": (["--image", "debian:debian-12:12:1"], {"pool": PoolSettings(image="debian:debian-12:12:1")}),
+    "container_image": (["--container-image", "debian:12"], {"pool": PoolSettings(container_image="debian:12")}),
+    "container_registry": (
+        ["--container-registry", "hub", "--container-image", "a/b"],
+        {"pool": PoolSettings(container_registry="hub", container_image="a/b")},
+    ),
     "slots_per_node": (["--slots-per-node", "4"], {"pool": PoolSettings(slots_per_node=4)}),
     "slots_per_task": (
         ["--slots-per-task", "2", "--pool-id", "any"],
@@ -165,6 +174,8 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
                 vm_size="standard_a1_v2",
                 image="debian:debian-12:12:1",
                 node_python="3.10",
+                container_image="a/b",
+                container_registry="hub",
                 slots_per_node=4,
                 slots_per_task=2,
                 existing_pool_id="team-pool",
@@ -276,6 +287,8 @@ def test_a_prefect_server_that_is_gone_is_named_with_the_folder(flow: Recorder) 
             ["--dedicated-nodes=0", "--image", "ubuntu"],
             "--image: 'ubuntu' is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server",
         ),
+        (["--container-image", "https://a/b"], f"--container-image: 'https://a/b' {NO_CONTAINER_IMAGE}"),
+        (["--container-registry", "hub"], "--container-registry is for a --container-image, and there is none"),
         (["--dedicated-nodes=0"], "--dedicated-nodes and --spot-nodes are both 0; a pool without nodes runs no task"),
         (["--top-n", "0"], "--top-n is 0; ask for at least 1 word per file"),
         (["--allow-failures", "-1"], "--allow-failures is -1; allow 0 or more files to be without output"),

@@ -41,10 +41,13 @@ def make_python(data: Path) -> None:
     (directory / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
 
 
-def base(service: Service, *, pool: str, node: Document, root: Path, directory: Path) -> dict[str, str]:
-    """The variables of every command. `pool` is the id as written, `directory` the parent of the working directory."""
+def base(service: Service, task: Document, *, pool: str, node: Document, root: Path, directory: Path) -> dict[str, str]:
+    """The variables of a task's command. `pool` is the id as written, `directory` the parent of the working directory.
+
+    In a container, the image sets those that are not Batch's own.
+    """
     working = str(directory / "wd")
-    return {
+    of_machine = {
         "PATH": f"{service.data / _PYTHON / 'bin'}:{_PATH}",
         "HOME": working,
         "PWD": working,
@@ -53,6 +56,9 @@ def base(service: Service, *, pool: str, node: Document, root: Path, directory: 
         "TMPDIR": "/tmp",
         "USER": "_azbatch",
         "LOGNAME": "_azbatch",
+    }
+    return {
+        **({} if task.get("containerSettings") else of_machine),
         "AZ_BATCH_ACCOUNT_NAME": service.account.name,
         "AZ_BATCH_ACCOUNT_URL": service.endpoint + "/",
         "AZ_BATCH_CERTIFICATES_DIR": str(directory / "certs"),

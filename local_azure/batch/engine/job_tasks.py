@@ -139,12 +139,13 @@ class JobTasks:
             command_line=task["commandLine"],
             directory=directory,
             environment={
-                **environment.base(service, pool=pool, node=node.document, root=root, directory=directory),
+                **environment.base(service, task, pool=pool, node=node.document, root=root, directory=directory),
                 **environment.of_job(root, job, task["id"]),
                 **environment.settings(job.get("commonEnvironmentSettings"), task.get("environmentSettings")),
             },
             status_file=self._status_file(attempt),
             resource_files=task.get("resourceFiles", ()),
+            container=task.get("containerSettings"),
             time_limit=None if limit >= UNLIMITED else limit.total_seconds(),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch.engine import autoscale, task_specs
+from local_azure.batch.engine import autoscale, container_specs, task_specs
 from local_azure.batch.engine.images import node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
@@ -99,3 +99,4 @@ def _check_machine(spec: Document) -> None:
         reason = f"the node agent for this image is {agent!r}"
         raise invalid_property("virtualMachineConfiguration.nodeAgentSKUId", machine["nodeAgentSKUId"], reason)
     reference.setdefault("version", "latest")
+    container_specs.check_machine(machine)

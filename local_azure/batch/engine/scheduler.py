@@ -192,17 +192,19 @@ class Scheduler:
         directory = root / task.document["nodeInfo"]["taskRootDirectory"]
         pool = task.document["nodeInfo"]["poolId"]
         limit = parse_duration(task.document["constraints"]["maxWallClockTime"])
+        base = environment.base(service, task.document, pool=pool, node=node.document, root=root, directory=directory)
         return Work(
             command_line=task.document["commandLine"],
             directory=directory,
             environment={
-                **environment.base(service, pool=pool, node=node.document, root=root, directory=directory),
+                **base,
                 **environment.of_job(root, job, task.document["id"]),
                 **environment.settings(job.get("commonEnvironmentSettings"), task.document.get("environmentSettings")),
             },
             status_file=self._status_file(attempt),
             resource_files=task.document.get("resourceFiles", ()),
             output_files=task.document.get("outputFiles", ()),
+            container=task.document.get("containerSettings"),
             time_limit=None if limit >= UNLIMITED else limit.total_seconds(),
         )
 

@@ -58,13 +58,14 @@ class StartTasks:
         task = node.document["startTask"]
         pool = service.pool(attempt.pool).document["id"]
         directory = root / "startup"
-        variables = environment.base(service, pool=pool, node=node.document, root=root, directory=directory)
+        variables = environment.base(service, task, pool=pool, node=node.document, root=root, directory=directory)
         return Work(
             command_line=task["commandLine"],
             directory=directory,
             environment={**variables, **environment.settings(task.get("environmentSettings"))},
             status_file=self._status_file(attempt),
             resource_files=task.get("resourceFiles", ()),
+            container=task.get("containerSettings"),
         )
 
     def _status_file(self, attempt: Attempt) -> Path:

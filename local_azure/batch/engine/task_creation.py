@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_azure.batch.engine import dependencies, task_specs
+from local_azure.batch.engine import container_specs, dependencies, task_specs
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import TASK
@@ -15,6 +15,8 @@ from local_azure.batch.state.wire import timestamp
 def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
     """Store a task. Raises BatchError if its id is taken."""
     document = task_specs.with_defaults(body, job.document)
+    pool = service.store.pools.get(job.document["executionInfo"]["poolId"].lower())
+    container_specs.check_pool_of_task(document, pool.document if pool else None)
     if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
         raise BatchError(Code.TaskExists)
     now = service.now()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import dependencies, exit_conditions
+from local_azure.batch.engine import container_specs, dependencies, exit_conditions
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id
@@ -62,6 +62,7 @@ def check_command(task: Document, path: str = "") -> None:
         raise invalid_property(name, shown, f"it must not have more than {MAXIMUM_COMMAND_LINE} characters")
     for resource in task.get("resourceFiles", ()):
         _check_resource_file(resource)
+    container_specs.check_task(task.get("containerSettings"), path)
 
 
 def _check_resource_file(resource: Document) -> None:

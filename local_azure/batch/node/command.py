@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -38,6 +38,8 @@ class Command:
     #: As on a node: programs unpack archives and share files with it. The mode of the parent directory keeps other
     #: users out.
     umask: int = 0o022
+    #: What removes what the command has left outside of its process tree; run unless it has ended by itself.
+    clean_up: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from local_azure.batch.node import transfer
+from local_azure.batch.node import containers, transfer
 from local_azure.batch.node.command import Command, Ending, Outcome
 from local_azure.batch.node.runner import Runner, RunningCommand
 from local_azure.batch.node.work import Result, Work, failure, outcome_failure
@@ -139,15 +140,10 @@ class NodeAgent:
 
     async def _run(self, work: Work, execution: Execution, deadline: float | None) -> Outcome:
         left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
-        command = Command(
-            command_line=work.command_line,
-            working_directory=work.directory / "wd",
-            stdout=work.directory / "stdout.txt",
-            stderr=work.directory / "stderr.txt",
-            environment=work.environment,
-            status_file=work.status_file,
-            time_limit=left,
-        )
+        try:
+            command = self._command(work, left)
+        except (containers.NoEngine, ValueError) as error:
+            return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=str(error))
         try:
             execution.command = await self._runner.start(command)
         except OSError as error:
@@ -155,6 +151,27 @@ class NodeAgent:
         if execution.stopping:
             execution.command.terminate()
         return await execution.command.outcome()
+
+    def _command(self, work: Work, time_limit: float | None) -> Command:
+        command = Command(
+            command_line=work.command_line,
+            working_directory=work.directory / "wd",
+            stdout=work.directory / "stdout.txt",
+            stderr=work.directory / "stderr.txt",
+            environment=work.environment,
+            status_file=work.status_file,
+            time_limit=time_limit,
+        )
+        if not work.container:
+            return command
+        engine = containers.find_engine()
+        run = containers.in_container(engine, work.container, work.command_line, work.environment)
+        return replace(
+            command,
+            command_line=shlex.join(run.arguments),
+            environment=run.environment,
+            clean_up=run.clean_up,
+        )
 
     async def conclude(self, work: Work, outcome: Outcome, *, stopped: bool) -> Result:
         """Upload the output files and return the result; also for an outcome of the previous service."""

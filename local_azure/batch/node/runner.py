@@ -204,6 +204,7 @@ class Runner:
                 "grace": self._grace,
                 "orphan_grace": command.orphan_grace,
                 "umask": command.umask,
+                "clean_up": list(command.clean_up),
                 **paths,
             }
         ).encode()

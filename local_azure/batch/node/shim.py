@@ -30,8 +30,10 @@ LENGTH_BYTES = 8  # size of the big-endian length in front of the request
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
+LAST_OF_COMMANDS = 124  # exit code; those of shells and container engines come after it
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 LONGEST_WAIT = 3600.0  # seconds; poll() takes milliseconds as a C int, which 25 days overflow
+CLEAN_UP_LIMIT = 10.0  # seconds
 RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest, between two scans of a tree that is being killed
 
 EXITED, TIME_LIMIT, TERMINATED, ORPHANED = "exited", "timelimit", "terminated", "orphaned"
@@ -110,10 +112,39 @@ def run(request: dict[str, Any], *, terminated: bool) -> Report:
     if terminated:
         tree.stop(TERMINATED)
     status = tree.watch()
+    if request["clean_up"] and (tree.ending is not None or exit_code(status) > LAST_OF_COMMANDS):
+        clean_up(request)
     failure = os.read(failures, 1 << 16)  # the writer has ended, so this is its message or end of file
     if failure:
         return Report(*json.loads(failure))
     return Report(tree.ending or EXITED, exit_code(status))
+
+
+def clean_up(request: dict[str, Any]) -> None:
+    """Run the command that removes what is outside of the process tree, such as a container."""
+    argv = [encode(word) for word in request["clean_up"]]
+    environment = {encode(name): encode(value) for name, value in request["environment"].items()}
+    silent = os.open("/dev/null", os.O_RDWR)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            enter(b"/", silent, silent, request["umask"])
+            execute(argv, environment)
+        finally:
+            os._exit(127)
+    os.close(silent)
+    until = time.monotonic() + CLEAN_UP_LIMIT
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if ended == pid:
+            until = 0.0  # whatever it has started has had its time
+        if time.monotonic() >= until:
+            signal_all(descendants(), signal.SIGKILL)
+        if not ended:
+            time.sleep(RESCAN_DELAYS[0])
 
 
 def become_subreaper() -> None:

@@ -21,6 +21,7 @@ class Work:
     resource_files: Sequence[Document] = ()
     output_files: Sequence[Document] = ()
     time_limit: float | None = None  # seconds, file transfers included
+    container: Document | None = None  # the containerSettings of the API, where it runs in a container
 
 
 @dataclass(frozen=True, kw_only=True)

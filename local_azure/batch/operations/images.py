@@ -25,14 +25,13 @@ _LISTING = Listing(
 
 
 def _rows() -> Iterator[Row]:
-    of_this_machine = capabilities()
     for number, (publisher, offer, sku, agent) in enumerate(IMAGES):
         reference = {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"}
         document = {
             "nodeAgentSKUId": agent,
             "imageReference": reference,
             "osType": "linux",
-            "capabilities": of_this_machine,
+            "capabilities": capabilities(publisher, offer, sku),
             "verificationType": "verified",
         }
         yield Row(keys=(f"{number:03}",), document=document)

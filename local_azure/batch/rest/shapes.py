@@ -35,8 +35,7 @@ _WITH_REMOVED = {
 # matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown.
 _NOT_SERVED = {
     "applicationPackageReferences",
-    "containerConfiguration",
-    "containerSettings",
+    "containerHostBatchBindMounts",
     "dataDisks",
     "diskEncryptionConfiguration",
     "extensions",

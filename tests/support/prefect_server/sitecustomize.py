@@ -1,4 +1,4 @@
-"""The command `prefect` with garbage collected in a thread of its own, for servers on SQLite.
+"""Python imports this as it starts, in the Prefect servers of the tests: garbage is collected in a thread of its own.
 
 A collection in the server's event loop can free a cursor, which waits for its connection while a thread uses that. If
 that thread waits for SQLite's lock, and the lock is held by a transaction that only the event loop can continue, the
@@ -8,7 +8,6 @@ server stops for the 60 s that Prefect lets SQLite wait. In another thread, a co
 from __future__ import annotations
 
 import gc
-import runpy
 import time
 from threading import Thread
 
@@ -21,7 +20,5 @@ def _collect() -> None:
         gc.collect(_YOUNG)
 
 
-if __name__ == "__main__":
-    gc.disable()
-    Thread(target=_collect, daemon=True).start()
-    runpy.run_module("prefect", run_name="__main__")
+gc.disable()
+Thread(target=_collect, daemon=True).start()
