@@ -76,7 +76,8 @@ def test_images_list_the_python_of_the_nodes(client: BatchClient) -> None:
     run_task(client, shell(f"python3 -c '{described}'"))
     python, machine, library, version = stdout(client).split()
     for image in client.list_supported_images():
-        assert [each for each in image.capabilities if each != "DockerCompatible"] == [python, machine, library + version]
+        described = [each for each in image.capabilities if each != "DockerCompatible"]
+        assert described == [python, machine, library + version]
 
 
 def test_packages_and_modules_are_there_for_every_task(
