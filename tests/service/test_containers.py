@@ -59,7 +59,7 @@ def containers(engine, client):
     return client
 
 
-def refused(client, **options: object) -> tuple[int | None, str, str]:
+def refused(client, **options):
     with pytest.raises(HttpResponseError) as error:
         client.create_pool(pool_options(**options))
     return error.value.status_code, error.value.error.code, error.value.error.message.splitlines()[0]
