@@ -1,4 +1,4 @@
-"""What all flows that run a workload have in common: their name, their hooks, and the type of their inputs."""
+"""The decorator of every flow that runs a workload (run name, hooks), and the type of its inputs."""
 
 # No postponed annotations: a flow that is served is pickled, and looks for the names in them.
 
@@ -35,7 +35,7 @@ def batch_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
 
 
 def _run_name(name: str) -> str:
-    """Such as "top-words 3 files 2026-11-22 09:30", as far as the files can be found."""
+    """For example "top-words 3 files 2026-11-22 09:30"; without the count if the files cannot be found."""
     try:
         found = f" {find_inputs(as_list(flow_run.parameters['inputs']))}"
     except InputError:

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -23,7 +22,7 @@ from tasks.run.joins import Join, JoinFormat
 from tasks.run.output_address import refuse_join_of_kept_outputs
 from tasks.run.packages import find_packages, refuse_container_image, refuse_existing_pool
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
-from tasks.run.scripts import refuse_bad_arguments, refuse_bad_script
+from tasks.run.scripts import find_script, refuse_bad_arguments
 from tasks.run.settings import RunSettings
 
 app = make_app()
@@ -50,6 +49,7 @@ def command(
     With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
     """
     word_arguments(top_n, delay, encoding, settings.limits)
+    refuse_join_of_kept_outputs("the summary", settings.output_folder)
     own = {"top_n": top_n, "delay_seconds": delay, "encoding": encoding}
     run_workload_flow("flows.top_words:top_words", inputs, settings, **own)
 
@@ -91,11 +91,11 @@ def script_command(
     With none of them set, it runs on an embedded local Azure that ends with the run and costs nothing.
     """
     arguments = list(context.obj)
-    refuse_bad_script(Path(script).expanduser())
+    path = find_script(script)
     refuse_bad_arguments(arguments)
     wanted = Join(format=cast(JoinFormat, join[0]), pattern=join[1]) if join else None
     refuse_join_of_kept_outputs(wanted, settings.output_folder)
-    packages = find_packages(Path(script).expanduser(), requirements, modules or [])
+    packages = find_packages(path, requirements, modules or [])
     refuse_existing_pool(packages, settings.pool.existing_pool_id)
     refuse_container_image(packages, settings.pool.container_image)
     own = {
@@ -128,9 +128,9 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
 
 @sweep_app.command(cls=Command)
 def sweep_command(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; otherwise only say what there is.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what was found; otherwise only list it.")] = False,
     flow_run: Annotated[str | None, typer.Option(help="Delete only what this flow run created, if it ended.")] = None,
-    include_kept: Annotated[bool, typer.Option("--include-kept", help="Also what was kept on purpose.")] = False,
+    include_kept: Annotated[bool, typer.Option("--include-kept", help="Delete also what was kept on purpose.")] = False,
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
 ) -> None:
     """Find what runs of top-words have left in the accounts, and delete what has expired."""

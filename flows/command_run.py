@@ -25,23 +25,23 @@ from tasks.summary import Summary
 
 
 def run_flow(entrypoint: str, parameters: Mapping[str, Any]) -> None:
-    """Run the flow `module:name` and print its summary. Raises RunError, which names the report of a failed run."""
+    """Run the flow `module:name` and print its summary. Raises RunError with the address of the report."""
     flow = resolve_name(entrypoint)  # not imported above: a flow's module imports its command
     started = time.monotonic()
     ensure_prefect_server()
     forget_report()
-    with _heartbeats_where_they_are_heard():
+    with _prefect_settings():
         try:
-            # Not the run's state: what a server gives whose first answer was lost has no result in it.
+            # Not the run's state: after a lost answer the server's state has no result.
             summary: Summary = flow(**parameters)
         except RunError as error:
             if error.summary:
-                print(f"\n{error.summary}\n\n{_where_to_see(error.summary)}")
+                print(f"\n{error.summary}\n\n{_page_of_run(error.summary)}")
             raise error.with_report(latest_report()) from None
         except Exception as error:
             raise RunError(_explained(error, parameters["output_folder"])).with_report(latest_report()) from error
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
-    print(_where_to_see(summary))
+    print(_page_of_run(summary))
     if report := latest_report():
         print(f"Report: {report}")
 
@@ -60,22 +60,22 @@ def _explained(error: Exception, output: str) -> str:
     if isinstance(error, httpx.HTTPError):  # of Prefect's client; that of Azure's is a RunError
         where = get_current_settings().api.url or "a temporary address"
         return (
-            f"the Prefect server at {where} does not do its part ({type(error).__name__}: {error}). The Batch work "
-            f"does not need it: what was counted, if anything, is in the run's folder in {output}, and the log says "
-            "what was cleaned up"
+            f"the Prefect server at {where} is not responding ({type(error).__name__}: {error}). The Batch work "
+            f"does not need it: finished outputs are in the run's folder in {output}, and the log shows what was "
+            "cleaned up"
         )
     return f"{type(error).__name__}: {error}"
 
 
-def _heartbeats_where_they_are_heard() -> AbstractContextManager[object]:
-    """A temporary server ends with the run and so hears none, while a run waits up to a second for its last one.
+def _prefect_settings() -> AbstractContextManager[object]:
+    """No heartbeats to a temporary server: it ends with the run, which would wait up to a second for the last one.
 
-    Of any other server, Prefect's own lines are to name the UI that it shows by default.
+    For any other server, the UI that it shows by default, which Prefect's own log lines then link to.
     """
     if ui := ui_url():
         return temporary_settings({PREFECT_UI_URL: ui})
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
-def _where_to_see(summary: Summary) -> str:
+def _page_of_run(summary: Summary) -> str:
     return f"See this run in the Prefect UI: {address(Page.RUN, summary.flow_run_id)}"

@@ -1,4 +1,4 @@
-"""What the commands have in common: each error once, as one message, with the options as they were typed."""
+"""Shared by all commands: an error is printed once, as one message, with the options as they were typed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from typer.core import TyperCommand
 
-from tasks.errors import RunError
+from tasks.errors import InputError, RunError
 from tasks.terminal import exit_on_termination, outlive_console, terminate_on_hangup
 
 M = TypeVar("M", bound=BaseModel)
@@ -27,7 +27,7 @@ _RENAMED = {
 
 
 class Command(TyperCommand):
-    """A command whose errors are messages; the rest of what it does may raise them in the flow's own words."""
+    """Prints a RunError as a message, with the options of the command in place of the flow's parameters."""
 
     _typed: Sequence[str] = ()
 
@@ -44,7 +44,10 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except RunError as error:
-            print(f"\nError: {with_options(str(error), self._options())}", file=sys.stderr)
+            message = with_options(str(error), self._options())
+            if isinstance(error, InputError):
+                message = _beginning_with_option(message, self._options())
+            print(f"\nError: {message}", file=sys.stderr)
             if error.report_url:  # last, so that it is found
                 print(f"Report: {error.report_url}", file=sys.stderr)
             raise typer.Exit(1) from None
@@ -65,7 +68,12 @@ class ScriptCommand(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
         ctx.obj = args[at + 1 :]
-        return super().parse_args(ctx, args[:at])
+        try:
+            return super().parse_args(ctx, args[:at])
+        except Exception as error:
+            if type(error).__name__ == "NoSuchOption" and at == len(args):  # typer does not export that class
+                error.message += "; what the script is given comes after --"  # type: ignore[attr-defined]
+            raise
 
 
 def with_options(message: str, options: Mapping[str, str]) -> str:
@@ -75,6 +83,12 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
     if not known:
         return message
     return re.sub(rf"(?<![\w./'\"-])({'|'.join(known)})(?![\w/'\"-])", lambda found: known[found[1]], message)
+
+
+def _beginning_with_option(message: str, options: Mapping[str, str]) -> str:
+    """The message about a parameter whose name it begins with, such as "output az://...: ...", about the option."""
+    name, space, rest = message.partition(" ")
+    return f"{options.get(name, name)}{space}{rest}"
 
 
 def checked(model: type[M], **values: Any) -> M:

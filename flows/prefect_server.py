@@ -18,11 +18,11 @@ from sqlalchemy.engine import make_url
 from tasks.errors import RunError
 
 _HEALTH_LIMIT = 10.0  # seconds
-_OF_THE_TERMINAL = {signal.SIGINT, signal.SIGHUP}  # sent to each process of the terminal, not just to the command
+_TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP}  # sent to each process of the terminal, not just to the command
 
 
 def ensure_prefect_server() -> None:
-    """Raises RunError where the user's server does not answer, or a temporary one cannot run."""
+    """Raises RunError if the user's server does not respond, or a temporary one cannot run."""
     settings = get_current_settings()
     if settings.api.url:
         _refuse_silent_server(settings.api.url)
@@ -61,14 +61,14 @@ def _refuse_unwritable_database(url: Any) -> None:
 
 
 def _start_temporary_server() -> None:
-    """Start it as Prefect itself would, but out of reach of Ctrl-C: the clean-up after that reports to it."""
+    """Start it as Prefect itself would, but without Ctrl-C and SIGHUP: the clean-up after them still needs it."""
     from prefect.server.api.server import SubprocessASGIServer
 
-    logging.getLogger("prefect").addFilter(_is_no_farewell)
+    logging.getLogger("prefect").addFilter(_hides_stop_line)
 
     def start() -> None:
         # In a thread, since the mask is inherited by the server and must not be the command's own.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_TERMINAL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
         try:
             SubprocessASGIServer().start()
         except BaseException as error:
@@ -84,6 +84,6 @@ def _start_temporary_server() -> None:
         raise RunError(f"Prefect's temporary server did not start: {error} Its own log is above") from None
 
 
-def _is_no_farewell(record: logging.LogRecord) -> bool:
-    """Keeps Prefect's line that its server stops from being the last one: that names the run's report."""
+def _hides_stop_line(record: logging.LogRecord) -> bool:
+    """Hide Prefect's line that its server stops: the last line is to be the address of the report."""
     return not str(record.msg).startswith("Stopping temporary server")

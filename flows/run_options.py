@@ -42,6 +42,9 @@ class RunOptions:
     ] = _POOL.container_registry
     slots_per_node: Annotated[int, typer.Option(help="Task slots of a node.")] = _POOL.slots_per_node
     slots_per_task: Annotated[int, typer.Option(help="Task slots that a Batch task takes.")] = _POOL.slots_per_task
+    node_python: Annotated[
+        str | None, typer.Option(help="Python version of the nodes, such as 3.12, where the image does not tell.")
+    ] = _POOL.node_python
     pool_id: Annotated[str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")] = (
         _POOL.existing_pool_id
     )
@@ -98,6 +101,7 @@ class RunOptions:
             slots_per_node=self.slots_per_node,
             slots_per_task=self.slots_per_task,
             existing_pool_id=self.pool_id,
+            node_python=self.node_python,
         )
 
     def _limits(self) -> TimeLimits:

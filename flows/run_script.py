@@ -10,13 +10,14 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     main_of_run_script()
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from flows.batch_flow import Inputs, batch_flow
 from flows.nine_steps import run_workload
@@ -24,25 +25,26 @@ from tasks.run.joins import Join
 from tasks.run.output_address import refuse_join_of_kept_outputs
 from tasks.run.output_tables import read_outputs
 from tasks.run.packages import find_packages
-from tasks.run.scripts import refuse_bad_script
+from tasks.run.scripts import find_script
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
 from tasks.script_results import OUTCOMES, TABLE, ScriptResults, collect
 
 NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+Text = Annotated[str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, os.PathLike) else given)]
 
 
 @batch_flow("run-script")
 def run_script(
-    script: str,
+    script: Text,
     inputs: Inputs,
-    arguments: Sequence[str] = (),
-    requirements: str | None = None,
-    modules: Sequence[str] = (),
+    arguments: Sequence[Text] = (),
+    requirements: Text | None = None,
+    modules: Sequence[Text] = (),
     join: Join | None = None,
     pool: PoolSettings = PoolSettings(),
     limits: TimeLimits = TimeLimits(),
-    output_folder: str = "results",
+    output_folder: Text = "results",
     clean_up: CleanUp = CleanUp(),
     allow_failures: NoneOrMore = 0,
     skip_done: bool = False,
@@ -66,8 +68,7 @@ def run_script(
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
     """
-    path = Path(script).expanduser()
-    refuse_bad_script(path)
+    path = find_script(script)
     refuse_join_of_kept_outputs(join, output_folder)
     workload = Workload(
         name="run-script",

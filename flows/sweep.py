@@ -1,6 +1,6 @@
-"""The flow that finds, and with `delete` deletes, what runs have left in the accounts.
+"""The flow that finds what runs have left in the accounts, and with `delete` deletes it.
 
-python -m flows.sweep            # a dry run: lists what there is, and deletes nothing
+python -m flows.sweep            # a dry run: lists leftovers, deletes nothing
 python -m flows.sweep --delete
 """
 
@@ -58,7 +58,7 @@ def sweep(
 ) -> State[Any] | None:
     """Find what runs of this project have left in the accounts, and delete what has expired.
 
-    Only what carries our tags is ours: anything else is left alone, whatever its name.
+    Only resources with our tags are deleted, whatever the names of others.
 
     Args:
         delete: Delete it. Otherwise this is a dry run that only lists what there is.
@@ -68,7 +68,7 @@ def sweep(
             accounts of the environment.
     """
     only = flow_run_uuid(flow_run_id)
-    # A triggered sweep has the block of its deployment, which need not be the one that the run was given.
+    # A triggered sweep has the block of its deployment; the run may have used another one.
     azure = accounts_in_use((only and settings_in(read_flow_run(only).parameters).get("accounts")) or accounts or None)
     if azure is None:
         nothing = "No account is configured, and the embedded local Azure leaves nothing: it ends with its run"
@@ -86,9 +86,9 @@ def sweep(
 
 @step("1 find leftovers")
 def find_leftovers(azure: Azure, only: UUID | None, include_kept: bool) -> tuple[list[Finding], list[str]]:
-    """List what there is of ours, and decide about each; with a flow run's id, only what it created is deleted.
+    """List the resources with our tags and decide about each; with a flow run's id, only its own are deleted.
 
-    Also returns why one of the two accounts could not be listed, if so: what is found in the other one may bill.
+    Also returns why one of the two accounts could not be listed; the sweep continues with the other, which may bill.
     """
     found, unlisted = _listed(azure)
     clean_up = clean_up_of_ended_run(only) if only else None
@@ -120,7 +120,7 @@ def _listed(azure: Azure) -> tuple[list[Found], list[str]]:
             if retries_left or len(unlisted) == len(lists) - 1:
                 raise
             unlisted.append(f"the {what} could not be listed: {failure}")
-            get_run_logger().warning("Going on although %s", unlisted[-1])
+            get_run_logger().warning("Continuing, but %s", unlisted[-1])
     return found, unlisted
 
 
@@ -135,7 +135,7 @@ def delete_leftovers(azure: Azure, leftovers: Sequence[Found]) -> list[Deletion]
 
 
 def read_flow_run(flow_run_id: UUID) -> FlowRun:
-    """The flow run as the Prefect server has it. Raises InputError where it has none."""
+    """Read the flow run from the Prefect server. Raises InputError if it has none."""
     with get_client(sync_client=True) as client:
         try:
             return client.read_flow_run(flow_run_id)
@@ -147,7 +147,7 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
 
 
 def clean_up_of_ended_run(flow_run_id: UUID) -> CleanUp | None:
-    """The clean_up among that run's parameters; None while the run may still go on."""
+    """The clean_up parameter of that run; None if the run may still continue."""
     flow_run = read_flow_run(flow_run_id)
     state = flow_run.state
     if state is None or not state.is_final():

@@ -19,6 +19,7 @@ from pydantic import Field
 from flows.batch_flow import Inputs, batch_flow
 from flows.nine_steps import run_workload
 from flows.word_arguments import word_arguments
+from tasks.run.output_address import refuse_join_of_kept_outputs
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
 from tasks.summary import TABLES, Summary, for_report, parse_output, summarise
@@ -59,6 +60,7 @@ def top_words(
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
     """
+    refuse_join_of_kept_outputs("the summary", output_folder)
     workload = Workload(
         name="top-words",
         node_script=NODE_SCRIPT,

@@ -19,20 +19,15 @@ RECORD_SAS_TOKEN (the blob of the record).
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import http.client
 import json
 import os
-import random
 import re
-import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
+from contextlib import suppress
 from datetime import datetime, timezone
 
 TYPE_CHECKING = False
@@ -125,7 +120,8 @@ def command(script: str, python: str) -> list[str]:
         start = file.readline(256)
     ending = os.path.splitext(script)[1]
     if start.startswith(b"#!"):
-        return [python, script] if b"python" in start and python != sys.executable else [script]
+        is_python = re.search(rb"python|\buv run\b", start)
+        return [python, script] if is_python and python != sys.executable else [script]
     return [{".py": python, ".sh": "/bin/sh"}[ending], script] if ending in (".py", ".sh") else [script]
 
 
@@ -149,9 +145,13 @@ def run_script(script: str, arguments: list[str], values: dict[str, str]) -> int
     python = python if os.path.exists(python) else sys.executable
     try:
         line = [*command(script, python), *fill_in(arguments, values)]
-        status = subprocess.call(line, env=environment(folder, values))
+        process = subprocess.Popen(line, env=environment(folder, values))
     except OSError as error:
         raise Failure(f"{shown(script)} cannot be started: {error.strerror}", CANNOT_START) from None
+    import urllib.request  # slow, and not needed before the script has ended
+
+    assert urllib.request
+    status = process.wait()
     return 128 - status if status < 0 else status
 
 
@@ -215,12 +215,16 @@ def put(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """One request. What may pass is tried again; the rest is a Failure, with a message without the SAS."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
     opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if is_loopback(url) else [])
     headers = {"x-ms-version": STORAGE_VERSION, "Content-Length": str(size), **headers}
     headers.setdefault("Content-Type", "application/octet-stream")
     reason = advice = ""
     for attempt in range(1, ATTEMPTS + 1):
-        pause = 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+        pause = 2 ** (attempt - 1) * (0.5 + os.urandom(1)[0] / 255)  # with jitter
         if not isinstance(body, bytes):
             body.seek(0)
         signed = f"{url}{'&' if '?' in url else '?'}{sas}"
@@ -233,7 +237,7 @@ def put(
             advice = ADVICE.get(error.code, "")
             if error.code not in (408, 429) and error.code < 500 and code != "Md5Mismatch":
                 break
-            with contextlib.suppress(ValueError):  # Retry-After may also be a date; the storage service sends seconds
+            with suppress(ValueError):  # Retry-After may also be a date; the storage service sends seconds
                 pause = float(error.headers.get("Retry-After", ""))
         except (OSError, http.client.HTTPException) as error:
             # Only a URLError's reason: an HTTPException may quote the URL, and with it the SAS.
@@ -279,10 +283,13 @@ def work(script: str, arguments: list[str]) -> int:
     env = os.environ
     name = urllib.parse.unquote_to_bytes(env["INPUT_NAME"])
     path = with_own_name(env["INPUT_FILE"], name)
-    check_input(path, env["INPUT_SIZE"], env["INPUT_MD5"])
+    check_input(path, env["INPUT_SIZE"], env.get("INPUT_MD5", ""))
     folder = os.path.abspath("output")
-    shutil.rmtree(folder, ignore_errors=True)  # of a Batch task that runs again
-    os.makedirs(folder)
+    if os.path.exists(folder):  # of a Batch task that runs again
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder, exist_ok=True)
     stem = os.path.splitext(os.path.basename(path))[0]
     values = {"input": path, "output_dir": folder, "name": os.fsdecode(name), "stem": stem}
     began, start = datetime.now(timezone.utc), time.monotonic()
@@ -291,7 +298,7 @@ def work(script: str, arguments: list[str]) -> int:
         return status
     record = {
         "name": env["INPUT_NAME"],
-        "input": {"size": int(env["INPUT_SIZE"]), "md5": env["INPUT_MD5"]},
+        "input": {"size": int(env["INPUT_SIZE"]), "md5": env.get("INPUT_MD5", "")},
         "exit_code": status,
         "node": env.get("AZ_BATCH_NODE_ID", ""),
         "task": env.get("AZ_BATCH_TASK_ID", ""),

@@ -41,7 +41,5 @@ def save_table(frame: pd.DataFrame, outputs: Outputs[Any], name: str) -> pd.Data
     path = outputs.folder / f"{name}.csv"
     write_table(frame, path)
     publish_table(frame, key=name, description=name, missing=outputs.missing)
-    get_run_logger().info(
-        "%d rows of %d files written to %s; for programs %s.parquet", len(frame), len(outputs.read), path, path.stem
-    )
+    get_run_logger().info("Table %s: %d rows; for people %s, for programs %s.parquet", name, len(frame), path, name)
     return frame

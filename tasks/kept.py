@@ -11,13 +11,15 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
 from tasks.errors.service import error_code
+from tasks.errors.text import as_unicode
 from tasks.run.destination import Destination
 from tasks.run.inputs import InputFile
 from tasks.run.kept_outputs import container_of, made_in_blobs, made_in_folders, read_manifest, take_over
 from tasks.run.manifest import manifest, with_others
 from tasks.run.outcomes import TaskOutcome
+from tasks.run.output_address import MANIFEST
 from tasks.run.parallel import in_parallel
-from tasks.run.results import MANIFEST, Results, content_of
+from tasks.run.results import Results, content_of
 from tasks.run.skip_done import ToRun, what_to_run
 from tasks.run.tables import write_table
 from tasks.step import step
@@ -33,12 +35,14 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
     """
     contents = dict(zip([file.name for file in files], in_parallel(content_of, files), strict=True))
     if destination.kept:
-        made, gone = made_in_blobs(azure, destination)
+        by_shown, gone = made_in_blobs(azure, destination)
+        made = {name: by_shown[as_unicode(name)] for name in contents if as_unicode(name) in by_shown}
+        gone = {name for name in made if as_unicode(name) in gone}
         where: dict[str, Results] = {}
     else:
         made, gone, where = made_in_folders(results, contents)
     to_run = what_to_run(contents, results.program, made, gone)
-    _log(to_run, len(files))
+    _log(to_run)
     if destination.kept:
         results.remember(to_run.done)
     else:
@@ -46,9 +50,9 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
     return {name: why.value for name, why in to_run.why.items()}
 
 
-def _log(to_run: ToRun, total: int) -> None:
+def _log(to_run: ToRun) -> None:
     logger = get_run_logger()
-    logger.info("%d of %d inputs are done by earlier runs: %s", len(to_run.done), total, to_run)
+    logger.info("Inputs: %s", to_run)
     for name, why in list(to_run.why.items())[:_MOST_NAMED]:
         logger.info("Input %s: to be processed, because %s", name, why.value)
     if (more := len(to_run.why) - _MOST_NAMED) > 0:
@@ -62,6 +66,7 @@ def check_destination(azure: Azure, destination: Destination) -> None:
     with container_of(azure, destination) as container:
         try:
             container.get_container_properties()
+            read_manifest(container, destination)
         except ResourceNotFoundError as error:
             if error_code(error) != "ContainerNotFound":
                 raise

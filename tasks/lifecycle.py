@@ -86,23 +86,23 @@ class BatchRun(Generic[T, J]):
         check_accounts(self.azure, settings.pool, results, self.destination)
         if settings.skip_done:
             results = replace(results, why=skip_done(self.azure, files, results, self.destination))
-        counted, to_count = results.sort(files)
+        done, to_do = results.sort(files)
         self._record = RunRecord(
             azure=self.azure,
             run=self.id,
             results=results,
             files=files,
-            counted=counted,
+            done=done,
             allowed=settings.allow_failures,
             steps=self._steps,
             report_joined=self._workload.report,
         )
-        if to_count and workload.packages:
+        if to_do and workload.packages:
             folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
             installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
             self.application |= {path.name: path for path in installed.files} if installed else {}
         self._direct.arm(self._record.outputs_left)
-        return to_count
+        return to_do
 
     @property
     def work(self) -> Work:

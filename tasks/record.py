@@ -41,7 +41,7 @@ class RunRecord(Generic[J]):
     run: Run
     results: Results
     files: Sequence[InputFile]
-    counted: Sequence[TaskOutcome]  # by a previous attempt of the run
+    done: Sequence[TaskOutcome]  # by a previous attempt of the run
     allowed: int  # failures
     steps: list[StepTime]
     report_joined: Callable[[J], str]
@@ -70,9 +70,9 @@ class RunRecord(Generic[J]):
 
     def note(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
         """What is known of these files now; returns the outcomes of all."""
-        to_count = [TaskOutcome.not_begun(file) for file in self.files]
-        self._of_batch_tasks = [outcome for outcome in outcomes if outcome not in self.counted]
-        self.outcomes = in_order(self.files, to_count, self.counted, outcomes)
+        to_do = [TaskOutcome.not_begun(file) for file in self.files]
+        self._of_batch_tasks = [outcome for outcome in outcomes if outcome not in self.done]
+        self.outcomes = in_order(self.files, to_do, self.done, outcomes)
         return self.outcomes
 
     @property
@@ -93,7 +93,7 @@ class RunRecord(Generic[J]):
 
     def outputs_left(self) -> bool:
         """Whether containers hold outputs, or may do so, that are nowhere else."""
-        if self.stored:
+        if self.stored or self.results.kept:
             return False
         if self.not_downloaded is not None:
             return bool(self.not_downloaded)
@@ -113,7 +113,7 @@ class RunRecord(Generic[J]):
             return f"{lacking}The embedded local Azure ends with this run, and their container with it; run again"
         return (
             f"{lacking}Container {self.run.container(Role.OUTPUT)} keeps them until {self.run.expires_text}; "
-            f"retry flow run {self.run.flow_run_id} before, and they are not counted again"
+            f"retry flow run {self.run.flow_run_id} before, and they are not processed again"
         )
 
     def close(self, clean_up: CleanUp, done: Sequence[str], ending: BaseException | None) -> None:
@@ -173,7 +173,7 @@ class RunRecord(Generic[J]):
     def headline(self) -> str:
         """The run's result in a line."""
         done = sum(outcome.succeeded for outcome in self.outcomes)
-        return f"{done} of {len(self.outcomes)} files have been counted; the summary is in {self.results.folder}."
+        return f"{done} of {len(self.outcomes)} files have succeeded; the results are in {self.results.folder}."
 
     def _deletes(self, clean_up: CleanUp, thing: str) -> bool:
         if thing == "containers" and self.outputs_left():
@@ -206,7 +206,7 @@ class RunRecord(Generic[J]):
             ended=datetime.now(timezone.utc),
             outcomes=self.outcomes,
             allowed_failures=self.allowed,
-            results=str(self.results.folder),
+            results=str(self.results.folder) + (f"; outputs stay in {kept}" if (kept := self.results.kept) else ""),
             deleted=cleaned_up.deleted,
             kept=cleaned_up.kept,
             not_deleted=cleaned_up.not_deleted,

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from prefect.runtime import flow_run
 
-from tasks.errors.text import cut, listed, visible
+from tasks.errors.text import as_unicode, cut, listed, visible
 from tasks.join import save_table
 from tasks.run.concatenation import concatenate
 from tasks.run.joins import Join
@@ -73,7 +73,8 @@ def outcomes_table(outputs: Outputs[Any]) -> pd.DataFrame:
     """The table `outcomes` of ScriptResults."""
     rows = [_row(outcome, outputs.records.get(outcome.file)) for outcome in outputs.outcomes]
     if outputs.why:
-        rows = [{**row, "processed_because": outputs.why.get(str(row["file"]), "")} for row in rows]
+        why = [outputs.why.get(outcome.file, "") for outcome in outputs.outcomes]
+        rows = [{**row, "processed_because": because} for row, because in zip(rows, why, strict=True)]
     types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}
     return pd.DataFrame(rows, columns=list(rows[0] if rows else _row(_NONE, None))).astype(types)
 
@@ -84,7 +85,7 @@ _NONE = TaskOutcome(id="", file="", state="")
 def _row(outcome: TaskOutcome, record: Record | None) -> dict[str, object]:
     outputs = record.outputs if record else ()
     return {
-        "file": outcome.file,
+        "file": as_unicode(outcome.file),
         "succeeded": outcome.succeeded,
         "exit_code": record.exit_code if record else outcome.exit_code,
         "seconds": record.seconds if record else outcome.seconds,

@@ -13,9 +13,11 @@ from tasks.accounts.clients import Azure
 from tasks.download import Download
 from tasks.errors import ResultsError
 from tasks.errors.secrets import without_secrets
+from tasks.kept import save_manifest
 from tasks.record import RunRecord
 from tasks.resources.container import Container
 from tasks.resources.ownership import hold
+from tasks.run.destination import Destination
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.parallel import within
@@ -23,6 +25,7 @@ from tasks.run.previous_attempt import records_there
 from tasks.run.records import record_blob
 from tasks.run.uploads import UploadedFile
 
+MANIFEST_SECONDS = 3.0
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
 
 
@@ -45,7 +48,19 @@ def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds
         record.results.remember(dict(fetch.download.stored))
     except ResultsError as error:
         fetch.problem = fetch.problem or str(error)
+    if record.results.kept:
+        within(MANIFEST_SECONDS, lambda: _save_manifest(record))
     _log(record, fetch)
+
+
+def _save_manifest(record: RunRecord[Any]) -> None:
+    """What is stored at the user's place is then known to later runs."""
+    try:
+        destination = Destination.of(record.azure, record.run, record.results.kept)
+        save_manifest(record.azure, record.outcomes, record.results, destination)
+    except Exception as error:  # whatever it is, the run ends, and only its outputs are made again
+        reason = without_secrets(str(error))
+        get_run_logger().warning("Manifest not written; --skip-done will not skip the outputs of this run: %s", reason)
 
 
 class _Fetch:
@@ -104,7 +119,8 @@ class _Fetch:
 def _log(record: RunRecord[Any], fetch: _Fetch) -> None:
     logger = get_run_logger()
     if fetch.download.stored:
-        stored, folder = len(fetch.download.stored), record.results.folder
-        logger.info("%d finished outputs downloaded to %s before the run ends", stored, folder)
+        stored, kept = len(fetch.download.stored), record.results.kept
+        where = f"stay in {kept}" if kept else f"downloaded to {record.results.folder} before the run ends"
+        logger.info("%d finished outputs %s", stored, where)
     if text := record.left_text():
         logger.error("%s%s", text, f"\n  reason: {fetch.problem}" if fetch.problem else "")

@@ -18,7 +18,7 @@ from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.results import Outputs
-from tasks.run.tables import read_table, write_table
+from tasks.run.tables import write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
@@ -133,11 +133,6 @@ def for_report(summary: Summary) -> str:
         chart = bar_chart(words, "Over all files, at least")
         parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{_BOUNDS}")
     return "\n\n".join(parts)
-
-
-def read_summary(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables `by_file` and `overall` of a run, from its folder, each word as it is in the text."""
-    return read_table(folder / BY_FILE), read_table(folder / OVERALL)
 
 
 def parse_output(file: str, folder: Path) -> FileOutput:

@@ -125,7 +125,7 @@ def saved_blocks(slug: str) -> list[str]:
 
 
 def _reasons(error: ValidationError) -> str:
-    """What is wrong, field by field, without any value: each may be a key."""
+    """The problems, field by field, without values: a value can be a key."""
     return "; ".join(
         ": ".join([*(str(part) for part in each["loc"]), each["msg"].removeprefix("Value error, ")])
         for each in error.errors(include_input=False, include_context=False, include_url=False)

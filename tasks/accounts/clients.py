@@ -22,7 +22,7 @@ from tasks.accounts.sources import SourceContainer
 from tasks.errors.responses import CheckedTransport
 from tasks.errors.service import EmbeddedAzureEnded
 
-# Seconds for one HTTP request. Its retries are few and quick: what outlasts them, the step's own retries get over.
+# Seconds for one HTTP request. Its retries are few and quick: longer failures are covered by the step's retries.
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
 # Downloads come in parts that a slow line can carry, each retried by itself; for uploads see resources/upload.py.
 _PARTS: dict[str, Any] = {"max_single_get_size": 4 << 20, "max_chunk_get_size": 4 << 20}

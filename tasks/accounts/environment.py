@@ -58,7 +58,7 @@ def accounts_in(environment: Mapping[str, str]) -> tuple[BatchAccount, StorageAc
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
-    """What is set of the settings, without quotes. Raises InputError where that names only a part of the accounts."""
+    """The settings that are set, without quotes. Raises InputError if they name only a part of the accounts."""
     refuse_unknown_settings(environment)
     given = {name: value for name in _READ if (value := _unquoted(name, environment.get(name, "")))}
     if not given:

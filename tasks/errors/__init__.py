@@ -1,4 +1,4 @@
-"""What can go wrong, as a person should read it.
+"""The errors of this project, each with a message for people.
 
 RunError
  ├ InputError      the caller's input or settings cannot work; nothing was created
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RunError(Exception):
-    """An error whose message says all that a person needs; its traceback would only hide it."""
+    """An error whose message is complete; it is shown without its traceback."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(visible(without_secrets(message)))
@@ -36,27 +36,27 @@ class RunError(Exception):
 
     @property
     def summary(self) -> Any:
-        """What the outputs of the files that succeeded were joined into, where the run came that far."""
+        """The joined outputs of the files that succeeded; None if the run failed earlier."""
         return self._result[0]
 
     @property
     def outcomes(self) -> Sequence[Any]:
-        """What became of each file, where that is known."""
+        """The outcome of each file, as far as known."""
         return self._result[1]
 
     @property
     def report_url(self) -> str:
-        """The page of the run's report, where there is one."""
+        """The page of the run's report; empty if there is none."""
         return self._report_url
 
     def with_message(self, message: str) -> Self:
-        """The same error in other words."""
+        """The same error with another message."""
         other = copy(self)
         other.args = (visible(without_secrets(message)),)
         return other
 
     def with_result(self, summary: object, outcomes: Sequence[Any]) -> Self:
-        """The same error with what the run has come to all the same."""
+        """The same error with what the run has achieved."""
         other = copy(self)
         other._result = (summary, outcomes)
         return other

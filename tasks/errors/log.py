@@ -7,7 +7,7 @@ import logging
 from tasks.errors import RunError
 from tasks.errors.text import visible
 
-# What Prefect calls a crash is mostly somebody's wish: Cancel in the UI, the worker's end, Ctrl-C.
+# Most of what Prefect calls a crash is intended: Cancel in the UI, a stopped worker, Ctrl-C.
 _STOPPED = {
     "Crash detected! Execution was aborted by a termination signal.": "Stopped: the run was cancelled or terminated",
     "Crash detected! Execution was aborted by an interrupt signal.": "Stopped: interrupted from the keyboard",
@@ -20,7 +20,7 @@ class _ReadableErrors(logging.Filter):
     Drops the traceback of a RunError, whose message is already in them, and says in plain words that a run was
     stopped.
 
-    What a terminal would obey, in names and words, is replaced in every record.
+    Replaces control characters, which names and words can contain, in every record.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -42,12 +42,12 @@ class Service(str, Enum):
 
 
 class UnusableResponse(ServiceResponseError):
-    """A response that is not Azure's, or not the whole of it: whether the service acted is not known."""
+    """A response that is not Azure's, or is incomplete: it is unknown whether the service has acted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """A response and what it answers; no body where that is still to be streamed."""
+    """A response with its request; without a body if that is still to be streamed."""
 
     method: str
     url: str
@@ -144,7 +144,7 @@ def _missing_in_list(response: Response) -> str:
 
 
 def _missing_in_batch(response: Response) -> str:
-    """What the SDK's models would give as None, or as a value that is none of the service's."""
+    """Fields that are missing, or have a value that the service never sends; the SDK's models would accept both."""
     url = urlsplit(response.url)
     path = [unquote(part) for part in url.path.strip("/").split("/")]
     if response.method == "POST" and path[-1] == "addtaskcollection":
@@ -162,7 +162,7 @@ def _missing_in_batch(response: Response) -> str:
 
 
 def _missing_in_items(path: list[str], body: dict[str, Any], selected: set[str] | None) -> str:
-    """What lacks in a list, such as /pools or /jobs/<id>/tasks, or in one of its items, such as /pools/<id>."""
+    """Fields that are missing in a list (/pools, /jobs/<id>/tasks), or in one of its items (/pools/<id>)."""
     kind, is_list = (path[-1], True) if len(path) % 2 else (path[-2], False)
     if kind not in _LISTS:
         return ""

@@ -85,24 +85,24 @@ class EmbeddedAzureEnded(ServiceError):
         super().__init__(message, code=code, transient=transient)
 
 
-# What the SDKs raise for a request that failed, and what has been made of it already.
+# What the SDKs raise for a failed request, and its translation.
 SERVICE_FAILURES = (AzureError, DeserializationError, ServiceError)
 
 
 def error_code(error: HttpResponseError) -> str:
-    """The service's own error code, such as PoolNotFound or ContainerAlreadyExists; the status where it has none."""
+    """The service's error code, such as PoolNotFound or ContainerAlreadyExists; without one, the HTTP status."""
     batch = getattr(getattr(error, "model", None), "code", None)
     storage = getattr(error, "error_code", None)
     return str(getattr(storage, "value", storage) or batch or f"HTTP {error.status_code}")
 
 
 def _of_a_service(error: HttpResponseError) -> bool:
-    """Whether it is an answer of Batch or Storage, and not of what gives the tokens for them."""
+    """Whether Batch or Storage has sent it, and not the service that issues their tokens."""
     return bool(getattr(error, "model", None) or getattr(error, "error_code", None))
 
 
 def _response(error: HttpResponseError) -> Response:
-    """What was answered, without its body."""
+    """The response of the error, without its body."""
     answer: Any = error.response
     request = answer.request
     return Response(

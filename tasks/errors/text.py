@@ -17,7 +17,7 @@ _MOST_NAMED = 20  # files in a line
 
 
 def visible(text: str) -> str:
-    """The text with what a terminal would obey, or nobody would see, replaced; line breaks and tabs stay."""
+    """The text with control characters and invisible characters replaced; line breaks and tabs stay."""
     return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))
 
 

@@ -1,1 +1,1 @@
-"""What a person, or an automation, sees of a run."""
+"""What people and automations see of a run."""

@@ -153,7 +153,7 @@ class RunEvents:
 
 
 def _has_server() -> bool:
-    """Whether a server is there: to emit an event elsewhere would start one, which takes ten seconds."""
+    """Whether there is a server; without one, emitting an event would start one, which takes ten seconds."""
     return bool(PREFECT_API_URL.value() or FlowRunContext.get() or TaskRunContext.get())
 
 

@@ -1,4 +1,4 @@
-"""What a sweep has found and deleted, for its log, its artifact and its final state."""
+"""Findings and deletions of a sweep, for its log, its artifact and its final state."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def log_deletion(deletion: Deletion) -> None:
 
 @best_effort
 def publish_findings(findings: Sequence[Finding], deletions: Sequence[Deletion], only: UUID | None) -> None:
-    """What was found, and what became of it, as a table in the UI."""
+    """Publish what was found, and whether it was deleted, as a table in the UI."""
     text = findings_table(findings, deletions, only)
     create_markdown_artifact(text, key=Key.LEFTOVERS.value, description="What runs have left in the accounts")
 

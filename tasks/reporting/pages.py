@@ -22,7 +22,7 @@ _report = ""  # of the run that this process has reported on last
 
 
 def address(page: Page, id: object) -> str:
-    """Where to see it; of a temporary server, which shows no pages, how to."""
+    """The address of the page; for a temporary server, which has no UI, how to see it."""
     url = ui_url()
     where = f"{page.value}/{id}"
     return f"{url}/{where}" if url else f"make ui, then {_BY_MAKE_UI}/{where}"

@@ -1,4 +1,4 @@
-"""How our own calls reach the Prefect server: with a limit, and through what Prefect exports but does not document.
+"""Our own calls to the Prefect server: with a time limit, through names that Prefect exports but does not document.
 
 `tests/unit/test_prefect_api.py` fails where a name of the latter kind is gone; pyproject.toml has the upper bound.
 """

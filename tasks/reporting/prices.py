@@ -1,4 +1,4 @@
-"""What a node costs an hour, as far as it is known, and what a run's nodes may have cost.
+"""Prices of nodes per hour, as far as known, and the estimated cost of a run's nodes.
 
 The figures are Azure's pay-as-you-go list prices for Linux, as Apache Libcloud recorded them from Azure's own price
 calculator; the date is that of its file, and single figures in it may be older. A price here is for an estimate only:

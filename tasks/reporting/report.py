@@ -87,7 +87,7 @@ def report(facts: RunFacts) -> str:
 
 
 def _problem(text: str) -> str:
-    """As a block of its own, for it may end with lines of stderr."""
+    """The problem as a block of its own, because it can end with lines of stderr."""
     lines = without_secrets(text)[:STDERR_CHARACTERS].splitlines()
     return "\n".join(f"> {_plain(line)}  " for line in lines)
 
@@ -127,7 +127,7 @@ def _briefly(outcome: TaskOutcome) -> str:
 
 
 def _links(flow_run_id: str) -> str:
-    """Seen from the artifact's page, wherever that is: a run does not know under which address people see it."""
+    """Links relative to the artifact's page: a run does not know the address at which people open the UI."""
     page = f"../../runs/flow-run/{flow_run_id}"
     return f"[The run]({page}) · [its log]({page}?tab=Logs) · [its artifacts]({page}?tab=Artifacts)"
 

@@ -47,7 +47,7 @@ class Work:
     slots: int = 1  # that one task takes
     script: str  # its name on the nodes
     arguments: Sequence[str] = ()
-    destination: Destination
+    destination: Destination | None = None  # else the run's own output container
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -62,7 +62,8 @@ class BatchTasks:
         self._container = task_settings(pool)
         self._records = f"{azure.storage_account.endpoint}/{run.container(Role.OUTPUT)}"
         # One token for all tasks: Entra ID signs slowly.
-        signer, destination = Signer(azure, run.expires), work.destination
+        signer = Signer(azure, run.expires)
+        self._destination = destination = work.destination or Destination.of(azure, run, "")
         self._record_token = signer.write_token(run.container(Role.OUTPUT))
         self._output_token = (
             signer.write_token(destination.container, destination.endpoint) if destination.kept else self._record_token
@@ -108,7 +109,7 @@ class BatchTasks:
 
     def _environment(self, file: UploadedFile, path: str) -> list[EnvironmentSetting]:
         """What run_file.py is given. Not on its command line, which far more people can read."""
-        destination = self._work.destination
+        destination = self._destination
         place = self._work.places.get(file.name, blob_name(file.name))
         values = {
             "INPUT_FILE": path,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,20 +35,20 @@ def concatenate(join: Join, tables: Mapping[str, pa.Table]) -> pd.DataFrame:
     values of all exactly, or else is text.
     """
     joined = union(list(tables.values()))
-    names = pa.array([as_unicode(name) for name in tables], type=pa.string())
-    rows = np.repeat(np.arange(len(names)), [table.num_rows for table in tables.values()])
+    names = [pa.repeat(as_unicode(name), table.num_rows) for name, table in tables.items()]
+    file = pa.chunked_array(names, type=pa.string()).combine_chunks()
     columns = joined.columns
     if join.format is JoinFormat.CSV:
         columns = [_numbers(column) for column in columns]
-    series = [_series(column) for column in (names.take(pa.array(rows)), *columns)]
+    series = [_series(column) for column in (file, *columns)]
     keys = distinct(["file", *joined.column_names])
     return pd.DataFrame(dict(zip(keys, series, strict=True)), copy=False)
 
 
 def union(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of all tables, with missing values where a table lacks a column; a table repeats no column's name."""
-    if not tables:
-        return pa.table({})
+    if not any(table.num_columns for table in tables):
+        return tables[0] if len(tables) == 1 else pa.table({})
     schemas = list(dict.fromkeys(table.schema for table in tables))
     tables = list(tables)
     for name in _differing(schemas):
@@ -82,7 +82,7 @@ def _align(tables: list[pa.Table], name: str) -> None:
 
 def _common(types: Iterable[pa.DataType]) -> pa.DataType:
     """Raises ArrowException where there is none."""
-    types = set(types)
+    types = sorted(set(types), key=str)
     if len({pa.types.is_binary(type) for type in types}) > 1:
         raise pa.ArrowInvalid("text as bytes would not be read as text")
     one = [pa.schema([("column", type)]) for type in types]
@@ -95,11 +95,12 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     type = column.type
-    # As JSON has them; Arrow's own cast prints 1.0 as 1.
-    if pa.types.is_floating(type) or pa.types.is_nested(type) or pa.types.is_binary(type):
-        texts = [None if value is None else value_text(value) for value in column.to_pylist()]
-        return pa.chunked_array([texts], type=pa.string())
-    return column.cast(pa.string())
+    # As JSON has these; Arrow's own cast prints 1.0 as 1.
+    if not (pa.types.is_floating(type) or pa.types.is_nested(type) or pa.types.is_binary(type)):
+        with suppress(pa.ArrowException):
+            return column.cast(pa.string())
+    texts = [None if value is None else value_text(value) for value in column.to_pylist()]
+    return pa.chunked_array([texts], type=pa.string())
 
 
 def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -20,15 +20,13 @@ class JoinFormat(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Join:
-    """The outputs to join: those of each input file that match the pattern, a glob below its folder of outputs.
-
-    Raises InputError for a format that does not exist, and for a pattern that can match no output.
-    """
+    """The outputs to join: those of each input file that match the pattern, a glob below its folder of outputs."""
 
     format: JoinFormat
     pattern: str
 
     def __post_init__(self) -> None:
+        """Raises InputError for a format that does not exist, and for a pattern that can match no output."""
         if self.format not in set(JoinFormat):
             formats = ", ".join(each.value for each in JoinFormat)
             raise InputError(f"join format {self.format!r}: does not exist; use one of {formats}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,15 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from tasks.accounts.clients import Azure
+from tasks.errors import InputError
 from tasks.run.destination import Destination
 from tasks.run.local_files import at
-from tasks.run.manifest import made_in
+from tasks.run.manifest import COLUMNS, made_in
+from tasks.run.output_address import MANIFEST
 from tasks.run.parallel import in_parallel
 from tasks.run.program import Done
 from tasks.run.records import Output
-from tasks.run.results import MANIFEST, Results
+from tasks.run.results import Results
 
 
 @contextmanager
@@ -30,12 +32,19 @@ def container_of(azure: Azure, destination: Destination) -> Iterator[ContainerCl
 
 
 def read_manifest(container: ContainerClient, destination: Destination) -> pd.DataFrame | None:
-    """The manifest beside the outputs; None where there is none. Raises ValueError where it cannot be read."""
+    """The manifest beside the outputs; None where there is none. Raises InputError where it is another file."""
+    name = destination.folder(f"{MANIFEST}.parquet")
     try:
-        data = container.download_blob(destination.folder(f"{MANIFEST}.parquet")).readall()
+        data = container.download_blob(name).readall()
     except ResourceNotFoundError:
         return None
-    return pd.read_parquet(io.BytesIO(data))
+    try:
+        return pd.read_parquet(io.BytesIO(data))[list(COLUMNS)]
+    except (ValueError, KeyError, OSError):  # of pyarrow too
+        raise InputError(
+            f"output {destination}: the blob {name} is not the manifest that a run writes; delete it, or name another "
+            "folder"
+        ) from None
 
 
 def made_in_blobs(azure: Azure, destination: Destination) -> tuple[dict[str, Done], set[str]]:
@@ -53,18 +62,31 @@ def made_in_blobs(azure: Azure, destination: Destination) -> tuple[dict[str, Don
     return made, gone
 
 
-def made_in_folders(results: Results, names: Iterable[str]) -> tuple[dict[str, Done], set[str], dict[str, Results]]:
-    """The same of earlier runs in the same output folder, newest first, and whose results have each."""
-    wanted = set(names)
+def made_in_folders(
+    results: Results, contents: Mapping[str, str]
+) -> tuple[dict[str, Done], set[str], dict[str, Results]]:
+    """The same of earlier runs in the same output folder, and whose results have each.
+
+    Of several, the newest that is of the same content and program, else the newest.
+    """
     made: dict[str, Done] = {}
     where: dict[str, Results] = {}
+    usable: set[str] = set()
     workload = results.folder.name.rpartition("-")[0]
     for folder in sorted(results.folder.parent.glob(f"{workload}-*"), key=_time, reverse=True):
         run = replace(results, folder=folder)
         for name, done in run.done().items():
-            if name in wanted and name not in made:
-                made[name], where[name] = done, run
-    gone = {name for name, done in made.items() if not _all_there(where[name].paths(name, done.record))}
+            if name not in contents or name in usable:
+                continue
+            same = (done.content, done.program) == (contents[name], results.program)
+            if same and _all_there(run.paths(name, done.record)):
+                usable.add(name)
+            elif name in made:
+                continue
+            made[name], where[name] = done, run
+        if len(usable) == len(contents):
+            break
+    gone = {name for name in made.keys() - usable if not _all_there(where[name].paths(name, made[name].record))}
     return made, gone, where
 
 
@@ -77,7 +99,10 @@ def take_over(results: Results, made: Mapping[str, Done], where: Mapping[str, Re
             return
         with at(target):
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target)
+            if made[name].record.outputs:
+                shutil.copytree(source, target)
+            else:
+                target.mkdir(parents=True)
 
     in_parallel(take, made)
     results.remember(made)

@@ -1,12 +1,21 @@
-"""Errors of this machine's file system, as a run reports them."""
+"""Paths on this machine, and errors of its file system as a run reports them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.errors import ResultsError
+from tasks.errors import InputError, ResultsError
+
+
+def expanded(what: str, path: str | os.PathLike[str]) -> Path:
+    """The path with the home directory that `~` stands for. Raises InputError, which begins with `what`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{what} {os.fspath(path)!r}: there is no such home directory; name another") from None
 
 
 @contextmanager

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from tasks.errors.text import as_unicode
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.program import Done, Program
 from tasks.run.records import Output, Record
 
 COLUMNS = {
-    "file": "str",  # the input's name
+    "file": "str",  # the input's name, what is not UTF-8 in it as escapes
     "output": "str",  # the path below the input's folder; empty where the script left none
     "size": "Int64",  # bytes
     "md5": "str",
@@ -30,7 +31,8 @@ def manifest(outcomes: Iterable[TaskOutcome], done: Mapping[str, Done]) -> pd.Da
     rows: list[dict[str, object]] = []
     for outcome in outcomes:
         made = done.get(outcome.file) if outcome.succeeded else None
-        rows += _rows(outcome.file, made) if made else [{"file": outcome.file, "exit_code": outcome.exit_code}]
+        file = as_unicode(outcome.file)
+        rows += _rows(file, made) if made else [{"file": file, "exit_code": outcome.exit_code}]
     return _table(rows)
 
 
@@ -67,12 +69,14 @@ def _rows(file: str, made: Done) -> list[dict[str, object]]:
         "script": made.program.script,
         "arguments": made.program.arguments,
     }
-    each = [{"output": out.path, "size": out.size, "md5": out.md5, "blob": out.blob} for out in record.outputs]
+    each = [
+        {"output": as_unicode(out.path), "size": out.size, "md5": out.md5, "blob": out.blob} for out in record.outputs
+    ]
     return [{**shared, **output} for output in each or [{}]]
 
 
 def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
     texts = [name for name, kind in COLUMNS.items() if kind == "str"]
-    frame[texts] = frame[texts].fillna("").astype(object)
+    frame[texts] = frame[texts].fillna("")
     return frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})

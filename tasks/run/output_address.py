@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
 from tasks.errors import InputError
 from tasks.run.blob_addresses import BlobAddress, is_blob_address
+from tasks.run.globs import Glob
 from tasks.run.inputs import Found
+from tasks.run.local_files import expanded
+
+MANIFEST = "manifest"  # the name of the table of all outputs
 
 
 def output_address(output: str) -> BlobAddress:
@@ -26,12 +30,12 @@ def output_address(output: str) -> BlobAddress:
     return address
 
 
-def refuse_join_of_kept_outputs(join: object | None, output: str) -> None:
+def refuse_join_of_kept_outputs(join: object, output: str) -> None:
     """Raises InputError where outputs are to be joined on this machine and not downloaded to it."""
     if join and is_blob_address(output):
         raise InputError(
             f"output {output_address(output)}: outputs stay there and are not downloaded, so they cannot be joined; "
-            "leave out join, or name a folder on this machine"
+            "name a folder on this machine, or join nothing"
         )
 
 
@@ -41,7 +45,7 @@ def refuse_output_among_inputs(output: str, found: Found) -> None:
         address = output_address(output)
         inside = next((str(each) for each in found.addresses if _holds(each, address)), "")
     else:
-        folder = os.path.abspath(Path(output).expanduser()) if not output.startswith("~") else output
+        folder = os.path.abspath(expanded("output folder", output))
         inside = next((each for each in found.searched if f"{folder}/".startswith(f"{each.rstrip('/')}/")), "")
     if inside:
         raise InputError(
@@ -55,7 +59,18 @@ def _holds(inputs: BlobAddress, output: BlobAddress) -> bool:
     if (inputs.account, inputs.container) != (output.account, output.container):
         return False
     if not inputs.glob.is_plain and "**" not in inputs.glob.text:
-        return False
+        return _may_match_below(inputs.glob.text.split("/"), output.glob.text.strip("/"))
     folder = inputs.glob.text if inputs.glob.is_plain else inputs.glob.folder
     folder = f"{folder.rstrip('/')}/" if folder else ""
     return f"{output.glob.text.strip('/')}/".startswith(folder)
+
+
+def _may_match_below(pattern: Sequence[str], folder: str) -> bool:
+    """Whether the segments of a glob without ** match what a run leaves in the folder: tables, folders of outputs."""
+    depth = len(folder.split("/")) if folder else 0
+    if len(pattern) <= depth or not Glob("/".join(pattern[:depth])).matches(folder):
+        return False
+    *folders, last = pattern[depth:]
+    if not folders:
+        return any(Glob(last).matches(f"{MANIFEST}{suffix}") for suffix in (".csv", ".parquet"))
+    return not any(Glob(each).is_plain for each in folders)

@@ -119,6 +119,8 @@ def _kind(value: object) -> str:
 
 def _table(rows: Sequence[dict[str, object]]) -> pa.Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
+    if not names:
+        return pa.table({"": pa.nulls(len(rows))}).select([])  # which keeps the number of rows
     columns = [_column([row.get(name) for row in rows]) for name in names]
     return pa.Table.from_arrays(columns, names=distinct(names))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import tomllib
 
 from tasks.errors import InputError
+from tasks.run.local_files import expanded
 
 # Names of the files that the start task turns into env/ and modules/ in the directory that all tasks of a node share.
 WHEELS = "wheels.zip"
@@ -55,7 +57,7 @@ def find_packages(
     """
     block = _metadata(script)
     return Packages(
-        requirements=_readable(Path(requirements).expanduser()) if requirements else None,
+        requirements=_readable(expanded("requirements", requirements)) if requirements else None,
         script=script if block.get("dependencies") else None,
         requires_python=block.get("requires-python", ""),
         extra=_modules(extra),
@@ -95,11 +97,13 @@ def metadata_in(text: str) -> str | None:
 
 def _metadata(script: Path) -> dict[str, Any]:
     """The metadata block of a Python script, empty without one."""
-    content = _content(script, "script")
-    if script.suffix != ".py" and not _PYTHON_LINE.match(content):
-        return {}
+    with _opened(script, "script") as file:
+        if script.suffix != ".py" and not _PYTHON_LINE.match(file.readline(256)):
+            return {}
+        file.seek(0)
+        text = file.read().decode(errors="replace").replace("\r\n", "\n")
     try:
-        block = tomllib.loads(metadata_in(content.decode(errors="replace").replace("\r\n", "\n")) or "")
+        block = tomllib.loads(metadata_in(text) or "")
         _check(block)
     except ValueError as error:  # a TOMLDecodeError too
         raise InputError(f"script {str(script)!r}: its metadata block '# /// script' is not valid: {error}") from None
@@ -115,13 +119,15 @@ def _check(block: dict[str, Any]) -> None:
 
 
 def _readable(path: Path) -> Path:
-    _content(path, "requirements")
-    return path
+    with _opened(path, "requirements"):
+        return path
 
 
-def _content(path: Path, what: str) -> bytes:
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise InputError(
             f"{what} {str(path)!r}: cannot be read ({error.strerror}); check the path and permissions"
@@ -130,7 +136,7 @@ def _content(path: Path, what: str) -> bytes:
 
 def _modules(entries: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     """The modules and folders as absolute paths, each once."""
-    paths = list(dict.fromkeys(Path(os.path.abspath(Path(entry).expanduser())) for entry in entries))
+    paths = list(dict.fromkeys(Path(os.path.abspath(expanded("module", entry))) for entry in entries))
     names: dict[str, Path] = {}
     for path in paths:
         if not path.name or not (path.is_dir() or path.is_file()):

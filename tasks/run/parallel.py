@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextvars import copy_context
 from threading import Thread
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ def in_parallel(
 
 def within(seconds: float, act: Callable[[], None]) -> bool:
     """Whether the act was done in that time; if not it goes on, but does not keep the process from ending."""
-    thread = Thread(target=act, daemon=True)
+    thread = Thread(target=copy_context().run, args=(act,), daemon=True)  # Prefect's loggers need the context
     thread.start()
     thread.join(seconds)
     return not thread.is_alive()

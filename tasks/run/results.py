@@ -15,14 +15,14 @@ from tasks.errors import InputError, ResultsError, RunError
 from tasks.run.blob_addresses import is_blob_address
 from tasks.run.content import Content
 from tasks.run.inputs import InputFile
-from tasks.run.local_files import at
+from tasks.run.local_files import at, expanded
 from tasks.run.names import blob_name, local_paths
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
+from tasks.run.output_address import MANIFEST
 from tasks.run.program import NO_PROGRAM, Done, Program
 from tasks.run.records import Output, Record
 from tasks.run.uploads import UploadedFile
 
-MANIFEST = "manifest"  # the table of all outputs
 _DONE = ".done.json"  # the files whose outputs are there: the content of each, and its record
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Results:
 
     places: the folder of each input file below that of the run, by the file's name.
 
-    kept: whether outputs stay in Blob Storage, so that this folder has only tables and logs.
+    kept: the address where outputs stay in Blob Storage, so that this folder has only tables and logs; else empty.
 
     why: where only what is new was asked for, why each input is processed, by name.
     """
@@ -66,7 +66,7 @@ class Results:
     parse: Callable[[str, Path], Any] = _any_output
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     program: Program = NO_PROGRAM
-    kept: bool = False
+    kept: str = ""
     why: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -84,13 +84,10 @@ class Results:
         Where the output is the address of blobs, the folder is one of `results`. Raises InputError where the output
         folder has no such home directory.
         """
-        kept = is_blob_address(output_folder)
+        kept = output_folder if is_blob_address(output_folder) else ""
         output_folder = "results" if kept else output_folder
         reserved = {LOGS, *(f"{table}{suffix}" for table in (MANIFEST, *tables) for suffix in (".csv", ".parquet"))}
-        try:
-            folder = Path(output_folder).expanduser() / run_name
-        except RuntimeError as error:
-            raise InputError(f"output folder {output_folder!r}: {error}; name another") from None
+        folder = expanded("output folder", output_folder) / run_name
         places = local_paths([file.name for file in files], reserved)
         return cls(folder=folder, parse=parse, places=places, program=program, kept=kept)
 
@@ -116,7 +113,7 @@ class Results:
         known = self.done()
         there = [file for file in files if file.name in known and self._is_of(file, known[file.name])]
         if there:
-            get_run_logger().info("%d of %d files are done by a previous attempt", len(there), len(files))
+            get_run_logger().info("%d of %d files are done already", len(there), len(files))
         names = {file.name for file in there}
         outcomes = [TaskOutcome.done_before(file.task_id, file.name) for file in there]
         return outcomes, [file for file in files if file.name not in names]

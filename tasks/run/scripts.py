@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import InputError
+from tasks.run.local_files import expanded
 from tasks.run.packages import MODULES, SET_UP_NODE, WHEELS
 
 RUN_FILE = "run_file.py"  # what each Batch task runs: it runs the script
@@ -28,6 +30,13 @@ def name_on_nodes(script: Path) -> str:
     return f"script_{name}" if name in _OURS or name.startswith(("-", ".")) else name
 
 
+def find_script(script: str) -> Path:
+    """Raises InputError, naming the fix, for what no node could run."""
+    path = expanded("script", script)
+    refuse_bad_script(path)
+    return path
+
+
 def refuse_bad_script(script: Path) -> None:
     """Raises InputError, naming the fix, for what no node could run."""
     if reason := _why_not(script):
@@ -36,20 +45,24 @@ def refuse_bad_script(script: Path) -> None:
 
 def _why_not(script: Path) -> str:
     try:
+        if script.exists() and not script.is_file():  # a pipe, which opening would wait for
+            return "is not a regular file; name a file"
         with script.open("rb") as file:
             start = file.readline(4096)
     except FileNotFoundError:
         return f"does not exist, seen from {str(Path.cwd())!r}; check the path"
-    except OSError as error:
-        return f"cannot be read ({error.strerror}); name a file that you may read"
-    if not start and not script.stat().st_size:
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', error)}); name a file that you may read"
+    if not start:
         return "is empty; name a program"
     if start.startswith(b"#!"):
-        if start.endswith(b"\r\n"):
+        if start.rstrip(b"\n").endswith(b"\r"):
             return (
                 "its first line ends with CRLF, so that Linux looks for an interpreter of another name; save it with LF"
             )
         return "" if start[2:].strip() else "names no interpreter after #!; begin it with #!/usr/bin/env python3, say"
+    if start.startswith(codecs.BOM_UTF8 + b"#!"):
+        return "begins with a byte-order mark, so that Linux does not see its #!; save it as UTF-8 without one"
     for magic, system in _FOREIGN.items():
         if start.startswith(magic):
             return f"is a program for {system}, and nodes run Linux; name one that is built for Linux"

@@ -102,9 +102,9 @@ def _list(client: ContainerClient, address: BlobAddress, source: SourceContainer
                 return _Listed(folder=_folder_of(name), blobs=[blob])
         prefix += "/"
     if source.sas and "l" not in sas_permissions(source.sas):
+        no_blob = "there is no blob of that name, and " if pattern.is_plain else ""
         raise InputError(
-            f"input {address}: there is no blob of that name, and its SAS does not permit to list those in a folder of "
-            "that name; make one that permits to read and list (sp=rl)"
+            f"input {address}: {no_blob}its SAS does not permit to list; make one that permits to read and list (sp=rl)"
         )
     blobs: list[SourceBlob] = []
     for blob in _blobs_below(client, source, prefix):

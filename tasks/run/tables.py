@@ -40,11 +40,6 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         pq.write_table(_exact(table), file)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read the table that write_table wrote there, each value as it was. Raises OSError."""
-    return pd.read_parquet(_with_suffix(path, ".parquet"))
-
-
 def distinct(names: Iterable[str]) -> list[str]:
     """The names of columns, valid as Unicode, with underscores after those that are there already."""
     wanted = [as_unicode(name) for name in names]

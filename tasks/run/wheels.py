@@ -110,8 +110,11 @@ def _wheels(sources: Sequence[Path], target: NodePython, folder: Path) -> list[P
         return []
     pins = folder / "pins.txt"
     pins.touch(mode=0o600)  # URLs of package indexes in it may contain passwords
-    pins.write_text(resolved)
-    return _download(pins, target, folder / "wheels", indexes)
+    try:
+        pins.write_text(resolved)
+        return _download(pins, target, folder / "wheels", indexes)
+    finally:
+        pins.unlink()
 
 
 def _pins(sources: Sequence[Path], target: NodePython, indexes: Indexes) -> str:

@@ -1,4 +1,4 @@
-"""Finds that a run was cancelled in the Prefect UI, also where no worker has started it: by polling the server."""
+"""Polls the Prefect server for the cancellation of a run that no worker has started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
 
 
 class Cancellation:
-    """Checks now and then whether somebody has cancelled the present flow run.
+    """Checks every 10 seconds whether this flow run was cancelled.
 
     A worker and `serve` end the process of a run that is cancelled. A run in a terminal only gets another state, and
     would otherwise go on and bill.
@@ -28,7 +28,7 @@ class Cancellation:
         self._next: datetime | None = None
 
     def check(self, now: datetime) -> None:
-        """Raises Cancelled where somebody has; a server that does not respond counts as no."""
+        """Raises Cancelled if the run was cancelled. Continues if the server does not respond."""
         if not self._polls or (self._next is not None and now < self._next):
             return
         self._next = now + _EVERY

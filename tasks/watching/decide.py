@@ -1,4 +1,4 @@
-"""Decides from one snapshot, and what earlier looks found, how watching goes on: without a client, clock or logger."""
+"""Decides what to do after a look, from its snapshot and from earlier looks: without a client, clock or logger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.watching.snapshot import NotRead, Part, Snapshot
 
 
 class Action(Enum):
-    """How watching goes on."""
+    """What to do after a look."""
 
     READ = "read a further part, then decide again"
     GO_ON = "look again later"
@@ -31,7 +31,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a look has come to."""
+    """The result of one look."""
 
     action: Action
     memory: Memory  # for the next look
@@ -43,7 +43,7 @@ class Decision:
 
 
 def decide(snapshot: Snapshot, memory: Memory, limits: Limits, now: datetime) -> Decision:
-    """How watching goes on after this look; READ as long as the snapshot lacks a part that the decision depends on."""
+    """Decide what to do after this look; READ while the snapshot lacks a part that the decision needs."""
     if not limits.tasks:
         return Decision(action=Action.ALL_COMPLETED, memory=memory)
     try:
@@ -89,7 +89,7 @@ def _with_preempted(snapshot: Snapshot, memory: Memory, limits: Limits, now: dat
 
 
 def _running_makes_progress(snapshot: Snapshot, memory: Memory, now: datetime) -> bool:
-    """Whether the tasks that run do not only start, to lose their nodes again and again."""
+    """Whether the running tasks make progress, and do not lose their nodes each time soon after they start."""
     if not memory.losses.keeps_losing_nodes:
         return True
     snapshot.need(Part.RUNNING_TASKS)
@@ -124,7 +124,7 @@ def _all_completed(snapshot: Snapshot, memory: Memory) -> bool:
 
 
 def _obstacle(snapshot: Snapshot, memory: Memory, limits: Limits) -> tuple[str, RunError | None]:
-    """What the queued tasks wait for, or why that will never come."""
+    """Why the queued tasks wait, or why they will never run."""
     try:
         return why_waiting(snapshot, memory.pool, limits), None
     except (TasksFailed, RunTimeout) as problem:
@@ -132,7 +132,7 @@ def _obstacle(snapshot: Snapshot, memory: Memory, limits: Limits) -> tuple[str, 
 
 
 def _job_has_ended(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits) -> bool:
-    """Whether the job has ended with all tasks completed. Raises why it ended where some are left."""
+    """Whether the job has ended with all tasks completed. Raises the reason if it ended with tasks left."""
     snapshot.need(Part.JOB)
     if why_ended(snapshot.job, limits.job_id, counts.left) is None:
         return False
@@ -142,7 +142,7 @@ def _job_has_ended(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
 
 
 def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits, now: datetime) -> Action:
-    """Raises RunTimeout or Stalled where a limit is reached."""
+    """Raises RunTimeout or Stalled if a limit is reached."""
     if now >= limits.expires:
         snapshot.need(Part.LATEST_TASKS)
         left = memory.left if snapshot.has(Part.TASKS) else counts.left
@@ -161,7 +161,7 @@ def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
 
 
 def _needs_dedicated(memory: Memory, limits: Limits, now: datetime) -> bool:
-    """Whether spot nodes have brought nothing for as long as the run is to wait for them."""
+    """Whether spot nodes made no progress for dedicated_after_minutes."""
     minutes = limits.dedicated_after_minutes
     if minutes is None or memory.pool.added_at or not memory.pool.own:
         return False
@@ -169,7 +169,7 @@ def _needs_dedicated(memory: Memory, limits: Limits, now: datetime) -> bool:
 
 
 def outage_ends(failure: ServiceError, memory: Memory, limits: Limits, now: datetime) -> ServiceError | None:
-    """Why an outage of the service ends watching; None while the tasks may go on: they need nobody to watch them."""
+    """Why an outage of the service ends watching; None to wait: the Batch tasks continue without being watched."""
     message = str(failure)
     if failure.transient:
         if now < limits.expires and now - memory.last_response < limits.stall:

@@ -1,4 +1,4 @@
-"""Reports the Batch tasks that fail, each once and as soon as it is seen: in the log, and as an event."""
+"""Reports each failed Batch task once, as soon as it is seen: in the log and as an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long watching the Batch tasks may take, and what it may do about a wait."""
+"""The limits within which the Batch tasks of a run are watched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is watched, and its limits."""
+    """The job that is watched, with its limits."""
 
     job_id: str
     tasks: int  # of the job
@@ -16,7 +16,7 @@ class Limits:
     lifetime: timedelta
     stall_minutes: int
     dedicated_after_minutes: int | None = None  # None: no dedicated nodes are added
-    added_nodes: int = 0  # how many those are
+    added_nodes: int = 0  # how many of them are added
 
     @property
     def stall(self) -> timedelta:

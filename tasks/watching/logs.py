@@ -1,4 +1,4 @@
-"""What Batch tasks wrote to stdout and stderr: its end, without secrets, for people to read."""
+"""Stdout and stderr of Batch tasks: their last lines, without secrets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_ASKED = 100  # Batch tasks whose logs are requested from their node, where
 
 
 def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]) -> dict[str, str]:
-    """The end of what these Batch tasks wrote to stderr, by id; empty where there is none, or it cannot be read."""
+    """The end of stderr of these Batch tasks, by id; empty if there is none or it cannot be read."""
     with azure.blobs() as blobs:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
 
@@ -83,7 +83,7 @@ def _has_written(outcome: TaskOutcome, stream: str, done: Mapping[str, Done]) ->
 
 
 def _stored(container: ContainerClient) -> dict[str, int]:
-    """The stored logs and their sizes; none where they cannot be listed, as when somebody has deleted the container."""
+    """The stored logs and their sizes; none if they cannot be listed, for example if the container was deleted."""
     try:
         return {blob.name: blob.size for blob in container.list_blobs(name_starts_with=f"{LOGS}/")}
     except SERVICE_FAILURES:

@@ -1,4 +1,4 @@
-"""What earlier looks at the Batch tasks found, as far as later ones need it: a value that each look makes anew."""
+"""Findings of earlier looks that later looks need, as a value; each look makes a new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.watching.progress import Progress, estimate, is_due
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What is known of the Batch tasks, and what was last logged about them."""
+    """Outcomes of the Batch tasks so far, and what was last logged about them."""
 
     pool: UsedPool
     outcomes: Mapping[str, TaskOutcome]  # of every Batch task by its id, as last seen

@@ -35,7 +35,7 @@ class Narrator:
         self._preemptions = 0
 
     def report(self, decision: Decision) -> None:
-        """What a look has come to."""
+        """Report the decision of one look."""
         memory, counts = decision.memory, decision.counts
         if counts and (counts.completed or counts.running):
             self._report_ready(memory)
@@ -65,7 +65,7 @@ class Narrator:
         self._logger.warning("Pool %s: %s added, because %s", pool.id, added, why)
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
-        """How it ended, by what became of each task: the service's counts may lag behind. Returns the outcomes."""
+        """Report the end, from each task's outcome: the service's counts may lag behind. Returns the outcomes."""
         outcomes = self._failures.report(list(memory.outcomes.values()))
         self._failures.close()
         if problem is not None:

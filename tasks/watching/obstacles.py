@@ -32,7 +32,7 @@ _SPOT_ONLY = {"AccountLowPriorityCoreQuotaReached", "AccountSpotCoreQuotaReached
 
 
 def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> str:
-    """What the queued tasks wait for, as the end of a sentence. Raises TasksFailed where it will never come."""
+    """Why the queued tasks wait, as the end of a sentence. Raises TasksFailed if they will never run."""
     pool, nodes = _pool(snapshot, used.id), snapshot.nodes
     lost = [node for node in nodes if node.state in LOST_NODES]
     # The formula of an existing pool may ask for nodes once it counts the tasks; until then no fact is final.
@@ -50,7 +50,7 @@ def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> str:
 
 
 def when_added(snapshot: Snapshot, limits: Limits) -> datetime:
-    """When the first Batch task was added, by the service's clock. Raises why it cannot be known."""
+    """When the first Batch task was added, by the service's clock. Raises the reason if that is unknown."""
     snapshot.need(Part.TASKS_ADDED)
     if snapshot.tasks_added is not None:
         return snapshot.tasks_added
@@ -69,7 +69,7 @@ def _pool(snapshot: Snapshot, pool_id: str) -> BatchPool:
 
 
 def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: bool) -> str:
-    """Why the last allocation failed, or nothing. Raises TasksFailed where there are no nodes and will be none."""
+    """Why the last allocation failed; empty if it did not. Raises TasksFailed if there will never be a node."""
     reasons = _resize_errors(pool)
     if nodes or pool.allocation_state != AllocationState.STEADY:
         return reasons
@@ -94,7 +94,7 @@ def _resize_errors(pool: BatchPool) -> str:
 
 
 def _scaled_since(pool: BatchPool, added: datetime) -> bool:
-    """Whether the pool's formula was evaluated, and what that changed has ended, after the tasks were added.
+    """Whether the pool's formula was evaluated, and the resize finished, after the tasks were added.
 
     Both times are the service's own. An error of an earlier resize says nothing about the next one.
     """
@@ -103,9 +103,9 @@ def _scaled_since(pool: BatchPool, added: datetime) -> bool:
 
 
 def _evaluation(pool: BatchPool) -> AutoScaleRun | None:
-    """That of the pool's present formula; None before there is one: Azure evaluates every few minutes, not at once.
+    """The last evaluation of the pool's current formula; None before the first: Azure evaluates every few minutes.
 
-    All times are the service's own. It may take until the pool is steady for what an evaluation changed to be written.
+    All times are the service's own. The results of an evaluation may appear only when the pool is steady.
     """
     run = pool.auto_scale_run
     if run is None:
@@ -115,7 +115,7 @@ def _evaluation(pool: BatchPool) -> AutoScaleRun | None:
 
 
 def _asks_for_nodes(pool: BatchPool, run: AutoScaleRun) -> bool:
-    """Whether the formula's result has nodes in it, also where the pool's targets do not show them yet."""
+    """Whether the formula asks for nodes, even if the pool's targets do not show them yet."""
     asked = re.findall(r"\$Target(?:Dedicated|LowPriority)Nodes=(\d+)", run.results or "")
     there = (pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0)
     return any(map(int, asked)) or any(there)
@@ -168,7 +168,7 @@ def job_gone(job_id: str, left: int) -> TasksFailed:
 
 
 def why_ended(job: BatchJob | None, job_id: str, left: int) -> RunError | None:
-    """Why a job will not run the tasks that are left, or None where it still may."""
+    """Why a job will not run the remaining tasks; None if it still may."""
     if job is None:
         return job_gone(job_id, left)
     if job.state == BatchJobState.DELETING:

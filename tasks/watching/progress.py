@@ -15,7 +15,7 @@ _SHORTEST, _LONGEST = timedelta(seconds=30), timedelta(minutes=5)  # between two
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The Batch tasks of a job by state, and the files that need none because a previous attempt has counted them."""
+    """The Batch tasks of a job by state, and the files that need none because a previous attempt has done them."""
 
     total: int
     completed: int
@@ -55,13 +55,13 @@ class Progress:
         return self.total - self.completed
 
     def now(self, waiting_for: str = "") -> str:
-        """While the tasks are watched."""
+        """The log line while the tasks are watched."""
         return f"{self._done()}, {self.running} running, {self.queued} queued{self._others()}" + (
             f"; {waiting_for}" if waiting_for else ""
         )
 
     def at_the_end(self, problem: str = "") -> str:
-        """When they are no longer watched."""
+        """The log line after the tasks were watched."""
         left = f", {self.left} not completed" if self.left else ""
         reason = f": {problem}" if left and problem else ""
         return f"{self._done()}{left}{self._others()}{reason}"
@@ -72,7 +72,7 @@ class Progress:
         )
 
     def _others(self) -> str:
-        return f"; {self.earlier} files counted by a previous attempt" if self.earlier else ""
+        return f"; {self.earlier} files done by a previous attempt" if self.earlier else ""
 
 
 def is_due(*, silent: timedelta, unchanged: timedelta, next_look: timedelta) -> bool:

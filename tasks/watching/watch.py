@@ -1,4 +1,4 @@
-"""Watches the Batch tasks of a run: reads a snapshot, decides, reports, until all have completed or it is given up."""
+"""Watches the Batch tasks of a run: read a snapshot, decide, report, until all have completed or it gives up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.watching.snapshot import Part, Snapshot, SnapshotReader
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long the run waits while there is no progress, and with which pool."""
+    """The time limits of the run, and its pool, which can get further nodes."""
 
     limits: TimeLimits = field(default_factory=TimeLimits)
     pool: PoolSettings = field(default_factory=PoolSettings)
@@ -32,7 +32,7 @@ class Patience:
 
 @dataclass(kw_only=True)
 class LastSeen:
-    """What was seen of a run's Batch tasks so far, for a run that is stopped; of very many tasks, not of each."""
+    """The latest outcomes, for a run that is stopped; not of every Batch task if there are very many."""
 
     outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids
     succeeded: int = 0  # as the service counts them
@@ -41,7 +41,7 @@ class LastSeen:
 
 @dataclass(kw_only=True)
 class Watch:
-    """The loop of looks; memory is what they have found so far."""
+    """The loop that looks at the job; `memory` has the findings of earlier looks."""
 
     reader: SnapshotReader
     narrator: Narrator
@@ -52,7 +52,7 @@ class Watch:
     add_nodes: Callable[[], None]
 
     def until_the_end(self) -> Monitored:
-        """Look until all tasks have completed or watching is given up."""
+        """Look until all tasks have completed or there is a reason to give up."""
         problem = self._settle(self._look_until_decided())
         outcomes = self.narrator.report_end(self.memory, problem)
         return Monitored(outcomes=outcomes, pool=self.memory.pool, problem=problem)

@@ -111,7 +111,7 @@ def test_both_answers_are_followed(prefect_server: None) -> None:
     assert asked.decided() == CleanUp(containers=DELETE, job=KEEP, pool=KEEP)
 
 
-def test_the_form_asks_for_what_is_to_be_asked_and_says_what_waiting_costs(prefect_server: None) -> None:
+def test_the_form_asks_what_to_delete_and_says_what_waiting_costs(prefect_server: None) -> None:
     asked = Asked(CleanUp(containers=KEEP, pool=ASK), seconds=90)
     schema = asked.input("schema")
     assert list(schema["properties"]) == ["delete_pool"]
@@ -177,7 +177,7 @@ class Passage(socketserver.BaseRequestHandler):
             self.server.refused += 1
 
 
-def test_a_server_that_goes_away_while_the_run_is_paused_does_not_keep_the_pool(
+def test_the_pool_is_deleted_if_the_server_ends_while_a_run_is_paused(
     prefect_server: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks.approval, "_BUSY", 1.0)

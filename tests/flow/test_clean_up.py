@@ -159,9 +159,7 @@ def test_one_that_cannot_be_deleted_does_not_keep_the_others(accounts: Azure) ->
 # Cleaning up after one run, from its id alone.
 
 
-def test_what_a_dead_run_created_is_deleted_and_nothing_of_another_run(
-    accounts: Azure, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resources_of_a_dead_run_are_deleted_and_no_others(accounts: Azure, caplog: pytest.LogCaptureFixture) -> None:
     dead, other = run_of(), run_of()
     make_run(accounts, dead)
     make_run(accounts, other)

@@ -81,7 +81,7 @@ def read_until(command: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"ended without {text!r}:\n{read}")
 
 
-def test_without_an_account_it_runs_on_the_embedded_local_azure_and_leaves_only_results(
+def test_without_an_account_it_runs_locally_and_leaves_only_results(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     # Nothing answers at the proxy: what runs on this machine is not to be asked through it.

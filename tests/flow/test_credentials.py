@@ -146,7 +146,7 @@ def test_the_database_of_the_server_holds_no_key_in_clear(saved: Saved) -> None:
         assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 
-def test_the_form_in_the_ui_describes_every_field_and_masks_the_secrets(saved: Saved) -> None:
+def test_the_form_describes_every_field_and_masks_secrets(saved: Saved) -> None:
     with get_client(sync_client=True) as client:
         document = client.read_block_document_by_name("production", "azure-batch-accounts")
     schema = document.block_schema.fields
@@ -165,14 +165,14 @@ def test_an_existing_block_is_replaced_only_when_told_so(saved: Saved) -> None:
     assert accounts("other") == Azure.from_environment(ENTRA_ID)
 
 
-def test_a_block_that_does_not_exist_is_named_with_those_that_do_and_the_command(saved: Saved) -> None:
+def test_an_unknown_block_is_refused_with_those_that_exist(saved: Saved) -> None:
     with pytest.raises(InputError, match="there is no block 'productoin' of the type Azure Batch Accounts") as caught:
         accounts("productoin")
     assert "'production'" in str(caught.value)
     assert "`python -m flows.credentials productoin`" in str(caught.value)
 
 
-def test_on_a_server_that_has_never_seen_such_a_block_the_error_is_as_clear(
+def test_a_server_without_any_such_block_gives_the_same_error(
     prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AzureBatchAccounts, "_block_type_slug", "never-saved")
@@ -204,7 +204,7 @@ def test_half_of_the_accounts_saves_no_block(settings: dict[str, str], reason: s
     assert refused.stderr.startswith(f"\nError: {reason}")
 
 
-def test_what_the_ui_let_through_is_refused_with_the_reason_when_it_is_used(saved: Saved) -> None:
+def test_bad_values_saved_in_the_ui_are_refused_when_used(saved: Saved) -> None:
     with get_client(sync_client=True) as client:
         document = client.read_block_document_by_name("production", "azure-batch-accounts")
         answer = client.request(

@@ -517,7 +517,7 @@ def test_a_signal_ends_a_run_as_its_parameters_say(
     assert local.exit_code() == code
 
 
-def test_while_storage_is_silent_the_nodes_go_at_once_and_a_second_signal_keeps_nothing(
+def test_nodes_are_deleted_at_once_while_storage_does_not_respond(
     house: House, interrupted: dict[str, tuple[Local, Run]]
 ) -> None:
     (once, run_once), (twice, run_twice) = interrupted["silent"], interrupted["twice"]
@@ -561,9 +561,7 @@ def test_a_run_that_was_cancelled_leaves_what_it_was_to_keep(
     house.ends_as(deployed_runs[name], "Cancelled", left)
 
 
-def test_a_run_that_is_suspended_leaves_nothing_although_prefect_starts_none_of_its_steps_any_more(
-    house: House, deployed_runs: Mapping[str, UUID]
-) -> None:
+def test_a_suspended_run_leaves_nothing(house: House, deployed_runs: Mapping[str, UUID]) -> None:
     run = house.wait_for_tasks(deployed_runs["suspended"])
     house.server.client.set_flow_run_state(deployed_runs["suspended"], Suspended(timeout_seconds=3600))
     with house.accounts.azure.batch() as batch:  # so that the present step comes to its end
@@ -584,9 +582,7 @@ def test_what_had_started_a_run_cleans_up_when_that_is_killed(
         house.server.wait_for_log(deployed_runs[name], f"{gone.capitalize()}: ")
 
 
-def test_a_run_that_is_killed_while_it_asks_keeps_nothing_that_it_asks_for(
-    house: House, deployed_runs: Mapping[str, UUID]
-) -> None:
+def test_a_run_killed_while_it_asks_keeps_nothing_it_asks_for(house: House, deployed_runs: Mapping[str, UUID]) -> None:
     asking = deployed_runs["killed while it asks"]
     house.server.wait(asking, "Paused")
     assert house.accounts.there(run_of(asking).name) == of_run(run_of(asking), *ALL)
@@ -635,7 +631,7 @@ def dead(house: House, deployed_runs: Mapping[str, UUID]) -> dict[Death, Run]:
 
 
 @pytest.mark.parametrize("death", LEFT)
-def test_a_run_that_is_killed_with_all_others_leaves_what_it_had_created(
+def test_killed_with_all_others_a_run_leaves_what_it_had_created(
     house: House, dead: dict[Death, Run], death: Death
 ) -> None:
     run = dead[death]
@@ -654,7 +650,7 @@ def expired(house: House, dead: dict[Death, Run]) -> None:
         faults.ask("clock", {"advance": "PT2H5M"})
 
 
-def test_past_the_deadline_the_service_alone_ends_jobs_and_takes_nodes_away(
+def test_past_the_deadline_the_service_ends_jobs_and_removes_nodes(
     house: House, dead: dict[Death, Run], expired: None
 ) -> None:
     with house.accounts.azure.batch() as batch:

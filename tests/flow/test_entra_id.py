@@ -12,6 +12,7 @@ import ipaddress
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -28,8 +29,11 @@ from local_azure.azurite import MAIN, ensure_installed, node
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.accounts.sas import Signer
+from tasks.accounts.sources import SourceContainer
 from tasks.errors import responses
 from tasks.errors.responses import problem
+from tasks.run.inputs import find_inputs
+from tasks.run.source_blobs import all_inputs
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 
@@ -114,7 +118,7 @@ def parameters(url: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
-def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they_should(azure: Azure) -> None:
+def test_sas_urls_without_an_account_key_permit_only_what_is_needed(azure: Azure) -> None:
     signer = Signer(azure, IN_AN_HOUR)
     read = parameters(signer.read_url("box", "a file.txt"))
     write = parameters("?" + signer.write_token("box"))
@@ -124,8 +128,23 @@ def test_sas_urls_are_signed_without_an_account_key_and_permit_no_more_than_they
     assert read["se"] == IN_AN_HOUR.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_a_delegation_key_is_asked_for_once_and_for_seven_days_at_most(azure: Azure) -> None:
+def test_a_delegation_key_is_requested_once_for_at_most_seven_days(azure: Azure) -> None:
     signer = Signer(azure, IN_AN_HOUR + dt.timedelta(days=30))
     first, second = (parameters(signer.read_url("box", name)) for name in ("a", "b"))
     assert first["skt"] == second["skt"]
     assert dt.datetime.fromisoformat(first["ske"].replace("Z", "+00:00")) < IN_AN_HOUR + dt.timedelta(days=7)
+
+
+def test_blobs_of_another_account_are_listed_and_signed_as_the_same_identity(azure: Azure) -> None:
+    own = StorageAccount(name="own", endpoint="https://own.blob.core.windows.net")
+    elsewhere = replace(azure, storage_account=own)
+    source = SourceContainer(endpoint=azure.storage_account.endpoint, name="other-account")
+    with azure.source(source) as container:
+        container.create_container()
+        container.upload_blob("x/a.txt", b"text")
+    (file,) = all_inputs(elsewhere, find_inputs([f"{source.endpoint}/other-account/x/*.txt"]), IN_AN_HOUR)
+    assert (file.name, file.size) == ("a.txt", 4)
+    url = Signer(elsewhere, IN_AN_HOUR).source_url(source, "x/a.txt")
+    assert url.startswith(f"{source.endpoint}/other-account/x/a.txt?")
+    read = parameters(url)
+    assert (read["skoid"], read["sr"], read["sp"]) == ("00000000-0000-0000-0000-000000000002", "b", "r")

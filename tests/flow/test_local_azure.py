@@ -94,7 +94,7 @@ def pools(settings: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_prints_five_settings_that_work_and_ends_on_a_signal_without_a_trace(
+def test_it_prints_five_working_settings_and_a_signal_ends_it_all(
     number: int, start: Callable[..., LocalAzure], tmp_path: Path
 ) -> None:
     local = start()
@@ -104,7 +104,7 @@ def test_it_prints_five_settings_that_work_and_ends_on_a_signal_without_a_trace(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_settings_file_is_private_and_there_only_while_the_services_run(
+def test_the_settings_file_is_private_and_deleted_with_the_services(
     start: Callable[..., LocalAzure], tmp_path: Path
 ) -> None:
     file = tmp_path / "local.env"

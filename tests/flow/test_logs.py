@@ -11,6 +11,8 @@ import tasks.watching.logs
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import Cause, TaskOutcome, log_blob
+from tasks.run.program import Done
+from tasks.run.records import Record
 from tasks.run.results import Results
 from tasks.watching.logs import download_logs, read_stderr
 from tests.support.polling import wait_until
@@ -58,22 +60,41 @@ def outcome(task: str) -> TaskOutcome:
     return TaskOutcome(id=task, file=f"{task}.txt", state="completed", cause=Cause.EXIT_CODE)
 
 
-def test_the_logs_of_failed_tasks_are_downloaded_without_signatures_and_those_of_others_not(
-    azure: Azure, run: Run, tmp_path: Path
-) -> None:
+def test_logs_of_failed_tasks_are_downloaded_without_signatures(azure: Azure, run: Run, tmp_path: Path) -> None:
     for task in ("failed", "good"):
         store(azure, run, task, "PUT http://x?sp=cw&sig=abc&sv=1")
     store(azure, run, "failed", "counting", "stdout.txt")
     results = Results(folder=tmp_path)
     assert download_logs(azure, run, [outcome("failed"), replace(outcome("good"), succeeded=True)], results) == 2
-    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.txt")}
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("std*.txt")}
     assert found == {
-        "logs/failed/stdout.txt": "counting",
-        "logs/failed/stderr.txt": "PUT http://x?sp=cw&sig=***&sv=1",
+        "logs/failed.txt/stdout.txt": "counting",
+        "logs/failed.txt/stderr.txt": "PUT http://x?sp=cw&sig=***&sv=1",
     }
 
 
-def test_of_very_many_tasks_without_stored_logs_only_some_are_asked_of_their_nodes(
+def test_logs_of_successful_tasks_are_downloaded_where_they_wrote_something(
+    azure: Azure, run: Run, tmp_path: Path
+) -> None:
+    tasks = {"quiet": Record(outputs=()), "loud": Record(outputs=(), stderr=6), "earlier": Record(outputs=(), stderr=6)}
+    results = Results(folder=tmp_path)
+    for task in tasks:
+        store(azure, run, task, "a word")
+        store(azure, run, task, "", "stdout.txt")
+    results.remember({f"{task}.txt": Done(content="", record=record) for task, record in tasks.items()})
+    kept = results.logs_of("earlier.txt") / "stderr.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of an earlier attempt")
+    outcomes = [replace(outcome(task), succeeded=True, earlier=task == "earlier") for task in tasks]
+    assert download_logs(azure, run, outcomes, results) == 1
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("std*.txt")}
+    assert found == {
+        "logs/loud.txt/stderr.txt": "a word",
+        "logs/earlier.txt/stderr.txt": "of an earlier attempt",
+    }
+
+
+def test_only_some_of_many_missing_logs_are_read_from_nodes(
     azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(azure, run, "other", "")

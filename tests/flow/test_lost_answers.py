@@ -8,14 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 from azure.batch.models import BatchTaskCreateOptions
 from azure.core.pipeline.policies import RetryPolicy
 
-import tasks.job
 from tasks.accounts.clients import Azure
+from tasks.resources.batch_task import BatchTasks
+from tasks.run.uploads import UploadedFile
 from tasks.step import RETRIES
 from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Service
 from tests.support.matrix import TEXTS, Matrix, Outcome, Runs, Scenario, Verdict, quick
@@ -125,9 +125,7 @@ def test_a_service_that_never_takes_the_tasks_is_not_asked_for_ever(runs: Runs) 
     assert runs.left_over(outcome) == []
 
 
-def test_tasks_of_which_the_service_never_says_that_it_took_them_are_found_in_the_job(
-    runs: Runs, clean: Outcome
-) -> None:
+def test_added_tasks_are_found_in_the_job_if_no_answer_says_so(runs: Runs, clean: Outcome) -> None:
     outcome = runs.run(_adding_always(Mode.DISOWNED))
     assert outcome.error == ""
     assert outcome.ended == clean.ended
@@ -162,17 +160,17 @@ def test_a_pool_that_was_not_deleted_fails_the_run(runs: Runs, silent: bool) -> 
 
 
 @pytest.mark.parametrize("status", ["clienterror", "ClientError"])
-def test_a_task_that_the_service_refuses_is_an_error_in_either_case_of_letters(
+def test_a_refused_task_is_an_error_in_either_case_of_letters(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
-    make = tasks.job._batch_task
+    make = BatchTasks.make
 
-    def with_an_impossible_id(*args: Any, **kwargs: Any) -> BatchTaskCreateOptions:
-        task = make(*args, **kwargs)
+    def with_an_impossible_id(self: BatchTasks, file: UploadedFile) -> BatchTaskCreateOptions:
+        task = make(self, file)
         task.id = "not an id"
         return task
 
-    monkeypatch.setattr(tasks.job, "_batch_task", with_an_impossible_id)
+    monkeypatch.setattr(BatchTasks, "make", with_an_impossible_id)
     outcome = runs.run(rewrite=(b'"clienterror"', f'"{status}"'.encode()))
     assert outcome.error.startswith("ServiceError: Azure Batch did not take task not an id: InvalidPropertyValue")
     assert runs.left_over(outcome) == []

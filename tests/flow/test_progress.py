@@ -100,7 +100,7 @@ def running(server: Deployed, azure_settings: dict[str, str], output: Path) -> I
 
 
 def outputs(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*/*_OUTPUT.txt"))
+    return sorted(path.name for path in folder.glob("*/*/*_OUTPUT.txt"))
 
 
 ALL = [f"{name}_OUTPUT.txt" for name in ("clouds", "harbour", "kitchen")]

@@ -28,6 +28,7 @@ from local_azure import faults
 from tasks.errors import NotDownloaded, TasksFailed
 from tasks.reporting.text import short_node
 from tasks.run.identity import Role
+from tasks.run.records import record_blob
 from tasks.summary import Summary
 from tests.support.attempts import (
     Boundary,
@@ -42,6 +43,7 @@ from tests.support.attempts import (
     slow_settings,
     watched,
 )
+from tests.support.downloads import store
 from tests.support.polling import wait_until
 from tests.support.retried import BETWEEN_ATTEMPTS, TEXTS, Contents, Resumed, Start, last_nodes, nodes_of, start
 from tests.support.steps import STEPS
@@ -100,8 +102,8 @@ def created(resumed: Resumed, task: str) -> datetime:
 
 TWO = {"a.txt": TEXTS["a.txt"], "b.txt": TEXTS["b.txt"]}
 NONE: list[str] = []
-# Where an attempt ends, and which files each of the two attempts counts: what has been counted, or goes on, is not
-# counted again, on this machine or in its container, also where the clean-up of a failed attempt has run.
+# Where an attempt ends, and which files each of the two attempts processes: what is done, or goes on, is not
+# processed again, on this machine or in its container, also where the clean-up of a failed attempt has run.
 ENDS = [
     (before("3 create pool"), Kind.KILLED, (NONE, list(TWO))),
     (before("5 add tasks"), Kind.KILLED, (NONE, list(TWO))),
@@ -174,33 +176,32 @@ def test_a_retry_that_fails_before_it_begins_leaves_nothing(start: Start, of: st
 
 def test_outputs_that_could_not_be_stored_are_downloaded_by_a_retry_without_a_pool(start: Start) -> None:
     resumed = start()
-    in_the_way = Path(resumed.parameters["output_folder"]) / resumed.run.name / "b_OUTPUT.txt"
-    state = resumed.first(on_the_way={DOWNLOAD: in_the_way.mkdir})
+    in_the_way = Path(resumed.parameters["output_folder"]) / resumed.run.name / "b.txt"
+    state = resumed.first(on_the_way={DOWNLOAD: in_the_way.touch})
     assert state
     error = state.result(raise_on_failure=False)
     assert isinstance(error, NotDownloaded)
-    assert "b_OUTPUT.txt: Is a directory" in str(error)
+    assert "b.txt: File exists" in str(error)
     containers = sorted(resumed.run.container(role) for role in Role)
     wait_until(lambda: resumed.there() == containers)
     # No other cleaner takes them, but for a sweep once they have expired.
     resumed.clean_up()
     assert resumed.there() == containers
-    in_the_way.rmdir()
+    in_the_way.unlink()
     assert Contents.of(resumed.again()) == EXPECTED
     assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("c.txt", 1)]
     assert before("3 create pool") not in resumed.attempts[1].reached
     assert resumed.left_over() == []
 
 
-def test_a_file_whose_output_cannot_be_read_is_counted_again_beside_kept_tasks(
+def test_a_file_whose_output_cannot_be_read_is_processed_again_beside_kept_tasks(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resumed = start(clean_up=KEEP)
 
     def garble() -> None:
         with resumed.azure.blobs() as blobs:
-            output = blobs.get_blob_client(resumed.run.container(Role.OUTPUT), "b_OUTPUT.txt")
-            output.upload_blob("<html>", overwrite=True)
+            store(blobs.get_container_client(resumed.run.container(Role.OUTPUT)), "b.txt", "<html>")
 
     state = resumed.first(on_the_way={DOWNLOAD: garble})
     assert state
@@ -217,7 +218,7 @@ def test_a_file_whose_output_cannot_be_read_is_counted_again_beside_kept_tasks(
 
 
 @pytest.mark.parametrize("clean_up", [{}, KEEP], ids=["after all was deleted", "after all was kept"])
-def test_a_file_that_failed_is_counted_alone_once_it_can_be(
+def test_a_file_that_failed_is_processed_alone_once_it_can_be(
     start: Start, nodes: Nodes, for_people: None, clean_up: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     resumed = start(clean_up=clean_up)
@@ -235,7 +236,7 @@ def test_a_file_that_failed_is_counted_alone_once_it_can_be(
     assert Contents.of(summary) == EXPECTED
     assert nodes_of(summary) == last_nodes(resumed)
     assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
-    assert "2 of 3 files have been counted by a previous attempt" in caplog.messages
+    assert "2 of 3 files are done by a previous attempt" in caplog.messages
     assert not [message for message in caplog.messages if "Artifact not written" in message]
     tables = [each for each in resumed.artifacts() if each.key == "top-words-by-file"]
     assert [len(json.loads(str(table.data))) for table in tables] == [4, 6]
@@ -246,11 +247,11 @@ def test_a_file_that_failed_is_counted_alone_once_it_can_be(
         assert resumed.left_over() == []
 
 
-def test_a_file_that_changed_after_it_was_counted_is_counted_again(start: Start) -> None:
+def test_a_file_that_changed_after_it_was_done_is_processed_again(start: Start) -> None:
     resumed = start()
     resumed.first(DOWNLOAD, Kind.KILLED)
-    (output,) = [blob for blob in resumed.outputs() if blob.name == "b_OUTPUT.txt"]
-    wait_until(lambda: datetime.now(timezone.utc) >= output.last_modified + timedelta(seconds=1))  # its precision
+    written = resumed.records()[record_blob("b.txt")]
+    wait_until(lambda: datetime.now(timezone.utc) >= written + timedelta(seconds=1))  # its precision
     (resumed.texts / "b.txt").write_text("new new day")
     summary = resumed.again()
     assert words(summary)[2:4] == [["b.txt", 1, "new", 2], ["b.txt", 2, "day", 1]]
@@ -258,7 +259,7 @@ def test_a_file_that_changed_after_it_was_counted_is_counted_again(start: Start)
     assert resumed.left_over() == []
 
 
-def test_a_file_that_changed_while_it_was_being_counted_is_counted_again(start: Start, nodes: Nodes) -> None:
+def test_a_file_that_changed_while_it_was_processed_is_processed_again(start: Start, nodes: Nodes) -> None:
     resumed = start()
     hold = nodes.hold(resumed.run, "b.txt")
     resumed.first(MONITOR, Kind.KILLED, on_the_way={MONITOR: begun(resumed, "a.txt", "b.txt", "c.txt")})
@@ -279,7 +280,7 @@ def test_a_file_put_before_the_others_shifts_their_ids_and_nothing_else(start: S
     assert Contents.of(summary).by_file == [
         ["0.txt", 1, "zero", 2, "topNtask0"],
         ["0.txt", 2, "one", 1, "topNtask0"],
-        *EXPECTED.by_file,  # with the ids under which they were counted
+        *EXPECTED.by_file,  # with the ids under which they were processed
     ]
     assert resumed.executions() == [("0.txt", 2), ("a.txt", 1), ("b.txt", 1), ("c.txt", 1)]
     assert resumed.left_over() == []
@@ -313,9 +314,8 @@ def test_what_is_adopted_gets_the_new_deadline(start: Start, nodes: Nodes) -> No
     ends = job.creation_time + job.constraints.max_wall_clock_time
     assert abs(ends - second) < timedelta(seconds=1)
     assert job.all_tasks_complete_mode == "terminatejob"
-    (script,) = pool.start_task.resource_files
-    (until,) = parse_qs(urlsplit(script.http_url).query)["se"]
-    assert datetime.fromisoformat(until.replace("Z", "+00:00")) == second.replace(microsecond=0)
+    ends = {parse_qs(urlsplit(file.http_url).query)["se"][0] for file in pool.start_task.resource_files}
+    assert {datetime.fromisoformat(end.replace("Z", "+00:00")) for end in ends} == {second.replace(microsecond=0)}
 
 
 def test_what_is_still_being_deleted_is_waited_for(start: Start, caplog: pytest.LogCaptureFixture) -> None:

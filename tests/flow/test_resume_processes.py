@@ -64,7 +64,7 @@ def counts(results: Path) -> list[str]:
 COUNTS = ["a.txt,1,the,3", "a.txt,2,cat,1", "b.txt,1,a,2", "b.txt,2,dog,1"]
 
 
-def test_a_command_that_was_killed_is_finished_by_a_retry_of_its_flow_run(
+def test_a_retry_of_its_flow_run_finishes_a_killed_command(
     deployed: Deployed, azure_settings: dict[str, str], tmp_path: Path
 ) -> None:
     texts, results = files(tmp_path), tmp_path / "results"

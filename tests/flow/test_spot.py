@@ -17,15 +17,15 @@ from azure.batch.models import (
 )
 
 import tasks.resources.pool
-from flows.top_words import NODE_SCRIPT
 from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.files import upload_files
-from tasks.job import Work, add_tasks, create_job
+from tasks.job import add_tasks, create_job
 from tasks.pool import create_pool, delete_pool
 from tasks.reporting.events import Payload, Preempted, RunEvents
+from tasks.resources.batch_task import Work
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
 from tasks.run.inputs import find_inputs
@@ -36,7 +36,7 @@ from tests.support.accounts import accounts_of, azure_with_faults
 from tests.support.monitoring import Time, is_logged, once, pace, watch, watched
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
-from tests.support.runs import in_flow, is_running, long_the_first_time, make_job, new_run, own_pool
+from tests.support.runs import APPLICATION, in_flow, is_running, long_the_first_time, make_job, new_run, own_pool
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -51,10 +51,7 @@ def no_start_task(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 
 
 def job_without_retries(azure: Azure, run: Run, *scripts: str) -> list[AddedTask]:
-    added = [
-        AddedTask(id=f"topNtask{index}", file=f"{index}.txt")
-        for index in range(len(scripts))
-    ]
+    added = [AddedTask(id=f"topNtask{index}", file=f"{index}.txt") for index in range(len(scripts))]
     with azure.batch() as batch:
         pool = BatchPoolInfo(pool_id=run.pool_id)
         batch.create_job(BatchJobCreateOptions(id=run.job_id, pool_info=pool, metadata=metadata(run.tags)))
@@ -150,11 +147,11 @@ def test_the_service_alone_ends_job_and_nodes_at_the_deadline(disposal: Disposal
         workload="top-words", flow_run_id=new_run().flow_run_id, started=service_time(), lifetime=timedelta(hours=2)
     )
     settings = PoolSettings(dedicated_nodes=1, spot_nodes=1)
-    work = Work(arguments=word_arguments(1, 600, None, TimeLimits()), limits=TimeLimits())
+    work = Work(script="top_words.py", arguments=word_arguments(1, 600, None, TimeLimits()), limits=TimeLimits())
 
     def begin() -> None:
         create_containers(alone, run)
-        uploads = upload_files(alone, run, find_inputs([str(DATA)]), NODE_SCRIPT)
+        uploads = upload_files(alone, run, find_inputs([str(DATA)]).files, APPLICATION)
         pool = create_pool(alone, run, settings, uploads.application, disposal)
         create_job(alone, run, pool, uploads, disposal)
         add_tasks(alone, run, pool, uploads, work)

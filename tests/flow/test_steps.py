@@ -28,7 +28,7 @@ from prefect import Task, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from flows.top_words import NODE_SCRIPT, top_words
+from flows.top_words import top_words
 from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
@@ -36,9 +36,10 @@ from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.files import upload_files
-from tasks.job import Work, add_tasks, create_job, delete_job
+from tasks.job import add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
+from tasks.resources.batch_task import Work
 from tasks.resources.bulk import _add
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.inputs import find_inputs
@@ -50,7 +51,17 @@ from tests.support.accounts import clear, job_and_pool_ids
 from tests.support.monitoring import pace, watched
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
-from tests.support.runs import ONE_NODE, SCRIPT, in_flow, is_running, make_job, make_pool, new_run, terminate
+from tests.support.runs import (
+    APPLICATION,
+    ONE_NODE,
+    SCRIPT,
+    in_flow,
+    is_running,
+    make_job,
+    make_pool,
+    new_run,
+    terminate,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -135,19 +146,20 @@ def test_the_pool_is_made_as_its_settings_say(made: Made) -> None:
     assert (machine.image_reference.publisher, machine.image_reference.version) == ("canonical", "latest")
 
 
-def test_the_start_task_puts_the_script_where_every_user_of_the_node_may_run_it(made: Made) -> None:
+def test_every_user_of_the_node_may_run_the_installed_scripts(made: Made) -> None:
     start = made.pool.start_task
     assert start is not None
-    assert start.command_line == "/bin/sh -c 'cp -p top_words.py \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
+    assert start.command_line == "/bin/sh -c 'cp -p run_file.py top_words.py \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
     assert (start.wait_for_success, start.max_task_retry_count) == (True, 2)
     assert start.user_identity is not None
     assert start.user_identity.auto_user is not None
     assert (start.user_identity.auto_user.scope, start.user_identity.auto_user.elevation_level) == ("pool", "admin")
-    (script,) = start.resource_files or []
-    assert (script.file_path, script.file_mode) == ("top_words.py", "0755")
-    url = urlsplit(script.http_url or "")
-    assert url.path.endswith(f"/{made.name}-application/top_words.py")
-    assert permissions(url.query) == "r"
+    files = start.resource_files or []
+    assert [(file.file_path, file.file_mode) for file in files] == [("run_file.py", "0755"), ("top_words.py", "0755")]
+    for file in files:
+        url = urlsplit(file.http_url or "")
+        assert url.path.endswith(f"/{made.name}-application/{file.file_path}")
+        assert permissions(url.query) == "r"
 
 
 def test_pool_job_and_containers_carry_the_tags_of_the_run(made: Made) -> None:
@@ -180,7 +192,7 @@ def test_the_job_ends_after_the_run_s_limit_or_with_its_last_task(made: Made) ->
     assert made.job.all_tasks_complete_mode == "terminatejob"
 
 
-def test_the_token_for_the_output_container_writes_only_and_lies_in_each_task_s_environment(made: Made) -> None:
+def test_each_task_has_a_write_only_token_in_its_environment(made: Made) -> None:
     expires = next(item.value for item in made.job.metadata or () if item.name == "expires")
     for task in made.tasks:
         settings = {setting.name: setting.value for setting in task.environment_settings or ()}
@@ -197,17 +209,31 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
     for task, name in zip(made.tasks, files, strict=True):
         assert [item.name for item in task.environment_settings or ()] == [
             "INPUT_FILE",
+            "INPUT_NAME",
             "INPUT_SIZE",
             "INPUT_MD5",
+            "OUTPUT_URL",
             "OUTPUT_SAS_TOKEN",
+            "RECORD_URL",
+            "RECORD_SAS_TOKEN",
             "SAS_EXPIRES",
+            "TASKS_PER_NODE",
         ]
         text = (DATA / name).read_bytes()
-        assert [item.value for item in (task.environment_settings or [])[:3]] == [
-            f"input/{name}",
-            f"{len(text)}",
-            hashlib.md5(text).hexdigest(),
-        ]
+        values = {item.name: item.value for item in task.environment_settings or ()}
+        assert (
+            values.items()
+            >= {
+                "INPUT_FILE": f"input/{name}",
+                "INPUT_NAME": name,
+                "INPUT_SIZE": f"{len(text)}",
+                "INPUT_MD5": hashlib.md5(text).hexdigest(),
+                "OUTPUT_URL": f"{made.endpoint}/{made.name}-output/outputs/{name}",
+                "RECORD_URL": f"{made.endpoint}/{made.name}-output/records/{name}.json",
+                "RECORD_SAS_TOKEN": values["OUTPUT_SAS_TOKEN"],
+                "TASKS_PER_NODE": "2",
+            }.items()
+        )
         (file,) = task.resource_files or []
         assert (file.file_path, file.file_mode) == (f"input/{name}", None)
         url = urlsplit(file.http_url or "")
@@ -222,15 +248,11 @@ def test_a_task_has_its_limits(made: Made) -> None:
         assert task.constraints.max_task_retry_count == 3
 
 
-def test_a_task_s_command_line_holds_neither_the_file_s_name_nor_a_secret(made: Made) -> None:
+def test_a_command_line_holds_neither_file_name_nor_secret(made: Made) -> None:
     (line,) = {task.command_line for task in made.tasks}
     assert line == (
-        '/bin/sh -c \'md5=$(md5sum < "$INPUT_FILE"); md5=${md5%% *}; '
-        'if [ "$md5" != "$INPUT_MD5" ]; then size=$(wc -c < "$INPUT_FILE"); '
-        'echo "$INPUT_FILE is not what was uploaded: expected $INPUT_SIZE bytes with MD5 $INPUT_MD5, '
-        'found ${size:-no} bytes with MD5 ${md5:-none}" >&2; exit 73; fi; '
-        'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py --filepath="$INPUT_FILE" '
-        f"--storageaccount {made.endpoint} --storagecontainer {made.name}-output --slots 2 --numwords 4 --delay 0.01'"
+        '/bin/sh -c \'exec python3 "$AZ_BATCH_NODE_SHARED_DIR"/run_file.py "$AZ_BATCH_NODE_SHARED_DIR"/top_words.py '
+        """'"'"'--filepath={input}'"'"' --numwords 4 --delay 0.01'"""
     )
 
 
@@ -257,9 +279,9 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
     def three_times() -> list[Uploads]:
         create_containers(azure, run)
-        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT) for _ in range(2)]
+        uploads = [upload_files(azure, run, find_inputs([str(tmp_path)]).files, APPLICATION) for _ in range(2)]
         (tmp_path / "b.txt").write_text("B text")  # as long as before
-        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]).files, NODE_SCRIPT)]
+        return [*uploads, upload_files(azure, run, find_inputs([str(tmp_path)]).files, APPLICATION)]
 
     with caplog.at_level(logging.INFO, "prefect"):
         first, second, third = in_flow(three_times)
@@ -270,10 +292,10 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
         ("0 of 3 files", f"{run.name}-input", there),
         ("1 of 3 files", f"{run.name}-input", there),
     ]
-    assert re.findall(r"(\d) of 1 files", caplog.text) == ["1", "0", "0"]  # the node script
+    assert re.findall(r"(\d) of 2 files", caplog.text) == ["2", "0", "0"]  # what runs on the nodes
     for uploads in (first, second, third):
-        assert [(file.name, file.size, file.output_name) for file in uploads.inputs] == [
-            (f"{name}.txt", 6, f"{name}_OUTPUT.txt") for name in ("a", "b", "c")
+        assert [(file.name, file.size, file.record) for file in uploads.inputs] == [
+            (f"{name}.txt", 6, f"records/{name}.txt.json") for name in ("a", "b", "c")
         ]
     with azure.blobs() as blobs:
         assert blobs.get_blob_client(f"{run.name}-input", "b.txt").download_blob().readall() == b"B text"
@@ -281,10 +303,10 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
 
 def upload(azure: Azure, run: Run) -> Uploads:
     create_containers(azure, run)
-    return upload_files(azure, run, find_inputs([str(DATA)]).files, NODE_SCRIPT)
+    return upload_files(azure, run, find_inputs([str(DATA)]).files, APPLICATION)
 
 
-WORK = Work(arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
+WORK = Work(script="top_words.py", arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
 
 
 def task_ids(azure: Azure, run: Run) -> list[str]:
@@ -297,7 +319,7 @@ def job_state(azure: Azure, run: Run) -> str:
         return str(getattr(batch.get_job(run.job_id).state, "value", ""))
 
 
-def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_ended(
+def test_pool_job_and_tasks_of_a_previous_attempt_are_reused(
     azure: Azure, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     def tries() -> list[list[AddedTask]]:
@@ -329,7 +351,7 @@ def test_pool_job_and_tasks_of_an_earlier_try_are_adopted_also_when_the_job_has_
         ]
 
 
-def test_a_job_that_ends_when_its_outdated_tasks_are_discarded_is_replaced(azure: Azure, run: Run) -> None:
+def test_a_job_that_ends_when_stale_tasks_are_deleted_is_replaced(azure: Azure, run: Run) -> None:
     pool = UsedPool(id=run.pool_id, slots_per_node=1, own=True)  # and none is there, so that no task begins
     first = replace(run, started=run.started - timedelta(minutes=40))  # of 60: its SAS URLs end soon
 
@@ -350,7 +372,7 @@ def test_a_job_that_ends_when_its_outdated_tasks_are_discarded_is_replaced(azure
     assert expires == [run.expires.isoformat()] * 3
 
 
-def test_tasks_for_a_job_that_ended_without_them_are_not_taken_for_added(azure: Azure, run: Run) -> None:
+def test_tasks_are_not_taken_for_added_if_the_job_ended_without_them(azure: Azure, run: Run) -> None:
     make_job(azure, run, "true")
     with azure.batch() as batch:
         terminate(batch, run, "EnoughForToday")
@@ -423,7 +445,7 @@ def test_a_stranger_s_container_is_neither_adopted_nor_deleted(azure: Azure, run
 def test_a_stranger_s_pool_is_neither_adopted_nor_deleted(azure: Azure, run: Run) -> None:
     make_pool(azure, run, nodes=0, owner=new_run())
     with pytest.raises(ConflictError, match=f"^pool {run.name} exists and was not created by this run; delete it"):
-        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).node_script))
+        in_flow(lambda: create_pool(azure, run, ONE_NODE, upload(azure, run).application))
     in_flow(lambda: delete_pool(azure, run, ONE_NODE, Disposal.DELETE))
     assert still_there(azure, run)[0] == "pool"
 
@@ -449,7 +471,7 @@ def test_monitoring_ends_with_the_lifetime_of_the_run(azure: Azure, run: Run) ->
     assert str(problem) == "the run reached its limit of 0:05:00 with 1 Batch tasks not completed"
 
 
-def test_monitoring_ends_with_a_job_that_somebody_terminates_and_says_why(azure: Azure, run: Run) -> None:
+def test_monitoring_ends_with_a_terminated_job_and_says_why(azure: Azure, run: Run) -> None:
     pool = make_pool(azure, run, nodes=1)
     added = make_job(azure, run, "sleep 600", "sleep 600")
     with azure.batch() as batch:
@@ -469,7 +491,7 @@ def monitored(azure: Azure, run: Run, *scripts: str) -> Sequence[TaskOutcome]:
     return watched(azure, run, pool, added, pace()).outcomes
 
 
-def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
+def test_a_failed_task_is_reported_with_stderr_without_signatures(
     azure: Azure, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome, other = monitored(azure, run, 'echo "PUT http://x/y?sp=cw&sig=abc123&sv=1" >&2; exit 1', "true")
@@ -484,7 +506,7 @@ def test_a_failed_task_is_reported_and_its_stderr_told_without_signatures(
     assert "abc123" not in caplog.text
 
 
-def test_a_signature_is_blanked_also_where_the_tail_of_stderr_begins_in_it(
+def test_a_signature_cut_by_the_tail_of_stderr_is_removed(
     azure: Azure, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     monitored(azure, run, 'printf "sig=%0200d " 7 >&2; printf %01950d 0 | tr 0 x >&2; exit 1')
@@ -556,7 +578,7 @@ def test_a_step_that_is_refused_is_not_run_again(troubled: Azure, at_once: None)
         assert run.name not in {job.id for job in batch.list_jobs()}
 
 
-def test_every_step_waits_longer_before_each_of_its_more_tries_and_what_deletes_has_most() -> None:
+def test_every_step_retries_with_longer_delays_and_deletes_most_often() -> None:
     steps: list[Task[Any, Any]] = [create_containers, upload_files, create_pool, create_job, add_tasks, monitor_tasks]
     deletes: list[Task[Any, Any]] = [delete_containers, delete_job, delete_pool]
     assert [(each.retries, each.retry_delay_seconds) for each in steps] == [(4, [2, 4, 8, 16])] * 6
@@ -587,7 +609,7 @@ def test_tasks_too_large_for_one_request_are_added_by_halves(azure: Azure, run: 
     assert task_ids(azure, run) == sorted(f"task{index}" for index in range(100))
 
 
-def test_a_single_task_too_large_for_a_request_is_refused_with_the_service_s_word(azure: Azure, run: Run) -> None:
+def test_a_task_too_large_for_a_request_is_refused_by_error_code(azure: Azure, run: Run) -> None:
     make_job(azure, run)
     large = [EnvironmentSetting(name="LARGE", value="x" * 1_500_000)]
     task = BatchTaskCreateOptions(id="task", command_line="true", environment_settings=large)
@@ -597,7 +619,7 @@ def test_a_single_task_too_large_for_a_request_is_refused_with_the_service_s_wor
     assert task_ids(azure, run) == []
 
 
-def test_a_task_that_the_service_refuses_is_named_with_the_service_s_code(azure: Azure, run: Run) -> None:
+def test_a_refused_task_is_named_with_the_error_code(azure: Azure, run: Run) -> None:
     make_job(azure, run)
     tasks = [BatchTaskCreateOptions(id=name, command_line="true") for name in ("good", "not an id!")]
     with azure.batch() as batch, pytest.raises(ServiceError) as error:

@@ -23,10 +23,12 @@ from tasks.run.identity import Role, Run
 from tasks.run.inputs import InputFile
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.run.previous_attempt import records_there
+from tasks.run.records import Output, Record, record_blob
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
+from tasks.run.uploads import UploadedFile
 from tasks.stopped import fetch_finished
-from tests.support.downloads import NAMES, UPLOADS, container, file, parse, quick, remembered, run
+from tests.support.downloads import NAMES, UPLOADS, container, file, output_blob, parse, quick, remembered, run
 
 __all__ = ["container", "quick", "run"]  # fixtures
 
@@ -47,7 +49,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
 @pytest.fixture
 def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path) -> RunRecord[Any]:
     """Of a run with four files, of which a look has seen one finished, and the service three."""
-    files = [InputFile(path=Path(name), name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
+    files = [InputFile(source=Path(name), name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
     results = Results(folder=tmp_path / "results", parse=parse)
     results.folder.mkdir()
     told: RunRecord[Any] = RunRecord(
@@ -55,7 +57,7 @@ def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
         run=run,
         results=results,
         files=files,
-        counted=[],
+        done=[],
         allowed=0,
         steps=[],
         report_joined=lambda joined: "",
@@ -63,9 +65,7 @@ def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path
     told.uploads = UPLOADS.__class__(application=UPLOADS.application, inputs=[*UPLOADS.inputs, file(LATE)])
     for name, state, succeeded in (("a.txt", "completed", True), ("b.txt", "running", False)):
         added = AddedTask(id=file(name).task_id, file=name)
-        told.seen.outcomes[added.id] = TaskOutcome(
-            id=added.id, file=name, state=state, succeeded=succeeded
-        )
+        told.seen.outcomes[added.id] = TaskOutcome(id=added.id, file=name, state=state, succeeded=succeeded)
     told.seen.succeeded = 1
     return told
 
@@ -104,13 +104,13 @@ def test_finished_outputs_are_downloaded_and_reported(
 
 
 def blocking(name: str, blocked: Event) -> Callable[..., str]:
-    """The download of a blob, which for this one takes until the test is over."""
+    """The download of an output, which for this one takes until the test is over."""
     original = tasks.download._download
 
-    def call(container: ContainerClient, blob: str, target: Path) -> str:
-        if blob == name:
+    def call(container: ContainerClient, blob: str, target: Path, expected: Output) -> str:
+        if blob == output_blob(name):
             blocked.wait(60)
-        return original(container, blob, target)
+        return original(container, blob, target, expected)
 
     return call
 
@@ -125,12 +125,12 @@ def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     blocked = Event()
-    monkeypatch.setattr(tasks.download, "_download", blocking("b_OUTPUT.txt", blocked))
+    monkeypatch.setattr(tasks.download, "_download", blocking("b.txt", blocked))
     stop(chronicle, seconds=2.0)
     left = (
         "Not downloaded: the outputs of b.txt. "
         f"Container {container.container_name} keeps them until {run.expires_text}; "
-        f"retry flow run {run.flow_run_id} before, and they are not counted again"
+        f"retry flow run {run.flow_run_id} before, and they are not processed again"
     )
     assert left in caplog.messages
     assert published[0].problem == f"Stopped: \n{left}"
@@ -145,7 +145,7 @@ def test_the_oldest_output_is_downloaded_first(
     chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    times = {name: at for at, name in enumerate(("c_OUTPUT.txt", "a_OUTPUT.txt", "b_OUTPUT.txt"))}
+    times = {record_blob(name): at for at, name in enumerate(("c.txt", "a.txt", "b.txt"))}
 
     def as_told(azure: Azure, run: Run) -> object:
         found = records_there(azure, run)
@@ -155,14 +155,15 @@ def test_the_oldest_output_is_downloaded_first(
     def in_turn(work: Callable[[object], object], items: list[object], **more: Any) -> list[object]:
         return [work(item) for item in items]
 
-    def noted(container: ContainerClient, results: Results, of: object) -> None:
-        order.append(of.output_name)  # type: ignore[attr-defined]
+    def noted(container: ContainerClient, results: Results, of: UploadedFile) -> Record:
+        order.append(of.name)
+        return Record(outputs=())
 
     monkeypatch.setattr(tasks.stopped, "records_there", as_told)
     monkeypatch.setattr(tasks.download, "in_parallel", in_turn)
     monkeypatch.setattr(tasks.download, "_fetch", noted)
     stop(chronicle)
-    assert order == ["c_OUTPUT.txt", "a_OUTPUT.txt", "b_OUTPUT.txt"]
+    assert order == ["c.txt", "a.txt", "b.txt"]
 
 
 def test_a_container_that_cannot_be_read_is_held_for_what_was_seen(
@@ -192,7 +193,7 @@ def test_a_run_that_fails_or_has_stored_all_fetches_nothing(
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_retry_that_gets_nowhere_leaves_what_a_previous_attempt_held(
+def test_a_retry_without_progress_keeps_what_the_last_attempt_held(
     azure: Azure, run: Run, container: ContainerClient, chronicle: RunRecord[Any], role: Role
 ) -> None:
     chronicle.seen.succeeded = 0

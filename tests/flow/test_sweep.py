@@ -178,7 +178,7 @@ def test_what_a_run_created_that_has_not_ended_is_left(accounts: Azure, caplog: 
 
 
 @pytest_server
-def test_what_a_run_created_that_has_ended_is_deleted_before_it_expires(accounts: Azure) -> None:
+def test_resources_of_an_ended_run_are_deleted_before_they_expire(accounts: Azure) -> None:
     run, other = flow_run_in(Crashed()), flow_run_in(Running())
     make_run(accounts, run)
     others = make_run(accounts, other) | make_three(accounts, "expired", tags("yet another", PAST))
@@ -203,7 +203,7 @@ def test_what_an_ended_run_was_to_keep_is_kept_unless_asked_for(accounts: Azure)
 
 
 @pytest_server
-def test_accounts_come_from_the_block_that_the_flow_run_or_the_sweep_names(
+def test_accounts_come_from_the_block_of_the_run_or_the_sweep(
     accounts: Azure, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AzureBatchAccounts.from_environment(settings).save("accounts-of-a-dead-run")
@@ -221,9 +221,7 @@ def test_accounts_come_from_the_block_that_the_flow_run_or_the_sweep_names(
 
 
 @pytest_server
-def test_the_block_that_the_flow_run_named_wins_over_that_of_a_triggered_sweep(
-    accounts: Azure, settings: dict[str, str]
-) -> None:
+def test_the_block_of_the_run_wins_over_that_of_a_triggered_sweep(accounts: Azure, settings: dict[str, str]) -> None:
     AzureBatchAccounts.from_environment(settings).save("of-the-run")
     nowhere = {**settings, "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:9"}
     AzureBatchAccounts.from_environment(nowhere).save("of-the-sweep")

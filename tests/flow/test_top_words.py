@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pandas as pd
 import pytest
 from azure.batch.models import (
     BatchStartTask,
@@ -31,7 +32,7 @@ from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, TasksFailed
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
-from tasks.summary import Summary, read_summary
+from tasks.summary import Summary
 from tests.support.accounts import add_pool, left_over
 from tests.support.flow_runs import artifact
 from tests.support.paths import DATA
@@ -85,7 +86,9 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     assert summary.folder.parent == tmp_path
     assert sorted(path.name for path in summary.folder.iterdir()) == [
         ".done.json",
-        "clouds_OUTPUT.txt",
+        "clouds.txt",
+        "manifest.csv",
+        "manifest.parquet",
         "summary.csv",
         "summary.parquet",
         "summary_overall.csv",
@@ -97,7 +100,7 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     assert (summary.folder / "summary.csv").read_text() == (
         f"file,rank,word,count,task,node\nclouds.txt,1,the,16,topNtask0,{node}\nclouds.txt,2,a,10,topNtask0,{node}\n"
     )
-    assert (summary.folder / "clouds_OUTPUT.txt").read_text() == (
+    assert (summary.folder / "clouds.txt" / "clouds_OUTPUT.txt").read_text() == (
         f"Word\tCount\n{'-' * 30}\nthe:\t16\na:\t10\n{'-' * 30}\n"
         f"Node: {node}\nTask: topNtask0\nJob:  {summary.folder.name}\nPool: {summary.folder.name}\n"
     )
@@ -149,13 +152,13 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
     name, log = summary.folder.name, caplog.text
     for said in (
         f"Container {name}-application: created",
-        "1 of 1 files",
+        "2 of 2 files",
         f"uploaded to {name}-application",
         f"Pool {name}: created; 2 dedicated nodes",
         f"Job {name}: created; pool {name}",
         f"Job {name}: 3 Batch tasks added",
         "3 of 3 Batch tasks completed (3 succeeded, 0 failed)",
-        "3 of 3 output files downloaded",
+        "Outputs of 3 of 3 files: downloaded to",
         f"Container {name}-output: deleted",
         f"Job {name}: deleted",
         f"Pool {name}: deleted",
@@ -253,7 +256,8 @@ def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
     assert words(summary, "cp1251.txt") == [*found, ("\ufffd", 1)]
     assert words(summary, "utf16.txt") == found
     assert (summary.missing, summary.replaced) == (("picture.png",), (("cp1251.txt", 1),))
-    by_file, overall = read_summary(summary.folder)
+    by_file = pd.read_parquet(summary.folder / "summary.parquet")
+    overall = pd.read_parquet(summary.folder / "summary_overall.parquet")
     assert by_file.to_dict("list") == summary.by_file.to_dict("list")
     assert overall.to_dict("list") == summary.overall.to_dict("list")
     assert set(by_file["word"]) == {word for word, _ in found} | {"\ufffd", f"\x1b[31m{long}", long}
@@ -263,16 +267,18 @@ def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
     assert "| cp1251.txt | 1 |" in artifact(state, "run-report")
     assert "cp1251.txt: 1 bytes are not in its encoding" in caplog.text
     assert "picture.png is not text: it starts as a PNG file does" in caplog.text
+    logs = {str(path.relative_to(summary.folder)) for path in summary.folder.glob("logs/*/*") if path.stat().st_size}
+    assert logs == {"logs/cp1251.txt/stderr.txt", "logs/picture.png/stderr.txt"}
 
 
 def test_the_sas_links_open_while_the_containers_are_there_and_permit_reading_only(tmp_path: Path) -> None:
     state = top_words(inputs=[str(DATA / "clouds.txt")], output_folder=str(tmp_path), clean_up=KEEP, return_state=True)
     links = re.findall(r"\]\((http\S+)\)", artifact(state, "sas-links"))
-    assert len(links) == 2
-    with urllib.request.urlopen(links[1]) as response:
+    assert len(links) == 3
+    with urllib.request.urlopen(links[2]) as response:
         assert response.read() == (DATA / "clouds.txt").read_bytes()
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
-    overwrite = urllib.request.Request(links[1], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
+    overwrite = urllib.request.Request(links[2], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(overwrite)
     assert refused.value.code == 403
@@ -348,7 +354,7 @@ def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
     azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = BatchStartTask(command_line="/bin/sh -c 'echo the disk is full >&2; exit 7'", wait_for_success=True)
-    monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda node_script: failing)
+    monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda pool: failing)
     with pytest.raises(TasksFailed) as error:
         top_words(inputs=[str(DATA)], output_folder=str(tmp_path))
     said = (
@@ -421,8 +427,8 @@ def test_half_a_credential_is_refused(azure: Azure, tmp_path: Path, monkeypatch:
 def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
     schema = top_words.parameters
     assert list(schema.properties) == [
-        "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts", "delay_seconds",
-        "encoding",
+        "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "skip_done", "accounts",
+        "delay_seconds", "encoding",
     ]  # fmt: skip
     assert all(schema.properties[name].get("description") for name in schema.properties)
     assert schema.properties["top_n"]["minimum"] == 1

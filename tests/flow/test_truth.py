@@ -263,7 +263,7 @@ def test_good_files_are_summarised_and_the_others_named(fates: Fates) -> None:
     )
     assert summary.missing == tuple(f"{fate}.txt" for fate in sorted(EXPECTED))
     assert summary.by_file[["file", "word", "count"]].values.tolist() == [[f"{n}.txt", n, 2] for n in GOOD]
-    assert sorted(path.name for path in fates.results.glob("*_OUTPUT.txt")) == [f"{n}_OUTPUT.txt" for n in GOOD]
+    assert sorted(path.name for path in fates.results.glob("*/*_OUTPUT.txt")) == [f"{n}_OUTPUT.txt" for n in GOOD]
     assert (fates.results / "summary.csv").read_text().count("\n") == 1 + len(GOOD)
     assert f"Top words of each file, without {names}" in descriptions(fates.state)
     assert [fates.table[name]["state"] for name in GOOD] == ["completed"] * 2
@@ -279,12 +279,11 @@ def test_what_a_batch_task_wrote_is_kept_whatever_its_outcome(fates: Fates) -> N
 
 def test_what_failed_batch_tasks_wrote_is_downloaded(fates: Fates) -> None:
     written = {path.parent.name: path.read_text() for path in fates.results.glob("logs/*/stderr.txt")}
-    of = {name: fates.outcomes[name].id for name in fates.outcomes}
-    assert written[of["wrong"]] == "first\nthe kitchen is closed\n"
-    assert written[of["late"]] == "just a moment\n"
-    assert DENIED in written[of["unsent"]]
-    assert not set(written) & {of[name] for name in GOOD}
-    assert (fates.results / "logs" / of["wrong"] / "stdout.txt").read_text() == ""
+    assert written["wrong.txt"] == "first\nthe kitchen is closed\n"
+    assert written["late.txt"] == "just a moment\n"
+    assert DENIED in written["unsent.txt"]
+    assert not set(written) & {f"{name}.txt" for name in GOOD}
+    assert (fates.results / "logs" / "wrong.txt" / "stdout.txt").read_text() == ""
 
 
 # With fewer files, and other ends.
@@ -318,7 +317,7 @@ def test_a_run_completes_with_as_many_failures_as_are_allowed(
     said = f"the summary in {summary.folder} lacks wrong.txt; allow_failures is 1"
     assert [record.levelname for record in caplog.records if record.getMessage() == said] == ["WARNING"]
     assert str(summary).endswith("\nWithout output: wrong.txt")
-    assert (summary.folder / "logs" / "topNtask1" / "stderr.txt").read_text().endswith("the kitchen is closed\n")
+    assert (summary.folder / "logs" / "wrong.txt" / "stderr.txt").read_text().endswith("the kitchen is closed\n")
 
 
 def test_more_failures_than_allowed_fail_with_their_stderr(
@@ -339,7 +338,7 @@ def test_more_failures_than_allowed_fail_with_their_stderr(
     assert str(error).startswith("2 of 3 Batch tasks failed; the summary in ")
     assert [outcome.stderr for outcome in error.outcomes] == ["", "cold soup", "first\nthe kitchen is closed"]
     (results,) = (tmp_path / "results").iterdir()
-    assert (results / "logs" / "topNtask1" / "stderr.txt").read_text() == "cold soup\n"
+    assert (results / "logs" / "worse.txt" / "stderr.txt").read_text() == "cold soup\n"
     assert error.summary
     assert list(error.summary.by_file["word"]) == ["good"]
 
@@ -389,7 +388,7 @@ def test_a_failure_is_reported_while_other_tasks_still_run(
     assert state.is_failed()
     assert isinstance(without, BatchTaskFailed)
     assert (without.file, without.code, without.exit_code) == ("slow.txt", "", 0)
-    assert without.message == "left no output (no blob slow_OUTPUT.txt)"
+    assert without.message == "left no output (no blob records/slow.txt.json)"
     assert isinstance(failed, BatchTaskFailed)
     assert (failed.job_id, failed.task_id, failed.file) == (results.name, "topNtask0", "bad.txt")
     assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)

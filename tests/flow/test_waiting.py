@@ -228,7 +228,7 @@ def has_running(batch: BatchClient, job: str) -> bool:
     return batch.get_job_task_counts(job).task_counts.running > 0
 
 
-# Whole runs that are given up: the file that was counted is there, and nothing else is left.
+# Whole runs that are given up: the file that was done is there, and nothing else is left.
 
 
 def stall(batch: BatchClient, job: str, time: Time) -> None:
@@ -260,7 +260,7 @@ TROUBLES: dict[str, tuple[Callable[[BatchClient, str, Time], object], type[RunEr
 
 
 @pytest.mark.parametrize("trouble", sorted(TROUBLES))
-def test_a_run_given_up_has_what_was_counted_and_leaves_nothing(
+def test_a_run_given_up_has_what_was_done_and_leaves_nothing(
     trouble: str, troubled: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_trouble, kind, message = TROUBLES[trouble]
@@ -269,7 +269,7 @@ def test_a_run_given_up_has_what_was_counted_and_leaves_nothing(
     fates_of(monkeypatch, {name: shell("sleep 600") for name in ("slow", "tail")})
     with troubled.batch() as batch:
 
-        def one_is_counted() -> bool:
+        def one_is_done() -> bool:
             job = only_job(batch)
             found = {task.id: task.state for task in batch.list_tasks(job)} if job else {}
             return found == {"topNtask0": "completed", "topNtask1": "running", "topNtask2": "active"}
@@ -277,7 +277,7 @@ def test_a_run_given_up_has_what_was_counted_and_leaves_nothing(
         happened: list[bool] = []
 
         def beat() -> None:
-            if not happened and one_is_counted():
+            if not happened and one_is_done():
                 happened.append(True)
                 make_trouble(batch, str(only_job(batch)), time)
             elif happened:
@@ -300,5 +300,5 @@ def test_a_run_given_up_has_what_was_counted_and_leaves_nothing(
     assert f"Therefore the summary in {results} lacks slow.txt, tail.txt" in others
     assert error.summary
     assert error.summary.by_file[["file", "word", "count"]].values.tolist() == [["good.txt", "good", 2]]
-    assert (results / "good_OUTPUT.txt").exists()
+    assert (results / "good.txt" / "good_OUTPUT.txt").exists()
     wait_until(lambda: left_of_runs(troubled) == [])

@@ -24,17 +24,17 @@ import tasks.reporting.artifacts
 import tasks.resources.clean_up
 import tasks.stopped
 from flows.top_words import top_words
-from node_scripts import top_words as node_script
 from tasks.run.identity import Run
 from tasks.run.polling import Polling
+from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE
 from tasks.run.settings import TimeLimits
 from tests.support.accounts import azure_with_faults
 from tests.support.steps import STEPS
 
 LIMIT = 60.0  # seconds
 
-# Written to the nodes instead of the node script: records that it runs, then becomes the node script. It waits,
-# or fails, while there is a file that says so.
+# Written to the nodes instead of run_file.py: records that it runs, then becomes run_file.py. It waits, or fails, while
+# there is a file that says so.
 _PROBE = """\
 import json, os, sys, time
 folder = {folder!r}
@@ -126,7 +126,7 @@ def _watched(name: str, function: Callable[..., Any], script: Path) -> Callable[
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if name == "2 upload files":
-            kwargs["node_script"], args = script, args[:3]
+            args = (*args[:3], {**args[3], RUN_FILE: script})
         present = current_attempt.get()
         with present.turn:
             present.reach(before(name))
@@ -175,7 +175,7 @@ class Nodes:
 
     @property
     def script(self) -> Path:
-        return self.folder / "top_words.py"
+        return self.folder / RUN_FILE
 
     def fail(self, run: Run, file: str) -> Path:
         """Make the file's Batch tasks fail until the returned file is gone."""
@@ -202,7 +202,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Nodes:
     folder = tmp_path_factory.mktemp("nodes")
     folder.chmod(0o755)
     nodes = Nodes(folder=folder)
-    nodes.script.write_text(_PROBE.format(folder=str(folder), limit=LIMIT, script=node_script.__file__))
+    nodes.script.write_text(_PROBE.format(folder=str(folder), limit=LIMIT, script=str(NODE_SCRIPTS / RUN_FILE)))
     return nodes
 
 

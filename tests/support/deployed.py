@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import prefect
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, LogFilter, LogFilterFlowRunId
@@ -45,6 +46,8 @@ FAST = {
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
 }
+# Of the server alone: Python finds its sitecustomize.py there.
+SERVER = {"PYTHONPATH": str(ROOT / "tests" / "support" / "prefect_server")}
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Deployed:
     def starting(cls, **environment: str) -> Deployed:
         """The server, started; the rest is done by `deploy` and `start_worker`."""
         home = Path(tempfile.mkdtemp(prefix="prefect-"))
+        shutil.copy(_migrated_database(), home / "prefect.db")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -72,7 +76,7 @@ class Deployed:
         ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port, "PREFECT_API_URL": api_url}
         ours["TMPDIR"] = str(home)  # a worker that is killed leaves folders behind
         every = {**inherited, **FAST, **ours, **environment}
-        server = _start("server", home, every, "server", "start", "--host", "127.0.0.1")
+        server = _start("server", home, {**every, **SERVER}, "server", "start", "--host", "127.0.0.1")
         return cls(api_url=api_url, home=home, environment=every, server=server)
 
     def deploy(self) -> str:
@@ -209,6 +213,21 @@ class Deployed:
     def cancel(self, run_id: UUID) -> None:
         """As the Cancel button of the UI does."""
         self.client.set_flow_run_state(run_id, Cancelling())
+
+
+def _migrated_database() -> Path:
+    """An empty database of the installed Prefect, made once: its migrations take longer than the rest of a start."""
+    made = ROOT / ".pytest_cache" / f"prefect-{prefect.__version__}.db"
+    if not made.exists():
+        made.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as home:
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            subprocess.run(command, env={**environment, "PREFECT_HOME": home}, check=True, capture_output=True)
+            own = made.with_suffix(f".{os.getpid()}")  # another worker may make one at the same time
+            shutil.copy(Path(home) / "prefect.db", own)
+            own.replace(made)
+    return made
 
 
 def _start(name: str, home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:

@@ -20,15 +20,34 @@ from tasks.errors import RunError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
 from tasks.run.identity import Role, Run
+from tasks.run.records import Output, Record, record_blob
 from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 
 NAMES = ("a.txt", "b.txt", "c.txt")
 
 
-def parse(file: str, path: Path) -> None:
+def parse(file: str, folder: Path) -> None:
+    (path,) = folder.iterdir()
     if not path.read_text().startswith("output of "):
         raise RunError(f"{path} is no output")
+
+
+def output_blob(name: str) -> str:
+    return f"outputs/{name}/{output_name(name)}"
+
+
+def output_name(name: str) -> str:
+    return f"{Path(name).stem}_OUTPUT.txt"
+
+
+def store(container: ContainerClient, name: str, text: str) -> None:
+    """The one output of the file, and the record of it, as a Batch task leaves them."""
+    data = text.encode()
+    output = Output(path=output_name(name), blob=output_blob(name), size=len(data), md5=hashlib.md5(data).hexdigest())
+    container.upload_blob(output_blob(name), data, overwrite=True)
+    record = json.dumps(Record(outputs=[output]).as_values())
+    container.upload_blob(record_blob(name), record, overwrite=True)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +73,7 @@ def container(azure: Azure, run: Run) -> Iterator[ContainerClient]:
         create_containers.fn(azure, run)
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         for name in NAMES:
-            container.upload_blob(file(name).output_name, f"output of {name}")
+            store(container, name, f"output of {name}")
         yield container
         for role in Role:
             blobs.delete_container(run.container(role))
@@ -76,4 +95,4 @@ UPLOADS = Uploads(application=[file("s.txt")], inputs=[file(name) for name in NA
 
 
 def remembered(results: Results) -> set[str]:
-    return set(json.loads(results.path(".done.json").read_text()))
+    return set(json.loads((results.folder / ".done.json").read_text()))

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 
 import tasks.job
 from tasks.resources.bulk import add_all
-from tasks.run.previous_attempt import INPUT_FILE
+from tasks.run.previous_attempt import INPUT_NAME
 
 Change = Callable[[BatchTaskCreateOptions], None]
 
@@ -47,7 +47,7 @@ def fates_of(environment: pytest.MonkeyPatch, changes: Mapping[str, Change]) -> 
     def add_changed(batch: BatchClient, job_id: str, added: Sequence[BatchTaskCreateOptions]) -> None:
         for task in added:
             settings = {setting.name: setting.value or "" for setting in task.environment_settings or ()}
-            changes.get(Path(settings[INPUT_FILE]).stem, _as_it_is)(task)
+            changes.get(Path(settings[INPUT_NAME]).stem, _as_it_is)(task)
         add_all(batch, job_id, added)
 
     environment.setattr(tasks.job, "add_all", add_changed)

@@ -39,10 +39,10 @@ from prefect.utilities.callables import get_call_parameters
 
 import flows.nine_steps
 import tasks.direct_clean_up
-import tasks.job
 import tasks.lifecycle
 import tasks.record
 import tasks.reporting.artifacts
+import tasks.resources.batch_task
 from flows.top_words import top_words
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
@@ -185,7 +185,7 @@ def quick() -> Iterator[None]:
         for owner, name in ((tasks.record.RunRecord, "close"), (tasks.direct_clean_up, "clean_up_after")):
             patch.setattr(owner, name, _of_the_living(getattr(owner, name)))
         patch.setattr(Run, "start", _start)
-        patch.setattr(tasks.job, "STREAMS", ())  # to store them, each Batch task would load an SDK
+        patch.setattr(tasks.resources.batch_task, "STREAMS", ())  # to store them, each Batch task would load an SDK
         patch.setattr(HttpTransport, "sleep", lambda self, duration: None)
         patch.setattr(tasks.lifecycle, "azure_for_run", lambda accounts=None: nullcontext(here.get().azure()))
         patch.setattr(flows.nine_steps, "monitor_tasks", _monitor_tasks)

@@ -14,7 +14,6 @@ from uuid import UUID
 
 import pytest
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobProperties
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact, State
@@ -26,6 +25,7 @@ from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Run
+from tasks.run.previous_attempt import records_there
 from tasks.run.settings import CleanUp
 from tasks.summary import Summary
 from tests.support.attempts import Attempt, Boundary, Killed, Kind, Nodes, current_attempt
@@ -117,9 +117,9 @@ class Resumed:
                     found.update({f"{role}/{blob.name}": str(blob.etag) for blob in container.list_blobs()})
         return found
 
-    def outputs(self) -> list[BlobProperties]:
-        with self.azure.blobs() as blobs:
-            return list(blobs.get_container_client(f"{self.run.name}-output").list_blobs())
+    def records(self) -> Mapping[str, datetime]:
+        """The records of the files that are done, and when each was written."""
+        return records_there(self.azure, self.run)
 
     def there(self) -> list[str]:
         """What is still of the run in the accounts."""

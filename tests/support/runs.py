@@ -12,11 +12,13 @@ from azure.batch import BatchClient
 from azure.batch.models import BatchJobCreateOptions, BatchPoolInfo, BatchTaskCreateOptions
 from prefect import flow
 
+from flows.top_words import NODE_SCRIPT
 from tasks.accounts.clients import Azure
 from tasks.resources.pool import Pool
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask
+from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE
 from tasks.run.settings import PoolSettings
 from tasks.run.uploads import UploadedFile
 from tests.support.accounts import add_pool
@@ -25,11 +27,13 @@ T = TypeVar("T")
 
 ONE_NODE = PoolSettings(dedicated_nodes=1)
 
+# What runs on the nodes, by its name there.
+APPLICATION = {path.name: path for path in (NODE_SCRIPTS / RUN_FILE, NODE_SCRIPT)}
+
 SCRIPT = UploadedFile(
-    name="top_words.py", container="application",
+    name="top_words.py",
+    container="application",
     size=1,
-    task_id="",
-    md5="",
     modified=datetime(2026, 1, 1, tzinfo=timezone.utc),
     sas_url="https://account.blob.example/c/top_words.py?sp=r",
 )
@@ -51,10 +55,7 @@ def in_flow(function: Callable[[], T]) -> T:
 
 def make_job(azure: Azure, run: Run, *scripts: str, owner: Run | None = None) -> list[AddedTask]:
     """A job with the run's name, and a task for each shell script."""
-    added = [
-        AddedTask(id=f"topNtask{index}", file=f"{index}.txt")
-        for index in range(len(scripts))
-    ]
+    added = [AddedTask(id=f"topNtask{index}", file=f"{index}.txt") for index in range(len(scripts))]
     pool = BatchPoolInfo(pool_id=run.pool_id)
     with azure.batch() as batch:
         batch.create_job(BatchJobCreateOptions(id=run.job_id, pool_info=pool, metadata=metadata((owner or run).tags)))

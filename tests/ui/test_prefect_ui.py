@@ -99,7 +99,7 @@ def runs(deployed: Deployed, accounts: Azure, tmp_path_factory: pytest.TempPathF
 # The form
 
 
-def test_the_form_has_each_parameter_with_its_description_its_widget_and_its_default(ui: PrefectUI) -> None:
+def test_the_form_has_each_parameter_described_with_its_default(ui: PrefectUI) -> None:
     form = ui.form()
     numbers = {
         "top_n": "10", "Dedicated Nodes": "2", "Spot Nodes": "0", "Slots Per Node": "1", "Slots Per Task": "1",
@@ -145,7 +145,7 @@ def test_the_form_does_not_start_a_run_with_a_wrong_value(ui: PrefectUI, deploye
     assert len(deployed.runs("top-words")) == before
 
 
-def test_what_the_form_cannot_see_the_flow_refuses_in_words_before_anything_exists(
+def test_what_the_form_lets_through_the_flow_refuses_first(
     ui: PrefectUI, deployed: Deployed, accounts: Azure, runs: Runs
 ) -> None:
     deployed.wait(runs.refused, "Failed")
@@ -228,7 +228,7 @@ def spoil_two_files(azure: Azure, run: Run) -> None:
     """Take one input away, and let somebody else hold the blob to which the output of another goes."""
     with azure.blobs() as blobs:
         blobs.get_blob_client(run.container(Role.INPUT), "kitchen.txt").delete_blob()
-        output = blobs.get_blob_client(run.container(Role.OUTPUT), "harbour_OUTPUT.txt")
+        output = blobs.get_blob_client(run.container(Role.OUTPUT), "outputs/harbour.txt/harbour_OUTPUT.txt")
         output.upload_blob(b"")
         output.acquire_lease(lease_duration=60)
 
@@ -262,9 +262,7 @@ def test_why_files_failed_is_in_the_log_and_in_the_report(
     expect(by_file.get_by_text("without harbour.txt, kitchen.txt")).to_be_visible()
 
 
-def test_why_no_node_starts_is_in_the_log_and_on_the_page_of_the_report(
-    ui: PrefectUI, deployed: Deployed, runs: Runs
-) -> None:
+def test_why_no_node_starts_is_in_the_log_and_in_the_report(ui: PrefectUI, deployed: Deployed, runs: Runs) -> None:
     deployed.wait(runs.unstartable, "Failed")
     log = ui.log(runs.unstartable, errors_only=True)
     for said in ("the start task ended with exit code 7", "stderr: the disk is full"):
@@ -280,7 +278,7 @@ def test_why_no_node_starts_is_in_the_log_and_on_the_page_of_the_report(
 # And on with the run
 
 
-def test_when_its_tasks_have_completed_progress_states_and_log_have_moved(
+def test_progress_states_and_log_change_when_tasks_complete(
     ui: PrefectUI, deployed: Deployed, from_the_form: UUID
 ) -> None:
     deployed.wait(from_the_form, "Paused")
@@ -303,12 +301,12 @@ def test_the_links_open_the_files_as_long_as_there_are_containers(
     expect(ui.page.locator("pre")).to_contain_text((DATA / "clouds.txt").read_text().splitlines()[0])
 
 
-def test_what_is_answered_to_delete_job_and_delete_pool_is_what_happens(
+def test_the_answers_for_job_and_pool_are_followed(
     ui: PrefectUI, deployed: Deployed, accounts: Azure, from_the_form: UUID
 ) -> None:
     deployed.wait(from_the_form, "Paused")
     form = ui.resume_form(from_the_form)
-    expect(form.get_by_text("3 of 3 files have been counted")).to_be_visible()
+    expect(form.get_by_text("3 of 3 files have succeeded")).to_be_visible()
     expect(form.get_by_text("The pool's 2 nodes are on the embedded local Azure and cost nothing.")).to_be_visible()
     job, pool = form.get_by_role("switch", name="Delete job?"), form.get_by_role("switch", name="Delete pool?")
     expect(job).to_be_checked()

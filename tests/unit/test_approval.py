@@ -24,7 +24,7 @@ WHY = "2 of 3 files without output (0 allowed): harbour.txt exited non-zero, exi
 def question(failure: str = "") -> Question:
     return Question(
         things=("job", "pool"),
-        summary="1 of 3 files have been counted; the summary is in results/x.",
+        summary="1 of 3 files have succeeded; the results are in results/x.",
         failure=failure,
         pool_cost="The pool costs $0.19 an hour while you decide.",
         limit=HALF_AN_HOUR,
@@ -33,7 +33,7 @@ def question(failure: str = "") -> Question:
 
 
 OTHERS = [
-    "1 of 3 files have been counted; the summary is in results/x.",
+    "1 of 3 files have succeeded; the results are in results/x.",
     "The pool costs $0.19 an hour while you decide.",
     "Without an answer by 10:02 UTC (after 30 minutes) the job and pool are deleted.",
 ]

@@ -117,6 +117,7 @@ def test_what_is_no_address_is_refused(text: str, reason: str) -> None:
         (sas(more="&st=2999-01-01"), "its SAS begins at 2999-01-01 00:00:00 UTC"),
         (sas().replace("se=2", "se=x"), "in its SAS is no time"),
     ],
+    ids=["writes", "all", "lists only", "policy", "expired", "not yet", "no time"],
 )
 def test_a_sas_that_does_not_fit_is_refused_without_being_shown(token: str, reason: str) -> None:
     with pytest.raises(InputError) as error:

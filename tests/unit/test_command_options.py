@@ -94,6 +94,7 @@ DEFAULTS: dict[str, Any] = {
     "output_folder": "results",
     "clean_up": CleanUp(),
     "allow_failures": 0,
+    "skip_done": False,
     "accounts": None,
     "delay_seconds": 0,
     "encoding": None,
@@ -124,6 +125,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--slots-per-task", "2", "--pool-id", "any"],
         {"pool": PoolSettings(slots_per_task=2, existing_pool_id="any")},
     ),
+    "node_python": (["--node-python", "3.10"], {"pool": PoolSettings(node_python="3.10")}),
     "pool_id": (["--pool-id", "team-pool"], {"pool": PoolSettings(existing_pool_id="team-pool")}),
     "run_minutes": (["--run-minutes", "33"], {"limits": TimeLimits(run_minutes=33)}),
     "task_minutes": (["--task-minutes", "7"], {"limits": TimeLimits(task_minutes=7)}),
@@ -131,6 +133,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "stall_minutes": (["--stall-minutes", "11"], {"limits": TimeLimits(stall_minutes=11)}),
     "allow_failures": (["--allow-failures", "12"], {"allow_failures": 12}),
     "output": (["--output", "elsewhere"], {"output_folder": "elsewhere"}),
+    "skip_done": (["--skip-done"], {"skip_done": True}),
     "keep_containers": (["--keep-containers"], {"clean_up": CleanUp(containers=Disposal.KEEP)}),
     "keep_job": (["--keep-job"], {"clean_up": CleanUp(job=Disposal.KEEP)}),
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
@@ -170,6 +173,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
                 dedicated_after_minutes=9,
                 vm_size="standard_a1_v2",
                 image="debian:debian-12:12:1",
+                node_python="3.10",
                 container_image="a/b",
                 container_registry="hub",
                 slots_per_node=4,
@@ -180,6 +184,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "output_folder": "elsewhere",
             "clean_up": CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP),
             "allow_failures": 12,
+            "skip_done": True,
             "encoding": "windows-1251",
             "accounts": "mine",
             "delay_seconds": 1.5,
@@ -206,7 +211,7 @@ class Clock:
     ],
     ids=["with a server", "in Prefect Cloud", "without"],
 )
-def test_the_summary_the_time_the_folder_and_the_page_of_the_run_are_printed(
+def test_summary_time_folder_and_page_of_the_run_are_printed(
     api: str | None, where: str, flow: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command_run, "time", Clock(1000.0, 1063.5))
@@ -233,7 +238,7 @@ def test_an_error_of_another_kind_is_named_with_its_type(flow: Recorder) -> None
     assert result.stderr == f"{STARTING}\nError: ZeroDivisionError: division by zero\n"
 
 
-def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_printed(flow: Recorder) -> None:
+def test_failed_batch_tasks_do_not_hide_the_summary_of_the_others(flow: Recorder) -> None:
     failure = TasksFailed("1 of 2 Batch tasks failed")
     failure = failure.with_result(SUMMARY, ())
     flow.ends = failure
@@ -243,13 +248,13 @@ def test_failed_batch_tasks_do_not_keep_the_summary_of_the_others_from_being_pri
     assert result.stderr == f"{STARTING}\nError: 1 of 2 Batch tasks failed\n"
 
 
-def test_a_prefect_server_that_is_gone_is_named_and_so_is_the_place_of_what_was_counted(flow: Recorder) -> None:
+def test_a_prefect_server_that_is_gone_is_named_with_the_folder(flow: Recorder) -> None:
     flow.ends = httpx.ConnectError("All connection attempts failed")
     with temporary_settings({PREFECT_API_URL: "http://prefect.example:4200/api"}):
         result = run("--output", "elsewhere")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        f"{STARTING}\nError: the Prefect server at http://prefect.example:4200/api does not do its part "
+        f"{STARTING}\nError: the Prefect server at http://prefect.example:4200/api is not responding "
         "(ConnectError: All connection attempts failed). The Batch work does not need it"
     )
     assert "in the run's folder in elsewhere" in result.stderr
@@ -312,7 +317,7 @@ def test_an_error_of_the_flow_names_options_but_leaves_paths_alone(flow: Recorde
     assert run().stderr == f"{STARTING}\nError: --top-n and --output are wrong in top_n/x.txt, 'top_n' and my-top_n\n"
 
 
-def test_more_paths_than_prefect_takes_are_one_line_that_says_to_quote(flow: Recorder) -> None:
+def test_too_many_paths_are_one_line_that_says_to_quote(flow: Recorder) -> None:
     result = CliRunner().invoke(command_line.app, [f"texts/{number:0200}.txt" for number in range(2600)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
@@ -339,7 +344,7 @@ def test_a_misspelled_setting_is_refused_before_the_input_is_read(
         ("flows.top_words", ["--help"], "one Batch task per file"),
         ("flows.sweep", ["--flow-run", "x"], "--flow-run is 'x', which is no id of a flow run"),
         ("flows.credentials", ["x", "--overwrit"], "No such option: --overwrit"),
-        ("examples.log_levels.flow", ["no/such/file"], "input 'no/such/file': no file matches"),
+        ("flows.run_script", ["examples/checksums/checksum.sh", "no/such/file"], "input 'no/such/file': no file"),
     ],
 )
 def test_an_answer_to_what_was_typed_needs_no_slow_import(module: str, arguments: list[str], said: str) -> None:
@@ -360,9 +365,7 @@ def test_half_an_account_is_refused_and_nothing_local_is_started(
     assert (flow.calls, flow.local_azure) == ([], [])
 
 
-def test_only_without_an_account_the_local_azure_starts_ahead_of_the_flow_and_outlasts_it(
-    flow: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_local_azure_starts_ahead_only_without_an_account(flow: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().exit_code == 0
     assert flow.local_azure == ["flow"]
     for name in ACCOUNTS:

@@ -14,6 +14,7 @@ from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.records import record_blob
 from tasks.watching.decide import Action, Decision, decide, outage_ends
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
@@ -546,7 +547,7 @@ def test_a_node_preempted_before_the_tasks_is_not_counted() -> None:
     assert Part.TASKS_ADDED in watched.read
 
 
-def test_of_a_job_that_is_gone_an_output_proves_a_success() -> None:
-    memory = Watched().memory.with_records({"1_OUTPUT.txt", "other"})
+def test_of_a_job_that_is_gone_a_record_proves_a_success() -> None:
+    memory = Watched().memory.with_records({record_blob("1.txt"), "other"})
     assert [(each.succeeded, each.earlier) for each in memory.outcomes.values()] == [(False, False), (True, True)]
     assert memory.left == 1

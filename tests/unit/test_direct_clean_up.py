@@ -65,7 +65,7 @@ def test_before_there_is_anything_to_delete_only_a_retry_deletes(
     assert cleaned_up == ([("run", CleanUp(), False)] if run_count > 1 else [])
 
 
-def test_where_the_steps_do_not_get_to_delete_it_does_as_was_decided_last(
+def test_without_steps_it_deletes_what_was_decided_last(
     run_count: int, cleaned_up: list[tuple[str, CleanUp, bool]]
 ) -> None:
     with pytest.raises(Ended):

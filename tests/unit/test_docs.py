@@ -20,12 +20,11 @@ import yaml  # type: ignore[import-untyped]
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
-import examples.log_levels.command_line
 import flows.cli
 import flows.credentials
 import local_azure.__main__
 import tasks.summary
-from examples.log_levels.flow import log_levels
+from flows.run_script import run_script
 from flows.top_words import top_words
 from node_scripts import top_words as node_script
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
@@ -129,7 +128,7 @@ OPTIONS = {
     "flows.credentials": options_of(flows.credentials.app),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
-    "examples.log_levels.flow": options_of(examples.log_levels.command_line.app),
+    "flows.run_script": options_of(flows.cli.script_app),
 }
 NODE_SCRIPT = set(re.findall(r'"(--[a-z]+)"', inspect.getsource(node_script.parse)))
 
@@ -152,7 +151,8 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     """The modules that a page runs, each with its arguments."""
     text = page.read_text().replace("\\\n", " ")
     for module, rest in re.findall(r"^ {4}.*python -m ([a-z_.]+)(.*)$", text, re.M):
-        yield module, shlex.split(re.sub(r"<[a-z ]+>", "X", rest), comments=True)
+        arguments = shlex.split(re.sub(r"<[a-z ]+>", "X", rest), comments=True)
+        yield module, arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 # Names of the flow's own.
@@ -212,10 +212,10 @@ def test_example_automations_are_valid_and_expect_our_events() -> None:
 
 def test_settings_have_the_same_defaults_in_both_flows() -> None:
     both = set(RunSettings.model_fields) & set(top_words.parameters.properties)
-    assert both == {"pool", "limits", "output_folder", "clean_up", "allow_failures", "accounts"}
     settings = RunSettings().model_dump(mode="json")
-    assert {name: top_words.parameters.properties[name].get("default") for name in both} == settings
-    assert log_levels.parameters.properties["settings"]["default"] == settings
+    assert both == set(settings)
+    for flow in (top_words, run_script):
+        assert {name: flow.parameters.properties[name].get("default") for name in both} == settings
 
 
 def section(text: str, heading: str) -> str:

@@ -64,7 +64,7 @@ def test_a_missing_sign_in_says_how_to_sign_in() -> None:
     )
 
 
-def test_a_token_that_cannot_be_had_in_the_middle_of_a_run_is_asked_for_again() -> None:
+def test_a_token_refused_in_the_middle_of_a_run_is_requested_again() -> None:
     assert ServiceError.of(ClientAuthenticationError("the metadata service timed out")).transient
 
 
@@ -112,7 +112,7 @@ def test_only_transient_errors_of_a_service_make_prefect_retry() -> None:
     assert not verdict(ValueError("a bug"))
 
 
-def test_an_error_shows_service_status_message_and_request_id_in_one_message() -> None:
+def test_an_error_shows_service_status_message_and_request_id() -> None:
     assert str(answered(403)) == "Blob Storage answered 403 HTTP 403: Bad things.\n  request id: 42"
 
 
@@ -164,9 +164,7 @@ def test_a_run_that_is_stopped_is_not_called_a_crash(
 
 
 def outcome(index: int, state: str, succeeded: bool = False, failure: Failure | None = None) -> TaskOutcome:
-    return TaskOutcome(
-        id=f"topNtask{index}", file="f", state=state, succeeded=succeeded, failure=failure
-    )
+    return TaskOutcome(id=f"topNtask{index}", file="f", state=state, succeeded=succeeded, failure=failure)
 
 
 @pytest.mark.parametrize(

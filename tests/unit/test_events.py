@@ -154,7 +154,7 @@ def test_a_hundred_failures_are_sent_and_no_more(run_events: RunEvents, queue: A
     assert len(kept(queue)) == 101
 
 
-def test_without_a_server_and_outside_a_run_nothing_is_handed_to_prefect(
+def test_nothing_is_emitted_without_a_server_and_outside_a_run(
     run_events: RunEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start_a_server(*_: object, **__: object) -> None:

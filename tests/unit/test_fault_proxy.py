@@ -112,9 +112,7 @@ def test_calls_are_named_alike_in_every_run_and_numbered(proxies: FaultProxies, 
     assert passage.run == RUN
 
 
-def test_what_nodes_ask_with_a_sas_is_no_call_and_waits_until_they_are_let_through(
-    proxies: FaultProxies, upstream: Upstream
-) -> None:
+def test_requests_of_nodes_are_not_calls_and_can_be_held(proxies: FaultProxies, upstream: Upstream) -> None:
     with proxies.passage(upstream.settings, hold_nodes=True) as passage:
         connection, other = connect(passage), connect(passage)
         connection.request("GET", f"/{RUN}-input/a.txt?sp=r&sig=abc")

@@ -54,7 +54,7 @@ def test_a_leftover_has_expired_some_minutes_after_its_time(expires: str, verdic
     ("expires", "verdict"),
     [("2026-11-22T11:00:00+00:00", Verdict.EXPIRED), ("2026-11-22T11:00:01+00:00", Verdict.CURRENT)],
 )
-def test_what_has_no_nodes_is_left_for_an_hour_to_a_run_that_may_still_download_from_it(
+def test_expired_job_and_containers_stay_an_hour_for_a_late_download(
     kind: Kind, expires: str, verdict: Verdict
 ) -> None:
     assert judge(leftover(kind, expires=expires), now=NOW) is verdict
@@ -122,9 +122,7 @@ def test_only_what_has_expired_or_whose_run_has_ended_is_deleted() -> None:
         ({"clean_up": {"job": Disposal.KEEP}}, CleanUp(job=Disposal.KEEP)),
     ],
 )
-def test_clean_up_is_read_from_a_run_s_parameters_as_far_as_they_have_it(
-    parameters: dict[str, object], expected: CleanUp
-) -> None:
+def test_clean_up_is_read_from_the_parameters_that_a_run_has(parameters: dict[str, object], expected: CleanUp) -> None:
     assert clean_up_of(parameters) == expected
 
 

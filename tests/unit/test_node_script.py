@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.parse
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest

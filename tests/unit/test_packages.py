@@ -86,6 +86,8 @@ def test_a_block_that_is_not_valid_is_refused(script: Path, block: str, reason: 
 def test_a_requirements_file_that_is_missing_is_refused(script: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"requirements '.*absent\.txt': cannot be read \(No such file or directory\)"):
         find_packages(script, tmp_path / "absent.txt")
+    with pytest.raises(InputError, match=r"requirements '.*': cannot be read \(Is a directory\)"):
+        find_packages(script, tmp_path)
 
 
 def test_modules_are_named_once_and_must_exist(script: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOGGER = logging.getLogger("tests.record")
 POOL = UsedPool(id="top-words-1", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", spot_nodes=4)
 HELPED = replace(POOL, added_nodes=4, added_at=NOON + timedelta(minutes=20))
-FILES = [InputFile(path=Path(name), name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
+FILES = [InputFile(source=Path(name), name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
 
 
 def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRecord[Any]:
@@ -49,9 +49,7 @@ def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRe
         ),
         results=Results(folder=Path("results")),
         files=FILES,
-        counted=[
-            TaskOutcome.done_before(file.task_id, file.name) for file in FILES if file.name in counted
-        ],
+        done=[TaskOutcome.done_before(file.task_id, file.name) for file in FILES if file.name in counted],
         allowed=0,
         steps=[],
         report_joined=lambda joined: "",
@@ -73,14 +71,14 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
 ALL = ("containers", "job", "pool")
 
 
-def test_node_seconds_are_those_of_each_node_from_when_it_was_asked_for(published: list[RunFacts]) -> None:
+def test_node_seconds_count_each_node_from_its_request(published: list[RunFacts]) -> None:
     record(HELPED).close(CleanUp(), ALL, None)
     (facts,) = published
     assert (facts.pool_seconds, facts.spot_node_seconds, facts.node_seconds) == (3600, 4 * 3600, 4 * 2400)
     assert (facts.dedicated_nodes, facts.added_nodes, facts.spot_nodes) == (0, 4, 4)
 
 
-def test_what_waiting_for_an_answer_costs_counts_the_nodes_that_were_added() -> None:
+def test_the_cost_of_waiting_counts_the_nodes_that_were_added() -> None:
     source = "(Azure's list price for Linux, pay-as-you-go, in westeurope, of 2025-03-02)"
     assert record().cost_while_waiting() == (
         f"The pool's 4 nodes of Standard_D2s_v3 cost at most $0.48 an hour while you decide {source}."

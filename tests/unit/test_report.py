@@ -122,7 +122,7 @@ def test_the_result_line_counts_every_file_once(outcomes: tuple[TaskOutcome, ...
     assert result_line(facts(*outcomes, allowed_failures=allowed)) == line
 
 
-def test_a_failure_is_told_with_its_cause_and_the_last_lines_of_its_stderr() -> None:
+def test_a_failure_has_its_cause_and_the_last_lines_of_stderr() -> None:
     stderr = "".join(f"line {number}\n" for number in range(1, 31))
     page = report(facts(failed("b.txt", stderr=stderr, retries=1, requeues=2)))
     assert section(page, "1 file without output").splitlines() == [
@@ -144,7 +144,7 @@ def test_a_failure_is_told_with_its_cause_and_the_last_lines_of_its_stderr() -> 
     ]
 
 
-def test_a_file_whose_batch_task_never_ended_is_told_after_the_failed_ones() -> None:
+def test_a_file_whose_batch_task_never_ended_follows_the_failed_ones() -> None:
     waiting = TaskOutcome(id="t0", file="waiting.txt", state="active")
     told = section(report(facts(waiting, failed("b.txt"))), "2 files without output")
     assert told.index("### b.txt") < told.index("### waiting.txt")
@@ -200,7 +200,7 @@ def test_the_pictures_are_data_uris() -> None:
         ElementTree.fromstring(base64.b64decode(picture.partition(",")[2]))
 
 
-def test_the_durations_of_the_batch_tasks_are_their_least_median_and_most() -> None:
+def test_task_durations_are_minimum_median_and_maximum() -> None:
     lengths = [0.25, 4, 90, 3_600 + 300]
     outcomes = [outcome(f"{length}", ended=START + timedelta(seconds=length)) for length in lengths]
     told = section(report(facts(*outcomes)), "Batch tasks")
@@ -217,7 +217,7 @@ def test_the_steps_are_a_table_of_seconds() -> None:
     ]
 
 
-def test_the_cost_is_estimated_with_the_price_its_date_and_what_it_leaves_out() -> None:
+def test_the_estimated_cost_names_price_date_and_what_is_left_out() -> None:
     page = report(facts(node_seconds=3_600, pool_seconds=1_800))
     assert section(page, "Cost") == (
         "3,600 node-seconds of dedicated nodes. The pool lived 30 min 0 s.\n\n"
@@ -247,12 +247,12 @@ def test_nodes_that_were_added_for_want_of_spot_nodes_are_told() -> None:
     assert "about $0.4800 an hour for the dedicated ones" in page
 
 
-def test_what_should_have_been_deleted_and_was_not_is_told_apart_from_what_is_kept() -> None:
+def test_failed_deletes_are_listed_apart_from_what_is_kept() -> None:
     page = report(facts(deleted=("job",), kept=("containers",), not_deleted=("pool",)))
     assert "| kept | containers |\n| NOT deleted | pool: see the log; the sweep deletes it once" in page
 
 
-def test_the_run_its_log_and_its_artifacts_are_links_from_the_artifact_s_page() -> None:
+def test_run_log_and_artifacts_are_links_on_the_artifact_page() -> None:
     page = "../../runs/flow-run/01920000-0000-7000-8000-0123456789ab"
     links = f"[The run]({page}) · [its log]({page}?tab=Logs) · [its artifacts]({page}?tab=Artifacts)"
     assert links in report(facts()).splitlines()

@@ -132,7 +132,7 @@ def test_half_of_an_answer_is_none(found: str, missing: str) -> None:
     assert found.endswith(missing)
 
 
-def test_any_changed_byte_of_a_task_list_is_noticed_or_changes_no_outcome() -> None:
+def test_a_changed_byte_of_a_task_list_is_noticed_or_harmless() -> None:
     body = json.dumps({"value": [TASK]}).encode()
     for position in range(len(body)):
         changed = body[:position] + bytes([body[position] ^ 0b11]) + body[position + 1 :]

@@ -11,11 +11,12 @@ from azure.batch.models import BatchTask
 
 from tasks.run.identity import Run
 from tasks.run.previous_attempt import previous_task
+from tasks.run.records import record_blob
 from tasks.run.resume import Decision, Plan, PreviousAttempt, PreviousTask, Progress, plan
 from tasks.run.uploads import UploadedFile
 
 UPLOADED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
-COUNTED_AT = UPLOADED + timedelta(seconds=10)
+DONE_AT = UPLOADED + timedelta(seconds=10)
 STARTED = UPLOADED + timedelta(minutes=30)
 RUN = Run(workload="top-words", flow_run_id="0" * 32, started=STARTED, lifetime=timedelta(hours=2))
 PREVIOUS_EXPIRES = UPLOADED + timedelta(hours=2)
@@ -24,10 +25,10 @@ PREVIOUS_EXPIRES = UPLOADED + timedelta(hours=2)
 def file(name: str = "a.txt", index: int = 0, modified: datetime = UPLOADED) -> UploadedFile:
     return UploadedFile(
         name=name,
-        size=1".", "_OUTPUT."),
+        size=1,
         task_id=f"topNtask{index}",
-        md5="",
         modified=modified,
+        container="input",
         sas_url="",
     )
 
@@ -43,7 +44,7 @@ def task(
         succeeded = progress is Progress.COMPLETED
     return PreviousTask(
         id="",
-        input=f"input/{name}",
+        input=name,
         progress=progress,
         succeeded=succeeded,
         created=created,
@@ -57,12 +58,12 @@ WAITING = task(progress=Progress.WAITING)
 A, B, C = file("a.txt", 0), file("b.txt", 1), file("c.txt", 2)
 
 
-def left(*tasks: PreviousTask | None, outputs: Sequence[str] = (), job_has_ended: bool = False) -> PreviousAttempt:
-    """The tasks under the ids topNtask0, topNtask1, ..., and outputs written after them."""
+def left(*tasks: PreviousTask | None, records: Sequence[str] = (), job_has_ended: bool = False) -> PreviousAttempt:
+    """The tasks under the ids topNtask0, topNtask1, ..., and records written after them."""
     ids = {f"topNtask{index}": each for index, each in enumerate(tasks) if each}
     return PreviousAttempt(
         tasks={id: replace(each, id=id) for id, each in ids.items()},
-        outputs={f"{name}_OUTPUT.txt": COUNTED_AT for name in outputs},
+        records={record_blob(f"{name}.txt"): DONE_AT for name in records},
         job_has_ended=job_has_ended,
     )
 
@@ -76,7 +77,7 @@ def names(found: Plan) -> list[str]:
     return [file.name for file in found.add]
 
 
-# What has been counted.
+# What is done.
 
 
 def test_a_first_attempt_adds_a_task_for_every_file() -> None:
@@ -86,53 +87,53 @@ def test_a_first_attempt_adds_a_task_for_every_file() -> None:
     assert not found.all_done
 
 
-def test_a_task_that_succeeded_and_its_output_have_counted() -> None:
-    assert decide(left(task(), outputs="a")) is Decision.DONE
+def test_a_file_with_a_task_that_succeeded_and_a_record_is_done() -> None:
+    assert decide(left(task(), records="a")) is Decision.DONE
 
 
-def test_an_output_is_enough_where_its_task_is_gone() -> None:
-    assert decide(left(outputs="a")) is Decision.RECORD_ONLY
+def test_a_record_is_enough_where_its_task_is_gone() -> None:
+    assert decide(left(records="a")) is Decision.RECORD_ONLY
 
 
-def test_an_output_without_task_is_enough_where_ids_have_shifted() -> None:
-    found = plan([A], left(task("0.txt"), outputs="a"), RUN)
+def test_a_record_without_task_is_enough_where_ids_have_shifted() -> None:
+    found = plan([A], left(task("0.txt"), records="a"), RUN)
     assert [decision for _, decision in found.decisions] == [Decision.RECORD_ONLY]
     assert found.drop_tasks == {"topNtask0"}
 
 
 @pytest.mark.parametrize("before", [FAILED, RUNNING, WAITING], ids=["failed", "running", "waiting"])
-def test_the_output_of_a_task_that_failed_or_goes_on_is_not_enough(before: PreviousTask) -> None:
-    assert decide(left(before, outputs="a")) not in (Decision.DONE, Decision.RECORD_ONLY)
+def test_the_record_of_a_task_that_failed_or_goes_on_is_not_enough(before: PreviousTask) -> None:
+    assert decide(left(before, records="a")) not in (Decision.DONE, Decision.RECORD_ONLY)
 
 
-def test_a_task_that_succeeded_is_not_enough_without_output() -> None:
+def test_a_task_that_succeeded_is_not_enough_without_record() -> None:
     assert decide(left(task())) is Decision.ADD
 
 
 @pytest.mark.parametrize("tasks", [(), (task(),)], ids=["without task", "with task"])
-def test_an_output_of_an_earlier_content_is_not_enough(tasks: tuple[PreviousTask, ...]) -> None:
-    changed = file(modified=COUNTED_AT + timedelta(seconds=1))
-    found = plan([changed], left(*tasks, outputs="a"), RUN)
+def test_a_record_of_an_earlier_content_is_not_enough(tasks: tuple[PreviousTask, ...]) -> None:
+    changed = file(modified=DONE_AT + timedelta(seconds=1))
+    found = plan([changed], left(*tasks, records="a"), RUN)
     assert names(found) == ["a.txt"]
-    assert found.drop_records == {"a_OUTPUT.txt"}
+    assert found.drop_records == {"records/a.txt.json"}
 
 
 def test_what_an_outdated_task_writes_after_the_change_is_not_enough() -> None:
-    changed = file(modified=COUNTED_AT - timedelta(seconds=1))
-    previous = left(task(created=changed.modified - timedelta(seconds=1)), outputs="a")
+    changed = file(modified=DONE_AT - timedelta(seconds=1))
+    previous = left(task(created=changed.modified - timedelta(seconds=1)), records="a")
     found = plan([changed], previous, RUN)
     assert names(found) == ["a.txt"]
     assert found.drop_tasks == {"topNtask0"}
-    assert found.drop_records == {"a_OUTPUT.txt"}
+    assert found.drop_records == {"records/a.txt.json"}
 
 
-def test_an_outdated_task_counts_also_where_its_id_has_shifted() -> None:
-    changed = file("a.txt", 1, modified=COUNTED_AT - timedelta(seconds=1))
-    previous = left(task("a.txt", created=changed.modified - timedelta(seconds=1)), outputs="a")
+def test_an_outdated_task_is_seen_also_where_its_id_has_shifted() -> None:
+    changed = file("a.txt", 1, modified=DONE_AT - timedelta(seconds=1))
+    previous = left(task("a.txt", created=changed.modified - timedelta(seconds=1)), records="a")
     assert names(plan([file("0.txt", 0), changed], previous, RUN)) == ["0.txt", "a.txt"]
 
 
-# What is about to be counted.
+# What is about to be done.
 
 
 @pytest.mark.parametrize("before", [FAILED, RUNNING, WAITING], ids=["failed", "running", "waiting"])
@@ -183,21 +184,21 @@ def test_a_task_of_this_attempt_is_kept_where_the_services_clocks_differ() -> No
 # Several files.
 
 
-def test_only_the_file_that_failed_is_counted_again() -> None:
-    found = plan([A, B, C], left(task("a.txt"), replace(FAILED, input="input/b.txt"), outputs="a"), RUN)
+def test_only_the_file_that_failed_is_processed_again() -> None:
+    found = plan([A, B, C], left(task("a.txt"), replace(FAILED, input="b.txt"), records="a"), RUN)
     assert names(found) == ["b.txt", "c.txt"]
     assert found.drop_tasks == {"topNtask1"}
     assert found.drop_records == frozenset()
 
 
-def test_a_file_whose_output_was_deleted_is_counted_again_alone() -> None:
-    found = plan([A, B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), outputs="ac"), RUN)
+def test_a_file_whose_record_was_deleted_is_processed_again_alone() -> None:
+    found = plan([A, B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), records="ac"), RUN)
     assert names(found) == ["b.txt"]
 
 
 def test_a_new_file_before_the_others_shifts_their_ids_and_nothing_else() -> None:
     shifted = [file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)]
-    found = plan(shifted, left(task("a.txt"), task("b.txt"), outputs="ab"), RUN)
+    found = plan(shifted, left(task("a.txt"), task("b.txt"), records="ab"), RUN)
     assert [decision for _, decision in found.decisions] == [
         Decision.ADD,
         Decision.RECORD_ONLY,
@@ -207,71 +208,71 @@ def test_a_new_file_before_the_others_shifts_their_ids_and_nothing_else() -> Non
     assert found.drop_records == frozenset()
 
 
-def test_files_that_run_under_shifted_ids_are_counted_anew() -> None:
+def test_files_that_run_under_shifted_ids_are_processed_anew() -> None:
     shifted = [file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)]
-    before = left(task("a.txt"), task("b.txt", Progress.RUNNING), outputs="a")
+    before = left(task("a.txt"), task("b.txt", Progress.RUNNING), records="a")
     found = plan(shifted, before, RUN)
     assert names(found) == ["0.txt", "b.txt"]
     assert found.drop_tasks == {"topNtask0", "topNtask1"}
 
 
 def test_the_task_of_a_file_that_is_gone_is_dropped() -> None:
-    found = plan([B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), outputs="abc"), RUN)
+    found = plan([B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), records="abc"), RUN)
     assert found.all_done
     assert found.drop_tasks == {"topNtask0"}
     assert found.drop_records == frozenset()
 
 
 def test_a_task_under_another_id_than_its_file_has_now_is_dropped() -> None:
-    before = left(task("0.txt"), task("a.txt"), task("b.txt"), outputs="0ab")
+    before = left(task("0.txt"), task("a.txt"), task("b.txt"), records="0ab")
     assert plan([file("a.txt", 0), file("b.txt", 2)], before, RUN).drop_tasks == {"topNtask0", "topNtask1"}
     assert not plan([file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)], before, RUN).drop_tasks
 
 
 @pytest.mark.parametrize("tasks", [(), (task("a.txt"), task("b.txt"))], ids=["without tasks", "with tasks"])
-def test_where_all_outputs_exist_all_is_counted(tasks: tuple[PreviousTask, ...]) -> None:
-    assert plan([A, B], left(*tasks, outputs="ab"), RUN).all_done
-    assert not plan([A, B], left(*tasks, outputs="a"), RUN).all_done
+def test_where_all_records_exist_all_is_done(tasks: tuple[PreviousTask, ...]) -> None:
+    assert plan([A, B], left(*tasks, records="ab"), RUN).all_done
+    assert not plan([A, B], left(*tasks, records="a"), RUN).all_done
 
 
 # A job that has ended.
 
 
-def test_a_job_that_has_ended_is_replaced_where_files_are_to_be_counted() -> None:
-    before = left(task("a.txt"), replace(FAILED, input="input/b.txt"), outputs="ab", job_has_ended=True)
+def test_a_job_that_has_ended_is_replaced_where_files_are_left() -> None:
+    before = left(task("a.txt"), replace(FAILED, input="b.txt"), records="ab", job_has_ended=True)
     found = plan([A, B], before, RUN)
     assert found.replace_job
     assert found.decisions == ((A, Decision.RECORD_ONLY), (B, Decision.ADD))  # the tasks go with their job
     assert found.drop_tasks == frozenset()
-    assert found.drop_records == {"b_OUTPUT.txt"}
+    assert found.drop_records == {"records/b.txt.json"}
 
 
-def test_a_job_that_has_ended_stays_where_all_is_counted() -> None:
-    found = plan([A], left(task(), outputs="a", job_has_ended=True), RUN)
+def test_a_job_that_has_ended_stays_where_all_is_done() -> None:
+    found = plan([A], left(task(), records="a", job_has_ended=True), RUN)
     assert not found.replace_job
     assert found.decisions == ((A, Decision.DONE),)
 
 
 @pytest.mark.parametrize("sas_expires", [RUN.expires, PREVIOUS_EXPIRES], ids=["of this attempt", "of a previous one"])
 @pytest.mark.parametrize("progress", [Progress.RUNNING, Progress.WAITING])
-def test_a_job_that_has_ended_counts_nothing_more(progress: Progress, sas_expires: datetime) -> None:
+def test_a_job_that_has_ended_runs_nothing_more(progress: Progress, sas_expires: datetime) -> None:
     found = plan([A], left(task(progress=progress, sas_expires=sas_expires), job_has_ended=True), RUN)
     assert (names(found), found.replace_job) == (["a.txt"], True)
 
 
-def test_files_whose_outdated_tasks_are_deleted_are_counted_whatever_is_there() -> None:
-    before = left(None, task("b.txt"), outputs="ab", job_has_ended=True)  # the task of a.txt said that it was outdated
+def test_files_whose_outdated_tasks_are_deleted_are_processed_anew() -> None:
+    before = left(None, task("b.txt"), records="ab", job_has_ended=True)  # the task of a.txt said that it was outdated
     found = plan([A, B], before, RUN, again=[A])
     assert found.decisions == ((A, Decision.ADD), (B, Decision.RECORD_ONLY))
     assert found.replace_job
-    assert found.drop_records == {"a_OUTPUT.txt"}
+    assert found.drop_records == {"records/a.txt.json"}
 
 
 # A Batch task as the service describes it.
 
 
 def described(**more: object) -> PreviousTask:
-    settings = {"INPUT_FILE": "input/a.txt", "SAS_EXPIRES": "2026-11-22T14:00:00.000123+00:00"}
+    settings = {"INPUT_NAME": "a.txt", "SAS_EXPIRES": "2026-11-22T14:00:00.000123+00:00"}
     environment = [{"name": name, "value": value} for name, value in settings.items()]
     return previous_task(BatchTask({"id": "topNtask0", "state": "active", "environmentSettings": environment, **more}))
 
@@ -279,7 +280,7 @@ def described(**more: object) -> PreviousTask:
 def test_a_task_s_environment_names_its_file_and_attempt() -> None:
     assert described(creationTime="2026-11-22T12:00:05Z") == PreviousTask(
         id="topNtask0",
-        input="input/a.txt",
+        input="a.txt",
         progress=Progress.WAITING,
         succeeded=False,
         created=UPLOADED + timedelta(seconds=5),

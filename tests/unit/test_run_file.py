@@ -85,7 +85,12 @@ def test_every_file_of_the_output_folder_is_stored_and_then_recorded(server: Blo
     assert [blobs[name] for name in list(blobs)[:2]] == [b"2\n", b"x"]
     assert record(server)["outputs"] == [
         {"path": "lines", "blob": "outputs/logs/a.txt/lines", "size": 2, "md5": hashlib.md5(b"2\n").hexdigest()},
-        {"path": quote("sub/é/100%."), "blob": "outputs/logs/a.txt/sub/é/100%25%2E", "size": 1, "md5": hashlib.md5(b"x").hexdigest()},
+        {
+            "path": quote("sub/é/100%."),
+            "blob": "outputs/logs/a.txt/sub/é/100%25%2E",
+            "size": 1,
+            "md5": hashlib.md5(b"x").hexdigest(),
+        },
     ]
     _, headers, body = server.requests[0]
     assert headers["x-ms-blob-type"] == "BlockBlob"
@@ -138,7 +143,9 @@ def test_placeholders_are_filled_in_and_the_input_comes_last(arguments: list[str
     filled = run_file.fill_in(arguments, values)
     literal = arguments[:1] == ["{{input}}"]
     known = {name: value for name, value in values.items() if name in ("input", "output_dir")}
-    wanted = [each if literal and at == 0 else each.replace("{input}", known["input"]) for at, each in enumerate(expected)]
+    wanted = [
+        each if literal and at == 0 else each.replace("{input}", known["input"]) for at, each in enumerate(expected)
+    ]
     assert filled == [each.replace("{output_dir}", known["output_dir"]) for each in wanted]
 
 
@@ -167,7 +174,10 @@ def test_a_script_that_cannot_be_started_is_named_with_the_reason(server: BlobSe
     [
         ({"INPUT_SIZE": "9"}, "expected 9 bytes with MD5 {md5}, found 8 bytes with MD5 {md5}"),
         ({"INPUT_MD5": "0" * 32}, "expected 8 bytes with MD5 " + "0" * 32 + ", found 8 bytes with MD5 {md5}"),
-        ({"INPUT_NAME": "none", "INPUT_FILE": "input/none", "INPUT_MD5": ""}, "expected 8 bytes, found nothing (No such file or directory)"),
+        (
+            {"INPUT_NAME": "none", "INPUT_FILE": "input/none", "INPUT_MD5": ""},
+            "expected 8 bytes, found nothing (No such file or directory)",
+        ),
     ],
 )
 def test_an_input_that_is_not_what_was_uploaded_fails_with_73(
@@ -210,7 +220,7 @@ def test_packages_and_modules_of_the_start_task_are_found(server: BlobServer, tm
     text = "#!/usr/bin/env python3\nimport ours, subprocess, sys\nprint(ours.name, sys.executable, flush=True)\n"
     path = script(text + "subprocess.check_call(['a-tool'])\n", "uses.py")
     environment = {"INPUT_NAME": "a.txt", "INPUT_SIZE": "8", "INPUT_MD5": "", "INPUT_FILE": "input/a.txt"}
-    urls = {"OUTPUT_URL": server.endpoint, "OUTPUT_PREFIX": "o", "RECORD_URL": f"{server.endpoint}/out/records/logs/a.txt.json"}
+    urls = {"OUTPUT_URL": server.endpoint, "OUTPUT_PREFIX": "o", "RECORD_URL": f"{server.endpoint}/out/records/a.json"}
     tokens = {"OUTPUT_SAS_TOKEN": SAS, "RECORD_SAS_TOKEN": SAS, "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, str(beside / "run_file.py"), path],

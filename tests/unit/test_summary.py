@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from tasks.summary import (
     FileOutput,
     Summary,
     parse_output,
-    read_summary,
     words_by_file,
     words_overall,
 )
@@ -70,9 +70,9 @@ def test_the_true_total_is_never_outside_the_two_bounds(texts: list[str], top_n:
 
 
 def written(folder: Path, *lines: str) -> Path:
-    path = folder / "x_OUTPUT.txt"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    """The folder with that output."""
+    (folder / "x_OUTPUT.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
 
 
 TRAILER = ("Node: tvmps_1", "Task: topNtask0", "Job:  top-words-1", "Pool: top-words-1", "")
@@ -134,7 +134,7 @@ def test_the_tables_are_read_back_as_they_were(tmp_path: Path) -> None:
     by_file, overall = words_by_file(outputs), words_overall(outputs, 3)
     write_table(by_file, tmp_path / BY_FILE)
     write_table(overall, tmp_path / OVERALL)
-    read = read_summary(tmp_path)
+    read = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("summary", "summary_overall")]
     assert [frame.to_dict("list") for frame in read] == [by_file.to_dict("list"), overall.to_dict("list")]
     assert read[0].dtypes.to_dict() == by_file.dtypes.to_dict()
 

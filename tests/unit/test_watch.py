@@ -17,6 +17,7 @@ from tasks.errors.service import ServiceError
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
 from tasks.run.polling import Polling
+from tasks.run.records import record_blob
 from tasks.watching.decide import Decision
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
@@ -42,11 +43,11 @@ class Looked:
     counts: Sequence[Progress | Exception | None]  # at each look; the last stays
     states: Sequence[str] | None = ("running", "running")  # None: the job is gone
     lists_tasks: bool = True
-    outputs_found: Collection[str] = ()
+    files_done: Collection[str] = ()  # of which there are records
     minute: int = 0
     looks: int = 0
     outages: list[ServiceError] = field(default_factory=list)
-    outputs_read: int = 0
+    records_read: int = 0
     added: list[int] = field(default_factory=list)
     seen: LastSeen = field(default_factory=LastSeen)
 
@@ -79,9 +80,9 @@ class Looked:
             for each, state in zip(outcomes, self.states, strict=True)
         }
 
-    def outputs(self) -> Collection[str]:
-        self.outputs_read += 1
-        return self.outputs_found
+    def records(self) -> Collection[str]:
+        self.records_read += 1
+        return {record_blob(file) for file in self.files_done}
 
     def report(self, decision: Decision) -> None:
         pass
@@ -150,16 +151,16 @@ def test_counts_are_known_though_the_tasks_cannot_be_listed() -> None:
     assert (looked.minute, looked.seen.succeeded) == (30, 1)
 
 
-def test_of_a_job_that_is_gone_the_outputs_are_listed_once() -> None:
-    looked = Looked(counts=[RUNS, None], states=None, outputs_found={"1_OUTPUT.txt"})
+def test_of_a_job_that_is_gone_the_records_are_listed_once() -> None:
+    looked = Looked(counts=[RUNS, None], states=None, files_done={"1.txt"})
     monitored = looked.watched()
     assert isinstance(monitored.problem, TasksFailed)
     assert str(monitored.problem) == "job job is gone: somebody deleted it with 2 Batch tasks not completed"
-    assert (succeeded(monitored), looked.outputs_read) == ([False, True], 1)
+    assert (succeeded(monitored), looked.records_read) == ([False, True], 1)
 
 
-def test_a_job_that_vanishes_once_all_is_counted_fails_nothing() -> None:
-    looked = Looked(counts=[RUNS, None], states=None, outputs_found={"0_OUTPUT.txt", "1_OUTPUT.txt"})
+def test_a_job_that_vanishes_once_all_is_done_fails_nothing() -> None:
+    looked = Looked(counts=[RUNS, None], states=None, files_done={"0.txt", "1.txt"})
     monitored = looked.watched()
     assert (monitored.problem, succeeded(monitored)) == (None, [True, True])
     assert [outcome.earlier for outcome in monitored.outcomes] == [True, True]
@@ -174,7 +175,7 @@ def test_given_up_the_last_listing_has_the_last_word() -> None:
 def test_given_up_an_outage_is_not_waited_for() -> None:
     looked = Looked(counts=[RUNS, LOST], lists_tasks=False)
     assert isinstance(looked.watched(replace(LIMITS, expires=NOON)).problem, ServiceError)
-    assert (looked.minute, looked.outputs_read) == (0, 1)
+    assert (looked.minute, looked.records_read) == (0, 1)
 
 
 def test_a_run_that_somebody_cancels_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,10 @@ LIMITS = TimeLimits(task_minutes=1)
     ("encoding", "arguments"), [(None, []), ("", []), ("windows-1251", ["--encoding=windows-1251"])]
 )
 def test_an_encoding_becomes_an_argument_of_the_node_script(encoding: str | None, arguments: list[str]) -> None:
-    assert word_arguments(3, 0.5, encoding, LIMITS) == ["--numwords", "3", "--delay", "0.5", *arguments]
+    assert word_arguments(3, 0.5, encoding, LIMITS) == [
+        *("--filepath={input}", "--numwords", "3", "--delay", "0.5"),
+        *arguments,
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["utf-61", "base64", " "])
