@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.storage.blob import ContentSettings
+import pandas as pd
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
+from azure.storage.blob import ContainerClient, ContentSettings
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
@@ -25,6 +34,7 @@ from tasks.run.tables import write_table
 from tasks.step import step
 
 _MOST_NAMED = 20  # files in the log
+_CSV, _PARQUET = "text/csv; charset=utf-8", "application/vnd.apache.parquet"
 
 
 @step("0 find what is done")
@@ -86,15 +96,34 @@ def check_destination(azure: Azure, destination: Destination) -> None:
 def save_manifest(azure: Azure, outcomes: Sequence[TaskOutcome], results: Results, destination: Destination) -> None:
     """Leave the table of all outputs in the results folder and, where outputs are kept in blobs, beside them."""
     table = manifest(outcomes, results.done())
+    path = results.folder / MANIFEST
     if not destination.kept:
-        write_table(table, results.folder / MANIFEST)
+        write_table(table, path)
         return
     with container_of(azure, destination) as container:
-        if (old := read_manifest(container, destination)) is not None:
-            table = with_others(table, old)
-        write_table(table, results.folder / MANIFEST)
-        for suffix, content_type in ((".csv", "text/csv; charset=utf-8"), (".parquet", "application/octet-stream")):
-            data = (results.folder / f"{MANIFEST}{suffix}").read_bytes()
-            blob = container.get_blob_client(destination.folder(f"{MANIFEST}{suffix}"))
-            blob.upload_blob(data, overwrite=True, content_settings=ContentSettings(content_type=content_type))
+        while not _added(container, destination, table, path):
+            get_run_logger().info(
+                "Manifest of %s: another run has written it at the same time, trying again", destination
+            )
     get_run_logger().info("Outputs kept in %s; %s names them", destination, destination.folder(f"{MANIFEST}.csv"))
+
+
+def _added(container: ContainerClient, destination: Destination, table: pd.DataFrame, path: Path) -> bool:
+    """Add the table to the manifest beside the outputs; False where another run has written it in between."""
+    old, etag = read_manifest(container, destination) or (None, None)
+    write_table(table if old is None else with_others(table, old), path)
+    parquet, text = (
+        container.get_blob_client(destination.folder(f"{MANIFEST}{each}")) for each in (".parquet", ".csv")
+    )
+    if etag:
+        unchanged: dict[str, Any] = {"etag": etag, "match_condition": MatchConditions.IfNotModified, "overwrite": True}
+    else:
+        unchanged = {"overwrite": False}
+    try:
+        written = parquet.upload_blob(
+            path.with_suffix(".parquet").read_bytes(), content_settings=ContentSettings(_PARQUET), **unchanged
+        )
+    except (ResourceExistsError, ResourceModifiedError):
+        return False
+    text.upload_blob(path.with_suffix(".csv").read_bytes(), overwrite=True, content_settings=ContentSettings(_CSV))
+    return bool(parquet.get_blob_properties().etag == written["etag"])  # else that run's CSV may be the older one

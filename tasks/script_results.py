@@ -72,7 +72,7 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
 def outcomes_table(outputs: Outputs[Any]) -> pd.DataFrame:
     """The table `outcomes` of ScriptResults."""
     rows = [_row(outcome, outputs.records.get(outcome.file)) for outcome in outputs.outcomes]
-    if outputs.why:
+    if outputs.why is not None:
         why = [outputs.why.get(outcome.file, "") for outcome in outputs.outcomes]
         rows = [{**row, "processed_because": because} for row, because in zip(rows, why, strict=True)]
     types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}

@@ -175,7 +175,7 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
 
 def _state(outcome: TaskOutcome) -> str:
     if outcome.succeeded:
-        return "completed by a previous attempt" if outcome.earlier else "completed"
+        return "completed earlier" if outcome.earlier else "completed"
     if outcome.cause:
         return f"{'failed' if outcome.completed else outcome.state}: {outcome.reason}"
     return outcome.state

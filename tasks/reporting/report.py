@@ -100,7 +100,7 @@ def result_line(facts: RunFacts) -> str:
     unfinished = len(outcomes) - succeeded - failed
     earlier = sum(outcome.succeeded and outcome.started is None for outcome in outcomes)
     line = f"{_count(len(outcomes), 'file')}: {succeeded:,} succeeded"
-    line += f" ({earlier:,} of them in a previous attempt)" if earlier else ""
+    line += f" ({earlier:,} of them earlier)" if earlier else ""
     line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
     return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
 

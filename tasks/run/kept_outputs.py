@@ -31,15 +31,16 @@ def container_of(azure: Azure, destination: Destination) -> Iterator[ContainerCl
         yield blobs.get_container_client(destination.container)
 
 
-def read_manifest(container: ContainerClient, destination: Destination) -> pd.DataFrame | None:
-    """The manifest beside the outputs; None where there is none. Raises InputError where it is another file."""
+def read_manifest(container: ContainerClient, destination: Destination) -> tuple[pd.DataFrame, str] | None:
+    """The manifest beside the outputs and its ETag; None where there is none. Raises InputError for another file."""
     name = destination.folder(f"{MANIFEST}.parquet")
     try:
-        data = container.download_blob(name).readall()
+        blob = container.download_blob(name)
+        data = blob.readall()
     except ResourceNotFoundError:
         return None
     try:
-        return pd.read_parquet(io.BytesIO(data))[list(COLUMNS)]
+        return pd.read_parquet(io.BytesIO(data))[list(COLUMNS)], str(blob.properties.etag)
     except (ValueError, KeyError, OSError):  # of pyarrow too
         raise InputError(
             f"output {destination}: the blob {name} is not the manifest that a run writes; delete it, or name another "
@@ -50,10 +51,10 @@ def read_manifest(container: ContainerClient, destination: Destination) -> pd.Da
 def made_in_blobs(azure: Azure, destination: Destination) -> tuple[dict[str, Done], set[str]]:
     """What was made of each input by its name, and the names of those whose outputs are not all there any more."""
     with container_of(azure, destination) as container:
-        table = read_manifest(container, destination)
-        if table is None:
+        found = read_manifest(container, destination)
+        if found is None:
             return {}, set()
-        made = made_in(table)
+        made = made_in(found[0])
         prefix = destination.folder("") if destination.prefix else ""
         sizes = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=prefix)}
     gone = {

@@ -75,7 +75,7 @@ class TaskOutcome:
     retries: int = 0  # after a failure of the task
     requeues: int = 0  # after the loss of its node, such as a preemption; they use up no retry
     succeeded: bool = False
-    earlier: bool = False  # by a previous attempt, of whose Batch task nothing else is known
+    earlier: bool = False  # by a previous attempt or run, of whose Batch task nothing else is known
     failure: Failure | None = None
     cause: Cause | None = None
     detail: str = ""  # of the cause, where the service has no words for it

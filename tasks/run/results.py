@@ -43,7 +43,7 @@ class Outputs(Generic[T]):
     records: Mapping[str, Record]
     outcomes: Sequence[TaskOutcome]
     folder: Path  # in which they are
-    why: Mapping[str, str] = field(default_factory=dict)  # see Results
+    why: Mapping[str, str] | None = None  # see Results
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class Results:
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     program: Program = NO_PROGRAM
     kept: str = ""
-    why: Mapping[str, str] = field(default_factory=dict, repr=False)
+    why: Mapping[str, str] | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -108,10 +108,10 @@ class Results:
     def sort(self, files: Sequence[InputFile]) -> tuple[list[TaskOutcome], list[InputFile]]:
         """What became of the files that a previous attempt has processed, and the files still to be processed.
 
-        A file that has changed since is processed again.
+        A file that has changed since is processed again. Where `why` has been decided, no file is read again for that.
         """
         known = self.done()
-        there = [file for file in files if file.name in known and self._is_of(file, known[file.name])]
+        there = [file for file in files if file.name in known and self._is_done(file, known[file.name])]
         if there:
             get_run_logger().info("%d of %d files are done already", len(there), len(files))
         names = {file.name for file in there}
@@ -178,9 +178,10 @@ class Results:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
-    def _is_of(self, file: InputFile, done: Done) -> bool:
+    def _is_done(self, file: InputFile, done: Done) -> bool:
         try:
-            return content_of(file) == done.content and self._is_whole(file.name, done)
+            same = content_of(file) == done.content if self.why is None else file.name not in self.why
+            return same and self._is_whole(file.name, done)
         except (InputError, OSError):
             return False
 

@@ -72,7 +72,7 @@ class Progress:
         )
 
     def _others(self) -> str:
-        return f"; {self.earlier} files done by a previous attempt" if self.earlier else ""
+        return f"; {self.earlier} files done earlier" if self.earlier else ""
 
 
 def is_due(*, silent: timedelta, unchanged: timedelta, next_look: timedelta) -> bool:

@@ -236,7 +236,7 @@ def test_a_file_that_failed_is_processed_alone_once_it_can_be(
     assert Contents.of(summary) == EXPECTED
     assert nodes_of(summary) == last_nodes(resumed)
     assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
-    assert "2 of 3 files are done by a previous attempt" in caplog.messages
+    assert "2 of 3 files are done already" in caplog.messages
     assert not [message for message in caplog.messages if "Artifact not written" in message]
     tables = [each for each in resumed.artifacts() if each.key == "top-words-by-file"]
     assert [len(json.loads(str(table.data))) for table in tables] == [4, 6]

@@ -210,7 +210,7 @@ def test_the_task_table_tells_completed_from_succeeded() -> None:
         "topNtask0": "completed",
         "topNtask1": "failed: exited non-zero",
         "topNtask2": "running: did not get to its end",
-        "topNtask3": "completed by a previous attempt",
+        "topNtask3": "completed earlier",
         "topNtask4": "running",
     }
 

@@ -120,7 +120,7 @@ def test_the_end_is_reported_by_the_tasks_and_not_by_the_counts(heard: Heard, ca
     done = [replace(MEMORY.outcomes[id], state="completed", succeeded=True, started=NOON) for id in ("task0", "task1")]
     memory = replace(MEMORY, outcomes={**MEMORY.outcomes, **{outcome.id: outcome for outcome in done}})
     outcomes = heard.narrator.report_end(memory, None)
-    status = "2 of 2 Batch tasks completed (2 succeeded, 0 failed); 1 files done by a previous attempt"
+    status = "2 of 2 Batch tasks completed (2 succeeded, 0 failed); 1 files done earlier"
     assert (heard.events, caplog.messages) == ([READY], [status])
     assert heard.shown == [(["completed"] * 3, 3, 3, status)]
     assert [outcome.succeeded for outcome in outcomes] == [True] * 3
@@ -133,6 +133,6 @@ def test_given_up_the_end_says_why_and_how_far_each_task_came(heard: Heard, capl
     )
     assert [outcome.cause for outcome in outcomes] == [Cause.NOT_RUN, Cause.NOT_STARTED, None]
     assert caplog.messages[-1] == (
-        "0 of 2 Batch tasks completed (0 succeeded, 0 failed), 2 not completed; 1 files done by a previous attempt: "
+        "0 of 2 Batch tasks completed (0 succeeded, 0 failed), 2 not completed; 1 files done earlier: "
         "the pool is gone"
     )

@@ -22,7 +22,7 @@ def test_while_tasks_run_the_counts_are_the_progress() -> None:
     counts = BatchTaskCounts(active=4, running=2, completed=3, succeeded=2, failed=1)
     progress = Progress.of_counts(counts, total=9, earlier=5)
     states = "3 of 9 Batch tasks completed (2 succeeded, 1 failed), 2 running, 4 queued"
-    status = f"{states}; 5 files done by a previous attempt"
+    status = f"{states}; 5 files done earlier"
     assert progress.now() == status
     assert progress.now("nodes: 1 starting") == f"{status}; nodes: 1 starting"
 
@@ -32,7 +32,7 @@ def test_at_the_end_the_outcomes_are_the_progress() -> None:
         "3 of 3 Batch tasks completed (3 succeeded, 0 failed)"
     )
     assert Progress.of_outcomes([SUCCEEDED, FAILED, RUNNING, QUEUED], earlier=1).at_the_end("the pool is gone") == (
-        "2 of 4 Batch tasks completed (1 succeeded, 1 failed), 2 not completed; 1 files done by a previous attempt: "
+        "2 of 4 Batch tasks completed (1 succeeded, 1 failed), 2 not completed; 1 files done earlier: "
         "the pool is gone"
     )
 

@@ -109,7 +109,7 @@ def test_the_report_begins_with_the_result_and_where_it_ran() -> None:
         (
             (outcome("a", node=None, started=None, ended=None, exit_code=None), outcome("b")),
             0,
-            "2 files: 2 succeeded (1 of them in a previous attempt), 0 failed",
+            "2 files: 2 succeeded (1 of them earlier), 0 failed",
         ),
         (
             (outcome("a", state="running", succeeded=False, ended=None), failed("b")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def test_a_file_that_has_changed_is_processed_again_also_where_it_is_as_long(
 ) -> None:
     source(files[1]).write_text("the text of B.txt")
     assert to_process(results, files) == ["b.txt"]
+
+
+def test_what_only_new_inputs_has_decided_is_not_found_out_again(results: Results, files: list[InputFile]) -> None:
+    source(files[0]).unlink()  # which reading it would notice
+    assert to_process(replace(results, why={"b.txt": "its content has changed"}), files) == ["b.txt"]
+    assert to_process(replace(results, why={}), files) == []
+    (results.folder / "a.txt" / "a_OUTPUT.txt").unlink()
+    assert to_process(replace(results, why={}), files) == ["a.txt"]
 
 
 def test_a_file_whose_output_is_gone_is_processed_again(results: Results, files: list[InputFile]) -> None:
