@@ -17,7 +17,7 @@ from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 from tasks.kept import check_destination
-from tasks.resources.containers import registries
+from tasks.resources.container_image import registries
 from tasks.resources.images import image_of, python_of_nodes
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination

@@ -79,9 +79,8 @@ class BatchRun(Generic[T, J]):
         settings = self._settings
         files = check_input(self.azure, self.id, inputs, settings.allow_failures, settings.output_folder)
         workload = self._workload
-        results = Results.of(
-            settings.output_folder, self.id.name, files, workload.read, workload.tables, workload.program
-        )
+        program = workload.program.in_container(settings.pool.container_image)
+        results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
         check_accounts(self.azure, settings.pool, results, self.destination)
         if settings.skip_done:

@@ -22,7 +22,7 @@ from azure.batch.models import (
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
-from tasks.resources.containers import need_python, task_settings
+from tasks.resources.container_image import need_python, task_settings
 from tasks.run.destination import Destination
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.names import blob_name

@@ -9,7 +9,7 @@ from azure.batch import BatchClient
 from azure.batch.models import BatchSupportedImage, BatchVmImageReference, VirtualMachineConfiguration
 
 from tasks.errors import InputError
-from tasks.resources.containers import container_configuration
+from tasks.resources.container_image import container_configuration
 from tasks.run.node_python import NodePython, node_python
 from tasks.run.settings import PoolSettings
 

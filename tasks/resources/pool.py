@@ -27,7 +27,7 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
-from tasks.resources.containers import refuse_pool_without_containers
+from tasks.resources.container_image import refuse_pool_without_containers
 from tasks.resources.images import machine
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ class Program:
         """`more` are the digests of what else the script finds on a node."""
         given = json.dumps([list(arguments), *more]).encode()
         return cls(script=Content.of(script).md5.hex(), arguments=new_md5(given).hexdigest())
+
+    def in_container(self, image: str | None) -> Program:
+        """The same in a container image, which decides the outputs too; None: in none."""
+        if not image:
+            return self
+        return replace(self, arguments=new_md5(f"{self.arguments} {image}".encode()).hexdigest())
 
 
 NO_PROGRAM = Program()

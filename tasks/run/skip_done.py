@@ -16,7 +16,7 @@ class Why(str, Enum):
     NEW = "it has no outputs yet"
     CONTENT = "its content has changed"
     SCRIPT = "the script has changed"
-    ARGUMENTS = "the arguments or packages have changed"
+    ARGUMENTS = "the arguments, packages or container image have changed"
     GONE = "its outputs are gone"
 
 

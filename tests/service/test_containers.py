@@ -59,7 +59,7 @@ def containers(engine, client):
     return client
 
 
-def refused(client, **options: object) -> tuple[int | None, str, str]:
+def refused(client, **options):
     with pytest.raises(HttpResponseError) as error:
         client.create_pool(pool_options(**options))
     return error.value.status_code, error.value.error.code, error.value.error.message.splitlines()[0]
@@ -72,7 +72,7 @@ def test_without_an_engine_containers_are_refused(programs, client):
         "The local Batch service does not implement this. The property "
         "virtualMachineConfiguration.containerConfiguration: no container engine answers on this machine: docker is "
         "not on the PATH; podman is not on the PATH. Install Docker or Podman, or start its daemon, then start this "
-        "service again.",
+        "service, or the run that embeds it, again.",
     )
 
 

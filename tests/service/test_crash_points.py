@@ -157,8 +157,8 @@ class Effect:
     def __init__(self, directory: Path) -> None:
         self.file = directory / "effect"
 
-    def command(self, rest: str = "exit 0") -> str:
-        return shell(f'echo run >> "{self.file}"; {rest}')
+    def command(self, rest: str = "exit 0", *, first: str = ":") -> str:
+        return shell(f'{first}; echo run >> "{self.file}"; {rest}')
 
     @property
     def runs(self) -> int:
@@ -406,7 +406,12 @@ def test_retry_of_a_task_is_counted_once(process, effect, tmp_path):
     assert effect.runs == 2
 
 
-IGNORES_TERM = "trap 'echo terminated >> \"{marker}\"' TERM; while :; do sleep 0.01; done"
+FOREVER = "while :; do sleep 0.01; done"
+
+
+def marks_term(marker: Path) -> str:
+    """What a command does before its side effect, by which the test knows that it ignores SIGTERM."""
+    return f"trap 'echo terminated >> \"{marker}\"' TERM"
 
 
 @pytest.mark.parametrize("by", ["request", "limit"])
@@ -415,8 +420,9 @@ def test_task_killed_during_its_grace_has_ended(process, effect, tmp_path, by):
     create_pool(client)
     create_job(client)
     marker = tmp_path / "terminated"
-    limit = m.BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=0.3)) if by == "limit" else None
-    client.create_task("job", task("task", effect.command(IGNORES_TERM.format(marker=marker)), constraints=limit))
+    limit = m.BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=1)) if by == "limit" else None
+    command = effect.command(FOREVER, first=marks_term(marker))
+    client.create_task("job", task("task", command, constraints=limit))
     wait_for(lambda: effect.runs)
     if by == "request":
         client.terminate_task("job", "task")
@@ -433,8 +439,8 @@ def test_task_of_a_node_that_was_rebooting_runs_again(process, effect, tmp_path)
     (node,) = create_pool(client)
     create_job(client)
     marker = tmp_path / "terminated"
-    rest = f'[ $(wc -l < "{effect.file}") -gt 1 ] && exit 7; ' + IGNORES_TERM.format(marker=marker)
-    client.create_task("job", task("task", effect.command(rest)))
+    rest = f'[ $(wc -l < "{effect.file}") -gt 1 ] && exit 7; {FOREVER}'
+    client.create_task("job", task("task", effect.command(rest, first=marks_term(marker))))
     wait_for(lambda: effect.runs)
     client.begin_reboot_node("pool", node.id, REBOOT)
     wait_for(marker.exists)

@@ -46,7 +46,7 @@ elif sys.argv[1] == "run":
         assert option in ("--name", "--network", "--mount", "--security-opt", "--workdir", "--env", "--user"), option
         value = arguments.pop(0)
         values["--env"].append(value) if option == "--env" else values.__setitem__(option, value)
-    environment = {{"PATH": "/usr/bin:/bin", "IMAGE": arguments[0], "USER_IDS": values["--user"]}}
+    environment = {{"PATH": "{Path(sys.executable).parent}:/usr/bin:/bin", "IMAGE": arguments[0]}}
     for each in values["--env"]:
         name, given, value = each.partition("=")
         environment[name] = value if given else os.environ[name]

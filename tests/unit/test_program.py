@@ -82,3 +82,11 @@ def test_what_was_made_is_read_as_it_was_written() -> None:
 def test_what_is_no_note_is_refused(values: object) -> None:
     with pytest.raises(ValueError, match=r"^(KeyError|TypeError): "):
         Done.of(values)  # type: ignore[arg-type]
+
+
+def test_a_container_image_changes_what_decides_the_outputs() -> None:
+    program = Program(script="s", arguments="a")
+    assert program.in_container(None) == program
+    images = {program.in_container(image) for image in ("align:1", "align:2", None)}
+    assert len(images) == 3
+    assert {each.script for each in images} == {"s"}

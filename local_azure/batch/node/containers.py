@@ -67,7 +67,7 @@ def _find(path: str) -> Engine | str:
         reasons.append(found)
     return (
         f"no container engine answers on this machine: {'; '.join(reasons)}. "
-        "Install Docker or Podman, or start its daemon, then start this service again"
+        "Install Docker or Podman, or start its daemon, then start this service, or the run that embeds it, again"
     )
 
 

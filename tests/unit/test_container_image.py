@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from tasks.accounts.registry import RegistryCredentials, registry_of, server_of
 from tasks.errors import InputError
-from tasks.resources import containers
-from tasks.resources.containers import (
+from tasks.resources import container_image
+from tasks.resources.container_image import (
     container_configuration,
     need_python,
     refuse_pool_without_containers,
@@ -38,7 +38,7 @@ PLAIN, CONTAINERS, OLD = "canonical:ubuntu:24", "microsoft-dsvm:ubuntu-hpc:2204"
 
 @pytest.fixture
 def block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "registry_credentials", lambda name: CREDENTIALS)
+    monkeypatch.setattr(container_image, "registry_credentials", lambda name: CREDENTIALS)
 
 
 def refusal(**settings: Any) -> str:
