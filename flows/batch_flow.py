@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from flows.hooks import clean_up_dead_run
 from tasks.errors import InputError
 from tasks.errors.log import log_errors_without_traceback
-from tasks.run.inputs import as_list, find_inputs
+from tasks.inputs.files import as_list, find_inputs
 
 P = ParamSpec("P")
 R = TypeVar("R")

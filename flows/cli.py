@@ -18,12 +18,12 @@ from flows.run_options import takes_run_settings
 from flows.word_arguments import word_arguments
 from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
-from tasks.run.joins import Join, JoinFormat
+from tasks.packages.needed import find_packages, refuse_container_image, refuse_existing_pool
 from tasks.run.output_address import refuse_join_of_kept_outputs
-from tasks.run.packages import find_packages, refuse_container_image, refuse_existing_pool
 from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
 from tasks.run.scripts import find_script, refuse_bad_arguments
 from tasks.run.settings import RunSettings
+from tasks.tables.joins import Join, JoinFormat
 
 app = make_app()
 script_app = make_app()

@@ -13,10 +13,10 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
 from tasks.accounts.choose import accounts_in_use
+from tasks.accounts.parallel import within
 from tasks.errors.secrets import without_secrets
 from tasks.resources.clean_up import Log, clean_up_after, clean_up_of
 from tasks.run.identity import Run
-from tasks.run.parallel import within
 from tasks.run.settings import TimeLimits, settings_in
 
 PATIENCE = 60.0  # seconds; the SDKs retry for minutes where Azure does not answer, and the worker has other runs

@@ -21,14 +21,14 @@ from pydantic import BeforeValidator, Field
 
 from flows.batch_flow import Inputs, batch_flow
 from flows.nine_steps import run_workload
-from tasks.run.joins import Join
+from tasks.packages.needed import find_packages
 from tasks.run.output_address import refuse_join_of_kept_outputs
-from tasks.run.output_tables import read_outputs
-from tasks.run.packages import find_packages
 from tasks.run.scripts import find_script
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
 from tasks.script_results import OUTCOMES, TABLE, ScriptResults, collect
+from tasks.tables.joins import Join
+from tasks.tables.outputs import read_outputs
 
 NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 Text = Annotated[str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, os.PathLike) else given)]

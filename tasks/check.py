@@ -16,19 +16,19 @@ from tasks.errors import InputError
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
+from tasks.inputs.blobs import all_inputs
+from tasks.inputs.files import InputFile
 from tasks.kept import check_destination
+from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
+from tasks.packages.wheels import Wheelhouse, resolve
 from tasks.resources.container_image import registries
 from tasks.resources.images import image_of, python_of_nodes
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
-from tasks.run.inputs import InputFile
-from tasks.run.packages import Packages, refuse_container_image, refuse_existing_pool
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
-from tasks.run.source_blobs import all_inputs
-from tasks.run.wheels import Wheelhouse, resolve
 from tasks.step import step
 
 

@@ -16,15 +16,15 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors import NotDownloaded, ResultsError
+from tasks.errors.local_files import at
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
+from tasks.inputs.content import new_md5
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
-from tasks.run.content import new_md5
 from tasks.run.identity import Role, Run
-from tasks.run.local_files import at
 from tasks.run.outcomes import LOGS, Cause, TaskOutcome
-from tasks.run.parallel import in_parallel
 from tasks.run.program import Done
 from tasks.run.records import Output, Record
 from tasks.run.results import Results

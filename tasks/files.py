@@ -10,15 +10,15 @@ from azure.storage.blob import BlobProperties, BlobServiceClient, ContainerClien
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.accounts.sas import Signer
+from tasks.inputs.addresses import SourceBlob
+from tasks.inputs.content import Content
+from tasks.inputs.files import InputFile
+from tasks.inputs.names import blob_name
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.upload import Line, upload
-from tasks.run.blob_addresses import SourceBlob
-from tasks.run.content import Content
 from tasks.run.identity import Role, Run
-from tasks.run.inputs import InputFile
-from tasks.run.names import blob_name
-from tasks.run.parallel import in_parallel
 from tasks.run.uploads import UploadedFile, Uploads
 from tasks.step import step
 

@@ -9,6 +9,7 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors.service import error_code
 from tasks.resources.batch_task import BatchTasks, Work
 from tasks.resources.bulk import ENDED_CODES, add_all
@@ -17,7 +18,6 @@ from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.run import resume
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
-from tasks.run.parallel import in_parallel
 from tasks.run.previous_attempt import delete_records, read_previous_attempt
 from tasks.run.resume import Decision, Plan
 from tasks.run.settings import Disposal

@@ -14,9 +14,9 @@ from tasks.reporting.artifacts import publish_table
 from tasks.run.destination import Destination
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.results import Outputs, Results
-from tasks.run.tables import write_table
 from tasks.run.workload import J, T, Workload
 from tasks.step import step
+from tasks.tables.write import write_table
 
 
 @step("summarise")

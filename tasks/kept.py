@@ -18,20 +18,20 @@ from azure.storage.blob import ContainerClient, ContentSettings
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
 from tasks.errors.service import error_code
 from tasks.errors.text import as_unicode
+from tasks.inputs.files import InputFile
 from tasks.run.destination import Destination
-from tasks.run.inputs import InputFile
 from tasks.run.kept_outputs import container_of, made_in_blobs, made_in_folders, read_manifest, take_over
 from tasks.run.manifest import manifest, with_others
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.output_address import MANIFEST
-from tasks.run.parallel import in_parallel
 from tasks.run.results import Results, content_of
 from tasks.run.skip_done import ToRun, what_to_run
-from tasks.run.tables import write_table
 from tasks.step import step
+from tasks.tables.write import write_table
 
 _MOST_NAMED = 20  # files in the log
 _CSV, _PARQUET = "text/csv; charset=utf-8", "application/vnd.apache.parquet"

@@ -21,6 +21,7 @@ from tasks.check import check_accounts, check_input, resolve_packages
 from tasks.containers import delete_containers
 from tasks.direct_clean_up import DirectCleanUp
 from tasks.ending import end_with, failure_of
+from tasks.inputs.files import InputFile
 from tasks.job import delete_job
 from tasks.kept import skip_done
 from tasks.pool import delete_pool
@@ -28,7 +29,6 @@ from tasks.record import RunRecord
 from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
-from tasks.run.inputs import InputFile
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings

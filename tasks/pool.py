@@ -9,10 +9,10 @@ from azure.batch import BatchClient
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.packages.needed import FILES_TO_INSTALL
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.resources.pool import Pool, existing_pool, node_count
 from tasks.run.identity import Run, UsedPool
-from tasks.run.packages import FILES_TO_INSTALL
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.uploads import UploadedFile
 from tasks.step import RETRIES_OF_DELETES, step

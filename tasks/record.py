@@ -14,12 +14,12 @@ from prefect.runtime import flow_run
 from tasks.accounts.clients import Azure
 from tasks.errors import Cancelled, RunError
 from tasks.errors.text import listed
+from tasks.inputs.files import InputFile
 from tasks.reporting.artifacts import attempt_suffix, publish_report
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.prices import price_of, region_of
 from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
 from tasks.run.identity import Role, Run, UsedPool
-from tasks.run.inputs import InputFile
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome, in_order
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal

@@ -12,12 +12,12 @@ from prefect.runtime import flow_run
 
 from tasks.errors.text import as_unicode, cut, listed, visible
 from tasks.join import save_table
-from tasks.run.concatenation import concatenate
-from tasks.run.joins import Join
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.records import Record
 from tasks.run.results import Outputs
-from tasks.run.tables import value_text
+from tasks.tables.concatenation import concatenate
+from tasks.tables.joins import Join
+from tasks.tables.write import value_text
 
 OUTCOMES = "outcomes"
 TABLE = "table"

@@ -10,6 +10,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import within
 from tasks.download import Download
 from tasks.errors import ResultsError
 from tasks.errors.secrets import without_secrets
@@ -20,7 +21,6 @@ from tasks.resources.ownership import hold
 from tasks.run.destination import Destination
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
-from tasks.run.parallel import within
 from tasks.run.previous_attempt import records_there
 from tasks.run.records import record_blob
 from tasks.run.uploads import UploadedFile

@@ -18,7 +18,7 @@ from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.results import Outputs
-from tasks.run.tables import write_table
+from tasks.tables.write import write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"

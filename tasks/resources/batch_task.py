@@ -22,10 +22,10 @@ from azure.batch.models import (
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.sas import Signer
+from tasks.inputs.names import blob_name
 from tasks.resources.container_image import need_python, task_settings
 from tasks.run.destination import Destination
 from tasks.run.identity import Role, Run, UsedPool
-from tasks.run.names import blob_name
 from tasks.run.outcomes import STREAMS, log_blob
 from tasks.run.previous_attempt import INPUT_NAME, SAS_EXPIRES
 from tasks.run.records import quoted

@@ -9,8 +9,8 @@ from azure.batch import BatchClient
 from azure.batch.models import BatchSupportedImage, BatchVmImageReference, VirtualMachineConfiguration
 
 from tasks.errors import InputError
+from tasks.packages.node_python import NodePython, node_python
 from tasks.resources.container_image import container_configuration
-from tasks.run.node_python import NodePython, node_python
 from tasks.run.settings import PoolSettings
 
 DOCKER = "dockercompatible"  # the capability of images that run containers, in lower case

@@ -27,12 +27,12 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
+from tasks.packages.needed import FILES_TO_INSTALL, SET_UP_NODE
 from tasks.resources.container_image import refuse_pool_without_containers
 from tasks.resources.images import machine
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
-from tasks.run.packages import FILES_TO_INSTALL, SET_UP_NODE
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.tags import Tags
 from tasks.run.uploads import UploadedFile

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, TypeVar
 
 from azure.storage.blob import BlobBlock, BlobClient, ContentSettings
 
+from tasks.accounts.parallel import AT_A_TIME
 from tasks.errors import InputError
-from tasks.run.content import Content, new_md5, open_input, read_input
-from tasks.run.parallel import AT_A_TIME
+from tasks.inputs.content import Content, new_md5, open_input, read_input
 
 LEAST_BLOCK, MOST_BLOCK = 256 << 10, 8 << 20  # bytes
 _MOST_BLOCKS = 50_000  # of a blob

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
-from tasks.run.blob_addresses import is_blob_address
+from tasks.inputs.addresses import is_blob_address
 from tasks.run.identity import Role, Run
 from tasks.run.output_address import output_address
 from tasks.run.records import OUTPUTS

@@ -14,12 +14,12 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
+from tasks.errors.local_files import at
 from tasks.run.destination import Destination
-from tasks.run.local_files import at
 from tasks.run.manifest import COLUMNS, made_in
 from tasks.run.output_address import MANIFEST
-from tasks.run.parallel import in_parallel
 from tasks.run.program import Done
 from tasks.run.records import Output
 from tasks.run.results import Results

@@ -11,8 +11,8 @@ from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskSta
 
 from tasks.errors import RunError
 from tasks.errors.secrets import without_secrets
+from tasks.inputs.files import InputFile
 from tasks.run.identity import UsedPool
-from tasks.run.inputs import InputFile
 
 LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
 STREAMS = ("stdout.txt", "stderr.txt")

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 
 from tasks.errors import InputError
-from tasks.run.blob_addresses import BlobAddress, is_blob_address
-from tasks.run.globs import Glob
-from tasks.run.inputs import Found
-from tasks.run.local_files import expanded
+from tasks.errors.local_files import expanded
+from tasks.inputs.addresses import BlobAddress, is_blob_address
+from tasks.inputs.files import Found
+from tasks.inputs.globs import Glob
 
 MANIFEST = "manifest"  # the name of the table of all outputs
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from tasks.errors import InputError
-from tasks.run.inputs import Found, find_inputs
+from tasks.inputs.files import Found, find_inputs
 from tasks.run.output_address import refuse_output_among_inputs
 
 FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run

@@ -11,8 +11,8 @@ from azure.batch.models import BatchTask, BatchTaskExecutionResult
 from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.run.identity import Role, Run
-from tasks.run.parallel import in_parallel
 from tasks.run.records import RECORDS
 from tasks.run.resume import PreviousAttempt, PreviousTask, Progress
 from tasks.run.tags import parse_time

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.run.content import Content, new_md5
+from tasks.inputs.content import Content, new_md5
 from tasks.run.records import Record
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from tasks.run.names import blob_name
+from tasks.inputs.names import blob_name
 
 RECORDS = "records"  # the virtual directories of the output container
 OUTPUTS = "outputs"  # unless they go to a container of the user's

@@ -12,11 +12,11 @@ from typing import Any, Generic, TypeVar
 from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
-from tasks.run.blob_addresses import is_blob_address
-from tasks.run.content import Content
-from tasks.run.inputs import InputFile
-from tasks.run.local_files import at, expanded
-from tasks.run.names import blob_name, local_paths
+from tasks.errors.local_files import at, expanded
+from tasks.inputs.addresses import is_blob_address
+from tasks.inputs.content import Content
+from tasks.inputs.files import InputFile
+from tasks.inputs.names import blob_name, local_paths
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
 from tasks.run.output_address import MANIFEST
 from tasks.run.program import NO_PROGRAM, Done, Program

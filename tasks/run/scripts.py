@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import InputError
-from tasks.run.local_files import expanded
-from tasks.run.packages import MODULES, SET_UP_NODE, WHEELS
+from tasks.errors.local_files import expanded
+from tasks.packages.needed import MODULES, SET_UP_NODE, WHEELS
 
 RUN_FILE = "run_file.py"  # what each Batch task runs: it runs the script
 NODE_SCRIPTS = Path(__file__).resolve().parents[2] / "node_scripts"

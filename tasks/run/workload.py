@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tasks.errors import InputError
-from tasks.run.archive import files_of
-from tasks.run.content import Content
-from tasks.run.packages import NO_PACKAGES, Packages
+from tasks.inputs.content import Content
+from tasks.packages.archive import files_of
+from tasks.packages.needed import NO_PACKAGES, Packages
 from tasks.run.program import Program
 from tasks.run.results import Outputs
 from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE, name_on_nodes, refuse_bad_arguments, refuse_bad_script

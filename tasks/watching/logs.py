@@ -10,11 +10,11 @@ from azure.batch.models import BatchFileProperties
 from azure.storage.blob import ContainerClient
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import SERVICE_FAILURES
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
-from tasks.run.parallel import in_parallel
 from tasks.run.program import Done
 from tasks.run.results import Results
 

@@ -26,12 +26,12 @@ import flows.hooks
 from flows.hooks import clean_up_dead_run
 from local_azure import faults
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import within
 from tasks.resources.clean_up import clean_up_after
 from tasks.resources.leftovers import delete_each
 from tasks.resources.ownership import Ending
 from tasks.resources.resource import Found, Kind
 from tasks.run.identity import Role
-from tasks.run.parallel import within
 from tasks.run.settings import CleanUp, Disposal
 from tasks.run.tags import PROJECT, Tags
 from tests.support.accounts import list_leftovers

@@ -32,8 +32,8 @@ from tasks.accounts.sas import Signer
 from tasks.accounts.sources import SourceContainer
 from tasks.errors import responses
 from tasks.errors.responses import problem
-from tasks.run.inputs import find_inputs
-from tasks.run.source_blobs import all_inputs
+from tasks.inputs.blobs import all_inputs
+from tasks.inputs.files import find_inputs
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 

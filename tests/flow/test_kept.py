@@ -16,12 +16,12 @@ from prefect.logging import disable_run_logger
 from pydantic import SecretStr
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
 from tasks.kept import check_destination, save_manifest
 from tasks.run.destination import Destination
 from tasks.run.kept_outputs import made_in_blobs
 from tasks.run.outcomes import TaskOutcome
-from tasks.run.parallel import in_parallel
 from tasks.run.program import Done, Program
 from tasks.run.records import Output, Record
 from tasks.run.results import Results

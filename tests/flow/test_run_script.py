@@ -26,14 +26,14 @@ from tasks.errors import InputError
 from tasks.errors.responses import CheckedTransport
 from tasks.errors.text import as_unicode
 from tasks.files import upload_files
+from tasks.inputs.blobs import all_inputs
+from tasks.inputs.files import find_inputs
+from tasks.inputs.names import original
 from tasks.run.identity import Role, Run
-from tasks.run.inputs import find_inputs
-from tasks.run.joins import Join, JoinFormat
-from tasks.run.names import original
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
-from tasks.run.source_blobs import all_inputs
 from tasks.run.uploads import Uploads
 from tasks.script_results import ScriptResults
+from tasks.tables.joins import Join, JoinFormat
 from tests.support.accounts import clear
 from tests.support.awkward_names import AWKWARD_NAMES
 from tests.support.flow_runs import logged

@@ -20,13 +20,13 @@ from azure.storage.blob import (
 )
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.accounts.sas import Signer
 from tasks.errors import InputError
-from tasks.run.blob_addresses import SourceBlob
-from tasks.run.inputs import InputFile, find_inputs
-from tasks.run.names import blob_name, original
-from tasks.run.parallel import in_parallel
-from tasks.run.source_blobs import all_inputs
+from tasks.inputs.addresses import SourceBlob
+from tasks.inputs.blobs import all_inputs
+from tasks.inputs.files import InputFile, find_inputs
+from tasks.inputs.names import blob_name, original
 from tests.support.awkward_names import AWKWARD_NAMES
 
 IN_AN_HOUR = datetime.now(timezone.utc) + timedelta(hours=1)

@@ -22,13 +22,13 @@ from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.files import upload_files
+from tasks.inputs.files import find_inputs
 from tasks.job import add_tasks, create_job
 from tasks.pool import create_pool, delete_pool
 from tasks.reporting.events import Payload, Preempted, RunEvents
 from tasks.resources.batch_task import Work
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
-from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.watching.watch import Patience

@@ -36,13 +36,13 @@ from tasks.containers import create_containers, delete_containers
 from tasks.errors import ConflictError, RunTimeout, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.files import upload_files
+from tasks.inputs.files import find_inputs
 from tasks.job import add_tasks, create_job, delete_job
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool, delete_pool
 from tasks.resources.batch_task import Work
 from tasks.resources.bulk import _add
 from tasks.run.identity import Role, Run, UsedPool
-from tasks.run.inputs import find_inputs
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.run.tags import PROJECT

@@ -17,10 +17,10 @@ import tasks.record
 import tasks.stopped
 from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
+from tasks.inputs.files import InputFile
 from tasks.record import RunRecord
 from tasks.reporting.report import RunFacts
 from tasks.run.identity import Role, Run
-from tasks.run.inputs import InputFile
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.run.previous_attempt import records_there
 from tasks.run.records import Output, Record, record_blob

@@ -27,10 +27,10 @@ from azure.storage.blob import (
 
 import tasks.resources.upload
 from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
+from tasks.inputs.content import Content
 from tasks.resources.upload import LEAST_BLOCK, MOST_BLOCK, Line, upload
-from tasks.run.content import Content
-from tasks.run.parallel import in_parallel
 
 K = 1 << 10
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from azure.batch import BatchClient
 
+from tasks.packages.archive import write_archive
+from tasks.packages.needed import Packages
+from tasks.packages.wheels import Wheelhouse, resolve
 from tasks.resources.images import python_of_nodes
 from tasks.resources.pool import _start_task, set_up_seconds
-from tasks.run.archive import write_archive
-from tasks.run.packages import Packages
 from tasks.run.settings import PoolSettings
 from tasks.run.uploads import UploadedFile
-from tasks.run.wheels import Wheelhouse, resolve
 from tests.support.batch_service import (
     HttpFiles,
     RunningService,

@@ -11,7 +11,7 @@ from tasks.accounts.clients import Access, Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas
 from tasks.errors import InputError
-from tasks.run.blob_addresses import BlobAddress, is_blob_address
+from tasks.inputs.addresses import BlobAddress, is_blob_address
 
 NOW = datetime.now(timezone.utc)
 KEY = "a2V5"

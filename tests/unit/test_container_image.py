@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tasks.accounts.registry import RegistryCredentials, registry_of, server_of
 from tasks.errors import InputError
+from tasks.packages.needed import Packages, refuse_container_image
 from tasks.resources import container_image
 from tasks.resources.container_image import (
     container_configuration,
@@ -26,7 +27,6 @@ from tasks.resources.container_image import (
 )
 from tasks.resources.images import image_of, machine
 from tasks.run.identity import UsedPool
-from tasks.run.packages import Packages, refuse_container_image
 from tasks.run.settings import PoolSettings
 
 IMAGE = "team.azurecr.io/tools/align:1.2"

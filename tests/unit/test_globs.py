@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.run.globs import Glob
+from tasks.inputs.globs import Glob
 
 NAMES = [
     "a.txt",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.run.inputs import find_inputs
+from tasks.inputs.files import find_inputs
 from tests.support.awkward_names import AWKWARD_NAMES
 
 

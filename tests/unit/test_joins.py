@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import InputError, RunError
-from tasks.run.concatenation import concatenate
-from tasks.run.joins import Join, JoinFormat
-from tasks.run.output_tables import read_outputs
-from tasks.run.tables import write_table
+from tasks.tables.concatenation import concatenate
+from tasks.tables.joins import Join, JoinFormat
+from tasks.tables.outputs import read_outputs
+from tasks.tables.write import write_table
 
 
 def join(format: str, pattern: str = "*") -> Join:

@@ -13,7 +13,7 @@ from tasks.run.manifest import COLUMNS, made_in, manifest, with_others
 from tasks.run.outcomes import Cause, TaskOutcome
 from tasks.run.program import Done, Program
 from tasks.run.records import Output, Record
-from tasks.run.tables import write_table
+from tasks.tables.write import write_table
 from tests.support.awkward_names import AWKWARD_NAMES
 
 PROGRAM = Program(script="5c", arguments="a6")

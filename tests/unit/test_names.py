@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.run.names import blob_name, local_paths, original
+from tasks.inputs.names import blob_name, local_paths, original
 from tests.support.awkward_names import AWKWARD_NAMES
 
 RESERVED = ("summary.csv", "logs", "manifest.csv")

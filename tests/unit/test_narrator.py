@@ -133,6 +133,5 @@ def test_given_up_the_end_says_why_and_how_far_each_task_came(heard: Heard, capl
     )
     assert [outcome.cause for outcome in outcomes] == [Cause.NOT_RUN, Cause.NOT_STARTED, None]
     assert caplog.messages[-1] == (
-        "0 of 2 Batch tasks completed (0 succeeded, 0 failed), 2 not completed; 1 files done earlier: "
-        "the pool is gone"
+        "0 of 2 Batch tasks completed (0 succeeded, 0 failed), 2 not completed; 1 files done earlier: the pool is gone"
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tasks.errors import InputError
-from tasks.run.node_python import NodePython, node_python
+from tasks.packages.node_python import NodePython, node_python
 
 
 def found(

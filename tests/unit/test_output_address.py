@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.run.inputs import find_inputs
-from tasks.run.joins import Join, JoinFormat
+from tasks.inputs.files import find_inputs
 from tasks.run.output_address import output_address, refuse_join_of_kept_outputs, refuse_output_among_inputs
+from tasks.tables.joins import Join, JoinFormat
 
 AZURE = "https://account.blob.core.windows.net"
 FORMS = "write https://<account>.blob.core.windows.net/<container>/<prefix> or az://<account>/<container>/<prefix>"

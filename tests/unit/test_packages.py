@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.run.packages import Packages, find_packages, metadata_in, refuse_existing_pool
+from tasks.packages.needed import Packages, find_packages, metadata_in, refuse_existing_pool
 
 BLOCK = '# /// script\n# requires-python = ">=3.11"\n# dependencies = [\n#   "rich",\n#\n# ]\n# ///\n'
 TOML = 'requires-python = ">=3.11"\ndependencies = [\n  "rich",\n\n]\n'

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from tasks.run.parallel import in_parallel
+from tasks.accounts.parallel import in_parallel
 from tests.support.polling import LIMIT
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.run.packages import Packages, find_packages
+from tasks.packages.needed import Packages, find_packages
 from tasks.run.program import Done, Program
 from tasks.run.records import Output, Record
 from tasks.run.workload import Workload

@@ -32,8 +32,7 @@ def test_at_the_end_the_outcomes_are_the_progress() -> None:
         "3 of 3 Batch tasks completed (3 succeeded, 0 failed)"
     )
     assert Progress.of_outcomes([SUCCEEDED, FAILED, RUNNING, QUEUED], earlier=1).at_the_end("the pool is gone") == (
-        "2 of 4 Batch tasks completed (1 succeeded, 1 failed), 2 not completed; 1 files done earlier: "
-        "the pool is gone"
+        "2 of 4 Batch tasks completed (1 succeeded, 1 failed), 2 not completed; 1 files done earlier: the pool is gone"
     )
 
 

@@ -14,10 +14,10 @@ from prefect.exceptions import TerminationSignal
 import tasks.record
 from tasks.accounts.clients import Azure
 from tasks.errors import TasksFailed
+from tasks.inputs.files import InputFile
 from tasks.record import RunRecord
 from tasks.reporting.report import RunFacts
 from tasks.run.identity import Run, UsedPool
-from tasks.run.inputs import InputFile
 from tasks.run.outcomes import Cause, Monitored, TaskOutcome
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal

@@ -11,7 +11,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from tasks.errors import InputError
-from tasks.run.inputs import InputFile, find_inputs
+from tasks.inputs.files import InputFile, find_inputs
 from tasks.run.program import Done
 from tasks.run.records import Output, Record
 from tasks.run.results import Results, content_of

@@ -17,7 +17,7 @@ from flows import cli as command_line
 from flows import command_run
 from flows.run_script import run_script
 from tasks.errors import ConflictError
-from tasks.run.joins import Join, JoinFormat
+from tasks.tables.joins import Join, JoinFormat
 from tests.support.paths import DATA
 
 BLOCKED = "import sys; sys.modules['prefect'] = None; from flows.cli import main_of_run_script; main_of_run_script()"

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import RunError
-from tasks.run.tables import write_table
 from tasks.summary import (
     BY_FILE,
     OVERALL,
@@ -20,6 +19,7 @@ from tasks.summary import (
     words_by_file,
     words_overall,
 )
+from tasks.tables.write import write_table
 
 RULE = "-" * 30
 COLUMNS = ["file", "rank", "word", "count", "task", "node"]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import ResultsError
-from tasks.run.tables import distinct, write_table
+from tasks.tables.write import distinct, write_table
 
 WORDS = [
     *("NA", "null", "nan", "None", "N/A", "", "007", "1e5", "True", "inf", "2026-11-28", "-1", "+1", "=1+1", "@x", "|"),

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from tasks.errors import InputError
-from tasks.run.archive import files_of, write_archive
-from tasks.run.indexes import pip_settings, translated
-from tasks.run.node_python import NodePython
-from tasks.run.packages import Packages
-from tasks.run.wheels import Wheelhouse, refuse_other_python, refuse_source_code, resolve, why_unresolved
+from tasks.packages.archive import files_of, write_archive
+from tasks.packages.indexes import pip_settings, translated
+from tasks.packages.needed import Packages
+from tasks.packages.node_python import NodePython
+from tasks.packages.wheels import Wheelhouse, refuse_other_python, refuse_source_code, resolve, why_unresolved
 from tests.support.wheels import make_wheel
 
 TARGET = NodePython(version="3.12", machine="x86_64", glibc=(2, 35))

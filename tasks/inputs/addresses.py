@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas
 from tasks.errors import InputError
-from tasks.run.globs import Glob
+from tasks.inputs.globs import Glob
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root|\$web|\$logs|\$blobchangefeed")

@@ -18,13 +18,13 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, Serv
 from azure.storage.blob import BlobProperties, ContainerClient
 
 from tasks.accounts.clients import Access, Azure
+from tasks.accounts.parallel import in_parallel
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas, sas_permissions
 from tasks.errors import InputError
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import error_code
-from tasks.run.blob_addresses import BlobAddress, SourceBlob
-from tasks.run.inputs import Found, InputFile, refuse_too_many, task_id
-from tasks.run.parallel import in_parallel
+from tasks.inputs.addresses import BlobAddress, SourceBlob
+from tasks.inputs.files import Found, InputFile, refuse_too_many, task_id
 
 _PAGE = 5_000  # blobs, the most that the service lists at once
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import InputError
-from tasks.run.blob_addresses import BlobAddress, SourceBlob, is_blob_address
-from tasks.run.globs import Glob
+from tasks.inputs.addresses import BlobAddress, SourceBlob, is_blob_address
+from tasks.inputs.globs import Glob
 
 MOST_FILES = 100_000
 

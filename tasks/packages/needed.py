@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import tomllib
 
 from tasks.errors import InputError
-from tasks.run.local_files import expanded
+from tasks.errors.local_files import expanded
 
 # Names of the files that the start task turns into env/ and modules/ in the directory that all tasks of a node share.
 WHEELS = "wheels.zip"

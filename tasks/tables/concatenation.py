@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.errors.text import as_unicode
-from tasks.run.joins import Join, JoinFormat
-from tasks.run.tables import distinct, value_text
+from tasks.tables.joins import Join, JoinFormat
+from tasks.tables.write import distinct, value_text
 
 # pandas' own integers and booleans have no missing value; integers would become floats, which are not exact.
 _NULLABLE = {

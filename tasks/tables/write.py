@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from tasks.errors import ResultsError
+from tasks.errors.local_files import at
 from tasks.errors.text import as_unicode
-from tasks.run.local_files import at
 
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")

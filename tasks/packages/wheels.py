@@ -14,10 +14,10 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from tasks.errors import InputError
 from tasks.errors.text import listed
-from tasks.run.archive import files_of, write_archive
-from tasks.run.indexes import Indexes, find_indexes
-from tasks.run.node_python import NodePython
-from tasks.run.packages import MODULES, SET_UP_NODE, WHEELS, Packages
+from tasks.packages.archive import files_of, write_archive
+from tasks.packages.indexes import Indexes, find_indexes
+from tasks.packages.needed import MODULES, SET_UP_NODE, WHEELS, Packages
+from tasks.packages.node_python import NodePython
 
 _SET_UP_NODE = Path(__file__).resolve().parents[2] / "node_scripts" / SET_UP_NODE
 _GLIBCS = (17, 28, *range(31, 41))  # of glibc 2, whose platforms uv knows by name

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from tasks.errors import RunError
 from tasks.errors.text import cut
-from tasks.run.concatenation import union
-from tasks.run.joins import Join, JoinFormat
-from tasks.run.tables import distinct, value_text
+from tasks.tables.concatenation import union
+from tasks.tables.joins import Join, JoinFormat
+from tasks.tables.write import distinct, value_text
 
 _BLOCK = 1 << 20  # bytes of a CSV file that are read at a time
 _LARGEST_BLOCK = (1 << 31) - 1  # bytes, a limit of pyarrow

@@ -1,0 +1,1 @@
+"""Which files and blobs a run works on, and their names."""

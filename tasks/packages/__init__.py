@@ -1,0 +1,1 @@
+"""What scripts import on the nodes: resolved, downloaded and packed on this machine."""
