@@ -125,6 +125,19 @@ def command(script: str, python: str) -> list[str]:
     return [{".py": python, ".sh": "/bin/sh"}[ending], script] if ending in (".py", ".sh") else [script]
 
 
+def no_interpreter(script: str) -> str:
+    """What is missing where the script itself is there."""
+    try:
+        with open(script, "rb") as file:
+            start = file.readline(256)
+    except OSError:
+        return ""
+    named = os.fsdecode(start[2:]).split()
+    if not start.startswith(b"#!") or not named or os.path.exists(named[0]):
+        return ""
+    return f"; its interpreter {shown(named[0])} is not on this node"
+
+
 def environment(folder: str, values: dict[str, str]) -> dict[str, str]:
     """What the script finds: no token, and the packages and modules that the start task has put into the folder."""
     found = {name: value for name, value in os.environ.items() if name not in OURS}
@@ -140,14 +153,15 @@ def environment(folder: str, values: dict[str, str]) -> dict[str, str]:
 
 def run_script(script: str, arguments: list[str], values: dict[str, str]) -> int:
     """The exit code; of a script that a signal has ended 128 and its number, as a shell gives it."""
-    folder = os.path.dirname(os.path.abspath(__file__))
+    folder = os.environ.get("AZ_BATCH_NODE_SHARED_DIR", "")  # where the start task installs what the script imports
     python = os.path.join(folder, "env", "bin", "python")
     python = python if os.path.exists(python) else sys.executable
     try:
         line = [*command(script, python), *fill_in(arguments, values)]
         process = subprocess.Popen(line, env=environment(folder, values))
     except OSError as error:
-        raise Failure(f"{shown(script)} cannot be started: {error.strerror}", CANNOT_START) from None
+        reason = f"{error.strerror}{no_interpreter(script)}"
+        raise Failure(f"{shown(script)} cannot be started: {reason}", CANNOT_START) from None
     import urllib.request  # slow, and not needed before the script has ended
 
     assert urllib.request
@@ -320,10 +334,19 @@ def shown(name: str) -> str:
     return name if name.isprintable() else repr(name)[1:-1]
 
 
+def hide_environment() -> None:
+    """Keep the script, a process of the same user, from reading the tokens in /proc."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
+
+
 def main() -> int:
     if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    hide_environment()
     try:
         return work(sys.argv[1], sys.argv[2:])
     except Failure as failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from azure.storage.blob import BlobProperties, BlobServiceClient, ContainerClient
@@ -16,6 +16,7 @@ from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.content import Content
 from tasks.inputs.files import InputFile
 from tasks.inputs.names import blob_name
+from tasks.packages.needed import WHEELS
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.upload import Line, upload
 from tasks.run.identity import Role, Run
@@ -56,7 +57,11 @@ def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], applicatio
     if in_place:
         size = sum(file.size for file, _ in in_place.values())
         get_run_logger().info("%d input files (%s bytes) are read where they are", len(in_place), f"{size:,}")
-    uploads = Uploads(application=sent, inputs=[uploaded[file.name] for file in inputs])
+    # Outputs of another script are no outputs of this one; newer releases of packages change nothing.
+    programmed = max(file.modified for file in sent if file.name != WHEELS)
+    files = [uploaded[file.name] for file in inputs]
+    files = [replace(file, modified=max(file.modified, programmed)) for file in files]
+    uploads = Uploads(application=sent, inputs=files)
     publish_sas_links(uploads, run.expires)
     return uploads
 
@@ -71,7 +76,7 @@ def _in_place(signer: Signer, file: InputFile, blob: SourceBlob) -> UploadedFile
         task_id=file.task_id,
         container=blob.container.name,
         sas_url=signer.source_url(blob.container, blob.name),
-        own_sas=not blob.container.sas,
+        uploaded=False,
     )
 
 

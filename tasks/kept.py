@@ -24,7 +24,14 @@ from tasks.errors.service import error_code
 from tasks.errors.text import as_unicode
 from tasks.inputs.files import InputFile
 from tasks.run.destination import Destination
-from tasks.run.kept_outputs import container_of, made_in_blobs, made_in_folders, read_manifest, take_over
+from tasks.run.kept_outputs import (
+    container_of,
+    made_in_blobs,
+    made_in_folders,
+    read_manifest,
+    take_over,
+    unreadable_runs,
+)
 from tasks.run.manifest import manifest, with_others
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.output_address import MANIFEST
@@ -50,6 +57,8 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
         gone = {name for name in made if as_unicode(name) in gone}
         where: dict[str, Results] = {}
     else:
+        for folder in unreadable_runs(results):
+            get_run_logger().warning("Results %s: not reused, because their .done.json cannot be read", folder)
         made, gone, where = made_in_folders(results, contents)
     to_run = what_to_run(contents, results.program, made, gone)
     _log(to_run)

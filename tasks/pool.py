@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.packages.needed import FILES_TO_INSTALL
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
-from tasks.resources.pool import Pool, existing_pool, node_count
+from tasks.resources.pool import Pool, existing_pool, node_count, precedes
 from tasks.run.identity import Run, UsedPool
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.uploads import UploadedFile
@@ -35,6 +35,7 @@ def create_pool(
         if settings.existing_pool_id:
             return _existing(batch, settings)
         created = create_or_adopt(run, Pool(batch, run, settings, files, disposal))
+        outdated = not created and precedes(batch, run.pool_id, max(file.modified for file in files))
     get_run_logger().info(
         "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task brings %s to every node"
         "%s",
@@ -51,6 +52,7 @@ def create_pool(
         id=run.pool_id,
         slots_per_node=settings.slots_per_node,
         own=True,
+        outdated=outdated,
         installs=any(file.name in FILES_TO_INSTALL for file in files),
         container_image=settings.container_image,
         vm_size=settings.vm_size,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.errors.text import as_unicode, cut, listed, visible
@@ -59,6 +60,7 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
     table = None
     if join:
         read = {file: rows for file, rows in outputs.read.items() if rows is not None}
+        _warn_without_match(join, outputs, len(read))
         table = save_table(concatenate(join, read), outputs, TABLE)
     return ScriptResults(
         outcomes=outcomes,
@@ -66,6 +68,20 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
         folder=outputs.folder,
         missing=outputs.missing,
         flow_run_id=str(flow_run.id),
+    )
+
+
+def _warn_without_match(join: Join, outputs: Outputs[Any], matched: int) -> None:
+    if matched == len(outputs.read):
+        return
+    names = sorted({output.path for record in outputs.records.values() for output in record.outputs})
+    get_run_logger().warning(
+        "Table %s: no output of %d of %d files matches %r; outputs are called %s",
+        TABLE,
+        len(outputs.read) - matched,
+        len(outputs.read),
+        join.pattern,
+        listed(names) or "nothing, for there are none",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +142,10 @@ def _modules(entries: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     for path in paths:
         if not path.name or not (path.is_dir() or path.is_file()):
             raise InputError(f"module {str(path)!r}: there is no such file or folder; check the path of --with")
+        if path.stem in sys.stdlib_module_names:
+            raise InputError(
+                f"module {str(path)!r}: it would hide Python's own {path.stem!r} from the script; rename it"
+            )
         if names.setdefault(path.name, path) != path:
             raise InputError(
                 f"modules {str(names[path.name])!r} and {str(path)!r} would both be {path.name!r} on the nodes; "

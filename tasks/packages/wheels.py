@@ -15,6 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from tasks.errors import InputError
 from tasks.errors.text import listed
 from tasks.packages.archive import files_of, write_archive
+from tasks.packages.hashes import refuse_other_hashes
 from tasks.packages.indexes import Indexes, find_indexes
 from tasks.packages.needed import MODULES, SET_UP_NODE, WHEELS, Packages
 from tasks.packages.node_python import NodePython
@@ -112,9 +113,11 @@ def _wheels(sources: Sequence[Path], target: NodePython, folder: Path) -> list[P
     pins.touch(mode=0o600)  # URLs of package indexes in it may contain passwords
     try:
         pins.write_text(resolved)
-        return _download(pins, target, folder / "wheels", indexes)
+        wheels = _download(pins, target, folder / "wheels", indexes)
     finally:
         pins.unlink()
+    refuse_other_hashes(sources, wheels)
+    return wheels
 
 
 def _pins(sources: Sequence[Path], target: NodePython, indexes: Indexes) -> str:

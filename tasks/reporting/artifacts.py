@@ -189,8 +189,8 @@ def _interest(outcome: TaskOutcome) -> int:
 
 def _link_row(file: UploadedFile) -> str:
     shown = escape_markdown(file.name)
-    # Without a link where the SAS is the user's own, which may read more than this file.
-    return f"| {f'[{shown}]({file.sas_url})' if file.own_sas else shown} | {file.size:,} | {file.container} |"
+    # Without a link to a blob that is read where it is: the blob, and so the link, outlives the run's containers.
+    return f"| {f'[{shown}]({file.sas_url})' if file.uploaded else shown} | {file.size:,} | {file.container} |"
 
 
 def table_records(frame: pd.DataFrame) -> list[dict[str, object]]:

@@ -88,11 +88,15 @@ class BatchTasks:
 
     @property
     def _folder(self) -> str:
-        """Where the application is; in an existing pool no start task of ours has put it on the nodes."""
-        return '"$AZ_BATCH_NODE_SHARED_DIR"' if self._pool.own else "application"
+        """Where the application is: where the start task has put it, unless the Batch tasks bring it along."""
+        return "application" if self._brings else '"$AZ_BATCH_NODE_SHARED_DIR"'
+
+    @property
+    def _brings(self) -> bool:
+        return not self._pool.own or self._pool.outdated
 
     def _brought(self) -> list[ResourceFile]:
-        if self._pool.own:
+        if not self._brings:
             return []
         return [
             ResourceFile(http_url=file.sas_url, file_path=f"{self._folder}/{file.name}", file_mode="0755")

@@ -219,6 +219,12 @@ def node_count(dedicated: int, spot: int) -> str:
     return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
 
 
+def precedes(batch: BatchClient, pool_id: str, time: datetime) -> bool:
+    """Whether the pool was created before that time, by the clocks of two services."""
+    created = batch.get_pool(pool_id).creation_time
+    return created is not None and created < time
+
+
 def is_spot(node_id: str) -> bool:
     """Whether the id is that of a spot node, by the ending that the service gives it."""
     return node_id.endswith("_p")

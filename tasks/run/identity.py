@@ -79,6 +79,7 @@ class UsedPool:
     id: str
     slots_per_node: int
     own: bool  # created by this run: its start task has put the node script on the nodes
+    outdated: bool = False  # a previous attempt created it, and its nodes have another script
     installs: bool = False  # its start task installs packages or modules
     container_image: str | None = None  # in which Batch tasks run
     container_registry: str | None = None  # how they sign in to its registry, where the pool's nodes have not done so

@@ -17,6 +17,7 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
 from tasks.errors.local_files import at
+from tasks.inputs.content import Content
 from tasks.run.destination import Destination
 from tasks.run.manifest import COLUMNS, made_in
 from tasks.run.output_address import MANIFEST
@@ -56,9 +57,14 @@ def made_in_blobs(azure: Azure, destination: Destination) -> tuple[dict[str, Don
             return {}, set()
         made = made_in(found[0])
         prefix = destination.folder("") if destination.prefix else ""
-        sizes = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=prefix)}
+        there = {
+            blob.name: (blob.size, bytes(blob.content_settings.content_md5 or b"").hex())
+            for blob in container.list_blobs(name_starts_with=prefix)
+        }
     gone = {
-        name for name, done in made.items() if any(sizes.get(each.blob) != each.size for each in done.record.outputs)
+        name
+        for name, done in made.items()
+        if any(there.get(each.blob) != (each.size, each.md5) for each in done.record.outputs)
     }
     return made, gone
 
@@ -73,9 +79,7 @@ def made_in_folders(
     made: dict[str, Done] = {}
     where: dict[str, Results] = {}
     usable: set[str] = set()
-    workload = results.folder.name.rpartition("-")[0]
-    for folder in sorted(results.folder.parent.glob(f"{workload}-*"), key=_time, reverse=True):
-        run = replace(results, folder=folder)
+    for run in _runs(results):
         for name, done in run.done().items():
             if name not in contents or name in usable:
                 continue
@@ -89,6 +93,18 @@ def made_in_folders(
             break
     gone = {name for name in made.keys() - usable if not _all_there(where[name].paths(name, made[name].record))}
     return made, gone, where
+
+
+def unreadable_runs(results: Results) -> list[Path]:
+    """The folders of earlier runs whose notes of finished files are damaged."""
+    return [run.folder for run in _runs(results) if run.notes_unreadable()]
+
+
+def _runs(results: Results) -> list[Results]:
+    """Those of all runs of the workload in the output folder, the newest first."""
+    workload = results.folder.name.rpartition("-")[0]
+    folders = sorted(results.folder.parent.glob(f"{workload}-*"), key=_time, reverse=True)
+    return [replace(results, folder=folder) for folder in folders]
 
 
 def take_over(results: Results, made: Mapping[str, Done], where: Mapping[str, Results]) -> None:
@@ -110,9 +126,12 @@ def take_over(results: Results, made: Mapping[str, Done], where: Mapping[str, Re
 
 
 def _all_there(outputs: Collection[tuple[Output, Path]]) -> bool:
+    """Whether each is there, with the content that it had."""
     try:
-        return all(path.stat().st_size == output.size for output, path in outputs)
-    except OSError:
+        return all(
+            path.stat().st_size == output.size and Content.of(path).md5.hex() == output.md5 for output, path in outputs
+        )
+    except (OSError, InputError):
         return False
 
 

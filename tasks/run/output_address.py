@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from tasks.errors import InputError
@@ -16,15 +17,15 @@ MANIFEST = "manifest"  # the name of the table of all outputs
 
 def output_address(output: str) -> BlobAddress:
     """Raises InputError, naming the fix, for what is no place to put blobs."""
+    if re.search(r"[?&]sig=", output):
+        raise InputError(
+            f"output {output.partition('?')[0]}: whoever sees the parameters could use its SAS; leave it out: the run's own "
+            "credential writes there"
+        )
     try:
         address = BlobAddress.parse(output)
     except InputError as error:
         raise InputError(str(error).replace("input ", "output ", 1)) from None
-    if address.sas:
-        raise InputError(
-            f"output {address}: a SAS that permits to write would make the parameter a secret; leave it out: the run's "
-            "own credential writes there"
-        )
     if not address.glob.is_plain:
         raise InputError(f"output {address}: a place for outputs has no wildcards; name a folder in a container")
     return address

@@ -167,6 +167,11 @@ class Results:
         except (OSError, ValueError, AttributeError):
             return {}
 
+    def notes_unreadable(self) -> bool:
+        """Whether the folder has notes of finished files, and these cannot be read."""
+        path = self.folder / _DONE
+        return path.is_file() and not self.done() and path.read_bytes() != b"{}"
+
     def _note(self, done: Mapping[str, Done]) -> None:
         values = {name: each.as_values() for name, each in done.items()}
         partial = self.folder / f"{_DONE}.part"
@@ -180,7 +185,10 @@ class Results:
 
     def _is_done(self, file: InputFile, done: Done) -> bool:
         try:
-            same = content_of(file) == done.content if self.why is None else file.name not in self.why
+            if self.why is not None:  # decided already
+                same = file.name not in self.why
+            else:
+                same = (content_of(file), self.program) == (done.content, done.program)
             return same and self._is_whole(file.name, done)
         except (InputError, OSError):
             return False

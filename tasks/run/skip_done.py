@@ -17,7 +17,7 @@ class Why(str, Enum):
     CONTENT = "its content has changed"
     SCRIPT = "the script has changed"
     ARGUMENTS = "the arguments, packages or container image have changed"
-    GONE = "its outputs are gone"
+    GONE = "its outputs are gone or have changed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ class UploadedFile:
     size: int  # bytes
     md5: str = ""  # hexadecimal; empty where the service does not know that of a user's blob
     etag: str = ""  # of a user's blob
-    modified: datetime  # when the blob got its content, by the service's clock
+    modified: datetime  # when the blob, or what processes it, got its content, by the service's clock
     task_id: str = ""  # of the Batch task that processes it
     container: str
     sas_url: str = field(repr=False)
-    own_sas: bool = True  # made for this blob alone, and not given by the user
+    uploaded: bool = True  # by the run; else a blob of the user's that is read where it is
 
     @property
     def content(self) -> str:

@@ -35,8 +35,8 @@ def test_a_folder_in_a_container_is_a_place_for_outputs(output: str, container: 
     [
         (
             f"{AZURE}/results/x?sv=2024-01-01&se=2030-01-01T00:00:00Z&sr=c&sp=rl&sig=secret",
-            f"output {AZURE}/results/x: a SAS that permits to write would make the parameter a secret; leave it out: "
-            "the run's own credential writes there",
+            f"output {AZURE}/results/x: whoever sees the parameters could use its SAS; leave it out: the run's own "
+            "credential writes there",
         ),
         (
             "az://account/results/*",
@@ -63,7 +63,7 @@ def test_what_is_no_place_for_outputs_is_refused(output: str, said: str) -> None
 def test_a_sas_to_write_is_refused_and_not_repeated() -> None:
     with pytest.raises(InputError) as error:
         output_address(f"{AZURE}/results/x?sv=2024-01-01&se=2030-01-01T00:00:00Z&sr=c&sp=rwdl&sig=secret")
-    assert "secret" not in str(error.value).replace("a secret", "")
+    assert "secret" not in str(error.value)
     assert str(error.value).startswith(f"output {AZURE}/results/x: ")
 
 

@@ -165,7 +165,9 @@ def test_python_and_shell_need_no_first_line_and_no_permission(server: BlobServe
 def test_a_script_that_cannot_be_started_is_named_with_the_reason(server: BlobServer) -> None:
     done = run(server, script("#!/no/such/interpreter\n"))
     assert done.returncode == 126
-    assert done.stderr.endswith("script.sh cannot be started: No such file or directory\n")
+    assert done.stderr.endswith(
+        "cannot be started: No such file or directory; its interpreter /no/such/interpreter is not on this node\n"
+    )
     assert server.requests == []
 
 
@@ -222,6 +224,7 @@ def test_packages_and_modules_of_the_start_task_are_found(server: BlobServer, tm
     environment = {"INPUT_NAME": "a.txt", "INPUT_SIZE": "8", "INPUT_MD5": "", "INPUT_FILE": "input/a.txt"}
     urls = {"OUTPUT_URL": server.endpoint, "OUTPUT_PREFIX": "o", "RECORD_URL": f"{server.endpoint}/out/records/a.json"}
     tokens = {"OUTPUT_SAS_TOKEN": SAS, "RECORD_SAS_TOKEN": SAS, "PATH": os.environ["PATH"]}
+    tokens["AZ_BATCH_NODE_SHARED_DIR"] = str(beside)
     done = subprocess.run(
         [sys.executable, str(beside / "run_file.py"), path],
         env={**environment, **urls, **tokens}, capture_output=True, text=True, check=False,

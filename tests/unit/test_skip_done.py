@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.run.kept_outputs import made_in_folders, take_over
+from tasks.inputs.content import new_md5
+from tasks.run.kept_outputs import made_in_folders, take_over, unreadable_runs
 from tasks.run.program import Done, Program
 from tasks.run.records import Output, Record
 from tasks.run.results import Results
@@ -18,7 +19,7 @@ PROGRAM = Program(script="s1", arguments="a1")
 
 
 def done(content: str = "c1", program: Program = PROGRAM, text: str = "x") -> Done:
-    output = Output(path="out", blob="outputs/a.txt/out", size=len(text), md5="m")
+    output = Output(path="out", blob="outputs/a.txt/out", size=len(text), md5=new_md5(b"x" * len(text)).hexdigest())
     return Done(content=content, program=program, record=Record(outputs=(output,)))
 
 
@@ -56,7 +57,7 @@ def test_the_numbers_and_reasons_are_one_line() -> None:
     decided = what_to_run(dict.fromkeys("abcde", "c1"), PROGRAM, made, {"d"})
     assert str(decided) == (
         "1 skipped as done, 4 to process: 1 because it has no outputs yet; 2 because its content has changed; "
-        "1 because its outputs are gone"
+        "1 because its outputs are gone or have changed"
     )
     assert str(what_to_run({"a": "c1"}, PROGRAM, made, set())) == "1 skipped as done, 0 to process"
 
@@ -108,6 +109,7 @@ def test_results_of_other_workloads_and_damaged_notes_count_for_nothing(tmp_path
     (results.folder / ".done.json").write_text("{")
     run_of(tmp_path, 2, {"a.txt": done()}).folder.rename(tmp_path / "top-words-000000000002")
     assert made_in_folders(results_of(tmp_path, "new"), {"a.txt": "c1"}) == ({}, set(), {})
+    assert unreadable_runs(results_of(tmp_path, "new")) == [results.folder]
 
 
 def test_outputs_of_earlier_runs_become_part_of_the_new_results(tmp_path: Path) -> None:
