@@ -60,7 +60,7 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
     table = None
     if join:
         read = {file: rows for file, rows in outputs.read.items() if rows is not None}
-        _warn_without_match(join, outputs, len(read))
+        warn_without_match(join, outputs)
         table = save_table(concatenate(join, read), outputs, TABLE)
     return ScriptResults(
         outcomes=outcomes,
@@ -71,14 +71,16 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
     )
 
 
-def _warn_without_match(join: Join, outputs: Outputs[Any], matched: int) -> None:
-    if matched == len(outputs.read):
+def warn_without_match(join: Join, outputs: Outputs[Any]) -> None:
+    """Where the outputs of some files have nothing to join, say so and what they are called."""
+    without = sum(rows is None for rows in outputs.read.values())
+    if not without:
         return
     names = sorted({output.path for record in outputs.records.values() for output in record.outputs})
     get_run_logger().warning(
         "Table %s: no output of %d of %d files matches %r; outputs are called %s",
         TABLE,
-        len(outputs.read) - matched,
+        without,
         len(outputs.read),
         join.pattern,
         listed(names) or "nothing, for there are none",

@@ -19,8 +19,8 @@ def output_address(output: str) -> BlobAddress:
     """Raises InputError, naming the fix, for what is no place to put blobs."""
     if re.search(r"[?&]sig=", output):
         raise InputError(
-            f"output {output.partition('?')[0]}: whoever sees the parameters could use its SAS; leave it out: the run's "
-            "own credential writes there"
+            f"output {output.partition('?')[0]}: whoever sees the parameters could use its SAS; leave it out, for the "
+            "run's own credential writes there"
         )
     try:
         address = BlobAddress.parse(output)

@@ -33,6 +33,7 @@ from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers, delete_containers
+from tasks.download import download_output
 from tasks.errors import ConflictError, RunTimeout, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.files import upload_files
@@ -44,6 +45,7 @@ from tasks.resources.batch_task import Work
 from tasks.resources.bulk import _add
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.run.tags import PROJECT
 from tasks.run.uploads import Uploads
@@ -213,6 +215,7 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
             "INPUT_SIZE",
             "INPUT_MD5",
             "OUTPUT_URL",
+            "OUTPUT_PREFIX",
             "OUTPUT_SAS_TOKEN",
             "RECORD_URL",
             "RECORD_SAS_TOKEN",
@@ -307,6 +310,32 @@ def upload(azure: Azure, run: Run) -> Uploads:
 
 
 WORK = Work(script="top_words.py", arguments=word_arguments(1, 0, None, LIMITS), limits=LIMITS)
+
+
+def test_a_script_that_has_changed_processes_all_files_again(azure: Azure, run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    work = Work(script="script.sh", limits=LIMITS)
+
+    def attempt(word: str, run: Run) -> list[str]:
+        script.write_text(f'#!/bin/sh\necho {word} > "$OUTPUT_DIR/out"\n')
+        application = {"run_file.py": APPLICATION["run_file.py"], "script.sh": script}
+        create_containers(azure, run)
+        uploads = upload_files(azure, run, find_inputs([str(DATA)]).files, application)
+        pool = create_pool(azure, run, ONE_NODE, uploads.application)
+        create_job(azure, run, pool, uploads)
+        added = add_tasks(azure, run, pool, uploads, work)
+        outcomes = monitor_tasks(azure, run, pool, added, polling=pace()).outcomes
+        results = Results(folder=tmp_path / "results")
+        download_output(azure, run, uploads, outcomes, results)
+        return [(results.folder_of(file.name) / "out").read_text() for file in uploads.inputs]
+
+    def attempts() -> list[list[str]]:
+        first = attempt("old", run)
+        next_second = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=1)
+        wait_until(lambda: datetime.now(timezone.utc) >= next_second)  # blobs have their times in whole seconds
+        return [first, attempt("new", replace(run, started=run.started + timedelta(seconds=1)))]
+
+    assert in_flow(attempts) == [["old\n"] * 3, ["new\n"] * 3]
 
 
 def task_ids(azure: Azure, run: Run) -> list[str]:

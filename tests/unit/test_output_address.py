@@ -35,8 +35,8 @@ def test_a_folder_in_a_container_is_a_place_for_outputs(output: str, container: 
     [
         (
             f"{AZURE}/results/x?sv=2024-01-01&se=2030-01-01T00:00:00Z&sr=c&sp=rl&sig=secret",
-            f"output {AZURE}/results/x: whoever sees the parameters could use its SAS; leave it out: the run's "
-            "own credential writes there",
+            f"output {AZURE}/results/x: whoever sees the parameters could use its SAS; leave it out, for the "
+            "run's own credential writes there",
         ),
         (
             "az://account/results/*",

@@ -100,6 +100,12 @@ def test_modules_are_named_once_and_must_exist(script: Path, tmp_path: Path) -> 
         find_packages(script, extra=[tmp_path / "absent"])
 
 
+def test_a_module_that_would_hide_one_of_pythons_own_is_refused(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "json").mkdir()
+    with pytest.raises(InputError, match=r"json': it would hide Python's own 'json' from the script; rename it"):
+        find_packages(script, extra=[tmp_path / "json"])
+
+
 def test_packages_are_refused_for_an_existing_pool(tmp_path: Path) -> None:
     packages = Packages(requirements=Path("requirements.txt"), extra=(Path("lib"),))
     with pytest.raises(InputError) as error:

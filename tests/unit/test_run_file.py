@@ -128,6 +128,13 @@ def test_the_script_finds_its_input_and_no_token(server: BlobServer, folder: Pat
     assert SAS not in done.stdout
 
 
+def test_its_environment_is_hidden_from_processes_of_its_user() -> None:
+    code = "import ctypes, run_file; run_file.hide_environment(); print(ctypes.CDLL(None).prctl(3))"  # PR_GET_DUMPABLE
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=RUN_FILE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from tasks.run.outcomes import Cause, TaskOutcome
 from tasks.run.records import Output, Record
 from tasks.run.results import Outputs
-from tasks.script_results import ScriptResults, outcomes_table
+from tasks.script_results import ScriptResults, outcomes_table, warn_without_match
+from tasks.tables.joins import Join, JoinFormat
 
 OUTCOMES = [
     TaskOutcome(id="t0", file="a\udce9.txt", state="completed", succeeded=True, earlier=True),
@@ -49,3 +51,13 @@ def test_the_table_or_else_the_outcomes_are_printed() -> None:
     text = str(results)
     assert text.splitlines()[:2] == ["  file  n", " 0.txt  0"]
     assert text.endswith("\n... and 1 more rows\n\n1 of 3 files have succeeded\n\nWithout output: b.txt, c.txt")
+
+
+def test_a_join_that_finds_nothing_names_what_there_is(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.script_results.get_run_logger", lambda: logging.getLogger("run"))
+    nothing = Outputs(read={"a": None, "b": None}, records=outputs().records, outcomes=OUTCOMES, folder=Path("r"))
+    with caplog.at_level("WARNING"):
+        warn_without_match(Join(format=JoinFormat.CSV, pattern="z.csv"), nothing)
+    assert caplog.messages == ["Table table: no output of 2 of 2 files matches 'z.csv'; outputs are called x, y"]
