@@ -143,7 +143,7 @@ class Results:
             file.name: known[file.name]
             for file in files
             if file.name in known
-            and known[file.name].content == file.content
+            and (known[file.name].content, known[file.name].program) == (file.content, self.program)
             and self._is_whole(file.name, known[file.name])
         }
 

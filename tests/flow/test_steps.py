@@ -45,6 +45,7 @@ from tasks.resources.batch_task import Work
 from tasks.resources.bulk import _add
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.program import Program
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.run.tags import PROJECT
@@ -231,7 +232,8 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
                 "INPUT_NAME": name,
                 "INPUT_SIZE": f"{len(text)}",
                 "INPUT_MD5": hashlib.md5(text).hexdigest(),
-                "OUTPUT_URL": f"{made.endpoint}/{made.name}-output/outputs/{name}",
+                "OUTPUT_URL": f"{made.endpoint}/{made.name}-output",
+                "OUTPUT_PREFIX": f"outputs/{name}",
                 "RECORD_URL": f"{made.endpoint}/{made.name}-output/records/{name}.json",
                 "RECORD_SAS_TOKEN": values["OUTPUT_SAS_TOKEN"],
                 "TASKS_PER_NODE": "2",
@@ -325,7 +327,7 @@ def test_a_script_that_has_changed_processes_all_files_again(azure: Azure, run: 
         create_job(azure, run, pool, uploads)
         added = add_tasks(azure, run, pool, uploads, work)
         outcomes = monitor_tasks(azure, run, pool, added, polling=pace()).outcomes
-        results = Results(folder=tmp_path / "results")
+        results = Results(folder=tmp_path / "results", program=Program(script=word))
         download_output(azure, run, uploads, outcomes, results)
         return [(results.folder_of(file.name) / "out").read_text() for file in uploads.inputs]
 
