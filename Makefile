@@ -80,6 +80,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-e
 		| $(PIP) install --no-compile --no-deps --require-hashes -r /dev/stdin
 	@$(BIN)/python -m local_azure.azurite & azurite=$$!; $(call INSTALL,requirements.txt) && $(COMPILE); packages=$$?; \
 		wait $$azurite && exit $$packages
+	@$(UV) pip uninstall --quiet --python $(BIN)/python setuptools # Python 3.11 has it in every new .venv
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
