@@ -120,7 +120,7 @@ def _wait_for_temporary_server() -> None:
     server.port, process = _ahead.pop()
     first = iter([process])
     # It starts another on another port if this one was taken meanwhile.
-    server._run_uvicorn_command = lambda: next(first, None) or _temporary_server(server.port)  # type: ignore
+    server._run_uvicorn_command = lambda: next(first, None) or _temporary_server(server.port)  # type: ignore[method-assign, arg-type]
     try:
         server.start()
     except RuntimeError as error:
