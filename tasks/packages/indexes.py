@@ -1,4 +1,7 @@
-"""The settings of package indexes, so that uv and pip use the same ones, whichever of them the user has set up."""
+"""The settings of package indexes, so that uv and pip use the same ones, whichever of them the user has set up.
+
+python -m tasks.run.indexes ARGUMENTS: runs uv with them. It needs only the standard library, pip and uv.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 # uv's own: where one is set, the user has set up uv, and pip's indexes are not added to them.
 _UV_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
@@ -35,17 +39,17 @@ class Indexes:
     none: bool = False  # only the folders of find-links; uv has an option for it, and no variable
 
 
-def find_indexes() -> Indexes:
-    """This process's environment, with pip's settings as uv's variables."""
-    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "config", "list"]
-    listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
-    return translated(os.environ, pip_settings(listed.stdout))
+def find_indexes(command: str = "download") -> Indexes:
+    """This process's environment, with pip's settings for that command of pip as uv's variables."""
+    list_settings = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    listed = subprocess.run(list_settings, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
+    return translated(os.environ, pip_settings(listed.stdout, command))
 
 
-def pip_settings(listed: str) -> dict[str, str]:
-    """pip's settings for downloads, from what `pip config list` prints: variables before commands before global."""
+def pip_settings(listed: str, command: str = "download") -> dict[str, str]:
+    """pip's settings for a command, from what `pip config list` prints: variables before commands before global."""
     found: dict[str, tuple[int, str]] = {}
-    ranks = {"global": 0, "install": -1, "download": 1, ":env:": 2}
+    ranks = {"global": 0, command: 1, ":env:": 2}
     for line in listed.splitlines():
         name, _, value = line.partition("=")
         section, _, setting = name.rpartition(".")
@@ -66,3 +70,18 @@ def translated(environment: Mapping[str, str], pip: Mapping[str, str]) -> Indexe
     none = pip.get("no-index", "").lower() in ("1", "true", "yes", "on")
     # A requirements file means what it means to pip, for which all indexes are one.
     return Indexes(environment={"UV_INDEX_STRATEGY": "unsafe-best-match", **added, **environment}, none=none)
+
+
+def _run_uv(arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by uv, to install or renew what is locked: constraints of pip are for what is not."""
+    indexes = find_indexes("install")
+    environment = {name: value for name, value in indexes.environment.items() if name != "UV_CONSTRAINT"}
+    os.execve(
+        sys.executable,
+        [sys.executable, "-P", "-m", "uv", *arguments, *(["--no-index"] if indexes.none else [])],
+        environment,
+    )
+
+
+if __name__ == "__main__":
+    _run_uv(sys.argv[1:])

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -20,8 +21,10 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import prefect_server
 from tests.support.polling import eventually
 
 
@@ -66,3 +69,16 @@ def test_a_server_starts_and_its_scheduler_creates_runs(api_url: str) -> None:
         every_minute = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True)
         client.create_deployment(client.create_flow(nothing), "often", schedules=[every_minute])
         eventually("a scheduled run", lambda: any(run.state_name == "Scheduled" for run in client.read_flow_runs()))
+
+
+def test_a_temporary_server_is_started_as_prefect_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starting(args: list[str], env: dict[str, str]) -> SimpleNamespace:
+        started.append((args, env))
+        return SimpleNamespace(terminate=lambda: None)
+
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(subprocess, "Popen", starting)
+    monkeypatch.setattr(SubprocessASGIServer, "_instances", {})
+    SubprocessASGIServer(port=8000)._run_uvicorn_command()
+    prefect_server._temporary_server(8000)
+    assert started[1] == started[0]

@@ -77,6 +77,7 @@ def flow(no_azure: None, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         monkeypatch.setenv(name, value)
     recorder = Recorder()
     monkeypatch.setattr("flows.top_words.top_words", recorder)
+    monkeypatch.setattr("flows.prefect_server.start_server_ahead", lambda: None)
     monkeypatch.setattr(command_run, "ensure_prefect_server", lambda: None)
     monkeypatch.setattr(command_line, "starting_ahead", recorder.starting_ahead)
     return recorder

@@ -51,6 +51,7 @@ def folder(tmp_path: Path, no_azure: None, monkeypatch: pytest.MonkeyPatch) -> P
 def flow(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr("flows.run_script.run_script", recorder)
+    monkeypatch.setattr("flows.prefect_server.start_server_ahead", lambda: None)
     monkeypatch.setattr(command_run, "ensure_prefect_server", lambda: None)
     monkeypatch.setenv("AZURE_BATCH_ACCOUNT", "batch")
     monkeypatch.setenv("AZURE_BATCH_ENDPOINT", "https://batch.region.batch.azure.com")

@@ -230,6 +230,7 @@ def test_settings_of_pip_are_read_in_its_order() -> None:
         "index-url": "https://download",
         "extra-index-url": "\nhttps://a\nhttps://b",
     }
+    assert pip_settings(listed, "install")["index-url"] == "https://install"
 
 
 def test_settings_of_pip_become_those_of_uv_unless_uv_has_its_own() -> None:
