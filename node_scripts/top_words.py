@@ -2,40 +2,26 @@
 """Find the most frequent words of one text file and store them as a blob: the work of one Azure Batch task.
 
 Runs on Python 3.8 and later with nothing but the standard library, so a node can run it as soon as it boots.
-Memory is bounded: the file is read in blocks, one process per core of the task slot counts tokens, and tables
-that outgrow their share move to hash partitions in the working directory. The answer is exact, and the same
-for every block size, number of processes and share of memory. Text in another encoding than UTF-8 is written to
-the working directory as UTF-8 first; a file that is not text is refused.
+Memory is bounded: the file is read in blocks, one process per core of the task slot counts words, and tables that
+outgrow their share move to hash partitions in the working directory. The answer is exact, and the same for every
+block size, number of processes and share of memory. Text in another encoding than UTF-8 is written to the working
+directory as UTF-8 first; a file that is not text is refused.
 """
 
 from __future__ import annotations
 
+# A third of the time for a small file is imports: what few runs need, the functions that need it import.
 import argparse
-import base64
 import codecs
-import contextlib
-import functools
 import gc
-import hashlib
-import heapq
-import http.client
 import io
 import itertools
 import marshal
-import math
-import operator
 import os
-import random
 import re
-import string
 import sys
-import tempfile
 import time
-import traceback
-import unicodedata
-import urllib.error
-import urllib.parse
-import urllib.request
+from array import array
 from collections import Counter
 
 TYPE_CHECKING = False
@@ -43,53 +29,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
-    # How often a word occurs, negated, and where first (block number << 32 | order of appearance in the
-    # block): ranks sort as the answer does.
-    Rank = tuple[int, int]
-    Record = tuple[str, Rank]
-    # The words with their counts, and how many bytes were no valid text and were replaced.
-    Answer = tuple[list[tuple[str, int]], int]
+    Words = list[tuple[str, int]]  # with their counts
 
-BLOCK_BYTES = 256 << 10  # small enough for a core's cache to hold the block's tokens
-TABLE_BYTES = 64 << 20  # per process: three quarters for raw tokens, one for words
+PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # string.punctuation, without the time to import string
+BLOCK_BYTES = 256 << 10  # small enough for a core's cache to hold the block's words
+TABLE_BYTES = 32 << 20  # per process
+MANY = 40_000  # different tokens
+WORD_BYTES = 130  # of a table entry, beside the letters
+LONG = 4 << 20  # characters, and more bytes than a block; a longer word is kept in a file
 SMALL_FILE_BYTES = 8 << 20  # below this, forking costs more than it saves
-FANOUT = 128  # hash partitions per level
-DEEPEST = 8  # levels of partitions before the 64-bit hash has no fresh bits left
-TOKEN_OVERHEAD, WORD_OVERHEAD = 80, 160  # bytes per table entry beside the string itself
-
-SCAN_BYTES = 8 << 10
-# What str.split() splits at, as UTF-8. Each pattern starts with a byte that never continues a character,
-# so wherever it occurs, in valid text or not, a decoder sees white space: text may be cut there.
+SMALL_TEXT = 1 << 20  # one partition will do
+SCAN_BYTES = 32 << 10  # read when looking for white space
+LONG_READ = 1 << 20  # read of a long token
+# What str.split() splits at, as UTF-8. Each starts with a byte that never continues a character, so wherever it
+# occurs, in valid text or not, a decoder sees white space: text may be cut there. The set in front is what makes the
+# search fast.
 SPACE = re.compile(
-    rb"[\t-\r\x1c-\x20]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80"
+    rb"[\t-\r\x1c-\x20\xc2\xe1-\xe3](?:(?<=[\t-\r\x1c-\x20])|(?<=\xc2)[\x85\xa0]|(?<=\xe1)\x9a\x80"
+    rb"|(?<=\xe2)(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|(?<=\xe3)\x80\x80)"
 )
-BOM = codecs.BOM_UTF8
 
 LOOK_BYTES = 64 << 10  # of the start of a file, by which its encoding is found
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
-    BOM: "utf-8",
+    codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 FORMATS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-    b"PK\x03\x04": "zip",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"%PDF-": "PDF",
-    b"\x7fELF": "ELF",
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "7z": b"7z\xbc\xaf\x27\x1c",
+    "zip": b"PK\x03\x04",
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "JPEG": b"\xff\xd8\xff",
+    "GIF": b"GIF8",
+    "PDF": b"%PDF-",
+    "ELF": b"\x7fELF",
 }
-# Not in these: white space, BEL, BS and ESC, which terminals put into logs, and \x1c to \x1f, which separate fields.
 IF_TEXT = "if it is text, name its encoding with --encoding"
+# Not in these: white space, BEL, BS and ESC, which terminals put into logs, and \x1c to \x1f, which separate fields.
 CONTROL = re.compile("[\0-\x06\x0e-\x1a\x7f-\x84\x86-\x9f]")
 
 STORAGE_VERSION = "2021-08-06"
@@ -97,40 +80,41 @@ UPLOAD_TIMEOUT = 60.0  # seconds of silence
 UPLOAD_ATTEMPTS = 5
 LONGEST_PAUSE = 60.0  # seconds
 UPLOAD_FAILED = 74  # the exit code; EX_IOERR of sysexits.h
-NOT_TEXT = 65  # the exit code; EX_DATAERR of sysexits.h
+NOT_TEXT = 65  # the exit code; EX_DATAERR
 ADVICE = {
     403: "The SAS token has expired, or does not permit create and write in this container.",
     404: "The container or the account does not exist; check --storageaccount and --storagecontainer.",
 }
 
 
+class Failure(Exception):
+    """What ends the script with an exit code of its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 # --- what a file is ---------------------------------------------------------------------------------------
-
-
-class NotText(Exception):
-    """The file is binary; its words would be garbage."""
 
 
 def encoding_of(path: str, named: str = "") -> str:
     """The encoding: by byte-order mark, else the one named, else by where NUL bytes are, else UTF-8.
 
-    Raises NotText for binary files.
+    Raises Failure for binary files, whose words would be garbage.
     """
     with open(path, "rb") as file:
         start = file.read(LOOK_BYTES)
-    for magic, name in FORMATS.items():
-        if start.startswith(magic):
-            raise NotText(f"it starts as a {name} file does")
     marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "")
     encoding = marked or with_byte_order(named, start)
+    reason = next((f"it starts as a {name} file does" for name in FORMATS if start.startswith(FORMATS[name])), "")
     if not encoding and b"\0" in start:
         encoding = by_nul_bytes(start)
-        if not encoding:
-            raise NotText(f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}")
+        reason = reason or ("" if encoding else f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}")
     encoding = encoding or "utf-8"
-    reason = why_binary(start, encoding)
+    reason = reason or why_binary(start, encoding)
     if reason:
-        raise NotText(f"{reason}; {IF_TEXT}")
+        raise Failure(f"{shown(path)} is not text: {reason}", NOT_TEXT)
     return encoding
 
 
@@ -145,6 +129,8 @@ def with_byte_order(named: str, start: bytes) -> str:
 
 def by_nul_bytes(start: bytes) -> str:
     """UTF-32 or UTF-16 in one of their byte orders, if the start is text in it; else empty."""
+    import unicodedata
+
     little, big = start[1::2].count(0), start[::2].count(0)  # in UTF-16, the high bytes of ASCII are NUL
     encodings = ["utf-32-le", "utf-32-be"]
     # Where NUL bytes are few, they may as well be strays in ASCII or UTF-8.
@@ -168,7 +154,10 @@ def why_binary(start: bytes, encoding: str) -> str:
     controls = len(CONTROL.findall(text)) / max(1, len(text))
     undecodable = decoder.replaced / max(1, len(start))
     if controls > 0.2 or (controls > 0.01 and undecodable > 0.1):
-        return f"{controls:.0%} of its characters are control characters, {undecodable:.0%} of its bytes not {encoding}"
+        return (
+            f"{controls:.0%} of its characters are control characters, "
+            f"{undecodable:.0%} of its bytes not {encoding}; {IF_TEXT}"
+        )
     return ""
 
 
@@ -177,9 +166,11 @@ class Decoder:
 
     def __init__(self, encoding: str) -> None:
         self.replaced = 0
-        handler = f"top_words.{id(self)}"
-        codecs.register_error(handler, self._replace)
-        self.decode = codecs.getincrementaldecoder(encoding)(handler).decode
+        self._decode = codecs.getincrementaldecoder(encoding)("top_words").decode
+
+    def decode(self, data: bytes, final: bool = False) -> str:
+        codecs.register_error("top_words", self._replace)  # one name for all: what is registered stays for good
+        return self._decode(data, final)
 
     def _replace(self, error: UnicodeError) -> tuple[str, int]:
         assert isinstance(error, UnicodeDecodeError)
@@ -200,149 +191,228 @@ def as_utf8(path: str, encoding: str, target: str) -> int:
 # --- counting ---------------------------------------------------------------------------------------------
 
 
-def cut(file: BinaryIO, start: int, limit: float) -> int | None:
-    """The first white space from `start` on, or the end of the file; None if it is not before `limit`."""
-    while start < limit:
+class Text:
+    """The tokens of a UTF-8 file: what str.split() yields; those longer than LONG are kept in files."""
+
+    def __init__(self, path: str, scratch: str, block_bytes: int = BLOCK_BYTES) -> None:
+        self.path, self.scratch, self.block_bytes = path, scratch, block_bytes
+        self.size = os.path.getsize(path)
+        self.decoder = Decoder("utf-8")
+        self.varied = (
+            False  # many different tokens: stripped as they come, so that tables stay small, else when counted
+        )
+
+    def blocks(self, start: int, end: int) -> Iterator[list[str]]:
+        """The tokens that start between these offsets, block by block."""
+        with open(self.path, "rb") as file:
+            if start:
+                start = first_space(file, start, end)
+            while start < end:
+                border = min(start + self.block_bytes, end)
+                stop = first_space(file, border, self.size)
+                tail = stop
+                if stop - start > LONG:
+                    file.seek(start)
+                    data = file.read(border - start + 2)  # a space may lie across the border
+                    ends = (space.end() for space in SPACE.finditer(data) if start + space.start() < border)
+                    tail = start + max(ends, default=marked(start, data))
+                file.seek(start)
+                data = file.read(tail - start)
+                yield self.decoder.decode(data[marked(start, data) :], True).split()
+                if tail < stop:
+                    yield [self._long_word(file, tail, stop)]
+                start = stop
+
+    def _long_word(self, file: BinaryIO, start: int, stop: int) -> str:
+        """The word; if it is longer than LONG, a space, which is in no word, and the name of a file that holds it."""
+        import hashlib
+
+        marks = PUNCTUATION.encode()
+        for data in pieces(file, start, stop):
+            start += len(data) - len(data.lstrip(marks))
+            if data.strip(marks):
+                break
+        while stop > start:
+            [data] = pieces(file, max(start, stop - LONG_READ), stop)
+            stop -= len(data) - len(data.rstrip(marks))
+            if data.strip(marks):
+                break
+        digest, length, path = hashlib.sha256(), 0, os.path.join(self.scratch, f"long-{os.getpid()}")
+        with open(path, "w+b") as kept:
+            for data in itertools.chain(pieces(file, start, stop), [b""]):
+                text = self.decoder.decode(data, not data)
+                length += len(text)
+                data = text.encode()
+                digest.update(data)
+                kept.write(data)
+            kept.seek(0)
+            if length <= LONG:
+                return kept.read().decode()
+        os.replace(path, os.path.join(self.scratch, digest.hexdigest()))
+        return f" {digest.hexdigest()}"
+
+
+def marked(start: int, data: bytes) -> int:
+    """How many bytes a byte-order mark takes."""
+    return 0 if start or not data.startswith(codecs.BOM_UTF8) else len(codecs.BOM_UTF8)
+
+
+def first_space(file: BinaryIO, start: int, end: int) -> int:
+    """The offset of the first white space from `start` on; `end` where it is not before that."""
+    while start < end:
         file.seek(start)
         data = file.read(SCAN_BYTES + 2)  # a space that starts in the last byte may be two bytes longer
         space = SPACE.search(data)
         if space and space.start() < SCAN_BYTES:
-            return start + space.start()
-        if len(data) <= SCAN_BYTES:
-            return start + len(data)
+            return min(start + space.start(), end)
         start += SCAN_BYTES
-    return None
+    return end
 
 
-def read_block(file: BinaryIO, block: int, size: int) -> bytes:
-    """From the first white space in the block to the first one after it; empty inside a longer token."""
-    start = cut(file, block * size, (block + 1) * size) if block else 0
-    if start is None:
-        return b""
-    stop = cut(file, (block + 1) * size, math.inf)
+def pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
     file.seek(start)
-    data = file.read(stop - start if stop else -1)
-    return data if block or not data.startswith(BOM) else data[len(BOM) :]
+    while start < stop:
+        data = file.read(min(LONG_READ, stop - start))
+        start += len(data)
+        yield data
 
 
-def decode(data: bytes) -> tuple[str, int]:
-    """The text of a block, and how many bytes had to be replaced."""
-    try:
-        return data.decode(), 0
-    except UnicodeDecodeError:
-        text = data.decode("utf-8", "replace")
-        replacements = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")  # the latter were there before
-        return text, len(data) - (len(text.encode()) - 3 * replacements)
+def strip(tokens: Iterable[str]) -> Iterator[str]:
+    """The words; '' among them is none."""
+    return map(str.strip, tokens, itertools.repeat(PUNCTUATION))
 
 
-def tally(
-    path: str, blocks: Iterable[int], block_bytes: int, limit: int, note: Callable[[int], None]
-) -> Iterator[Record]:
-    """Records of the words in these blocks, in order of appearance; one word may come several times.
+def tally(text: Text, start: int, end: int, name: str, parts: int, table_bytes: int) -> None:
+    """Count the words that start between these offsets into tables named in their order of appearance."""
+    table: Counter[str] = Counter()
+    used = tables = 0
+    for tokens in text.blocks(start, end):
+        before = len(table)
+        table.update(strip(tokens) if text.varied else tokens)
+        new = len(table) - before
+        used += new * WORD_BYTES + sys.getsizeof("".join(itertools.islice(reversed(table), new)))
+        text.varied |= len(table) > MANY and new * 10 > len(tokens)
+        if used > table_bytes:
+            save(table, text, f"{name}-{tables:09}", parts)
+            table, used, tables = Counter(), 0, tables + 1
+    save(table, text, f"{name}-{tables:09}", parts)
 
-    `note` gets the number of replaced bytes of each block that has some.
+
+def save(table: Counter[str], text: Text, name: str, parts: int) -> None:
+    """Write the table by hash partition, after the offsets of the partitions and the number of replaced bytes."""
+    words: list[list[str]] = [[] for _ in range(parts)]
+    more: list[Words] = [[] for _ in range(parts)]
+    for word, count in zip(strip(table), table.values()):  # noqa: B905 (Python 3.8 has no `strict`)
+        part = hash(word) % parts  # forked processes share the hash
+        words[part].append(word)
+        if count > 1:
+            more[part].append((word, count - 1))
+    offsets = array("Q", [text.decoder.replaced])
+    text.decoder.replaced = 0
+    with open(os.path.join(text.scratch, f"{name}.table"), "wb") as file:
+        file.seek(8 * (parts + 2))
+        for part in range(parts):
+            offsets.append(file.tell())
+            # Version 2 looks for no shared references: there are none.
+            file.write(marshal.dumps(("\n".join(words[part]), more[part]), 2))
+        offsets.append(file.tell())
+        file.seek(0)
+        file.write(offsets.tobytes())
+
+
+def merge(scratch: str, part: int, wanted: int) -> Words:
+    """The best of one partition. A dict keeps the order of insertion, here that of appearance in the text."""
+    total: Counter[str] = Counter()
+    for name in sorted(os.listdir(scratch)):
+        if name.endswith(".table"):
+            with open(os.path.join(scratch, name), "rb") as file:
+                file.seek(8 * (part + 1))
+                start, stop = array("Q", file.read(16))
+                file.seek(start)
+                words, more = marshal.loads(file.read(stop - start))
+            total.update(words.split("\n"))
+            for word, count in more:
+                total[word] += count
+    del total[""]
+    return total.most_common(wanted)
+
+
+def leading(found: Words, wanted: int) -> Words:
+    """The most frequent words, and those that tie for the last places."""
+    counts = sorted((count for _, count in found), reverse=True)
+    return [pair for pair in found if pair[1] >= counts[wanted - 1]] if len(found) > wanted else found
+
+
+def in_order(text: Text, found: Words, wanted: int) -> Words:
+    """The most frequent words; where counts are equal, the text is read up to where it decides between the words."""
+    counts = dict(found)
+    least = min(counts.values(), default=0)
+    ties = Counter(counts.values())
+    places = wanted - sum(ties[count] for count in ties if count > least)
+    missing = {word for word in counts if ties[counts[word]] > 1}
+    seen: dict[str, int] = {}
+    blocks = text.blocks(0, text.size)
+    while missing:
+        for word in dict.fromkeys(filter(missing.__contains__, strip(next(blocks)))):
+            seen[word] = len(seen)
+            places -= counts[word] == least
+        missing = {word for word in missing - seen.keys() if places > 0 or counts[word] > least}
+    return sorted(found, key=lambda pair: (-pair[1], seen.get(pair[0], len(seen))))[:wanted]
+
+
+def top_words(
+    path: str,
+    wanted: int,
+    scratch: str,
+    *,
+    workers: int = 1,
+    block_bytes: int = BLOCK_BYTES,
+    table_bytes: int = TABLE_BYTES,
+) -> tuple[Words, int]:
+    """The `wanted` most frequent words of a UTF-8 file, ties in order of first appearance, and the replaced bytes.
+
+    Words are what str.split() yields, without `string.punctuation` at both ends; case is kept. Of a word longer
+    than LONG, it is a space and the name of a file in the empty folder `scratch`.
     """
-    tokens: Counter[str] = Counter()
-    fresh: list[tuple[int, int]] = []  # (block, number of tokens first seen in it)
-    used = 0
-    with open(path, "rb") as file:
-        for block in blocks:
-            before = len(tokens)
-            text, replaced = decode(read_block(file, block, block_bytes))
-            if replaced:
-                note(replaced)
-            tokens.update(text.split())
-            new = len(tokens) - before
-            fresh.append((block, new))
-            used += new * TOKEN_OVERHEAD + sum(map(sys.getsizeof, itertools.islice(reversed(tokens), new)))
-            if used > limit:
-                yield from strip(tokens, fresh)
-                tokens, fresh, used = Counter(), [], 0
-    yield from strip(tokens, fresh)
+    text = Text(path, scratch, block_bytes)
+    segments = 1 if workers == 1 else workers * 4
+    # A token takes up to 16 times its bytes in a table: a partition of one that is all new words, twice TABLE_BYTES.
+    parts = max(64, text.size * 8 // table_bytes) if text.size > SMALL_TEXT else 1
+
+    def count(segment: int) -> None:
+        start, end = (text.size * number // segments for number in (segment, segment + 1))
+        tally(text, start, end, f"{segment:09}", parts, table_bytes)
+
+    def find(part: int) -> None:
+        with open(os.path.join(scratch, f"{part}.best"), "wb") as file:
+            marshal.dump(merge(scratch, part, wanted), file)
+
+    share(workers, segments, count)
+    share(workers, parts, find)
+    found: Words = []
+    replaced = 0
+    for name in os.listdir(scratch):
+        with open(os.path.join(scratch, name), "rb") as file:
+            if name.endswith(".best"):
+                found = leading(found + marshal.load(file), wanted)
+            elif name.endswith(".table"):
+                replaced += int.from_bytes(file.read(8), sys.byteorder)
+    return in_order(text, found, wanted), replaced
 
 
-def strip(tokens: Counter[str], fresh: list[tuple[int, int]]) -> Iterator[Record]:
-    items = iter(tokens.items())  # a dict remembers insertion order, here the order of appearance
-    for block, new in fresh:
-        for order, (token, count) in enumerate(itertools.islice(items, new), block << 32):
-            word = token.strip(string.punctuation)
-            if word:
-                yield word, (-count, order)
-
-
-def fold(records: Iterable[Record], folder: str, level: int, limit: int) -> dict[str, Rank]:
-    """Add up the records per word; a table over `limit` bytes moves to `folder`, the last one is returned."""
-    if level == 0:
-        limit //= 4  # the raw tokens hold the other three quarters
-    table: dict[str, Rank] = {}
-    used = 0
-    for word, rank in records:
-        known = table.get(word)
-        if known:
-            table[word] = known[0] + rank[0], min(known[1], rank[1])
-            continue
-        table[word] = rank
-        used += sys.getsizeof(word) + WORD_OVERHEAD
-        if used > limit and level < DEEPEST:
-            spill(table, folder, level)
-            table, used = {}, 0
-    return table
-
-
-def spill(table: dict[str, Rank], folder: str, level: int) -> None:
-    """Append the table to `folder`, one file per hash partition; forked processes share the hash."""
-    os.makedirs(folder, exist_ok=True)
-    parts: list[list[Record]] = [[] for _ in range(FANOUT)]
-    for record in table.items():
-        parts[(hash(record[0]) >> 7 * level) % FANOUT].append(record)
-    for number, part in enumerate(parts):
-        if part:
-            save(part, folder, number)
-
-
-def save(part: list[Record], folder: str, number: int) -> None:
-    data = marshal.dumps(part, 2)  # version 2 looks for no shared references: there are none
-    with open(os.path.join(folder, str(number)), "ab") as file:
-        file.write(len(data).to_bytes(8, "little") + data)
-
-
-def load(folder: str, number: int) -> Iterator[Record]:
-    path = os.path.join(folder, str(number))
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            # marshal.load() would read from the file object by object
-            for size in iter(lambda: file.read(8), b""):
-                yield from marshal.loads(file.read(int.from_bytes(size, "little")))
-
-
-def best(records: Iterable[Record], wanted: int) -> list[Record]:
-    return heapq.nsmallest(wanted, records, key=operator.itemgetter(1))
-
-
-def top(records: Iterable[Record], wanted: int, folder: str, level: int, limit: int) -> list[Record]:
-    """The best of any number of records: partitions within partitions until each fits in `limit`."""
-    table = fold(records, folder, level, limit)
-    if not os.path.exists(folder):
-        return best(table.items(), wanted)
-    spill(table, folder, level)
-    del table
-    parts = (
-        top(load(folder, part), wanted, os.path.join(folder, f"{part}.d"), level + 1, limit) for part in range(FANOUT)
-    )
-    return best(itertools.chain.from_iterable(parts), wanted)
-
-
-def share(workers: int, items: int, work: Callable[[int, Iterator[int]], None]) -> None:
-    """Fork processes that run work(worker, numbers) and draw the numbers below `items` from one pipe."""
+def share(workers: int, items: int, work: Callable[[int], None]) -> None:
+    """Call work(item) for the numbers below `items`, in this process or in forked ones that draw them from one pipe."""
+    if workers == 1:
+        for item in range(items):
+            work(item)
+        return
     receive, send = os.pipe()
-    # A read of 8 bytes from a pipe that only ever gets 8 at a time is atomic: each number reaches one worker.
-    numbers = map(functools.partial(int.from_bytes, byteorder="little"), iter(lambda: os.read(receive, 8), b""))
     children = []
-    for worker in range(workers):
+    for _ in range(workers):
         child = os.fork()
         if not child:
             os.close(send)  # or the pipe would never end
-            run_and_exit(functools.partial(work, worker, numbers))
+            work_and_exit(receive, work)
         children.append(child)
     os.close(receive)
     try:
@@ -358,67 +428,23 @@ def share(workers: int, items: int, work: Callable[[int, Iterator[int]], None]) 
         raise RuntimeError(f"{len(failed)} of {workers} counting processes failed (exit codes {failed})")
 
 
-def run_and_exit(work: Callable[[], None]) -> None:
+def work_and_exit(receive: int, work: Callable[[int], None]) -> None:
     """The whole life of a forked process; nothing of its parent's is flushed or cleaned up a second time."""
     status = 1
     try:
-        work()
+        # A read of 8 bytes from a pipe that only ever gets 8 at a time is atomic: each number reaches one worker.
+        for number in iter(lambda: os.read(receive, 8), b""):
+            work(int.from_bytes(number, "little"))
         status = 0
     except BaseException:
+        import traceback
+
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def top_words(
-    path: str,
-    wanted: int,
-    *,
-    workers: int = 1,
-    block_bytes: int = BLOCK_BYTES,
-    table_bytes: int = TABLE_BYTES,
-) -> Answer:
-    """The `wanted` most frequent words of a UTF-8 file with their counts; ties in order of first appearance.
-
-    Words are what str.split() yields, without `string.punctuation` at both ends; case is kept.
-    """
-    blocks = -(-os.path.getsize(path) // block_bytes)
-    with tempfile.TemporaryDirectory(prefix=".top_words-", dir=".") as scratch:
-        replaced = os.path.join(scratch, "replaced")
-
-        def note(number: int) -> None:
-            with open(replaced, "ab") as file:  # of every process; so few bytes are appended at once
-                file.write(number.to_bytes(8, "little"))
-
-        def records(numbers: Iterable[int]) -> Iterator[Record]:
-            return tally(path, numbers, block_bytes, table_bytes * 3 // 4, note)
-
-        def count(worker: int, numbers: Iterator[int]) -> None:
-            folder = os.path.join(scratch, f"worker{worker}")
-            spill(fold(records(numbers), folder, 0, table_bytes), folder, 0)
-
-        def merge(_: int, parts: Iterator[int]) -> None:
-            folders = [os.path.join(scratch, f"worker{worker}") for worker in range(workers)]
-            for part in parts:
-                everyones = itertools.chain.from_iterable(load(folder, part) for folder in folders)
-                found = top(everyones, wanted, os.path.join(scratch, f"{part}.d"), 1, table_bytes)
-                save(found, scratch, part)
-
-        if workers == 1:
-            found = top(records(range(blocks)), wanted, os.path.join(scratch, "all"), 0, table_bytes)
-        else:
-            share(workers, blocks, count)
-            share(workers, FANOUT, merge)
-            found = best(itertools.chain.from_iterable(load(scratch, part) for part in range(FANOUT)), wanted)
-        return [(word, -minus_count) for word, (minus_count, _) in found], total(replaced)
-
-
-def total(path: str) -> int:
-    """The sum of the numbers in the file, 8 bytes each; 0 where there is none."""
-    if not os.path.exists(path):
-        return 0
-    with open(path, "rb") as file:
-        return sum(int.from_bytes(number, "little") for number in iter(lambda: file.read(8), b""))
+# --- the output -------------------------------------------------------------------------------------------
 
 
 def output_name(path: str) -> str:
@@ -430,15 +456,46 @@ def output_name(path: str) -> str:
     return f"{stem}_OUTPUT{extension}"
 
 
-def report(words: list[tuple[str, int]], encoding: str = "utf-8", replaced: int = 0) -> str:
-    """The output; its last lines, on encoding and replaced bytes, only where they are not UTF-8 and none."""
-    rule = "-" * 30
-    lines = ["Word\tCount", rule, *(f"{word}:\t{count}" for word, count in words), rule]
-    for label, name in (("Node: ", "NODE"), ("Task: ", "TASK"), ("Job:  ", "JOB"), ("Pool: ", "POOL")):
-        lines.append(label + os.environ.get(f"AZ_BATCH_{name}_ID", ""))
-    lines += [f"Encoding: {encoding}"] if encoding != "utf-8" else []
-    lines += [f"Replaced bytes: {replaced}"] if replaced else []
-    return "\n".join(lines) + "\n"
+def write_output(path: str, words: Words, scratch: str, encoding: str, replaced: int) -> None:
+    """The last lines, on encoding and replaced bytes, only where they are not UTF-8 and none."""
+    rule = "-" * 30 + "\n"
+    names = ("Node", "Task", "Job", "Pool")
+    lines = [f"{name + ':':<6}{os.environ.get(f'AZ_BATCH_{name.upper()}_ID', '')}\n" for name in names]
+    lines += [f"Encoding: {encoding}\n"] if encoding != "utf-8" else []
+    lines += [f"Replaced bytes: {replaced}\n"] if replaced else []
+    with open(path, "wb") as file:
+        file.write(f"Word\tCount\n{rule}".encode())
+        for word, count in words:
+            if word.startswith(" "):
+                with open(os.path.join(scratch, word[1:]), "rb") as kept:
+                    file.writelines(iter(lambda: kept.read(LONG_READ), b""))
+                word = ""
+            file.write(f"{word}:\t{count}\n".encode())
+        file.write((rule + "".join(lines)).encode())
+
+
+def count(path: str, output: str, options: argparse.Namespace) -> None:
+    """Write the output for the file, in whatever encoding it is."""
+    encoding = encoding_of(path, options.encoding or "")
+    scratch = f".top_words-{os.getpid()}-{time.time_ns()}"
+    os.mkdir(scratch)
+    try:
+        text, replaced = path, 0
+        if encoding != "utf-8":
+            text = os.path.join(scratch, "utf-8")
+            replaced = as_utf8(path, encoding, text)
+        words, more = top_words(text, options.numwords, scratch, workers=workers_for(text, options.slots))
+        replaced += more
+        write_output(output, words, scratch, encoding, replaced)
+    finally:
+        for name in os.listdir(scratch):
+            os.remove(os.path.join(scratch, name))
+        os.rmdir(scratch)
+    if replaced:
+        print(
+            f"{shown(path)}: {replaced} bytes are not {encoding} and were replaced; name its encoding with --encoding",
+            file=sys.stderr,
+        )
 
 
 # --- uploading --------------------------------------------------------------------------------------------
@@ -446,17 +503,22 @@ def report(words: list[tuple[str, int]], encoding: str = "utf-8", replaced: int 
 
 def blob_url(account: str, container: str, path: str) -> str:
     """The blob's address, without SAS; its name is the file's, whatever directory the file is in."""
+    from urllib.parse import quote
+
     endpoint = account.rstrip("/") if "://" in account else f"https://{account}.blob.core.windows.net"
     name = os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
-    return "/".join([endpoint, urllib.parse.quote(container, safe="$"), urllib.parse.quote(name, safe="")])
-
-
-class UploadFailed(Exception):
-    """The storage service did not take the output; the counting itself went well."""
+    return "/".join([endpoint, quote(container, safe="$"), quote(name, safe="")])
 
 
 def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Put the blob. What may pass is tried again; the rest is SystemExit, with a message without the SAS."""
+    """Put the blob. What may pass is tried again; the rest is a Failure, with a message without the SAS."""
+    import base64
+    import hashlib
+    import http.client
+    import random
+    import urllib.error
+    import urllib.request
+
     headers = {
         "x-ms-blob-type": "BlockBlob",
         "x-ms-version": STORAGE_VERSION,
@@ -465,40 +527,31 @@ def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = 
         "Content-MD5": base64.b64encode(hashlib.md5(data).digest()).decode(),
     }
     request = urllib.request.Request(f"{url}?{sas}", data=data, headers=headers, method="PUT")
-    host = urllib.parse.urlsplit(url).hostname or ""
-    local = host in ("localhost", "::1") or host.startswith("127.")
+    local = re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/)", url)
     opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if local else [])
+    reason = advice = ""
     for attempt in range(1, UPLOAD_ATTEMPTS + 1):
         pause = 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-        advice = ""
         try:
             opener.open(request, timeout=UPLOAD_TIMEOUT).close()
             return
         except urllib.error.HTTPError as error:
-            code = error.headers.get("x-ms-error-code") or error_code(error.read())
+            found = re.search(rb"<Code>(\w+)</Code>", error.read())
+            code = error.headers.get("x-ms-error-code") or (found[1].decode() if found else "")
             reason = f"HTTP {error.code} {code}".rstrip()
             advice = ADVICE.get(error.code, "")
             if error.code not in (408, 429) and error.code < 500 and code != "Md5Mismatch":
                 break
-            with contextlib.suppress(ValueError):  # Retry-After may also be a date; the storage service sends seconds
-                pause = float(error.headers.get("Retry-After", ""))
+            wait = error.headers.get("Retry-After", "")  # may also be a date; the storage service sends seconds
+            pause = float(wait) if wait.isdecimal() else pause
         except (OSError, http.client.HTTPException) as error:
             # Only a URLError's reason: an HTTPException may quote the URL, and with it the SAS.
-            reason = str(getattr(error, "reason", "")) or type(error).__name__
+            reason, advice = str(getattr(error, "reason", "")) or type(error).__name__, ""
         if attempt < UPLOAD_ATTEMPTS:
-            pause = min(max(pause, 0.0), LONGEST_PAUSE)
-            print(
-                f"Upload attempt {attempt} failed ({reason}); next in {pause:.1f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            pause = min(pause, LONGEST_PAUSE)
+            print(f"Upload attempt {attempt} failed ({reason}); next in {pause:.1f} s", file=sys.stderr, flush=True)
             sleep(pause)
-    raise UploadFailed(f"Upload to {url} failed: {reason}. {advice}".rstrip())
-
-
-def error_code(body: bytes) -> str:
-    found = re.search(rb"<Code>(\w+)</Code>", body)
-    return found.group(1).decode() if found else ""
+    raise Failure(f"Upload to {url} failed: {reason}. {advice}".rstrip(), UPLOAD_FAILED)
 
 
 # --- the command line -------------------------------------------------------------------------------------
@@ -513,16 +566,13 @@ def at_least_one(text: str) -> int:
 
 def seconds(text: str) -> float:
     value = float(text)
-    if not 0 <= value < math.inf:
+    if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
     return value
 
 
 def account(text: str) -> str:
-    url = urllib.parse.urlsplit(text)
-    if re.fullmatch("[a-z0-9]{3,24}", text) or (
-        url.scheme in ("http", "https") and url.hostname and not url.query and not url.fragment
-    ):
+    if re.fullmatch(r"[a-z0-9]{3,24}|https?://[^/?#\s]+(/[^?#\s]*)?", text):
         return text
     raise argparse.ArgumentTypeError(
         "neither an account name (3 to 24 lower-case letters and digits) nor a blob endpoint such as "
@@ -531,9 +581,11 @@ def account(text: str) -> str:
 
 
 def text_encoding(name: str) -> str:
-    with contextlib.suppress(LookupError, TypeError, ValueError):  # not known, or one that decodes no bytes
+    try:
         if isinstance(codecs.getincrementaldecoder(name)().decode(b""), str):  # and not such as base64
             return name
+    except (LookupError, TypeError, ValueError):  # not known, or one that decodes no bytes
+        pass
     raise argparse.ArgumentTypeError(f"{name!r} is no text encoding that Python knows, such as windows-1251 or utf-16")
 
 
@@ -544,11 +596,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="Without --storageaccount and --storagecontainer nothing is uploaded.",
     )
     add = parser.add_argument
-    add(
-        "--filepath",
-        required=True,
-        help="the text file; write --filepath=-x.txt if its name starts with a dash",
-    )
+    add("--filepath", required=True, help="the text file; write --filepath=-x.txt if its name starts with a dash")
     add("--numwords", required=True, type=at_least_one, metavar="N", help="how many words to list")
     add("--storageaccount", type=account, metavar="NAME|URL", help="storage account name or blob endpoint URL")
     add("--storagecontainer", metavar="NAME", help="container that receives the output file")
@@ -569,7 +617,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--slots",
         type=at_least_one,
-        default=at_least_one(os.environ.get("TASKS_PER_NODE", "1")),
+        default=os.environ.get("TASKS_PER_NODE", "1"),
         metavar="N",
         help="task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)",
     )
@@ -596,24 +644,6 @@ def workers_for(path: str, slots: int) -> int:
     return max(1, usable_cores() // slots)
 
 
-def count(path: str, options: argparse.Namespace) -> str:
-    """The output for the file, in whatever encoding it is."""
-    encoding = encoding_of(path, options.encoding or "")
-    if encoding == "utf-8":
-        words, replaced = top_words(path, options.numwords, workers=workers_for(path, options.slots))
-    else:
-        with tempfile.TemporaryDirectory(prefix=".top_words-", dir=".") as scratch:
-            text = os.path.join(scratch, "utf-8")
-            replaced = as_utf8(path, encoding, text)
-            words, _ = top_words(text, options.numwords, workers=workers_for(text, options.slots))
-    if replaced:
-        print(
-            f"{shown(path)}: {replaced} bytes are not {encoding} and were replaced; name its encoding with --encoding",
-            file=sys.stderr,
-        )
-    return report(words, encoding, replaced)
-
-
 def shown(name: str) -> str:
     """The name without what a terminal would obey."""
     return name if name.isprintable() else repr(name)[1:-1]
@@ -622,20 +652,19 @@ def shown(name: str) -> str:
 def run(options: argparse.Namespace) -> None:
     path = options.filepath
     if not os.path.isfile(path):
-        raise SystemExit(f"--filepath: there is no file {shown(path)}")
+        raise Failure(f"--filepath: there is no file {shown(path)}", 1)
     if options.delay:
         print(f"Waiting {options.delay:g} seconds before counting...", flush=True)
         time.sleep(options.delay)
     output = output_name(path)
-    data = count(path, options).encode()
-    with open(output, "wb") as file:
-        file.write(data)
-    if not options.storageaccount:
-        if "OUTPUT_DIR" not in os.environ:  # else the run stores it, and keeps what is printed for each file
-            print(f"Wrote {shown(output)}")
-        return
-    print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
-    upload(blob_url(options.storageaccount, options.storagecontainer, output), options.sastoken, data)
+    count(path, output, options)
+    if options.storageaccount:
+        print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
+        with open(output, "rb") as file:
+            data = file.read()
+        upload(blob_url(options.storageaccount, options.storagecontainer, output), options.sastoken, data)
+    elif "OUTPUT_DIR" not in os.environ:  # else the run stores it, and keeps what is printed for each file
+        print(f"Wrote {shown(output)}")
 
 
 def main() -> None:
@@ -643,15 +672,11 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not fail on a file's name
     gc.disable()  # the tables hold no cycles, and to look for some would take a tenth of the time
-    options = parse()
     try:
-        run(options)
-    except NotText as error:
-        print(f"{shown(options.filepath)} is not text: {error}", file=sys.stderr)
-        raise SystemExit(NOT_TEXT) from None
-    except UploadFailed as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(UPLOAD_FAILED) from None
+        run(parse())
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        raise SystemExit(failure.exit_code) from None
     except (OSError, RuntimeError) as error:
         raise SystemExit(f"top_words: {error}") from None
 

@@ -8,13 +8,13 @@ import codecs
 import gzip
 import hashlib
 import os
+import shutil
 import string
 import subprocess
 import sys
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,9 +58,23 @@ def replaced_bytes(data: bytes) -> int:
 
 def count(data: bytes, wanted: int = 10, **parameters: int) -> list[tuple[str, int]]:
     Path("text").write_bytes(data)
-    words, replaced = script.top_words("text", wanted, **parameters)
+    words, replaced = top_words("text", wanted, **parameters)
     assert replaced == replaced_bytes(data)
     return words
+
+
+def top_words(path: str, wanted: int, **parameters: int) -> tuple[list[tuple[str, int]], int]:
+    """With the words that the script keeps in files because they are long."""
+    Path("scratch").mkdir()
+    try:
+        words, replaced = script.top_words(path, wanted, "scratch", **parameters)
+        return [(kept(word) if word.startswith(" ") else word, number) for word, number in words], replaced
+    finally:
+        shutil.rmtree("scratch")
+
+
+def kept(word: str) -> str:
+    return Path("scratch", word[1:]).read_bytes().decode()
 
 
 # --- the rule for words -----------------------------------------------------------------------------------
@@ -118,10 +132,22 @@ shared_directory = [HealthCheck.function_scoped_fixture]
     wanted=st.integers(1, 8),
     block=st.integers(1, 30),
     table=st.sampled_from([600, 3000, 1 << 20]),
+    limits=st.sampled_from(
+        [
+            {},
+            {"LONG": 30, "LONG_READ": 1, "SCAN_BYTES": 1, "SMALL_TEXT": 0, "MANY": 0},
+            {"LONG": 50, "LONG_READ": 7, "SCAN_BYTES": 4, "MANY": 9},
+        ]
+    ),
 )
-@settings(max_examples=250, deadline=None, suppress_health_check=shared_directory)
-def test_every_block_and_table_size_gives_the_same_answer(text: bytes, wanted: int, block: int, table: int) -> None:
-    assert count(text, wanted, block_bytes=block, table_bytes=table) == rule(text, wanted)
+@settings(max_examples=300, deadline=None, suppress_health_check=shared_directory)
+def test_every_block_and_table_size_gives_the_same_answer(
+    text: bytes, wanted: int, block: int, table: int, limits: dict[str, int]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in limits.items():
+            patch.setattr(script, name, value)
+        assert count(text, wanted, block_bytes=block, table_bytes=table) == rule(text, wanted)
 
 
 @given(text=texts, wanted=st.integers(1, 8), block=st.integers(1, 30), workers=st.integers(2, 4))
@@ -138,6 +164,10 @@ def test_text_is_cut_exactly_where_a_string_would_split() -> None:
         assert not found or found.span() == (0, len(character.encode()))
 
 
+def test_the_script_strips_what_string_punctuation_names() -> None:
+    assert string.punctuation == script.PUNCTUATION
+
+
 def test_a_space_across_two_looks_for_it_is_found() -> None:
     for length in range(script.SCAN_BYTES - 4, script.SCAN_BYTES + 2):
         text = ("a " + "b" * length + "\u3000c c").encode()
@@ -152,30 +182,54 @@ def distinct_words(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tables_that_outgrow_their_share_move_to_disk_and_back(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    levels = Path("levels")  # a file, since forked workers write to it too
-    spill = script.spill
+def test_tables_that_outgrow_their_share_move_to_disk(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Path("saved")  # a file, since forked workers write to it too
+    save = script.save
 
-    def noted(table: dict[str, tuple[int, int]], folder: str, level: int) -> None:
-        with levels.open("a", encoding="utf-8") as file:
-            file.write(f"{level}\n")
-        spill(table, folder, level)
+    def noted(table: Counter[str], text: script.Text, name: str, parts: int) -> None:
+        with saved.open("a", encoding="utf-8") as file:
+            file.write(f"{len(table)}\n")
+        save(table, text, name, parts)
 
-    monkeypatch.setattr(script, "spill", noted)
+    monkeypatch.setattr(script, "save", noted)
+    monkeypatch.setattr(script, "SMALL_TEXT", 0)
     text = distinct_words(6000) + b"twice and twice and " + distinct_words(3000)
     assert count(text, 20, workers=workers, table_bytes=6000, block_bytes=5000) == rule(text, 20)
-    counted = Counter(levels.read_text(encoding="utf-8").split())
-    assert counted["0"] > 2
-    assert counted["1"] > 2
-    assert sorted(os.listdir()) == ["levels", "text"]
+    sizes = [int(line) for line in saved.read_text(encoding="utf-8").split()]
+    assert len(sizes) >= 14
+    assert max(sizes) < 700
+    assert sorted(os.listdir()) == ["saved", "text"]
+
+
+def test_ties_are_decided_by_the_text_whatever_partition_a_word_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "SMALL_TEXT", 0)
+    text = b" ".join(b"%d" % n for n in [*range(500), *range(100, 200), *range(150, 160), 499, 3])
+    for wanted in (1, 5, 12, 60, 115, 400, 600):
+        assert count(text, wanted, block_bytes=300) == rule(text, wanted)
+
+
+@pytest.mark.parametrize("edge", [b"", b"-" * 50])
+def test_a_long_word_is_kept_in_a_file_and_counted_once(edge: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "LONG", 1000)
+    monkeypatch.setattr(script, "LONG_READ", 64)
+    long = "é--\ufffd".encode() * 400
+    text = b"a " + edge + long + edge + b" a " + long[:-3] + b"\xff" + edge + b" " + edge * 60 + b" " + b"b" * 1200
+    for block in (7, 100, 1000):
+        assert count(text, block_bytes=block) == rule(text, 10)
+    script.run(script.parse(["--filepath=text", "--numwords=2"]))
+    lines = Path("text_OUTPUT").read_text(encoding="utf-8").split("\n")
+    assert lines[2:4] == [f"{word}:\t{number}" for word, number in rule(text, 2)]
+    assert sorted(os.listdir()) == ["text", "text_OUTPUT"]
 
 
 def test_memory_stays_bounded_when_every_word_is_new() -> None:
     Path("text").write_bytes(distinct_words(500_000))
+    Path("scratch").mkdir()
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import top_words\n"
         "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
-        "before = peak(); print(top_words.top_words('text', 2, table_bytes=4 << 20)[0]); print(peak() - before)"
+        "before = peak(); print(top_words.top_words('text', 2, 'scratch', table_bytes=4 << 20)[0])\n"
+        "print(peak() - before)"
     )
     output = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, str(SCRIPT.parent)],
@@ -188,7 +242,7 @@ def test_memory_stays_bounded_when_every_word_is_new() -> None:
 
 
 def test_a_worker_that_dies_fails_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(*_: object) -> Iterator[script.Record]:
+    def dies(*_: object) -> None:
         os._exit(7)
 
     monkeypatch.setattr(script, "tally", dies)
@@ -235,7 +289,7 @@ def test_utf_16_and_32_are_counted_with_and_without_a_mark(text: str, encoding: 
         found = script.encoding_of("text")
         assert found == encoding if encoding[-2] == "-" else found.startswith(encoding)
         assert script.as_utf8("text", found, "utf8") == 0
-        assert script.top_words("utf8", 10, block_bytes=7) == (expected, 0)
+        assert top_words("utf8", 10, block_bytes=7) == (expected, 0)
 
 
 def test_wide_text_is_decoded_across_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +297,7 @@ def test_wide_text_is_decoded_across_every_read(monkeypatch: pytest.MonkeyPatch)
     text = "x" * ((1 << 19) - 2) + "\U0001f600 \U0001f600\U0001f600 " * 3
     Path("text").write_bytes(text.encode("utf-16") + b"\x3d\xd8\x00")
     assert script.as_utf8("text", "utf-16-le", "utf8") == 3
-    words, _ = script.top_words("utf8", 3)
+    words, _ = top_words("utf8", 3)
     assert [(word[-2:], number) for word, number in words] == [
         ("\U0001f600\U0001f600", 3),
         *(("\U0001f600", 2), ("x\U0001f600", 1)),
@@ -270,7 +324,7 @@ def test_wide_text_is_decoded_across_every_read(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_binary_file_is_refused_with_the_reason(data: bytes, reason: str) -> None:
     Path("x.bin").write_bytes(data)
-    with pytest.raises(script.NotText) as refused:
+    with pytest.raises(script.Failure) as refused:
         script.encoding_of("x.bin")
     assert reason in str(refused.value)
 
@@ -520,7 +574,7 @@ def refused() -> str:
 
 def test_pauses_double_with_jitter_while_nobody_answers(refused: str) -> None:
     pauses: list[float] = []
-    with pytest.raises(script.UploadFailed, match="Connection refused") as stopped:
+    with pytest.raises(script.Failure, match="Connection refused") as stopped:
         script.upload(refused, SAS, b"x", sleep=pauses.append)
     assert "sig=" not in str(stopped.value)
     assert len(pauses) == script.UPLOAD_ATTEMPTS - 1
