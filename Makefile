@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The tools' caches stay out of the home directory.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
-UV := $(BIN)/python -m tasks.run.indexes # uv with the settings of pip
+UV := $(BIN)/python -m tasks.packages.indexes # uv with the settings of pip
 INPUTS ?= 'data/*.txt'
 
 .PHONY: run help ui deploy worker test lint bench lock clean

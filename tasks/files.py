@@ -58,9 +58,9 @@ def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], applicatio
         size = sum(file.size for file, _ in in_place.values())
         get_run_logger().info("%d input files (%s bytes) are read where they are", len(in_place), f"{size:,}")
     # Outputs of another script are no outputs of this one; newer releases of packages change nothing.
-    programmed = max(file.modified for file in sent if file.name != WHEELS)
+    programmed = [file.modified for file in sent if file.name != WHEELS]
     files = [uploaded[file.name] for file in inputs]
-    files = [replace(file, modified=max(file.modified, programmed)) for file in files]
+    files = [replace(file, modified=max([file.modified, *programmed])) for file in files]
     uploads = Uploads(application=sent, inputs=files)
     publish_sas_links(uploads, run.expires)
     return uploads

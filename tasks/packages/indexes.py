@@ -1,6 +1,6 @@
 """The settings of package indexes, so that uv and pip use the same ones, whichever of them the user has set up.
 
-python -m tasks.run.indexes ARGUMENTS: runs uv with them. It needs only the standard library, pip and uv.
+python -m tasks.packages.indexes ARGUMENTS: runs uv with them. It needs only the standard library, pip and uv.
 """
 
 from __future__ import annotations

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, ContentSettings
 from prefect.logging import disable_run_logger
 from pydantic import SecretStr
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
+from tasks.inputs.content import new_md5
 from tasks.kept import check_destination, save_manifest
 from tasks.run.destination import Destination
 from tasks.run.kept_outputs import made_in_blobs
@@ -55,8 +56,12 @@ def results_of(folder: Path, made: Mapping[str, Done]) -> Results:
 
 
 def done(name: str, size: int = 3) -> Done:
-    output = Output(path="o", blob=f"out/here/{name}/o", size=size, md5="m")
+    output = Output(path="o", blob=f"out/here/{name}/o", size=size, md5=new_md5(b"abc").hexdigest())
     return Done(content="c", program=Program(script="s", arguments="a"), record=Record(outputs=(output,)))
+
+
+def content_md5(data: bytes) -> ContentSettings:
+    return ContentSettings(content_md5=bytearray(new_md5(data).digest()))
 
 
 def save(azure: Azure, destination: Destination, folder: Path, *names: str) -> None:
@@ -77,13 +82,13 @@ def test_runs_that_end_at_once_all_have_their_rows(
     assert [row["file"] for row in rows] == table["file"].tolist()
 
 
-def test_outputs_are_gone_where_a_blob_is_deleted_or_of_another_size(
+def test_outputs_are_gone_where_a_blob_is_deleted_or_another(
     azure: Azure, container: ContainerClient, destination: Destination, tmp_path: Path
 ) -> None:
     assert made_in_blobs(azure, destination) == ({}, set())
     save(azure, destination, tmp_path / "run", "a", "b", "c")
-    for name, data in (("a", b"abc"), ("b", b"ab")):
-        container.upload_blob(f"out/here/{name}/o", data)
+    for name, data in (("a", b"abc"), ("b", b"abd")):
+        container.upload_blob(f"out/here/{name}/o", data, content_settings=content_md5(data))
     assert made_in_blobs(azure, destination) == ({name: done(name) for name in "abc"}, {"b", "c"})
 
 

@@ -159,6 +159,9 @@ def test_a_run_that_ended_at_a_step_boundary_is_finished_by_a_retry(start: Start
             assert outcome.executions == sorted([(name, 1) for name in first] + [(name, 2) for name in second])
 
 
+OPTIONAL = {"0 find what is done", "0 resolve packages"}  # steps that only some runs have
+
+
 @pytest.mark.parametrize("of", ["input", "accounts"])
 def test_a_retry_that_fails_before_it_begins_leaves_nothing(start: Start, of: str) -> None:
     resumed = start(texts=TWO)
@@ -369,7 +372,7 @@ def test_results_that_prefect_persists_skip_no_step_and_hold_no_sas(start: Start
         resumed.first(after("5 add tasks"))
         summary = resumed.again()
     assert Contents.of(summary) == EXPECTED
-    assert {each.step for each in resumed.attempts[1].reached} == {step.name for step in STEPS.values()}
+    assert {each.step for each in resumed.attempts[1].reached} == {step.name for step in STEPS.values()} - OPTIONAL
     # Prefect always keeps the error with which a flow run failed, and here nothing else.
     kept = [path.read_bytes() for path in storage.rglob("*")]
     (error,) = (pickle.loads(base64.b64decode(each)) for each in kept)

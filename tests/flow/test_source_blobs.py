@@ -175,9 +175,9 @@ def test_blobs_are_listed_page_by_page(
     azure: Azure, container: ContainerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_parallel(lambda index: container.upload_blob(f"{index:05}", b""), range(500))
-    monkeypatch.setattr("tasks.run.source_blobs._PAGE", 200)
+    monkeypatch.setattr("tasks.inputs.blobs._PAGE", 200)
     assert [file.name for file in inputs_of(azure, az(container))] == [f"{index:05}" for index in range(500)]
-    monkeypatch.setattr("tasks.run.inputs.MOST_FILES", 300)
+    monkeypatch.setattr("tasks.inputs.files.MOST_FILES", 300)
     assert refusal(azure, az(container)).startswith("301 inputs are more than the 300 of one run")
 
 
