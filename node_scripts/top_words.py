@@ -51,26 +51,15 @@ SPACE = re.compile(
 
 LOOK_BYTES = 64 << 10  # of the start of a file, by which its encoding is found
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
-MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
-FORMATS = {
-    "gzip": b"\x1f\x8b",
-    "bzip2": b"BZh",
-    "xz": b"\xfd7zXZ\0",
-    "zstd": b"\x28\xb5\x2f\xfd",
-    "7z": b"7z\xbc\xaf\x27\x1c",
-    "zip": b"PK\x03\x04",
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "JPEG": b"\xff\xd8\xff",
-    "GIF": b"GIF8",
-    "PDF": b"%PDF-",
-    "ELF": b"\x7fELF",
-}
+MARKS = (
+    *((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8")),
+    *((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")),
+)
+FORMATS = (
+    *((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")),
+    *((b"7z\xbc\xaf\x27\x1c", "7z"), (b"PK\x03\x04", "zip"), (b"%PDF-", "PDF"), (b"\x7fELF", "ELF")),
+    *((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF")),
+)
 IF_TEXT = "if it is text, name its encoding with --encoding"
 # Not in these: white space, BEL, BS and ESC, which terminals put into logs, and \x1c to \x1f, which separate fields.
 CONTROL = re.compile("[\0-\x06\x0e-\x1a\x7f-\x84\x86-\x9f]")
@@ -105,9 +94,9 @@ def encoding_of(path: str, named: str = "") -> str:
     """
     with open(path, "rb") as file:
         start = file.read(LOOK_BYTES)
-    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "")
+    marked = next((name for mark, name in MARKS if start.startswith(mark)), "")
     encoding = marked or with_byte_order(named, start)
-    reason = next((f"it starts as a {name} file does" for name in FORMATS if start.startswith(FORMATS[name])), "")
+    reason = next((f"it starts as a {name} file does" for magic, name in FORMATS if start.startswith(magic)), "")
     if not encoding and b"\0" in start:
         encoding = by_nul_bytes(start)
         reason = reason or ("" if encoding else f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}")
@@ -364,7 +353,6 @@ def top_words(
     path: str,
     wanted: int,
     scratch: str,
-    *,
     workers: int = 1,
     block_bytes: int = BLOCK_BYTES,
     table_bytes: int = TABLE_BYTES,
@@ -558,17 +546,15 @@ def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = 
 
 
 def at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    if int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{int(text)} is less than 1")
 
 
 def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
-    return value
+    if 0 <= float(text) < float("inf"):
+        return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
 
 
 def account(text: str) -> str:
@@ -591,36 +577,29 @@ def text_encoding(name: str) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Count the words of a text file, write the most frequent ones to "
-        "<stem>_OUTPUT<ext> beside it, and upload that file to a blob container.",
+        description="Count the words of a text file, write the most frequent ones to <stem>_OUTPUT<ext> beside it, "
+        "and upload that file to a blob container.",
         epilog="Without --storageaccount and --storagecontainer nothing is uploaded.",
     )
+    token = (
+        "SAS token that may create and write blobs in the container; better given in the environment as "
+        "OUTPUT_SAS_TOKEN, since others may read a task's command line"
+    )
+    encoding = (
+        "encoding of a file without byte-order mark, such as windows-1251 "
+        "(default: UTF-8, or UTF-16 or UTF-32 where NUL bytes show it)"
+    )
+    slots = "task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)"
+    per_node = os.environ.get("TASKS_PER_NODE", "1")
     add = parser.add_argument
     add("--filepath", required=True, help="the text file; write --filepath=-x.txt if its name starts with a dash")
     add("--numwords", required=True, type=at_least_one, metavar="N", help="how many words to list")
     add("--storageaccount", type=account, metavar="NAME|URL", help="storage account name or blob endpoint URL")
     add("--storagecontainer", metavar="NAME", help="container that receives the output file")
-    add(
-        "--sastoken",
-        metavar="SAS",
-        help="SAS token that may create and write blobs in the container; "
-        "better given in the environment as OUTPUT_SAS_TOKEN, since others may read a task's command line",
-    )
-    add(
-        "--encoding",
-        type=text_encoding,
-        metavar="NAME",
-        help="encoding of a file without byte-order mark, such as windows-1251 (default: UTF-8, or UTF-16 or UTF-32 "
-        "where NUL bytes show it)",
-    )
+    add("--sastoken", metavar="SAS", help=token)
+    add("--encoding", type=text_encoding, metavar="NAME", help=encoding)
     add("--delay", type=seconds, default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
-    add(
-        "--slots",
-        type=at_least_one,
-        default=os.environ.get("TASKS_PER_NODE", "1"),
-        metavar="N",
-        help="task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)",
-    )
+    add("--slots", type=at_least_one, default=per_node, metavar="N", help=slots)
     options = parser.parse_args(arguments)
     if bool(options.storageaccount) != bool(options.storagecontainer):
         missing = "--storagecontainer" if options.storageaccount else "--storageaccount"
