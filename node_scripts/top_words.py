@@ -68,6 +68,7 @@ STORAGE_VERSION = "2021-08-06"
 UPLOAD_TIMEOUT = 60.0  # seconds of silence
 UPLOAD_ATTEMPTS = 5
 LONGEST_PAUSE = 60.0  # seconds
+LONGEST_NAME = 255  # bytes, of a file
 UPLOAD_FAILED = 74  # the exit code; EX_IOERR of sysexits.h
 NOT_TEXT = 65  # the exit code; EX_DATAERR
 ADVICE = {
@@ -436,12 +437,11 @@ def work_and_exit(receive: int, work: Callable[[int], None]) -> None:
 
 
 def output_name(path: str) -> str:
-    """<stem>_OUTPUT<ext>: in OUTPUT_DIR, where that is set, else beside the input."""
-    stem, extension = os.path.splitext(path)
-    folder = os.environ.get("OUTPUT_DIR")
-    if folder:
-        stem = os.path.join(folder, os.path.basename(stem))
-    return f"{stem}_OUTPUT{extension}"
+    """<stem>_OUTPUT<ext>, with a shorter stem where a name could not be as long; in OUTPUT_DIR, else beside the input."""
+    folder, name = os.path.split(os.fsencode(path))
+    stem, extension = os.path.splitext(name)
+    whole = stem[: max(1, LONGEST_NAME - len(extension) - len("_OUTPUT"))] + b"_OUTPUT" + extension
+    return os.path.join(os.environ.get("OUTPUT_DIR") or os.fsdecode(folder), os.fsdecode(whole[:LONGEST_NAME]))
 
 
 def write_output(path: str, words: Words, scratch: str, encoding: str, replaced: int) -> None:

@@ -415,6 +415,16 @@ def test_the_output_is_the_tutorials_to_the_byte() -> None:
     assert sorted(os.listdir()) == ["in"]
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "é" * 127, "a." + "b" * 253], ids=["stem", "bytes", "extension"])
+def test_a_name_as_long_as_can_be_has_an_output(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Path(name).write_text("a b a")
+    (tmp_path / "out").mkdir()
+    done = run("--filepath", name, "--numwords", "1", OUTPUT_DIR=str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    (output,) = os.listdir(os.fsencode(tmp_path / "out"))
+    assert len(output) == 255 or output.endswith(b"_OUTPUT")
+
+
 def test_outside_a_node_the_names_stay_empty() -> None:
     Path("text").touch()
     assert run("--filepath", "text", "--numwords", "1").returncode == 0
