@@ -437,7 +437,7 @@ def work_and_exit(receive: int, work: Callable[[int], None]) -> None:
 
 
 def output_name(path: str) -> str:
-    """<stem>_OUTPUT<ext>, with a shorter stem where need be; in OUTPUT_DIR, where that is set, else beside the input."""
+    """<stem>_OUTPUT<ext>, with a shorter stem if need be; in OUTPUT_DIR, where that is set, else beside the input."""
     folder, name = os.path.split(os.fsencode(path))
     stem, extension = os.path.splitext(name)
     whole = stem[: max(1, LONGEST_NAME - len(extension) - len("_OUTPUT"))] + b"_OUTPUT" + extension
