@@ -136,7 +136,7 @@ def sweep_command(
     include_kept: Annotated[bool, typer.Option("--include-kept", help="Delete also what was kept on purpose.")] = False,
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = None,
 ) -> None:
-    """Find what runs of top-words have left in the accounts, and delete what has expired."""
+    """Find what runs have left in the accounts, and delete what has expired."""
     flow_run_uuid(flow_run)
     if not accounts:
         accounts_in(os.environ)

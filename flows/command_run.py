@@ -21,6 +21,7 @@ from prefect.settings import (
 from flows.prefect_server import ensure_prefect_server
 from tasks.errors import RunError
 from tasks.reporting.pages import Page, address, forget_report, latest_report, ui_url
+from tasks.script_results import ScriptResults
 from tasks.summary import Summary
 
 
@@ -33,7 +34,7 @@ def run_flow(entrypoint: str, parameters: Mapping[str, Any]) -> None:
     with _prefect_settings():
         try:
             # Not the run's state: after a lost answer the server's state has no result.
-            summary: Summary = flow(**parameters)
+            summary: Summary | ScriptResults = flow(**parameters)
         except RunError as error:
             if error.summary:
                 print(f"\n{error.summary}\n\n{_page_of_run(error.summary)}")
@@ -77,5 +78,5 @@ def _prefect_settings() -> AbstractContextManager[object]:
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
-def _page_of_run(summary: Summary) -> str:
+def _page_of_run(summary: Summary | ScriptResults) -> str:
     return f"See this run in the Prefect UI: {address(Page.RUN, summary.flow_run_id)}"
