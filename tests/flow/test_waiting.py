@@ -61,21 +61,28 @@ def shown() -> list[str]:
 
 
 def test_the_states_of_nodes_on_their_way_are_logged_and_shown(
-    troubled: Azure, troubled_run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    troubled: Azure,
+    troubled_run: Run,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    slow = BatchStartTask(command_line="sleep 0.5", wait_for_success=True)
+    go = tmp_path / "go"
+    until = f"/bin/sh -c 'until [ -e {go} ]; do sleep 0.05; done'"
+    slow = BatchStartTask(command_line=until, wait_for_success=True)
     monkeypatch.setattr(tasks.resources.pool, "_start_task", lambda script: slow)
-    faults.ask("timings", {"allocation": 0.5, "boot": 0.5})
+    faults.ask("timings", {"allocation": 0.5, "boot": 1.5})
     pool = own_pool(troubled, troubled_run)
     added = make_job(troubled, troubled_run, "true")
     seen: list[str] = []
-    watch(
-        troubled,
-        troubled_run,
-        pool,
-        added,
-        pace(once(lambda: is_logged(caplog, "1 starting"), lambda: seen.extend(shown()))),
-    )
+    on_starting = once(lambda: is_logged(caplog, "1 starting"), lambda: seen.extend(shown()))
+    on_start_task = once(lambda: is_logged(caplog, "1 waitingforstarttask"), go.touch)
+
+    def beat() -> None:
+        on_starting()
+        on_start_task()
+
+    watch(troubled, troubled_run, pool, added, pace(beat))
     queued = "0 of 1 Batch tasks completed (0 succeeded, 0 failed), 0 running, 1 queued; nodes: 1 "
     log = [message.removeprefix(queued) for message in caplog.messages if message.startswith(queued)]
     states = ["creating", "starting", "waitingforstarttask"]
