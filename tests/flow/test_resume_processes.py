@@ -68,7 +68,7 @@ def test_a_retry_of_its_flow_run_finishes_a_killed_command(
     deployed: Deployed, azure_settings: dict[str, str], tmp_path: Path
 ) -> None:
     texts, results = files(tmp_path), tmp_path / "results"
-    command = [sys.executable, "-m", "flows.top_words", str(texts), "--top-n", "2", "--nodes", "1", "--delay", "1"]
+    command = [sys.executable, "-m", "flows.top_words", str(texts), "--top-n", "2", "--nodes", "1", "--delay", "4"]
     with subprocess.Popen(
         [*command, "--output", str(results)],
         cwd=DATA.parent,
