@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 call_run_script: Any = run_script  # it takes paths, which its types do not say
 
 POOL = PoolSettings(slots_per_node=2)
-MANY = 2_000  # blobs; 10,000 take 20 seconds to make
+MANY = 10_000
 
 
 def shell(folder: Path, text: str) -> Path:
