@@ -47,27 +47,28 @@ class BlobAddress:
         return f"{base}/{self.container}/{self.glob.text}".rstrip("/" if not self.glob.text else "")
 
     @classmethod
-    def parse(cls, text: str) -> BlobAddress:
+    def parse(cls, text: str, what: str = "input") -> BlobAddress:
         """Raises InputError for what is no address of blobs, and for a SAS that is not for reading alone.
 
+        Messages begin with `what` it is the address of.
         In a URL, percent-encoded characters stand for themselves and are no wildcards; az:// takes names as they are.
         """
         scheme, rest = _scheme(text), text[text.index("://") + 3 :]
         rest, sas = _without_sas(rest)
-        shown = f"{scheme}://{rest}"
+        shown = f"{what} {scheme}://{rest}"
         if scheme == "az":
             account, _, path = rest.partition("/")
             endpoint = ""
         elif scheme in ("https", "http"):
-            account, endpoint, path = _of_url(scheme, rest)
+            account, endpoint, path = _of_url(shown, scheme, rest)
         else:
-            raise InputError(f"input {shown}: {scheme}:// is no address of Blob Storage; {_FORMS}")
+            raise InputError(f"{shown}: {scheme}:// is no address of Blob Storage; {_FORMS}")
         if not _ACCOUNT.fullmatch(account):
-            raise InputError(f"input {shown}: {account!r} is not the name of a storage account; {_FORMS}")
+            raise InputError(f"{shown}: {account!r} is not the name of a storage account; {_FORMS}")
         container, _, pattern = path.partition("/")
         if not _CONTAINER.fullmatch(container):
             raise InputError(
-                f"input {shown}: {container!r} is not the name of a container, which has 3 to 63 lower-case letters, "
+                f"{shown}: {container!r} is not the name of a container, which has 3 to 63 lower-case letters, "
                 f"digits and single dashes; {_FORMS}"
             )
         address = cls(account=account, endpoint=endpoint, container=container, glob=Glob(pattern), sas=sas)
@@ -93,16 +94,16 @@ def _without_sas(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _of_url(scheme: str, rest: str) -> tuple[str, str, str]:
+def _of_url(shown: str, scheme: str, rest: str) -> tuple[str, str, str]:
     """The account, its endpoint and the path below it."""
     host, _, path = rest.partition("/")
     host = host.lower().replace(".dfs.", ".blob.")
     path = re.sub("(?:%[0-9A-Fa-f]{2})+", lambda match: glob.escape(unquote(match[0])), path)
     if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?|\[[0-9a-f:]+\](:\d+)?", host):
-        raise InputError(f"input {scheme}://{rest}: {host!r} is no host; {_FORMS}")
+        raise InputError(f"{shown}: {host!r} is no host; {_FORMS}")
     if ".blob." in host:
         return host.partition(".")[0].removesuffix("-secondary"), f"{scheme}://{host}", path
     if scheme == "https" and ":" not in host and not re.fullmatch(r"[0-9.]+", host):
-        raise InputError(f"input {scheme}://{rest}: {host!r} is not a host of Blob Storage; {_FORMS}")
+        raise InputError(f"{shown}: {host!r} is not a host of Blob Storage; {_FORMS}")
     account, _, path = path.partition("/")  # as Azurite has it, and whatever else has one host for many accounts
     return account, f"{scheme}://{host}/{account}", path

@@ -22,10 +22,7 @@ def output_address(output: str) -> BlobAddress:
             f"output {output.partition('?')[0]}: whoever sees the parameters could use its SAS; leave it out, for the "
             "run's own credential writes there"
         )
-    try:
-        address = BlobAddress.parse(output)
-    except InputError as error:
-        raise InputError(str(error).replace("input ", "output ", 1)) from None
+    address = BlobAddress.parse(output, "output")
     if not address.glob.is_plain:
         raise InputError(f"output {address}: a place for outputs has no wildcards; name a folder in a container")
     return address
