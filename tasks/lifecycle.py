@@ -112,7 +112,7 @@ class BatchRun(Generic[T, J]):
             script=self._workload.script_name,
             arguments=self._workload.arguments,
             destination=self.destination,
-            places=self.results.places,
+            place_of=self.results.place_of,
         )
 
     # What becomes known while it goes on

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -40,7 +40,7 @@ _LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
 class Work:
     """What each Batch task is to do with its input file.
 
-    places: the folder of each input file's outputs, by the file's name.
+    place_of: the folder of an input file's outputs, by the file's name.
     """
 
     limits: TimeLimits
@@ -48,7 +48,7 @@ class Work:
     script: str  # its name on the nodes
     arguments: Sequence[str] = ()
     destination: Destination | None = None  # else the run's own output container
-    places: Mapping[str, str] = field(default_factory=dict, repr=False)
+    place_of: Callable[[str], str] = blob_name
 
 
 class BatchTasks:
@@ -114,14 +114,13 @@ class BatchTasks:
     def _environment(self, file: UploadedFile, path: str) -> list[EnvironmentSetting]:
         """What run_file.py is given. Not on its command line, which far more people can read."""
         destination = self._destination
-        place = self._work.places.get(file.name, blob_name(file.name))
         values = {
             "INPUT_FILE": path,
             INPUT_NAME: quoted(file.name),
             "INPUT_SIZE": f"{file.size}",
             "INPUT_MD5": file.md5,
             "OUTPUT_URL": destination.url,
-            "OUTPUT_PREFIX": destination.folder(place),
+            "OUTPUT_PREFIX": destination.folder(self._work.place_of(file.name)),
             "OUTPUT_SAS_TOKEN": self._output_token,
             "RECORD_URL": f"{self._records}/{quote(file.record)}",
             "RECORD_SAS_TOKEN": self._record_token,

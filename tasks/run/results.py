@@ -91,13 +91,17 @@ class Results:
         places = local_paths([file.name for file in files], reserved)
         return cls(folder=folder, parse=parse, places=places, program=program, kept=kept)
 
+    def place_of(self, name: str) -> str:
+        """The folder of the input file of that name, below that of the run or of kept outputs."""
+        return self.places.get(name, blob_name(name))
+
     def folder_of(self, name: str) -> Path:
         """Where the outputs of the input file of that name are."""
-        return self.folder / self.places.get(name, blob_name(name))
+        return self.folder / self.place_of(name)
 
     def logs_of(self, name: str) -> Path:
         """Where what its Batch task wrote to stdout and stderr is."""
-        return self.folder / LOGS / self.places.get(name, blob_name(name))
+        return self.folder / LOGS / self.place_of(name)
 
     def paths(self, name: str, record: Record) -> list[tuple[Output, Path]]:
         """Each output of the file with its place on this machine."""
@@ -161,16 +165,21 @@ class Results:
 
     def done(self) -> dict[str, Done]:
         """The files whose outputs were there, by name."""
-        try:
-            known = json.loads((self.folder / _DONE).read_text(encoding="utf-8", errors="surrogatepass"))
-            return {str(name): Done.of(each) for name, each in known.items()}
-        except (OSError, ValueError, AttributeError):
-            return {}
+        return self._noted() or {}
 
     def notes_unreadable(self) -> bool:
         """Whether the folder has notes of finished files, and these cannot be read."""
-        path = self.folder / _DONE
-        return path.is_file() and not self.done() and path.read_bytes() != b"{}"
+        return self._noted() is None
+
+    def _noted(self) -> dict[str, Done] | None:
+        """The same; None where there are notes that cannot be read."""
+        try:
+            known = json.loads((self.folder / _DONE).read_text(encoding="utf-8", errors="surrogatepass"))
+            return {str(name): Done.of(each) for name, each in known.items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError, AttributeError):
+            return None
 
     def _note(self, done: Mapping[str, Done]) -> None:
         values = {name: each.as_values() for name, each in done.items()}
