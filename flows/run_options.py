@@ -43,7 +43,7 @@ class RunOptions:
     slots_per_node: Annotated[int, typer.Option(help="Task slots of a node.")] = _POOL.slots_per_node
     slots_per_task: Annotated[int, typer.Option(help="Task slots that a Batch task takes.")] = _POOL.slots_per_task
     node_python: Annotated[
-        str | None, typer.Option(help="Python version of the nodes, such as 3.12, where the image does not tell.")
+        str | None, typer.Option(help="Python version of the nodes, such as 3.12, where the image does not show it.")
     ] = _POOL.node_python
     pool_id: Annotated[str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")] = (
         _POOL.existing_pool_id

@@ -23,7 +23,7 @@ _OPTIONS = "--rm --user 0:0 --entrypoint="
 
 
 def container_configuration(settings: PoolSettings) -> BatchContainerConfiguration | None:
-    """What a new pool is told: its nodes sign in and pull the image once, before they take tasks."""
+    """Those of a new pool, whose nodes sign in and pull the image once, before they take tasks."""
     if not settings.container_image:
         return None
     return BatchContainerConfiguration(
@@ -34,7 +34,7 @@ def container_configuration(settings: PoolSettings) -> BatchContainerConfigurati
 
 
 def task_settings(pool: UsedPool) -> BatchTaskContainerSettings | None:
-    """What a Batch task is told; in a pool of somebody else also how to sign in to the registry."""
+    """Those of a Batch task; in a pool of somebody else also how to sign in to the registry."""
     if not pool.container_image:
         return None
     registry = registries(pool.container_image, pool.container_registry)

@@ -86,8 +86,8 @@ def _probe(name: str, program: str) -> Engine | str:
     except OSError as error:
         return f"{program} cannot be started ({error.strerror})"
     if answer.returncode:
-        said = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-        return f"{program} says {said!r}"
+        last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        return f"{program} says {last!r}"
     return Engine(program=program, name=name, rootless="rootless=true" in answer.stdout or "=rootless" in answer.stdout)
 
 
