@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -18,7 +18,7 @@ class UploadedFile:
     md5: str = ""  # hexadecimal; empty where the service does not know that of a user's blob
     etag: str = ""  # of a user's blob
     modified: datetime  # when the blob, or what processes it, got its content, by the service's clock
-    task_id: str = ""  # of the Batch task that processes it
+    task_id: str = ""  # of the Batch task that processes it, with others of its group
     container: str
     sas_url: str = field(repr=False)
     uploaded: bool = True  # by the run; else a blob of the user's that is read where it is
@@ -35,8 +35,20 @@ class UploadedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """The blob that a group's Batch task fetches: the list of its files, and the content of those that are uploaded.
+
+    digest: of the list without URLs; another where the group has other files, or one has another content.
+    """
+
+    blob: UploadedFile
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Uploads:
-    """What nodes fetch: the files of the application container, and the input files."""
+    """What nodes fetch: the files of the application container, and the input files; bundles by the group's id."""
 
     application: Sequence[UploadedFile]
     inputs: Sequence[UploadedFile]
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)
