@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import uuid4
 
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
@@ -13,7 +15,7 @@ from azure.storage.blob import ContainerClient
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.run.identity import Role, Run
-from tasks.run.records import GROUPS, FileRecord
+from tasks.run.records import GROUPS, FileRecord, quoted
 
 _NAME = re.compile(rf"{GROUPS}/([^/]+)/(?:(\d+)|void-[0-9a-f]+)\.json")
 
@@ -74,17 +76,29 @@ def read_group_records(azure: Azure, run: Run, groups: Collection[str] | None = 
 
 
 def combine(lists: Iterable[tuple[RecordList, Iterable[FileRecord]]]) -> dict[str, GroupRecords]:
-    """The last record of each file, in the order in which the lists were written."""
+    """The last record of each file that is not void, in the order in which the lists were written."""
     found: dict[str, dict[str, Written]] = {}
-    numbers: dict[str, int] = {}
+    numbers: dict[str, dict[str, int]] = {}  # of the list with the record that counts
+    next_list: dict[str, int] = {}
     for each, records in sorted(lists, key=lambda pair: _order(pair[0])):
-        files = found.setdefault(each.group, {})
-        numbers[each.group] = max(numbers.get(each.group, 0), each.number + 1)
+        files, number = found.setdefault(each.group, {}), numbers.setdefault(each.group, {})
+        next_list[each.group] = max(next_list.get(each.group, 0), each.number + 1)
         for record in records:
             before = files.get(record.name)
+            if record.void and before and record.below is not None and number[record.name] >= record.below:
+                continue  # written since, as their numbers show; the times of both may be the same
             tries = 0 if before is None or before.record.void else before.tries
             files[record.name] = Written(record=record, at=each.written, tries=tries + (not record.void))
-    return {id: GroupRecords(files=files, next_list=numbers[id]) for id, files in found.items()}
+            number[record.name] = each.number
+    return {id: GroupRecords(files=files, next_list=next_list[id]) for id, files in found.items()}
+
+
+def make_void(azure: Azure, run: Run, group: str, names: Iterable[str], below: int) -> None:
+    """Let the records that these files have in the group's lists below that number count no more."""
+    values = [{"name": quoted(name), "void": True, "below": below} for name in names]
+    with azure.blobs() as blobs:
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+        container.upload_blob(f"{GROUPS}/{group}/void-{uuid4().hex}.json", json.dumps(values).encode())
 
 
 def _order(each: RecordList) -> tuple[datetime, bool, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 GROUPS_PER_SLOT = 8  # at least, so that all slots end at about the same time
 MOST_FILES = 500
+MOST_FILES_PER_TASK = 1000  # where a number is asked for
 LARGEST_FILE = 1 << 20  # bytes; a larger one is alone
 LARGEST_GROUP = 8 << 20  # bytes
 SECONDS = 20.0  # of assumed work in a group
@@ -16,6 +20,9 @@ _SECONDS_PER_FILE, _BYTES_PER_SECOND = 0.04, 5e6  # assumed
 
 class HasSize(Protocol):
     """What is known of an input file."""
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def size(self) -> int: ...
@@ -38,6 +45,22 @@ class Group(Generic[F]):
     def size(self) -> int:
         """Bytes."""
         return sum(file.size for file in self.files)
+
+    @property
+    def label(self) -> str:
+        """Such as "a.txt and 311 more"."""
+        return label(self.files)
+
+
+def label(files: Sequence[HasSize]) -> str:
+    """Names the files: one by its name, of more the first with the number of the others."""
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    return f"{files[0].name}{more}"
+
+
+def grouped(files: Iterable[F]) -> list[Group[F]]:
+    """The groups of files that have the id of their group's Batch task and stand in their order."""
+    return [Group(id=id, files=tuple(members)) for id, members in groupby(files, attrgetter("task_id"))]
 
 
 def form(files: Sequence[F], *, slots: int, files_per_task: int | None = None) -> list[Group[F]]:
@@ -72,3 +95,22 @@ def form(files: Sequence[F], *, slots: int, files_per_task: int | None = None) -
             close()
     close()
     return groups
+
+
+def as_ranges(indices: Iterable[int]) -> str:
+    """Ascending indices as text, such as "0-4,7"."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def parse_ranges(text: str) -> frozenset[int]:
+    """What `as_ranges` has written; nothing where it is something else."""
+    if not re.fullmatch(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", text):
+        return frozenset()
+    ends = [(int(first), int(last or first)) for first, _, last in (each.partition("-") for each in text.split(","))]
+    return frozenset(index for first, last in ends for index in range(first, last + 1))

@@ -101,6 +101,7 @@ class FileRecord:
     stdout_end: str = field(default="", repr=False)
     stderr_end: str = field(default="", repr=False)
     void: bool = False
+    below: int | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -117,7 +118,7 @@ class FileRecord:
         try:
             name = os.fsdecode(unquote_to_bytes(values["name"]))
             if values.get("void"):
-                return cls(name=name, void=True)
+                return cls(name=name, void=True, below=values.get("below"))
             given, began = values["input"], values.get("began")
             return cls(
                 name=name,
