@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -102,9 +102,9 @@ class Plan:
     """
 
     groups: Sequence[GroupPlan]
-    drop_tasks: frozenset[str]
-    drop_records: frozenset[str]
-    void: Mapping[str, frozenset[str]]
+    drop_tasks: Set[str]
+    drop_records: Set[str]
+    void: Mapping[str, Set[str]]
     next_lists: Mapping[str, int]
     replace_job: bool
 
