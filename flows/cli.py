@@ -115,7 +115,7 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
     """
     configured = settings.accounts or accounts_in(os.environ)
     refuse_too_many_paths(inputs)
-    found = refuse_bad_input(inputs, settings.allow_failures, settings.output_folder)
+    found = refuse_bad_input(inputs, settings.allow_failures, settings.output_folder, settings.files_per_task)
     print(
         f"Input: {found}; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",
         file=sys.stderr,

@@ -59,6 +59,12 @@ class RunOptions:
     allow_failures: Annotated[int, typer.Option(help="Files that may fail in a run that completes.")] = (
         _RUN.allow_failures
     )
+    files_per_task: Annotated[
+        int | None, typer.Option(help="The most small files in a Batch task; without it, chosen from their sizes.")
+    ] = _RUN.files_per_task
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Run each file of a script with process_file in its own process.")
+    ] = _RUN.isolate
     output: Annotated[
         str,
         typer.Option(
@@ -84,6 +90,8 @@ class RunOptions:
             output_folder=self.output,
             clean_up=self._clean_up(),
             allow_failures=self.allow_failures,
+            files_per_task=self.files_per_task,
+            isolate=self.isolate,
             skip_done=self.skip_done,
             accounts=self.accounts,
         )

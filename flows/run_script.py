@@ -31,6 +31,7 @@ from tasks.tables.joins import Join
 from tasks.tables.outputs import read_outputs
 
 NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+FilesPerTask = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 1000})] | None
 Text = Annotated[str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, os.PathLike) else given)]
 
 
@@ -47,6 +48,8 @@ def run_script(
     output_folder: Text = "results",
     clean_up: CleanUp = CleanUp(),
     allow_failures: NoneOrMore = 0,
+    files_per_task: FilesPerTask = None,
+    isolate: bool = False,
     skip_done: bool = False,
     accounts: str | None = None,
 ) -> ScriptResults:
@@ -65,6 +68,9 @@ def run_script(
         output_folder: Where to put the results: a folder of the run's own is made in it.
         clean_up: What to delete when the run ends, well or badly.
         allow_failures: How many files may fail in a run that completes; the outcomes name them.
+        files_per_task: The most small files that one Batch task processes. None: chosen from their sizes, so that few
+            files are processed one by one, and many in groups.
+        isolate: Run each file in a process of its own, also where the script offers `process_file`.
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
     """
@@ -85,6 +91,8 @@ def run_script(
         output_folder=output_folder,
         clean_up=clean_up,
         allow_failures=allow_failures,
+        files_per_task=files_per_task,
+        isolate=isolate,
         skip_done=skip_done,
         accounts=accounts,
     )

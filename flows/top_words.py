@@ -28,6 +28,7 @@ NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.
 
 AtLeastOne = Annotated[int, Field(json_schema_extra={"minimum": 1})]
 NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+FilesPerTask = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 1000})] | None
 NotNegative = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 
 
@@ -40,6 +41,8 @@ def top_words(
     output_folder: str = "results",
     clean_up: CleanUp = CleanUp(),
     allow_failures: NoneOrMore = 0,
+    files_per_task: FilesPerTask = None,
+    isolate: bool = False,
     skip_done: bool = False,
     accounts: str | None = None,
     delay_seconds: NotNegative = 0,
@@ -55,6 +58,9 @@ def top_words(
         output_folder: Where to put the results: a folder of the run's own is made in it.
         clean_up: What to delete when the run ends, well or badly.
         allow_failures: How many files may be without output in a run that completes; the summary names them.
+        files_per_task: The most small files that one Batch task processes. None: chosen from their sizes, so that few
+            files are processed one by one, and many in groups.
+        isolate: Run each file in a process of its own, also where the script offers `process_file`.
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
@@ -76,6 +82,8 @@ def top_words(
         output_folder=output_folder,
         clean_up=clean_up,
         allow_failures=allow_failures,
+        files_per_task=files_per_task,
+        isolate=isolate,
         skip_done=skip_done,
         accounts=accounts,
     )

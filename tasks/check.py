@@ -34,10 +34,15 @@ from tasks.step import step
 
 @step("0 check input")
 def check_input(
-    azure: Azure, run: Run, inputs: Sequence[str], allow_failures: int = 0, output: str = ""
+    azure: Azure,
+    run: Run,
+    inputs: Sequence[str],
+    allow_failures: int = 0,
+    output: str = "",
+    files_per_task: int | None = None,
 ) -> list[InputFile]:
     """The files and blobs that the parameters name; see refuse_bad_input and all_inputs."""
-    found = refuse_bad_input(inputs, allow_failures, output)
+    found = refuse_bad_input(inputs, allow_failures, output, files_per_task)
     files = all_inputs(azure, found, run.expires)
     size = sum(file.size for file in files)
     blobs = len(files) - len(found.files)

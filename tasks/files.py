@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,15 @@ from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.content import Content
 from tasks.inputs.files import InputFile
 from tasks.inputs.names import blob_name
-from tasks.packages.needed import WHEELS
 from tasks.reporting.artifacts import publish_sas_links
-from tasks.resources.upload import Line, upload
+from tasks.resources.batch_task import Work
+from tasks.resources.bundle import Bundler
+from tasks.resources.pool import slots
+from tasks.resources.upload import Line, holds, upload
+from tasks.run.groups import Group, form
 from tasks.run.identity import Role, Run
-from tasks.run.uploads import UploadedFile, Uploads
+from tasks.run.settings import PoolSettings
+from tasks.run.uploads import Bundle, UploadedFile, Uploads
 from tasks.step import step
 
 _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link instead of saving it
@@ -37,33 +41,60 @@ class _Local:
 
 
 @step("2 upload files")
-def upload_files(azure: Azure, run: Run, inputs: Sequence[InputFile], application: Mapping[str, Path]) -> Uploads:
+def upload_files(
+    azure: Azure,
+    run: Run,
+    inputs: Sequence[InputFile],
+    application: Mapping[str, Path],
+    pool: PoolSettings | None = None,
+    work: Work | None = None,
+) -> Uploads:
     """Upload what runs on the nodes and the input files; a blob that is there with the same content is not sent again.
 
     application: the files that run on the nodes, by their names there.
+
+    pool, work: what decides which small files are processed together; without them each is processed alone.
     """
     ours = [_Local(name=name, path=path, size=path.stat().st_size) for name, path in application.items()]
+    groups = _groups(azure, inputs, pool, work)
+    alone = [group.files[0] for group in groups if len(group.files) == 1]
     local = [
         _Local(name=file.name, path=file.source, size=file.size, task_id=file.task_id)
-        for file in inputs
+        for file in alone
         if isinstance(file.source, Path)
     ]
-    in_place = {file.name: (file, file.source) for file in inputs if isinstance(file.source, SourceBlob)}
-    with azure.blobs() as blobs:
-        sent = _upload(azure, blobs, run, Role.APPLICATION, ours)
-        uploaded = {file.name: file for file in _upload(azure, blobs, run, Role.INPUT, local)} if local else {}
+    _log_in_place(inputs)
     signer = Signer(azure, run.expires)
-    uploaded |= {name: _in_place(signer, *found) for name, found in in_place.items()}
-    if in_place:
-        size = sum(file.size for file, _ in in_place.values())
-        get_run_logger().info("%d input files (%s bytes) are read where they are", len(in_place), f"{size:,}")
-    # Outputs of another script are no outputs of this one; newer releases of packages change nothing.
-    programmed = [file.modified for file in sent if file.name != WHEELS]
-    files = [uploaded[file.name] for file in inputs]
-    files = [replace(file, modified=max([file.modified, *programmed])) for file in files]
-    uploads = Uploads(application=sent, inputs=files)
+    with azure.blobs() as blobs:
+        uploads = Uploads(application=_upload(azure, blobs, run, Role.APPLICATION, ours), inputs=())
+        uploaded = _upload(azure, blobs, run, Role.INPUT, local) if local else []
+        uploaded += [_in_place(signer, file, file.source) for file in alone if isinstance(file.source, SourceBlob)]
+        # Outputs of another script are no outputs of this one.
+        uploaded = [replace(file, modified=max(file.modified, uploads.programmed)) for file in uploaded]
+        bundles: dict[str, Bundle] = {}
+        if work and len(alone) < len(inputs):
+            bundler = Bundler(azure, run, blobs, work, uploads.programmed)
+            bundles, members = _upload_bundles(bundler, [group for group in groups if len(group.files) > 1])
+            uploaded += members
+    by_name = {file.name: file for file in uploaded}
+    uploads = replace(uploads, inputs=[by_name[file.name] for file in inputs], bundles=bundles)
     publish_sas_links(uploads, run.expires)
     return uploads
+
+
+def _groups(
+    azure: Azure, inputs: Sequence[InputFile], pool: PoolSettings | None, work: Work | None
+) -> Sequence[Group[InputFile]]:
+    if not pool or not work or work.files_per_task == 1:
+        return form(inputs, slots=1, files_per_task=1)
+    with azure.batch() as batch:
+        return form(inputs, slots=slots(batch, pool), files_per_task=work.files_per_task)
+
+
+def _log_in_place(inputs: Sequence[InputFile]) -> None:
+    sizes = [file.size for file in inputs if isinstance(file.source, SourceBlob)]
+    if sizes:
+        get_run_logger().info("%d input files (%s bytes) are read where they are", len(sizes), f"{sum(sizes):,}")
 
 
 def _in_place(signer: Signer, file: InputFile, blob: SourceBlob) -> UploadedFile:
@@ -86,19 +117,14 @@ def _upload(
     container = blobs.get_container_client(run.container(role))
     present = {blob.name: blob for blob in container.list_blobs()}
     signer = Signer(azure, run.expires)
-    logger = get_run_logger()
     line = Line()
-    size = sum(file.size for file in files)
 
     def send(file: _Local) -> tuple[bool, UploadedFile]:
         return _upload_one(container, present.get(blob_name(file.name)), signer, file, line)
 
-    def log_progress() -> None:
-        logger.info("%s of %s bytes uploaded to %s so far", f"{line.sent:,}", f"{size:,}", container.container_name)
-
-    done = in_parallel(send, files, meanwhile=log_progress)
+    done = in_parallel(send, files, meanwhile=_progress(container, line, sum(file.size for file in files)))
     sent = sum(sent for sent, _ in done)
-    logger.info(
+    get_run_logger().info(
         "%d of %d files (%s bytes) uploaded to %s%s",
         sent,
         len(files),
@@ -109,13 +135,43 @@ def _upload(
     return [uploaded for _, uploaded in done]
 
 
+def _upload_bundles(
+    bundler: Bundler, groups: Sequence[Group[InputFile]]
+) -> tuple[dict[str, Bundle], list[UploadedFile]]:
+    """The bundles by the groups' ids, and the files that are in them."""
+    size = sum(group.size for group in groups)
+    done = in_parallel(bundler.upload, groups, meanwhile=_progress(bundler.container, bundler.line, size))
+    files = [file for _, _, files in done for file in files]
+    sent = sum(sent for sent, _, _ in done)
+    get_run_logger().info(
+        "%s small files (%s bytes) in %d groups: %d of the %d bundles uploaded to %s%s",
+        f"{len(files):,}",
+        f"{size:,}",
+        len(groups),
+        sent,
+        len(groups),
+        bundler.container.container_name,
+        "" if sent == len(groups) else "; the others are there already",
+    )
+    return {bundle.blob.task_id: bundle for _, bundle, _ in done}, files
+
+
+def _progress(container: ContainerClient, line: Line, size: int) -> Callable[[], None]:
+    logger = get_run_logger()
+
+    def log() -> None:
+        logger.info("%s of %s bytes uploaded to %s so far", f"{line.sent:,}", f"{size:,}", container.container_name)
+
+    return log
+
+
 def _upload_one(
     container: ContainerClient, there: BlobProperties | None, signer: Signer, file: _Local, line: Line
 ) -> tuple[bool, UploadedFile]:
     """Whether the file had to be sent, and what is there now."""
     content = Content.of(file.path)
     name = blob_name(file.name)
-    if there is not None and _holds(there, content):
+    if there is not None and holds(there, content):
         sent, modified = False, there.last_modified
         line.note(content.size)
     else:
@@ -129,7 +185,3 @@ def _upload_one(
         container=container.container_name,
         sas_url=signer.read_url(container.container_name, name),
     )
-
-
-def _holds(blob: BlobProperties, content: Content) -> bool:
-    return blob.size == content.size and bytes(blob.content_settings.content_md5 or b"") == content.md5

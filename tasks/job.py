@@ -1,7 +1,8 @@
-"""Steps 4, 5 and 9: the job, its tasks (one per input file), and its end."""
+"""Steps 4, 5 and 9: the job, its tasks (one per group of input files), and its end."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from azure.batch import BatchClient
@@ -16,12 +17,19 @@ from tasks.resources.bulk import ENDED_CODES, add_all
 from tasks.resources.job import Job
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.run import resume
+from tasks.run.groups import label
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
-from tasks.run.previous_attempt import delete_records, read_previous_attempt
-from tasks.run.resume import Decision, Plan
+from tasks.run.previous_attempt import (
+    delete_records,
+    next_lists_there,
+    read_previous_attempt,
+    records_there,
+    void_group_records,
+)
+from tasks.run.resume import GroupPlan, Plan
 from tasks.run.settings import Disposal
-from tasks.run.uploads import UploadedFile, Uploads
+from tasks.run.uploads import Uploads
 from tasks.step import RETRIES_OF_DELETES, step
 
 
@@ -35,8 +43,8 @@ def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposa
         job = Job(batch, run, pool.id, disposal)
         created = create_or_adopt(run, job)
         if not created and job.has_ended():
-            previous = read_previous_attempt(azure, batch, run, job_has_ended=True)
-            created = _replace_job(azure, run, job, resume.plan(uploads.inputs, previous, run))
+            previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
+            created = _replace_job(azure, run, job, resume.plan(uploads, previous, run))
     how = "created" if created else "already exists, reusing it"
     get_run_logger().info("%s: %s; pool %s, ends at %s at the latest", job.title, how, pool.id, run.expires_text)
     return run.job_id
@@ -44,15 +52,22 @@ def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposa
 
 @step("5 add tasks")
 def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Work) -> list[AddedTask]:
-    """Add a Batch task for each input file that is not done and has none that will do it; returns all, in order."""
+    """Add a Batch task for each group with files that are not done and that no task will do; returns all, in order.
+
+    One is returned for each Batch task, and one for each file that is done and has none.
+    """
     batch_tasks = BatchTasks(azure, run, pool, uploads, work)
 
     def carry_out(plan: Plan) -> None:
-        _drop(azure, batch, run, plan)
-        add_all(batch, run.job_id, [batch_tasks.make(file) for file in plan.add])
+        next_lists = _drop(azure, batch, run, plan)
+        to_add = [each for each in plan.groups if each.adds]
+        if uploads.bundles:  # the biggest first, so that all slots end at about the same time
+            to_add.sort(key=lambda each: sum(file.size for file in each.to_add), reverse=True)
+        made = [batch_tasks.make(each.group, each.members, next_lists.get(each.group.id, 0)) for each in to_add]
+        add_all(batch, run.job_id, made)
 
     with azure.batch() as batch:
-        plan = resume.plan(uploads.inputs, read_previous_attempt(azure, batch, run), run)
+        plan = resume.plan(uploads, read_previous_attempt(azure, batch, run, uploads), run)
         try:
             carry_out(plan)
         except ResourceExistsError as error:
@@ -60,18 +75,24 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
             job = Job(batch, run, pool.id)
             if error_code(error) not in ENDED_CODES or not job.has_ended_with_its_tasks():
                 raise
-            previous = read_previous_attempt(azure, batch, run, job_has_ended=True)
-            plan = resume.plan(uploads.inputs, previous, run, again=plan.add)
+            previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
+            plan = resume.plan(uploads, previous, run, again=plan.add)
             _replace_job(azure, run, job.as_tagged(), plan)
             carry_out(plan)
-    others = len(plan.decisions) - len(plan.add)
+    _log_added(run, plan)
+    return [task for each in plan.groups for task in _added(each)]
+
+
+def _log_added(run: Run, plan: Plan) -> None:
+    count, files = sum(each.adds for each in plan.groups), len(plan.add)
+    others = len(plan.decisions) - files
     get_run_logger().info(
-        "Job %s: %d Batch tasks added, one per input file%s",
+        "Job %s: %s Batch tasks added, %s%s",
         run.job_id,
-        len(plan.add),
-        f"; {others} of a previous attempt reused" if others else "",
+        f"{count:,}" if count < files else count,
+        f"for {files:,} input files" if count < files else "one per input file",
+        f"; {others} {'files' if count < files else ''} of a previous attempt reused" if others else "",
     )
-    return [_added(file, decision) for file, decision in plan.decisions]
 
 
 def _replace_job(azure: Azure, run: Run, job: Job, plan: Plan) -> bool:
@@ -79,25 +100,53 @@ def _replace_job(azure: Azure, run: Run, job: Job, plan: Plan) -> bool:
     if not plan.replace_job:
         return False
     get_run_logger().info("%s: has ended with files not processed, replacing it", job.title)
-    # First the records: only the job's tasks show that they are of another content.
-    delete_records(azure, run, plan.drop_records)
+    _drop_records(azure, run, plan)
     dispose(run, job, Disposal.DELETE)
     return create_or_adopt(run, job)
 
 
-def _drop(azure: Azure, batch: BatchClient, run: Run, plan: Plan) -> None:
-    """Delete the tasks that are replaced or have none of the files, and records of files that are processed again."""
+def _drop_records(azure: Azure, run: Run, plan: Plan) -> None:
+    """Have the records of files that are processed again count no more.
+
+    Before their tasks are deleted: only these show that records are of another content.
+    """
+    void_group_records(azure, run, plan.void, plan.next_lists)
+    delete_records(azure, run, plan.drop_records)
+
+
+def _drop(azure: Azure, batch: BatchClient, run: Run, plan: Plan) -> Mapping[str, int]:
+    """Delete the tasks that are replaced or have none of the files, and records of files that are processed again.
+
+    Returns the numbers of the groups' next lists of records.
+    """
 
     def delete(id: str) -> None:
         with suppress(ResourceNotFoundError):
             batch.delete_task(run.job_id, id)
 
+    _drop_records(azure, run, plan)
+    if not plan.drop_tasks and not plan.replace_job:
+        return plan.next_lists
     in_parallel(delete, plan.drop_tasks)
-    delete_records(azure, run, plan.drop_records)
+    # What they have written until then.
+    delete_records(azure, run, records_there(azure, run).keys() & {file.record for file in plan.add})
+    next_lists = next_lists_there(azure, run)
+    names = {file.name for file in plan.add}
+    late = {id: names for id, number in next_lists.items() if number > plan.next_lists.get(id, 0)}
+    void_group_records(azure, run, late, next_lists)
+    return next_lists
 
 
-def _added(file: UploadedFile, decision: Decision) -> AddedTask:
-    return AddedTask(id=file.task_id, file=file.name, earlier=decision is Decision.RECORD_ONLY)
+def _added(each: GroupPlan) -> list[AddedTask]:
+    """The Batch task of the group, and the files that are done and have none."""
+    files, members = each.group.files, [each.group.files[at] for at in each.members]
+    names = {file.name for file in members}
+    earlier = [AddedTask(id=each.group.id, file=file.name, earlier=True) for file in files if file.name not in names]
+    if not members:
+        return earlier
+    if len(files) == 1:
+        return [AddedTask(id=each.group.id, file=files[0].name)]
+    return [AddedTask(id=each.group.id, file=label(members), members=tuple(file.name for file in members)), *earlier]
 
 
 @step("9 delete job", retries=RETRIES_OF_DELETES)
@@ -116,7 +165,7 @@ def find_done(azure: Azure, run: Run, uploads: Uploads) -> list[TaskOutcome]:
     Nothing where some are to be processed: then step 5 adds a Batch task for each of those.
     """
     with azure.batch() as batch:
-        plan = resume.plan(uploads.inputs, read_previous_attempt(azure, batch, run), run)
+        plan = resume.plan(uploads, read_previous_attempt(azure, batch, run, uploads), run)
     if not plan.all_done:
         return []
     get_run_logger().info("A previous attempt has processed all %d files: no pool is needed", len(uploads.inputs))

@@ -77,7 +77,9 @@ class BatchRun(Generic[T, J]):
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
         """Step 0: check all that can be checked; returns the files that no previous attempt has processed."""
         settings = self._settings
-        files = check_input(self.azure, self.id, inputs, settings.allow_failures, settings.output_folder)
+        files = check_input(
+            self.azure, self.id, inputs, settings.allow_failures, settings.output_folder, settings.files_per_task
+        )
         workload = self._workload
         program = workload.program.in_container(settings.pool.container_image)
         results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
@@ -113,6 +115,8 @@ class BatchRun(Generic[T, J]):
             arguments=self._workload.arguments,
             destination=self.destination,
             place_of=self.results.place_of,
+            files_per_task=self._settings.files_per_task,
+            isolate=self._settings.isolate,
         )
 
     # What becomes known while it goes on

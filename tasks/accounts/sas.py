@@ -47,8 +47,10 @@ class Signer:
             return url
         return f"{url}?{source.sas if access is Access.SAS else self._read_token(source, blob)}"
 
-    def write_token(self, container: str, endpoint: str = "") -> str:
-        """A SAS token that lets its bearer create and overwrite blobs in the container; not read, list or delete.
+    def write_token(self, container: str, endpoint: str = "", *, read: bool = False) -> str:
+        """A SAS token that lets its bearer create and overwrite blobs in the container; not list or delete.
+
+        read: permit also to read them.
 
         The endpoint is that of another account than the run's own, which only Entra ID can sign for.
         """
@@ -56,7 +58,7 @@ class Signer:
         return generate_container_sas(
             self._name(target),
             container,
-            permission=ContainerSasPermissions(create=True, write=True),
+            permission=ContainerSasPermissions(read=read, create=True, write=True),
             expiry=self.expires,
             **self._with(target),
         )

@@ -84,18 +84,25 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
 @best_effort
 def publish_sas_links(uploads: Uploads, expires: datetime) -> None:
     """The uploaded files as links; in markdown, because the UI shows the links in a table artifact as raw text."""
+    description = f"SAS URLs of the uploaded files{attempt_suffix()}"
+    create_markdown_artifact(sas_links(uploads, expires), key=Key.SAS_LINKS.value, description=description)
+
+
+def sas_links(uploads: Uploads, expires: datetime) -> str:
+    """A row for each file, or for each bundle of files that are processed together."""
+    bundles = uploads.bundles
+    inputs = [bundles[group.id].blob if group.id in bundles else group.files[0] for group in uploads.groups]
     lines = [
         "Each link reads one file and nothing else. They work while the run's containers exist, "
         f"at the longest until {expires:%Y-%m-%d %H:%M %Z}. Whoever can see this page can open them.",
         "",
         "| file | bytes | container |",
         "|:--|--:|:--|",
-        *(_link_row(file) for file in [*uploads.application, *uploads.inputs[:MOST_TABLE_ROWS]]),
+        *(_link_row(file) for file in [*uploads.application, *inputs[:MOST_TABLE_ROWS]]),
     ]
-    if (more := len(uploads.inputs) - MOST_TABLE_ROWS) > 0:
-        lines += ["", f"and {more} more input files"]
-    description = f"SAS URLs of the uploaded files{attempt_suffix()}"
-    create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description=description)
+    if (more := len(inputs) - MOST_TABLE_ROWS) > 0:
+        lines += ["", f"and {more} more {'files and bundles of files' if bundles else 'input files'}"]
+    return "\n".join(lines)
 
 
 @best_effort

@@ -1,4 +1,4 @@
-"""The Batch task of one input file: what its node fetches, runs and stores."""
+"""The Batch task of a group of input files, or of one: what its node fetches, runs and stores."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ from tasks.accounts.sas import Signer
 from tasks.inputs.names import blob_name
 from tasks.resources.container_image import need_python, task_settings
 from tasks.run.destination import Destination
+from tasks.run.groups import Group, as_ranges
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import STREAMS, log_blob
-from tasks.run.previous_attempt import INPUT_NAME, SAS_EXPIRES
-from tasks.run.records import quoted
+from tasks.run.previous_attempt import GROUP_DIGEST, GROUP_MEMBERS, INPUT_NAME, SAS_EXPIRES
+from tasks.run.records import GROUPS, quoted
 from tasks.run.scripts import RUN_FILE
 from tasks.run.settings import TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
 
 _LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
+_BUNDLE = "bundle"  # where a node puts it
+_INLINE = 64 << 10  # bytes of an output that may stand in its record; outputs that are kept are blobs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What each Batch task is to do with its input file.
+    """What each Batch task is to do with its input files.
 
     place_of: the folder of an input file's outputs, by the file's name.
     """
@@ -49,6 +52,8 @@ class Work:
     arguments: Sequence[str] = ()
     destination: Destination | None = None  # else the run's own output container
     place_of: Callable[[str], str] = blob_name
+    files_per_task: int | None = None  # see groups.form
+    isolate: bool = False  # a process for each file, also in a group
 
 
 class BatchTasks:
@@ -65,24 +70,37 @@ class BatchTasks:
         signer = Signer(azure, run.expires)
         self._destination = destination = work.destination or Destination.of(azure, run, "")
         self._record_token = signer.write_token(run.container(Role.OUTPUT))
+        self._group_token = signer.write_token(run.container(Role.OUTPUT), read=True) if uploads.bundles else ""
         self._output_token = (
             signer.write_token(destination.container, destination.endpoint) if destination.kept else self._record_token
         )
 
-    def make(self, file: UploadedFile) -> BatchTaskCreateOptions:
-        """The Batch task that processes the file."""
-        path = _path_on_node(file)
+    def make(self, group: Group[UploadedFile], members: Sequence[int], first_list: int = 0) -> BatchTaskCreateOptions:
+        """The Batch task that processes files of the group.
+
+        members: their places in the group. first_list: the number of the first list of records that it may write.
+        """
         limits = self._work.limits
+        minutes = limits.task_minutes
+        if group.id in self._uploads.bundles:
+            path, url = _BUNDLE, self._uploads.bundles[group.id].blob.sas_url
+            own = self._group_environment(group, members, first_list)
+            minutes = min(minutes * len(members) + 1, limits.run_minutes)
+        else:
+            (file,) = group.files
+            path, url = _path_on_node(file), file.sas_url
+            own = self._file_environment(file, path)
+        values = {**own, **self._environment()}
         return BatchTaskCreateOptions(
-            id=file.task_id,
+            id=group.id,
             command_line=self._command_line(),
-            resource_files=[ResourceFile(http_url=file.sas_url, file_path=path), *self._brought()],
-            output_files=[self._kept(file.task_id, stream) for stream in STREAMS],
-            environment_settings=self._environment(file, path),
+            resource_files=[ResourceFile(http_url=url, file_path=path), *self._brought()],
+            output_files=[self._kept(group.id, stream) for stream in STREAMS],
+            environment_settings=[EnvironmentSetting(name=name, value=value) for name, value in values.items()],
             required_slots=self._work.slots,
             container_settings=self._container,
             constraints=BatchTaskConstraints(
-                max_wall_clock_time=timedelta(minutes=limits.task_minutes), max_task_retry_count=limits.task_retries
+                max_wall_clock_time=timedelta(minutes=minutes), max_task_retry_count=limits.task_retries
             ),
         )
 
@@ -111,23 +129,39 @@ class BatchTasks:
             command = f"{need_python(image)}; {command}"
         return f"/bin/sh -c {shlex.quote(command.rstrip())}"
 
-    def _environment(self, file: UploadedFile, path: str) -> list[EnvironmentSetting]:
-        """What run_file.py is given. Not on its command line, which far more people can read."""
-        destination = self._destination
-        values = {
+    # What run_file.py is given. Not on its command line, which far more people can read.
+
+    def _file_environment(self, file: UploadedFile, path: str) -> dict[str, str]:
+        return {
             "INPUT_FILE": path,
             INPUT_NAME: quoted(file.name),
             "INPUT_SIZE": f"{file.size}",
             "INPUT_MD5": file.md5,
-            "OUTPUT_URL": destination.url,
-            "OUTPUT_PREFIX": destination.folder(self._work.place_of(file.name)),
-            "OUTPUT_SAS_TOKEN": self._output_token,
+            "OUTPUT_PREFIX": self._destination.folder(self._work.place_of(file.name)),
             "RECORD_URL": f"{self._records}/{quote(file.record)}",
             "RECORD_SAS_TOKEN": self._record_token,
+        }
+
+    def _group_environment(self, group: Group[UploadedFile], members: Sequence[int], first_list: int) -> dict[str, str]:
+        values = {
+            "GROUP_FILE": _BUNDLE,
+            GROUP_DIGEST: self._uploads.bundles[group.id].digest,
+            GROUP_MEMBERS: as_ranges(members),
+            "FILE_SECONDS": f"{self._work.limits.task_minutes * 60}",
+            "RECORD_URL": f"{self._records}/{GROUPS}/{group.id}",
+            "RECORD_SAS_TOKEN": self._group_token,
+            "RECORDS_FROM": f"{first_list}",
+        }
+        return {**values, "ISOLATE": "1"} if self._work.isolate else values
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "OUTPUT_URL": self._destination.url,
+            "OUTPUT_SAS_TOKEN": self._output_token,
+            "OUTPUT_INLINE": f"{0 if self._destination.kept else _INLINE}",
             SAS_EXPIRES: self._run.expires.isoformat(),
             "TASKS_PER_NODE": f"{max(1, self._pool.slots_per_node // self._work.slots)}",  # which share its cores
         }
-        return [EnvironmentSetting(name=name, value=value) for name, value in values.items()]
 
     def _kept(self, task_id: str, stream: str) -> OutputFile:
         """What the task writes to stdout or stderr, as a blob: a node can be gone before anybody looks."""

@@ -184,6 +184,19 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
     return pool
 
 
+def slots(batch: BatchClient, settings: PoolSettings) -> int:
+    """How many Batch tasks can run at once: on the nodes that the pool is to have, or that an existing one has."""
+    if not settings.existing_pool_id:
+        return (settings.dedicated_nodes + settings.spot_nodes) * (settings.slots_per_node // settings.slots_per_task)
+    pool = existing_pool(batch, settings)
+    nodes = max(
+        (pool.current_dedicated_nodes or 0) + (pool.current_low_priority_nodes or 0),
+        (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0),
+        1,  # one that scales by itself may have none yet
+    )
+    return nodes * ((pool.task_slots_per_node or 1) // settings.slots_per_task)
+
+
 def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:
     """Copies scripts to the directory that all tasks of a node share, and installs there what is in archives."""
     names = [file.name for file in files]

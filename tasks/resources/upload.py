@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
-from azure.storage.blob import BlobBlock, BlobClient, ContentSettings
+from azure.storage.blob import BlobBlock, BlobClient, BlobProperties, ContentSettings
 
 from tasks.accounts.parallel import AT_A_TIME
 from tasks.errors import InputError
@@ -73,29 +74,40 @@ def upload(blob: BlobClient, path: Path, content: Content, content_type: str, li
     Each request carries its MD5, so that the service refuses what is damaged on the way. Raises InputError where the
     file has changed meanwhile: then the blob stays as it was.
     """
-    settings = ContentSettings(content_type=content_type, content_md5=bytearray(content.md5))
     with open_input(path) as file:
-        if content.size <= LEAST_BLOCK:
-            data = read_input(path, file, content.size + 1)
-            _compare(path, content, new_md5(data).digest())
-            put: Callable[[], dict[str, Any]] = partial(
-                blob.upload_blob, data, overwrite=True, content_settings=settings, validate_content=True, **_TIMEOUT
-            )
-            answer = line.send(put, len(data))
-        else:
-            blocks = _stage(blob, path, file, content, line)
-            answer = blob.commit_block_list(blocks, content_settings=settings)
+        return _send(blob, path, partial(read_input, path, file), content, content_type, line)
+
+
+def upload_data(blob: BlobClient, data: bytes, content: Content, content_type: str, line: Line) -> datetime:
+    """The same with content that is in memory."""
+    return _send(blob, Path(blob.blob_name), BytesIO(data).read, content, content_type, line)
+
+
+def _send(
+    blob: BlobClient, path: Path, read: Callable[[int], bytes], content: Content, content_type: str, line: Line
+) -> datetime:
+    settings = ContentSettings(content_type=content_type, content_md5=bytearray(content.md5))
+    if content.size <= line.block_bytes:
+        data = read(content.size + 1)
+        _compare(path, content, new_md5(data).digest())
+        put: Callable[[], dict[str, Any]] = partial(
+            blob.upload_blob, data, overwrite=True, content_settings=settings, validate_content=True, **_TIMEOUT
+        )
+        answer = line.send(put, len(data))
+    else:
+        blocks = _stage(blob, path, read, content, line)
+        answer = blob.commit_block_list(blocks, content_settings=settings)
     modified: datetime = answer["last_modified"]
     return modified
 
 
-def _stage(blob: BlobClient, path: Path, file: BinaryIO, content: Content, line: Line) -> list[BlobBlock]:
+def _stage(blob: BlobClient, path: Path, read: Callable[[int], bytes], content: Content, line: Line) -> list[BlobBlock]:
     """Upload the blocks of the blob, of which nobody sees anything until they are committed."""
     digest, staged = new_md5(), 0
     blocks: list[BlobBlock] = []
     while staged <= content.size:  # a file that grows without end has changed
         size = max(line.block_bytes, -(-content.size // _MOST_BLOCKS))
-        data = read_input(path, file, size)
+        data = read(size)
         if not data:
             break
         digest.update(data)
@@ -104,6 +116,11 @@ def _stage(blob: BlobClient, path: Path, file: BinaryIO, content: Content, line:
         line.send(partial(blob.stage_block, blocks[-1].id, data, validate_content=True, **_TIMEOUT), len(data))
     _compare(path, content, digest.digest())
     return blocks
+
+
+def holds(blob: BlobProperties, content: Content) -> bool:
+    """Whether the blob has that content already."""
+    return blob.size == content.size and bytes(blob.content_settings.content_md5 or b"") == content.md5
 
 
 def _compare(path: Path, content: Content, md5: bytes) -> None:

@@ -40,16 +40,20 @@ class Cause(str, Enum):
     OTHER = "failed"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AddedTask:
-    """A Batch task and the file that it processes; `earlier` if a previous attempt has done so already."""
+    """A Batch task and the file that it processes; `earlier` if a previous attempt has done so already.
+
+    members: of a group, the names of the files that it is to process; `file` then says how many there are.
+    """
 
     id: str
     file: str
     earlier: bool = False
+    members: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Why a Batch task did not succeed, in the service's words."""
 
@@ -61,7 +65,7 @@ class Failure:
         return f"{self.code} ({self.category}): {self.message}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TaskOutcome:
     """The state of a Batch task, as far as it has come."""
 
@@ -84,7 +88,7 @@ class TaskOutcome:
     @classmethod
     def of(cls, added: AddedTask, task: BatchTask | None) -> TaskOutcome:
         """What the service says of the task; still `active` where it says nothing yet."""
-        if added.earlier and task is None:
+        if added.earlier:
             return cls.done_before(added.id, added.file)
         if task is None:
             return cls(id=added.id, file=added.file, state=BatchTaskState.ACTIVE.value)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from tasks.errors import InputError
 from tasks.inputs.files import Found, find_inputs
+from tasks.run.groups import MOST_FILES_PER_TASK
 from tasks.run.output_address import refuse_output_among_inputs
 
 FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
@@ -15,10 +16,17 @@ _MOST_BYTES = 512 * 1024  # of all parameters of a flow run, as JSON; Prefect's 
 _OTHERS = 4 * 1024  # left for the parameters beside the inputs
 
 
-def refuse_bad_input(inputs: Sequence[str], allow_failures: int = 0, output: str = "") -> Found:
+def refuse_bad_input(
+    inputs: Sequence[str], allow_failures: int = 0, output: str = "", files_per_task: int | None = None
+) -> Found:
     """What the inputs name. Raises InputError, naming the thing and the fix, for anything that cannot work."""
     if allow_failures < 0:
         raise InputError(f"allow_failures is {allow_failures}; allow 0 or more files to be without output")
+    if files_per_task is not None and not 1 <= files_per_task <= MOST_FILES_PER_TASK:
+        raise InputError(
+            f"files_per_task is {files_per_task:,}; give a Batch task 1 to {MOST_FILES_PER_TASK:,} files, or leave it "
+            "out to have it chosen"
+        )
     found = find_inputs(inputs)
     if output:
         refuse_output_among_inputs(output, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -12,29 +12,55 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
+from tasks.run.group_records import list_group_records, make_void, read_group_records
+from tasks.run.groups import parse_ranges
 from tasks.run.identity import Role, Run
-from tasks.run.records import RECORDS
+from tasks.run.records import RECORDS, FileRecord
 from tasks.run.resume import PreviousAttempt, PreviousTask, Progress
 from tasks.run.tags import parse_time
+from tasks.run.uploads import UploadedFile, Uploads
 
-# Environment variables of a Batch task: its input file, and when its SAS URLs end, which differs between attempts.
+# Environment variables of a Batch task: its input file, or its group and which files of that; and when its SAS URLs
+# end, which differs between attempts.
 INPUT_NAME = "INPUT_NAME"
+GROUP_DIGEST = "GROUP_DIGEST"
+GROUP_MEMBERS = "GROUP_MEMBERS"
 SAS_EXPIRES = "SAS_EXPIRES"
 _FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"]
 _PROGRESS = {"active": Progress.WAITING, "completed": Progress.COMPLETED}  # else it runs, or is about to
 
 
 def read_previous_attempt(
-    azure: Azure, batch: BatchClient, run: Run, *, job_has_ended: bool = False
+    azure: Azure, batch: BatchClient, run: Run, uploads: Uploads, *, job_has_ended: bool = False
 ) -> PreviousAttempt:
     """What is in the run's job and in its output container; nothing where these do not exist."""
     try:
         tasks = [previous_task(task) for task in batch.list_tasks(run.job_id, select=_FIELDS)]
     except ResourceNotFoundError:
         tasks = []
+    records = records_there(azure, run)
     return PreviousAttempt(
-        tasks={task.id: task for task in tasks}, records=records_there(azure, run), job_has_ended=job_has_ended
+        tasks={task.id: task for task in tasks},
+        records=records,
+        alone=_read_alone(azure, run, [file for file in uploads.in_groups if file.record in records]),
+        groups=read_group_records(azure, run),
+        job_has_ended=job_has_ended,
     )
+
+
+def _read_alone(azure: Azure, run: Run, files: Sequence[UploadedFile]) -> dict[str, FileRecord]:
+    """The records of files that were processed alone, by the file's name; one that is damaged counts as none."""
+    with azure.blobs() as blobs:
+        container = blobs.get_container_client(run.container(Role.OUTPUT))
+
+        def read(file: UploadedFile) -> FileRecord | None:
+            try:
+                return FileRecord.parse(container.download_blob(file.record).readall())
+            except (ResourceNotFoundError, ValueError):
+                return None
+
+        found = zip(files, in_parallel(read, files), strict=True)
+        return {file.name: record for file, record in found if record}
 
 
 def previous_task(task: BatchTask) -> PreviousTask:
@@ -43,6 +69,8 @@ def previous_task(task: BatchTask) -> PreviousTask:
     return PreviousTask(
         id=str(task.id),
         input=environment.get(INPUT_NAME, ""),
+        digest=environment.get(GROUP_DIGEST, ""),
+        members=parse_ranges(environment.get(GROUP_MEMBERS, "")),
         progress=_PROGRESS.get(str(getattr(task.state, "value", task.state)), Progress.RUNNING),
         succeeded=info is not None and info.result == BatchTaskExecutionResult.SUCCESS,
         created=task.creation_time,
@@ -70,3 +98,20 @@ def delete_records(azure: Azure, run: Run, names: Iterable[str]) -> None:
                 container.delete_blob(name)
 
         in_parallel(delete, names)
+
+
+def void_group_records(
+    azure: Azure, run: Run, files: Mapping[str, Collection[str]], next_lists: Mapping[str, int]
+) -> None:
+    """Have the records of these files, by the group's id, count no more."""
+    in_parallel(lambda id: make_void(azure, run, id, files[id], below=next_lists[id]), files)
+
+
+def next_lists_there(azure: Azure, run: Run) -> dict[str, int]:
+    """The number of each group's next list of records, by the group's id; of a group without lists none."""
+    with azure.blobs() as blobs:
+        lists = list_group_records(blobs.get_container_client(run.container(Role.OUTPUT)))
+    found: dict[str, int] = {}
+    for each in lists:
+        found[each.group] = max(found.get(each.group, 0), each.number + 1)
+    return found

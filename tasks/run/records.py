@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from tasks.inputs.names import blob_name
 
 RECORDS = "records"  # the virtual directories of the output container
+GROUPS = "groups"
 OUTPUTS = "outputs"  # unless they go to a container of the user's
 
 
@@ -20,17 +23,17 @@ def record_blob(name: str) -> str:
     return f"{RECORDS}/{blob_name(name)}.json"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
     """A file that a script has left in its OUTPUT_DIR."""
 
     path: str  # in that folder
-    blob: str  # its name in its container
+    blob: str  # its name in its container; empty where its content is in the record alone
     size: int  # bytes
     md5: str  # hexadecimal
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """What a Batch task did with one input file."""
 
@@ -74,6 +77,81 @@ class Record:
     def as_values(self) -> dict[str, Any]:
         """What `of` reads."""
         return {**asdict(self), "outputs": [{**asdict(each), "path": quoted(each.path)} for each in self.outputs]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """A record as run_file.py has written it, with what it says of the input and of a failure.
+
+    contents: of outputs that are in the record, by their path.
+
+    problem: why a file of a group failed, where that is no exit code of its script; else empty.
+
+    void: the client has found the earlier outputs to be of no use.
+    """
+
+    name: str
+    size: int = 0  # bytes of the input
+    md5: str = ""  # of the input, as far as it was known
+    etag: str = ""
+    record: Record = field(default_factory=lambda: Record(outputs=()))
+    began: datetime | None = None
+    contents: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    problem: str = ""
+    stdout_end: str = field(default="", repr=False)
+    stderr_end: str = field(default="", repr=False)
+    void: bool = False
+    below: int | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return not (self.void or self.problem or self.record.exit_code)
+
+    @property
+    def content(self) -> str:
+        """What is another where the content of the input is another, see UploadedFile."""
+        return self.md5 or self.etag
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> FileRecord:
+        """Raises ValueError where it is no record."""
+        try:
+            name = os.fsdecode(unquote_to_bytes(values["name"]))
+            if values.get("void"):
+                return cls(name=name, void=True, below=values.get("below"))
+            given, began = values["input"], values.get("began")
+            return cls(
+                name=name,
+                size=int(given["size"]),
+                md5=str(given["md5"]),
+                etag=str(given.get("etag", "")),
+                record=Record.of(values),
+                began=datetime.fromisoformat(began) if began else None,
+                contents=_contents(values["outputs"]),
+                problem=str(values.get("problem", "")),
+                stdout_end=str(values.get("stdout_end", "")),
+                stderr_end=str(values.get("stderr_end", "")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is no record of a Batch task ({type(error).__name__}: {error})") from None
+
+    @classmethod
+    def parse(cls, data: bytes) -> FileRecord:
+        """The record of a Batch task with one file. Raises ValueError where it is none."""
+        return cls.of(json.loads(data))
+
+    @classmethod
+    def parse_list(cls, data: bytes) -> list[FileRecord]:
+        """The records of files of a group. Raises ValueError where these are none."""
+        found = json.loads(data)
+        if not isinstance(found, list):
+            raise ValueError("it is no list of records")
+        return [cls.of(each) for each in found]
+
+
+def _contents(outputs: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    found = ((each["path"], each.get("data")) for each in outputs)
+    return {os.fsdecode(unquote_to_bytes(path)): base64.b64decode(data) for path, data in found if data is not None}
 
 
 def quoted(name: str) -> str:

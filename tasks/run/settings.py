@@ -228,6 +228,15 @@ class RunSettings(_Settings):
         description="How many files may be without output in a run that completes.",
         json_schema_extra={"minimum": 0},
     )
+    files_per_task: int | None = Field(
+        default=None,
+        description="The most small files that one Batch task processes, 1 to 1,000. None: chosen from their sizes.",
+        json_schema_extra={"minimum": 1, "maximum": 1000},
+    )
+    isolate: bool = Field(
+        default=False,
+        description="Run each file in a process of its own, also where the script offers process_file.",
+    )
     skip_done: bool = Field(
         default=False,
         description="Process only inputs that are new or changed since outputs of the same script and arguments.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 from azure.batch.models import BatchTaskCreateOptions
@@ -15,7 +16,6 @@ from azure.core.pipeline.policies import RetryPolicy
 
 from tasks.accounts.clients import Azure
 from tasks.resources.batch_task import BatchTasks
-from tasks.run.uploads import UploadedFile
 from tasks.step import RETRIES
 from tests.support.fault_proxy import Call, Decide, FaultProxies, Mode, Service
 from tests.support.matrix import TEXTS, Matrix, Outcome, Runs, Scenario, Verdict, quick
@@ -165,8 +165,8 @@ def test_a_refused_task_is_an_error_in_either_case_of_letters(
 ) -> None:
     make = BatchTasks.make
 
-    def with_an_impossible_id(self: BatchTasks, file: UploadedFile) -> BatchTaskCreateOptions:
-        task = make(self, file)
+    def with_an_impossible_id(self: BatchTasks, *of: Any) -> BatchTaskCreateOptions:
+        task = make(self, *of)
         task.id = "not an id"
         return task
 

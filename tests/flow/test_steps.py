@@ -215,11 +215,12 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
             "INPUT_NAME",
             "INPUT_SIZE",
             "INPUT_MD5",
-            "OUTPUT_URL",
             "OUTPUT_PREFIX",
-            "OUTPUT_SAS_TOKEN",
             "RECORD_URL",
             "RECORD_SAS_TOKEN",
+            "OUTPUT_URL",
+            "OUTPUT_SAS_TOKEN",
+            "OUTPUT_INLINE",
             "SAS_EXPIRES",
             "TASKS_PER_NODE",
         ]
@@ -236,6 +237,7 @@ def test_there_is_a_task_per_file_in_their_order(made: Made) -> None:
                 "OUTPUT_PREFIX": f"outputs/{name}",
                 "RECORD_URL": f"{made.endpoint}/{made.name}-output/records/{name}.json",
                 "RECORD_SAS_TOKEN": values["OUTPUT_SAS_TOKEN"],
+                "OUTPUT_INLINE": "65536",
                 "TASKS_PER_NODE": "2",
             }.items()
         )

@@ -95,6 +95,8 @@ DEFAULTS: dict[str, Any] = {
     "output_folder": "results",
     "clean_up": CleanUp(),
     "allow_failures": 0,
+    "files_per_task": None,
+    "isolate": False,
     "skip_done": False,
     "accounts": None,
     "delay_seconds": 0,
@@ -104,6 +106,8 @@ DEFAULTS: dict[str, Any] = {
 NO_CONTAINER_IMAGE = (
     "is not a container image; write it as for docker pull, without https://, such as ghcr.io/team/align:1.2"
 )
+
+FILES_PER_TASK = "give a Batch task 1 to 1,000 files, or leave it out to have it chosen"
 
 OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "inputs": ([HARBOUR], {"inputs": [str(DATA), HARBOUR]}),
@@ -133,6 +137,8 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "task_retries": (["--task-retries", "6"], {"limits": TimeLimits(task_retries=6)}),
     "stall_minutes": (["--stall-minutes", "11"], {"limits": TimeLimits(stall_minutes=11)}),
     "allow_failures": (["--allow-failures", "12"], {"allow_failures": 12}),
+    "files_per_task": (["--files-per-task", "50"], {"files_per_task": 50}),
+    "isolate": (["--isolate"], {"isolate": True}),
     "output": (["--output", "elsewhere"], {"output_folder": "elsewhere"}),
     "skip_done": (["--skip-done"], {"skip_done": True}),
     "keep_containers": (["--keep-containers"], {"clean_up": CleanUp(containers=Disposal.KEEP)}),
@@ -185,6 +191,8 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "output_folder": "elsewhere",
             "clean_up": CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP),
             "allow_failures": 12,
+            "files_per_task": 50,
+            "isolate": True,
             "skip_done": True,
             "encoding": "windows-1251",
             "accounts": "mine",
@@ -293,6 +301,8 @@ def test_a_prefect_server_that_is_gone_is_named_with_the_folder(flow: Recorder) 
         (["--dedicated-nodes=0"], "--dedicated-nodes and --spot-nodes are both 0; a pool without nodes runs no task"),
         (["--top-n", "0"], "--top-n is 0; ask for at least 1 word per file"),
         (["--allow-failures", "-1"], "--allow-failures is -1; allow 0 or more files to be without output"),
+        (["--files-per-task", "0"], f"--files-per-task is 0; {FILES_PER_TASK}"),
+        (["--files-per-task", "1001"], f"--files-per-task is 1,001; {FILES_PER_TASK}"),
         (
             ["--delay", "60", "--task-minutes", "1"],
             "--delay is 60; a delay is 0 or more seconds, and less than the 1 minutes (--task-minutes) that a Batch "

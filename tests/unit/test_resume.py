@@ -9,11 +9,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from azure.batch.models import BatchTask
 
+from tasks.run import resume
 from tasks.run.identity import Run
 from tasks.run.previous_attempt import previous_task
 from tasks.run.records import record_blob
-from tasks.run.resume import Decision, Plan, PreviousAttempt, PreviousTask, Progress, plan
-from tasks.run.uploads import UploadedFile
+from tasks.run.resume import Decision, Plan, PreviousAttempt, PreviousTask, Progress
+from tasks.run.uploads import UploadedFile, Uploads
 
 UPLOADED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 DONE_AT = UPLOADED + timedelta(seconds=10)
@@ -68,8 +69,12 @@ def left(*tasks: PreviousTask | None, records: Sequence[str] = (), job_has_ended
     )
 
 
+def plan(files: Sequence[UploadedFile], previous: PreviousAttempt, again: Sequence[UploadedFile] = ()) -> Plan:
+    return resume.plan(Uploads(application=(), inputs=files), previous, RUN, again)
+
+
 def decide(previous: PreviousAttempt, of: UploadedFile = A) -> Decision:
-    ((_, decision),) = plan([of], previous, RUN).decisions
+    ((_, decision),) = plan([of], previous).decisions
     return decision
 
 
@@ -81,7 +86,7 @@ def names(found: Plan) -> list[str]:
 
 
 def test_a_first_attempt_adds_a_task_for_every_file() -> None:
-    found = plan([A, B], PreviousAttempt(), RUN)
+    found = plan([A, B], PreviousAttempt())
     assert names(found) == ["a.txt", "b.txt"]
     assert (found.drop_tasks, found.drop_records, found.replace_job) == (frozenset(), frozenset(), False)
     assert not found.all_done
@@ -96,7 +101,7 @@ def test_a_record_is_enough_where_its_task_is_gone() -> None:
 
 
 def test_a_record_without_task_is_enough_where_ids_have_shifted() -> None:
-    found = plan([A], left(task("0.txt"), records="a"), RUN)
+    found = plan([A], left(task("0.txt"), records="a"))
     assert [decision for _, decision in found.decisions] == [Decision.RECORD_ONLY]
     assert found.drop_tasks == {"topNtask0"}
 
@@ -113,7 +118,7 @@ def test_a_task_that_succeeded_is_not_enough_without_record() -> None:
 @pytest.mark.parametrize("tasks", [(), (task(),)], ids=["without task", "with task"])
 def test_a_record_of_an_earlier_content_is_not_enough(tasks: tuple[PreviousTask, ...]) -> None:
     changed = file(modified=DONE_AT + timedelta(seconds=1))
-    found = plan([changed], left(*tasks, records="a"), RUN)
+    found = plan([changed], left(*tasks, records="a"))
     assert names(found) == ["a.txt"]
     assert found.drop_records == {"records/a.txt.json"}
 
@@ -121,7 +126,7 @@ def test_a_record_of_an_earlier_content_is_not_enough(tasks: tuple[PreviousTask,
 def test_what_an_outdated_task_writes_after_the_change_is_not_enough() -> None:
     changed = file(modified=DONE_AT - timedelta(seconds=1))
     previous = left(task(created=changed.modified - timedelta(seconds=1)), records="a")
-    found = plan([changed], previous, RUN)
+    found = plan([changed], previous)
     assert names(found) == ["a.txt"]
     assert found.drop_tasks == {"topNtask0"}
     assert found.drop_records == {"records/a.txt.json"}
@@ -130,7 +135,7 @@ def test_what_an_outdated_task_writes_after_the_change_is_not_enough() -> None:
 def test_an_outdated_task_is_seen_also_where_its_id_has_shifted() -> None:
     changed = file("a.txt", 1, modified=DONE_AT - timedelta(seconds=1))
     previous = left(task("a.txt", created=changed.modified - timedelta(seconds=1)), records="a")
-    assert names(plan([file("0.txt", 0), changed], previous, RUN)) == ["0.txt", "a.txt"]
+    assert names(plan([file("0.txt", 0), changed], previous)) == ["0.txt", "a.txt"]
 
 
 # What is about to be done.
@@ -146,7 +151,7 @@ def test_a_running_task_is_kept() -> None:
 
 
 def test_a_task_that_failed_in_a_previous_attempt_is_replaced() -> None:
-    found = plan([A], left(FAILED), RUN)
+    found = plan([A], left(FAILED))
     assert names(found) == ["a.txt"]
     assert found.drop_tasks == {"topNtask0"}
 
@@ -162,21 +167,21 @@ def test_a_waiting_task_is_kept_if_its_sas_urls_last_for_half_of_the_run(
 
 
 def test_a_task_of_another_file_under_the_file_s_id_is_replaced() -> None:
-    found = plan([A], left(task("0.txt", Progress.RUNNING)), RUN)
+    found = plan([A], left(task("0.txt", Progress.RUNNING)))
     assert names(found) == ["a.txt"]
     assert found.drop_tasks == {"topNtask0"}
 
 
 @pytest.mark.parametrize("before", [RUNNING, WAITING], ids=["running", "waiting"])
 def test_a_task_created_before_the_file_changed_is_replaced(before: PreviousTask) -> None:
-    found = plan([file(modified=UPLOADED + timedelta(minutes=20))], left(before), RUN)
+    found = plan([file(modified=UPLOADED + timedelta(minutes=20))], left(before))
     assert names(found) == ["a.txt"]
     assert found.drop_tasks == {"topNtask0"}
 
 
 def test_a_task_of_this_attempt_is_kept_where_the_services_clocks_differ() -> None:
     before = replace(WAITING, sas_expires=RUN.expires, created=UPLOADED - timedelta(seconds=3))
-    found = plan([A], left(before), RUN)
+    found = plan([A], left(before))
     assert found.decisions == ((A, Decision.PENDING),)
     assert found.drop_tasks == frozenset()
 
@@ -185,20 +190,20 @@ def test_a_task_of_this_attempt_is_kept_where_the_services_clocks_differ() -> No
 
 
 def test_only_the_file_that_failed_is_processed_again() -> None:
-    found = plan([A, B, C], left(task("a.txt"), replace(FAILED, input="b.txt"), records="a"), RUN)
+    found = plan([A, B, C], left(task("a.txt"), replace(FAILED, input="b.txt"), records="a"))
     assert names(found) == ["b.txt", "c.txt"]
     assert found.drop_tasks == {"topNtask1"}
     assert found.drop_records == frozenset()
 
 
 def test_a_file_whose_record_was_deleted_is_processed_again_alone() -> None:
-    found = plan([A, B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), records="ac"), RUN)
+    found = plan([A, B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), records="ac"))
     assert names(found) == ["b.txt"]
 
 
 def test_a_new_file_before_the_others_shifts_their_ids_and_nothing_else() -> None:
     shifted = [file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)]
-    found = plan(shifted, left(task("a.txt"), task("b.txt"), records="ab"), RUN)
+    found = plan(shifted, left(task("a.txt"), task("b.txt"), records="ab"))
     assert [decision for _, decision in found.decisions] == [
         Decision.ADD,
         Decision.RECORD_ONLY,
@@ -211,13 +216,13 @@ def test_a_new_file_before_the_others_shifts_their_ids_and_nothing_else() -> Non
 def test_files_that_run_under_shifted_ids_are_processed_anew() -> None:
     shifted = [file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)]
     before = left(task("a.txt"), task("b.txt", Progress.RUNNING), records="a")
-    found = plan(shifted, before, RUN)
+    found = plan(shifted, before)
     assert names(found) == ["0.txt", "b.txt"]
     assert found.drop_tasks == {"topNtask0", "topNtask1"}
 
 
 def test_the_task_of_a_file_that_is_gone_is_dropped() -> None:
-    found = plan([B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), records="abc"), RUN)
+    found = plan([B, C], left(task("a.txt"), task("b.txt"), task("c.txt"), records="abc"))
     assert found.all_done
     assert found.drop_tasks == {"topNtask0"}
     assert found.drop_records == frozenset()
@@ -225,14 +230,14 @@ def test_the_task_of_a_file_that_is_gone_is_dropped() -> None:
 
 def test_a_task_under_another_id_than_its_file_has_now_is_dropped() -> None:
     before = left(task("0.txt"), task("a.txt"), task("b.txt"), records="0ab")
-    assert plan([file("a.txt", 0), file("b.txt", 2)], before, RUN).drop_tasks == {"topNtask0", "topNtask1"}
-    assert not plan([file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)], before, RUN).drop_tasks
+    assert plan([file("a.txt", 0), file("b.txt", 2)], before).drop_tasks == {"topNtask0", "topNtask1"}
+    assert not plan([file("0.txt", 0), file("a.txt", 1), file("b.txt", 2)], before).drop_tasks
 
 
 @pytest.mark.parametrize("tasks", [(), (task("a.txt"), task("b.txt"))], ids=["without tasks", "with tasks"])
 def test_where_all_records_exist_all_is_done(tasks: tuple[PreviousTask, ...]) -> None:
-    assert plan([A, B], left(*tasks, records="ab"), RUN).all_done
-    assert not plan([A, B], left(*tasks, records="a"), RUN).all_done
+    assert plan([A, B], left(*tasks, records="ab")).all_done
+    assert not plan([A, B], left(*tasks, records="a")).all_done
 
 
 # A job that has ended.
@@ -240,7 +245,7 @@ def test_where_all_records_exist_all_is_done(tasks: tuple[PreviousTask, ...]) ->
 
 def test_a_job_that_has_ended_is_replaced_where_files_are_left() -> None:
     before = left(task("a.txt"), replace(FAILED, input="b.txt"), records="ab", job_has_ended=True)
-    found = plan([A, B], before, RUN)
+    found = plan([A, B], before)
     assert found.replace_job
     assert found.decisions == ((A, Decision.RECORD_ONLY), (B, Decision.ADD))  # the tasks go with their job
     assert found.drop_tasks == frozenset()
@@ -248,7 +253,7 @@ def test_a_job_that_has_ended_is_replaced_where_files_are_left() -> None:
 
 
 def test_a_job_that_has_ended_stays_where_all_is_done() -> None:
-    found = plan([A], left(task(), records="a", job_has_ended=True), RUN)
+    found = plan([A], left(task(), records="a", job_has_ended=True))
     assert not found.replace_job
     assert found.decisions == ((A, Decision.DONE),)
 
@@ -256,13 +261,13 @@ def test_a_job_that_has_ended_stays_where_all_is_done() -> None:
 @pytest.mark.parametrize("sas_expires", [RUN.expires, PREVIOUS_EXPIRES], ids=["of this attempt", "of a previous one"])
 @pytest.mark.parametrize("progress", [Progress.RUNNING, Progress.WAITING])
 def test_a_job_that_has_ended_runs_nothing_more(progress: Progress, sas_expires: datetime) -> None:
-    found = plan([A], left(task(progress=progress, sas_expires=sas_expires), job_has_ended=True), RUN)
+    found = plan([A], left(task(progress=progress, sas_expires=sas_expires), job_has_ended=True))
     assert (names(found), found.replace_job) == (["a.txt"], True)
 
 
 def test_files_whose_outdated_tasks_are_deleted_are_processed_anew() -> None:
     before = left(None, task("b.txt"), records="ab", job_has_ended=True)  # the task of a.txt said that it was outdated
-    found = plan([A, B], before, RUN, again=[A])
+    found = plan([A, B], before, again=[A])
     assert found.decisions == ((A, Decision.ADD), (B, Decision.RECORD_ONLY))
     assert found.replace_job
     assert found.drop_records == {"records/a.txt.json"}

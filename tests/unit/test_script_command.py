@@ -145,6 +145,7 @@ def test_what_is_typed_wrongly_ends_with_2(typed: list[str], said: str, flow: Re
         ),
         (["ok.sh", "in", "--nodes", "0"], "--nodes and --spot-nodes are both 0"),
         (["ok.sh", "in", "--allow-failures", "-1"], "--allow-failures is -1"),
+        (["ok.sh", "in", "--files-per-task", "0"], "--files-per-task is 0; give a Batch task 1 to 1,000 files"),
     ],
 )
 def test_what_cannot_work_is_named_with_its_option_and_ends_with_1(typed: list[str], said: str, flow: Recorder) -> None:
