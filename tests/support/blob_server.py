@@ -11,27 +11,61 @@ SAS = "sv=2021-08-06&sr=c&sp=cw&sig=c2VjcmV0%2Bsignature%3D"
 
 
 class BlobServer(ThreadingHTTPServer):
-    """Answers each PUT with the next of `answers` (status, headers, body), or 201, and keeps what came."""
+    """Answers each request with the next of `answers` (status, headers, body), or as a container that takes all.
+
+    requests: each PUT; gets: the path of each GET; blobs: what is stored, by path; connections: how many came.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), BlobHandler)
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.gets: list[str] = []
+        self.blobs: dict[str, bytes] = {}
+        self.connections = 0
         self.endpoint = f"http://127.0.0.1:{self.server_port}/account"
 
 
 class BlobHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections
+    wbufsize = -1  # head and body in one packet
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self._blobs.connections += 1
+
+    @property
+    def _blobs(self) -> BlobServer:
+        assert isinstance(self.server, BlobServer)
+        return self.server
+
     def do_PUT(self) -> None:
-        server = self.server
-        assert isinstance(server, BlobServer)
+        server = self._blobs
         body = self.rfile.read(int(self.headers["Content-Length"]))
         server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-        status, headers, answer = server.answers.pop(0) if server.answers else (201, {}, b"")
+        name = self.path.partition("?")[0]
+        exists = self.headers.get("If-None-Match") == "*" and name in server.blobs
+        answer = (409, {"x-ms-error-code": "BlobAlreadyExists"}, b"") if exists else (201, {}, b"")
+        status = self._answer(*(server.answers.pop(0) if server.answers else answer))
+        if status == 201:
+            server.blobs[name] = body
+
+    def do_GET(self) -> None:
+        server = self._blobs
+        server.gets.append(self.path)
+        body = server.blobs.get(self.path.partition("?")[0])
+        missing = 404, {"x-ms-error-code": "BlobNotFound"}, b""
+        self._answer(*(server.answers.pop(0) if server.answers else missing if body is None else (200, {}, body)))
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> int:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(answer)), **headers}.items():
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(body)
+        self.wfile.flush()
+        return status
 
     def log_message(self, format: str, *args: object) -> None:
         pass
