@@ -313,8 +313,12 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
         os.environ.update(env, **request["environment"])
         sys.argv = [script, *arguments]
         os.chdir(request["folder"])
-        for number, stream in enumerate(streams, 1):
-            os.dup2(stream, number)  # the script may have closed it
+        for number, name in enumerate(STREAMS, 1):  # the script may have closed them
+            os.dup2(streams[number - 1], number)
+            if getattr(sys, name).closed:
+                opened = os.fdopen(number, "w", errors="backslashreplace", closefd=False)
+                setattr(sys, name, opened)
+                setattr(sys, f"__{name}__", opened)
         status = 0 if functions else call(lambda: functions.append(load(script)))
         if functions:
             if isolate and not gc.get_freeze_count():
@@ -811,6 +815,9 @@ class Records:
         self._waiting.append(data)
         self._bytes += len(data)
 
+    def close(self) -> None:
+        self._journal.close()
+
     def _write(self, entry: bytes) -> None:
         self._journal.write(b"\n" + entry)  # the line before may have no end
 
@@ -877,6 +884,7 @@ def process_group(script: Script) -> int:
             records.store()
         finally:
             runner.close()
+            records.close()
     if limits.ending:
         return 128 + signal.SIGTERM
     return next((code for code in map(records.exit_code_of, files) if code), 0)

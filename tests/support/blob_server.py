@@ -47,9 +47,10 @@ class BlobHandler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0]
         exists = self.headers.get("If-None-Match") == "*" and name in server.blobs
         answer = (409, {"x-ms-error-code": "BlobAlreadyExists"}, b"") if exists else (201, {}, b"")
-        status = self._answer(*(server.answers.pop(0) if server.answers else answer))
-        if status == 201:
+        answer = server.answers.pop(0) if server.answers else answer
+        if answer[0] == 201:
             server.blobs[name] = body
+        self._answer(*answer)
 
     def do_GET(self) -> None:
         server = self._blobs
@@ -58,14 +59,13 @@ class BlobHandler(BaseHTTPRequestHandler):
         missing = 404, {"x-ms-error-code": "BlobNotFound"}, b""
         self._answer(*(server.answers.pop(0) if server.answers else missing if body is None else (200, {}, body)))
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> int:
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
-        return status
 
     def log_message(self, format: str, *args: object) -> None:
         pass
