@@ -290,8 +290,6 @@ class Worker:
 
 def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
     """What a worker does."""
-    import gc
-
     for each in (requests, answers):
         os.set_inheritable(each, False)
     pipes = [requests, answers]
@@ -321,8 +319,6 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
                 setattr(sys, f"__{name}__", opened)
         status = 0 if functions else call(lambda: functions.append(load(script)))
         if functions:
-            if isolate and not gc.get_freeze_count():
-                gc.freeze()  # else each fork copies what it looks at
             (function,) = functions
             run = in_fork if isolate else call
             status = run(lambda: function(arguments))  # noqa: B023  # called before the next file

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 SAS = "sv=2021-08-06&sr=c&sp=cw&sig=c2VjcmV0%2Bsignature%3D"
 
@@ -16,14 +18,19 @@ class BlobServer(ThreadingHTTPServer):
     requests: each PUT; gets: the path of each GET; blobs: what is stored, by path; connections: how many came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), BlobHandler)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.gets: list[str] = []
         self.blobs: dict[str, bytes] = {}
         self.connections = 0
-        self.endpoint = f"http://127.0.0.1:{self.server_port}/account"
+        self.hangs_up = False  # after each answer, without saying so
+        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}/account"
 
 
 class BlobHandler(BaseHTTPRequestHandler):
@@ -66,14 +73,16 @@ class BlobHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
+        self.close_connection |= self._blobs.hangs_up
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @contextmanager
-def serving() -> Iterator[BlobServer]:
-    with BlobServer() as blob_server:
+def serving(tls: tuple[Path, Path] | None = None) -> Iterator[BlobServer]:
+    """tls: the files of its certificate and of its key."""
+    with BlobServer(tls) as blob_server:
         thread = threading.Thread(target=blob_server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield blob_server
