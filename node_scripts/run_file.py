@@ -201,13 +201,31 @@ def environment(folder: str) -> dict[str, str]:
 def start(line: list[str], script: str, env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
     """Raises Failure where it cannot be started."""
     try:
-        process = subprocess.Popen(line, env=env, **options)
+        with raised_oom_score():
+            return subprocess.Popen(line, env=env, **options)
     except OSError as error:
         reason = f"{error.strerror}{no_interpreter(script)}"
         raise Failure(f"{shown(script)} cannot be started: {reason}", CANNOT_START) from None
-    with suppress(OSError), open(f"/proc/{process.pid}/oom_score_adj", "w") as file:
-        file.write("500")  # where memory runs out, the script is to be ended and not this process
-    return process
+
+
+oom_score: BinaryIO | None = None  # /proc/self/oom_score_adj, which cannot be opened after hide_environment
+
+
+@contextmanager
+def raised_oom_score() -> Iterator[None]:
+    """What is started meanwhile is killed before this process where memory runs out."""
+    if oom_score is None:
+        yield
+        return
+    oom_score.seek(0)
+    own = oom_score.read()
+    with suppress(OSError):
+        oom_score.write(b"%d" % min(1000, int(own) + 500))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            oom_score.write(own)
 
 
 class Script:
@@ -991,6 +1009,9 @@ def main() -> int:
     if sys.argv[1] == WORKER:
         serve(sys.argv[2], sys.argv[3] == "1", int(sys.argv[4]), int(sys.argv[5]))
         return 0
+    global oom_score
+    with suppress(OSError):
+        oom_score = open("/proc/self/oom_score_adj", "r+b", buffering=0)  # noqa: SIM115  # as long as this process
     hide_environment()
     try:
         script = Script(sys.argv[1], sys.argv[2:])

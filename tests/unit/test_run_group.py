@@ -272,6 +272,18 @@ def test_a_script_finds_no_token(server: BlobServer) -> None:
     assert "'INPUT_NAME': 'a'" in done.stdout
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_script_is_killed_before_what_runs_it_where_memory_runs_out(server: BlobServer, kept: bool) -> None:
+    text = (
+        "import os\n"
+        "def process_file(arguments):\n"
+        "    for pid in (os.getpid(), os.getppid()): print(open(f'/proc/{pid}/oom_score_adj').read().strip())\n"
+    )
+    path = script(text if kept else f"#!{sys.executable}\n{text.replace('process_file', 'main')}main(0)\n")
+    scores = [int(line) for line in run(server, path, {"a": b""}).stdout.splitlines()[1:]]
+    assert scores == [min(1000, scores[1] + 500), scores[1]]
+
+
 def test_awkward_names_reach_the_script_and_the_record(server: BlobServer) -> None:
     text = (
         "import os\n"
