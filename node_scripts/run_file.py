@@ -537,19 +537,16 @@ def connect(scheme: str, host: str) -> tuple[HTTPConnection, str, dict[str, str]
     if is_loopback(f"{scheme}://{host}") or urllib.request.proxy_bypass(host):
         proxy = ""
     via = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}")
-    secure = "https" in (scheme, via.scheme)
-    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    if not proxy:
-        return kind(host, timeout=SILENCE), "", {}
+    kind = http.client.HTTPSConnection if "https" in (scheme, via.scheme) else http.client.HTTPConnection
+    connection = kind(via.netloc.rpartition("@")[2] or host, timeout=SILENCE, blocksize=1 << 20)
     headers = {}
     if via.username is not None:
         user = f"{urllib.parse.unquote(via.username)}:{urllib.parse.unquote(via.password or '')}"
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-    connection = kind(via.netloc.rpartition("@")[2], timeout=SILENCE)
-    if scheme == "http":
-        return connection, f"http://{host}", headers
-    connection.set_tunnel(host, headers=headers)
-    return connection, "", {}
+    if scheme == "https" and proxy:
+        connection.set_tunnel(host, headers=headers)
+        return connection, "", {}
+    return connection, f"http://{host}" if proxy else "", headers
 
 
 def is_loopback(url: str) -> bool:
