@@ -10,13 +10,16 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 
 from node_scripts import run_file
-from tests.support.blob_server import SAS, BlobServer
+from tasks.run.records import FileRecord
+from tests.support.blob_server import SAS, BlobServer, serving
+from tests.support.certificates import self_signed
 
 RUN_FILE = Path(run_file.__file__).resolve()
 DATA = b"one\ntwo\n"
@@ -239,6 +242,25 @@ def test_packages_and_modules_of_the_start_task_are_found(server: BlobServer, tm
     assert done.stdout == f"ours {beside}/env/bin/python\ntool\n", done.stderr
 
 
+def test_small_outputs_are_in_the_record_too(server: BlobServer) -> None:
+    text = '#!/bin/sh\ncd "$OUTPUT_DIR" && : > empty && printf 12345 > large && printf 1234 > small\n'
+    assert run(server, script(text), OUTPUT_INLINE="4").returncode == 0
+    blobs = stored(server)
+    assert [blobs[f"outputs/logs/a.txt/{name}"] for name in ("empty", "large", "small")] == [b"", b"12345", b"1234"]
+    found = FileRecord.parse(blobs["records/logs/a.txt.json"])
+    assert found.contents == {"empty": b"", "small": b"1234"}
+    assert [each.blob for each in found.record.outputs] == [
+        f"outputs/logs/a.txt/{n}" for n in ("empty", "large", "small")
+    ]
+
+
+def test_a_record_has_no_more_than_4_mib_of_outputs(server: BlobServer) -> None:
+    text = '#!/bin/sh\ncd "$OUTPUT_DIR" && for n in 1 2 3; do head -c 2097152 /dev/zero > $n; done\n'
+    assert run(server, script(text), OUTPUT_INLINE=str(3 << 20)).returncode == 0
+    found = FileRecord.parse(stored(server)["records/logs/a.txt.json"])
+    assert (list(found.contents), len(found.record.outputs)) == (["1", "2"], 3)
+
+
 # --- the upload -------------------------------------------------------------------------------------------
 
 
@@ -287,6 +309,61 @@ def test_pauses_double_while_nobody_answers() -> None:
     assert "sig=" not in str(stopped.value)
     for nominal, pause in zip((1, 2, 4, 8), pauses, strict=True):
         assert nominal * 0.5 <= pause <= nominal * 1.5
+
+
+@pytest.fixture
+def no_connections() -> Iterator[None]:
+    run_file.connections.clear()
+    yield
+    for connection, _, _ in run_file.connections.values():
+        connection.close()
+    run_file.connections.clear()
+
+
+@pytest.mark.usefixtures("no_connections")
+def test_requests_share_a_connection_and_one_that_was_closed_is_opened_again(server: BlobServer) -> None:
+    for number in range(3):
+        run_file.put(f"{server.endpoint}/c/{number}", SAS, b"x", 1, {}, sleep=lambda _: pytest.fail("paused"))
+    assert server.connections == 1
+    server.hangs_up = True
+    for number in range(3, 6):
+        run_file.put(f"{server.endpoint}/c/{number}", SAS, b"x", 1, {}, sleep=lambda _: pytest.fail("paused"))
+    assert len(server.requests) == 6
+
+
+@pytest.mark.usefixtures("no_connections")
+def test_a_proxy_of_the_environment_is_used(server: BlobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://me:p%40ss@127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("no_proxy", "near.example")
+    run_file.put("http://far.example/c/b", SAS, b"x", 1, {})
+    path, headers, _ = server.requests[0]
+    assert path == f"http://far.example/c/b?{SAS}"
+    assert headers["host"] == "far.example"
+    assert headers["proxy-authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+    run_file.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {})
+    assert server.requests[1][0] == f"/account/c/b?{SAS}"
+    with pytest.raises(run_file.Failure, match=r"^Upload to http://near\.example/c/b failed: "):
+        run_file.put("http://near.example/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
+
+
+@pytest.mark.usefixtures("no_connections")
+def test_a_proxy_is_asked_for_a_tunnel_to_https(server: BlobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", f"127.0.0.1:{server.server_port}")
+    with pytest.raises(run_file.Failure, match=r"Tunnel connection failed: 501 ") as stopped:  # of this server
+        run_file.put("https://far.example/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
+    assert "sig=" not in str(stopped.value)
+
+
+@pytest.mark.usefixtures("no_connections")
+def test_certificates_are_verified_with_those_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = self_signed(tmp_path)
+    with serving(tls=(certificate, key)) as server:
+        with pytest.raises(run_file.Failure, match="CERTIFICATE_VERIFY_FAILED"):
+            run_file.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        run_file.connections.clear()
+        run_file.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {})
+        assert server.blobs["/account/c/b"] == b"x"
 
 
 def test_a_long_path_of_an_output_has_a_name_that_azure_takes() -> None:
