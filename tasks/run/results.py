@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,6 +15,7 @@ from tasks.inputs.addresses import is_blob_address
 from tasks.inputs.content import Content
 from tasks.inputs.files import InputFile
 from tasks.inputs.names import blob_name, local_paths
+from tasks.run.notes import Notes
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
 from tasks.run.output_address import MANIFEST
 from tasks.run.program import NO_PROGRAM, Done, Program
@@ -68,6 +67,7 @@ class Results:
     program: Program = NO_PROGRAM
     kept: str = ""
     why: Mapping[str, str] | None = field(default=None, repr=False)
+    _notes: Notes = field(default_factory=Notes, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -163,7 +163,7 @@ class Results:
             return str(error) if isinstance(error, RunError) else f"{folder}: {type(error).__name__}: {error}"
         return ""
 
-    def done(self) -> dict[str, Done]:
+    def done(self) -> Mapping[str, Done]:
         """The files whose outputs were there, by name."""
         return self._noted() or {}
 
@@ -171,26 +171,11 @@ class Results:
         """Whether the folder has notes of finished files, and these cannot be read."""
         return self._noted() is None
 
-    def _noted(self) -> dict[str, Done] | None:
-        """The same; None where there are notes that cannot be read."""
-        try:
-            known = json.loads((self.folder / _DONE).read_text(encoding="utf-8", errors="surrogatepass"))
-            return {str(name): Done.of(each) for name, each in known.items()}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except (OSError, ValueError, AttributeError):
-            return None
+    def _noted(self) -> Mapping[str, Done] | None:
+        return self._notes.read(self.folder / _DONE)
 
     def _note(self, done: Mapping[str, Done]) -> None:
-        values = {name: each.as_values() for name, each in done.items()}
-        partial = self.folder / f"{_DONE}.part"
-        try:
-            with at(partial):
-                partial.write_text(json.dumps(values), encoding="utf-8", errors="surrogatepass")
-                partial.replace(self.folder / _DONE)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        self._notes.write(self.folder / _DONE, done)
 
     def _is_done(self, file: InputFile, done: Done) -> bool:
         try:
