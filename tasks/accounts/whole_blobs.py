@@ -6,7 +6,7 @@ import hashlib
 import random
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, cast
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from tasks.errors.responses import Response, code_of, problem
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 
+USER_AGENT = "prefect-azure-batch"
 _VERSION = "2021-08-06"  # of the REST API
 _TIMEOUT = Timeout(connect=20, read=60)  # seconds
 _ATTEMPTS = 4  # of a request; longer failures are covered by the step's retries
@@ -39,10 +40,11 @@ class WholeBlobs:
     whose code is the service's.
     """
 
-    def __init__(self, azure: Azure, container: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self, azure: Azure, container: str) -> None:
         self._azure = azure
         self._container = container
-        self._sleep = sleep
         self._url = f"{azure.storage_account.endpoint}/{container}"
         self._connections = _Connections(self._url)
         self._signed: tuple[str, datetime] | None = None
@@ -74,7 +76,7 @@ class WholeBlobs:
                 pause = max(pause, _asked_to_wait(response.headers))
             if not failure.transient or failure.code == "ContainerBeingDeleted" or attempt == _ATTEMPTS:
                 raise failure
-            self._sleep(min(pause, _LONGEST_PAUSE))
+            self.sleep(min(pause, _LONGEST_PAUSE))
         raise AssertionError("the last attempt raises")
 
     def _token(self) -> str:
@@ -102,7 +104,7 @@ class _Connections(HTTPAdapter):
         return self._pool.urlopen(
             "GET",
             self._start + path,
-            headers={"x-ms-version": _VERSION},
+            headers={"x-ms-version": _VERSION, "User-Agent": USER_AGENT},
             retries=False,
             redirect=False,
             timeout=_TIMEOUT,

@@ -83,6 +83,26 @@ def _cause(problem: str, exit_code: int) -> tuple[Cause, str]:
     return (cause, "") if cause else (Cause.OTHER, problem)
 
 
+def by_batch_task(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+    """The outcomes of files as those of their Batch tasks, each from its first start to its last end."""
+    groups: dict[tuple[str, bool], list[TaskOutcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.id, outcome.earlier), []).append(outcome)
+    return [each if len(group) == 1 else _together(group) for group in groups.values() for each in group[:1]]
+
+
+def _together(files: Sequence[TaskOutcome]) -> TaskOutcome:
+    running = next((each for each in files if not each.completed), None)
+    last = running or max(files, key=lambda each: each.failed)
+    ends = [each.ended for each in files if each.ended]
+    return replace(
+        last,
+        started=min((each.started for each in files if each.started), default=None),
+        ended=max(ends) if ends and not running else None,
+        node=last.node or next((each.node for each in files if each.node), None),
+    )
+
+
 def all_succeeded(names: Sequence[str], records: GroupRecords) -> bool:
     """Whether each of the files has the record of a success."""
     return all((written := records.files.get(name)) is not None and written.record.succeeded for name in names)

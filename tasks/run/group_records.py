@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -126,6 +126,21 @@ def _combine(lists: list[tuple[RecordList, Iterable[FileRecord]]]) -> GroupRecor
                 before = files.get(record.name)
                 files[record.name] = Written(record=record, at=each.written, tries=before.tries + 1 if before else 1)
     return GroupRecords(files=files, next_list=1 + max(each.number for each, _ in lists))
+
+
+def last_records(
+    lists: Sequence[RecordList], read: Callable[[RecordList], Sequence[FileRecord]]
+) -> Iterator[FileRecord]:
+    """The last record of each file of a group, if it is not void; the lists are read one at a time."""
+    voids = Voids(lists)
+    seen: set[str] = set()
+    by_number = sorted(lists, key=lambda each: each.number)
+    client, nodes = [each for each in by_number if each.number < 0], [each for each in by_number if each.number >= 0]
+    for each in (*client, *reversed(nodes)):
+        for record in reversed(read(each)):
+            if voids.count(each, record) and record.name not in seen:
+                seen.add(record.name)
+                yield record
 
 
 class Voids:

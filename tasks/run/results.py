@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
 from tasks.errors.local_files import at, expanded
+from tasks.errors.secrets import without_secrets
 from tasks.inputs.addresses import is_blob_address
 from tasks.inputs.content import Content
 from tasks.inputs.files import InputFile
@@ -102,6 +103,13 @@ class Results:
     def logs_of(self, name: str) -> Path:
         """Where what its Batch task wrote to stdout and stderr is."""
         return self.folder / LOGS / self.place_of(name)
+
+    def write_log(self, name: str, stream: str, text: str) -> None:
+        """Put what was written for the file to stdout or stderr there, without signatures. Raises ResultsError."""
+        target = self.logs_of(name) / stream
+        with at(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(without_secrets(text), encoding="utf-8", errors="surrogateescape")
 
     def paths(self, name: str, record: Record) -> list[tuple[Output, Path]]:
         """Each output of the file with its place on this machine."""
