@@ -44,7 +44,8 @@ def _of_files(record: RunRecord[Any]) -> RunError | None:
         return None
     details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
     if record.problem is None:
-        return TasksFailed(f"{len(lacking)} of {len(record.outcomes)} Batch tasks failed; {lacks}{details}")
+        what = "files" if record.uploads and record.uploads.bundles else "Batch tasks"
+        return TasksFailed(f"{len(lacking)} of {len(record.outcomes)} {what} failed; {lacks}{details}")
     return record.problem.with_message(f"{record.problem}\nTherefore {lacks}{details}")
 
 

@@ -19,6 +19,7 @@ from tasks.run.outcomes import AddedTask, Monitored
 from tasks.run.polling import Polling
 from tasks.step import step
 from tasks.watching.failures import Failures
+from tasks.watching.file_results import of_files, report_files, show_files, with_distinct_ids
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
 from tasks.watching.narrator import Narrator
@@ -38,24 +39,32 @@ def monitor_tasks(
 ) -> Monitored:
     """Wait until all Batch tasks have completed. Call it with return_state, and read that with `how_it_ended`.
 
-    A Batch task without success is reported, not raised. Where watching is given up, this task run is Failed, and its
-    data is a Monitored whose `problem` is why: TasksFailed where the tasks that are left can never run, RunTimeout when
-    the job or the run reaches its time limit first, Stalled when none made progress for too long, ServiceError when
-    Azure Batch does not respond, and Cancelled when somebody has cancelled the flow run. What is seen meanwhile is in
-    `seen`, for a stopped run.
+    The outcomes are those of the files. A file or Batch task without success is reported, not raised. Where watching is
+    given up, this task run is Failed, and its data is a Monitored whose `problem` is why: TasksFailed where the tasks
+    that are left can never run, RunTimeout when the job or the run reaches its time limit first, Stalled when none made
+    progress for too long, ServiceError when Azure Batch does not respond, and Cancelled when somebody has cancelled the
+    flow run. What is seen meanwhile is in `seen`, for a stopped run.
     """
     with azure.batch() as batch:
         seen = seen or LastSeen()
+        events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
+        groups = {task.id for task in tasks if task.members}
+        watched = with_distinct_ids(tasks)
+        failures = Failures(azure, batch, run, events, groups=groups)
         watch = Watch(
-            reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=tasks),
-            narrator=_narrator(azure, batch, run, tasks, seen),
-            limits=_limits(run, tasks, patience),
+            reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=watched),
+            narrator=Narrator(run.job_id, watched, events, failures, seen.board),
+            limits=_limits(run, watched, patience),
             polling=polling,
-            memory=Memory.start(pool, tasks, patience.limits.stall_minutes, polling.now()),
+            memory=Memory.start(pool, watched, patience.limits.stall_minutes, polling.now()),
             seen=seen,
             add_nodes=Pool(batch, run, patience.pool).add_dedicated,
         )
         monitored = watch.until_the_end()
+        if groups:
+            monitored = of_files(azure, run, tasks, monitored)
+            report_files(azure, batch, run, events, groups, monitored)
+            show_files(seen.board, monitored.outcomes)
         if pool.installs:
             _log_set_up(batch, pool.id)
     if monitored.problem is None:
@@ -70,11 +79,6 @@ def _log_set_up(batch: BatchClient, pool_id: str) -> None:
             shortest, longest = f"{min(seconds):.0f}", f"{max(seconds):.0f}"
             span = longest if shortest == longest else f"{shortest} to {longest}"
             get_run_logger().info("Pool %s: packages installed on %d nodes in %s s each", pool_id, len(seconds), span)
-
-
-def _narrator(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[AddedTask], seen: LastSeen) -> Narrator:
-    events = RunEvents(account=azure.batch_account.name, flow_run_id=run.flow_run_id)
-    return Narrator(run.job_id, tasks, events, Failures(azure, batch, run, events), seen.board)
 
 
 def _limits(run: Run, tasks: Sequence[AddedTask], patience: Patience) -> Limits:

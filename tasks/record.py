@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Generic
 
+from azure.batch.models import BatchTaskState
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -19,6 +20,7 @@ from tasks.reporting.artifacts import attempt_suffix, publish_report
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.prices import price_of, region_of
 from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
+from tasks.run.file_outcomes import by_batch_task, outcome_of_file
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome, in_order
 from tasks.run.results import Results
@@ -71,7 +73,8 @@ class RunRecord(Generic[J]):
     def note(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
         """What is known of these files now; returns the outcomes of all."""
         to_do = [TaskOutcome.not_begun(file) for file in self.files]
-        self._of_batch_tasks = [outcome for outcome in outcomes if outcome not in self.done]
+        done = {outcome.file for outcome in self.done}
+        self._of_batch_tasks = [outcome for outcome in outcomes if outcome.file not in done]
         self.outcomes = in_order(self.files, to_do, self.done, outcomes)
         return self.outcomes
 
@@ -80,11 +83,12 @@ class RunRecord(Generic[J]):
         """What was known last of each file that was uploaded, by its name."""
         files = self.uploads.inputs if self.uploads else ()
         last = {outcome.file: outcome for outcome in self._of_batch_tasks}
-        seen = self.seen.outcomes
-        return {
-            file.name: last.get(file.name) or seen.get(file.task_id) or TaskOutcome.of(_added(file), None)
-            for file in files
-        }
+        return {file.name: last.get(file.name) or self._seen(file) for file in files}
+
+    def _seen(self, file: UploadedFile) -> TaskOutcome:
+        """What is known of the file by its Batch task alone."""
+        seen = self.seen.outcomes.get(file.task_id)
+        return outcome_of_file(seen, file.name, None) if seen else TaskOutcome.of(_added(file), None)
 
     @property
     def cancelled(self) -> bool:
@@ -97,7 +101,19 @@ class RunRecord(Generic[J]):
             return False
         if self.not_downloaded is not None:
             return bool(self.not_downloaded)
-        return self.seen.succeeded > 0 or any(outcome.succeeded for outcome in self.known.values())
+        return self.seen.succeeded > 0 or any(map(self._may_have_outputs(), self.known.values()))
+
+    def _may_have_outputs(self) -> Callable[[TaskOutcome], bool]:
+        """Whether a file may have outputs; of a group's, only its record says so."""
+        groups = self.uploads.bundles if self.uploads else ()
+        noted = {outcome.file for outcome in self._of_batch_tasks}
+
+        def may(outcome: TaskOutcome) -> bool:
+            known = outcome.completed and outcome.file in noted
+            begun = outcome.id in groups and outcome.state != BatchTaskState.ACTIVE
+            return outcome.succeeded or (begun and not known)
+
+        return may
 
     def holds(self) -> bool | None:
         """The same for the step that deletes containers; None where only their tags can say so."""
@@ -144,7 +160,7 @@ class RunRecord(Generic[J]):
     def _show_end(self, reason: str) -> None:
         """Of a run that was stopped: what monitoring showed last is no longer so."""
         in_job = [outcome for outcome in self.outcomes if not outcome.earlier]
-        progress = Progress.of_outcomes(in_job, earlier=len(self.outcomes) - len(in_job))
+        progress = Progress.of_outcomes(by_batch_task(in_job), earlier=len(self.outcomes) - len(in_job))
         status = progress.at_the_end(reason.partition("\n")[0])
         completed = sum(outcome.completed for outcome in self.outcomes)
         self.seen.board.show(self.outcomes, completed, len(self.outcomes), status)

@@ -11,7 +11,6 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import within
-from tasks.download import Download
 from tasks.errors import ResultsError
 from tasks.errors.secrets import without_secrets
 from tasks.kept import save_manifest
@@ -19,11 +18,14 @@ from tasks.record import RunRecord
 from tasks.resources.container import Container
 from tasks.resources.ownership import hold
 from tasks.run.destination import Destination
+from tasks.run.downloads import Download
+from tasks.run.file_outcomes import outcome_of_file
+from tasks.run.group_records import GroupRecords, for_each_group
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.previous_attempt import records_there
 from tasks.run.records import record_blob
-from tasks.run.uploads import UploadedFile
+from tasks.run.uploads import UploadedFile, Uploads
 
 MANIFEST_SECONDS = 3.0
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
@@ -36,7 +38,7 @@ def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds
     """
     if ending is None or isinstance(ending, Exception) or record.stored or not record.uploads:
         return
-    fetch = _Fetch(record.azure, record.run, record.uploads.inputs, Download(results=record.results))
+    fetch = _Fetch(record.azure, record.run, record.uploads, Download(results=record.results))
     known = record.known
     within(seconds, lambda: fetch.run(known))
     fetch.download.stop.set()
@@ -66,46 +68,66 @@ def _save_manifest(record: RunRecord[Any]) -> None:
 class _Fetch:
     """The download of a stopped run's finished outputs, in a thread that may be left behind."""
 
-    def __init__(self, azure: Azure, run: Run, files: Sequence[UploadedFile], download: Download) -> None:
+    def __init__(self, azure: Azure, run: Run, uploads: Uploads, download: Download) -> None:
         self._azure = azure
         self._run = run
-        self._files = files
+        self._uploads = uploads
         self._there: Mapping[str, datetime] = {}
+        self._in_groups: Mapping[str, TaskOutcome] = {}  # the files of groups that have a record
         self.download = download
         self.listed = False
         self.problem = ""
 
     def run(self, known: Mapping[str, TaskOutcome]) -> None:
         try:
-            self._there = records_there(self._azure, self._run)
-            self.listed = True
-            done = self.download.results.downloaded(self._files)
+            self._read_records(known)
+            files = self._uploads.inputs
+            done = self.download.results.downloaded(files)
             self.download.stored.update(done)
-            wanted = [file for file in self._files if self._finished(known[file.name]) and file.name not in done]
+            wanted = [file for file in files if self._outcome(known[file.name]).succeeded and file.name not in done]
             if not wanted:
                 return
             self._hold_containers()  # whoever else cleans up, such as a worker's hook, leaves them then
             self.download.results.forget(file.name for file in wanted)
             oldest_first = sorted(wanted, key=lambda file: (file.record not in self._there, self._time(file)))
-            self.download.fetch(self._azure, self._run, oldest_first)
+            self.download.fetch(self._azure, self._run, oldest_first, self._uploads.bundles)
         except Exception as error:  # whatever it is, what is not here is named, and its container held
             self.problem = without_secrets(str(error))
 
+    def _read_records(self, known: Mapping[str, TaskOutcome]) -> None:
+        self._there = records_there(self._azure, self._run)
+        groups: dict[str, list[TaskOutcome]] = {}
+        for file in self._uploads.inputs:
+            if file.task_id in self._uploads.bundles:
+                groups.setdefault(file.task_id, []).append(known[file.name])
+
+        def recorded(group: str, records: GroupRecords) -> list[TaskOutcome]:
+            found = [(each, records.files.get(each.file)) for each in groups[group]]
+            return [outcome_of_file(each, each.file, written) for each, written in found if written]
+
+        if groups:
+            each_group = for_each_group(self._azure, self._run, groups, recorded).values()
+            self._in_groups = {outcome.file: outcome for outcomes in each_group for outcome in outcomes}
+        self.listed = True
+
     def outcomes(self, known: Mapping[str, TaskOutcome]) -> list[TaskOutcome]:
         """What became of each file; a record proves a success that was not seen."""
-        finished = [
-            replace(each, state="completed", succeeded=True) if self._finished(each) else each.unfinished()
-            for each in known.values()
-        ]
-        return self.download.judge(finished)
+        return self.download.judge([self._outcome(each).unfinished() for each in known.values()])
 
     def left(self, outcomes: Sequence[TaskOutcome]) -> list[str]:
         """The finished files whose outputs are not on this machine."""
         here = self.download.stored
         return [each.file for each in outcomes if each.succeeded and each.file not in here]
 
-    def _finished(self, outcome: TaskOutcome) -> bool:
-        return outcome.succeeded or (not outcome.completed and record_blob(outcome.file) in self._there)
+    def _outcome(self, outcome: TaskOutcome) -> TaskOutcome:
+        """The outcome by the file's record, if that says more."""
+        if outcome.succeeded:
+            return outcome
+        if (recorded := self._in_groups.get(outcome.file)) is not None:
+            return recorded
+        if outcome.completed or record_blob(outcome.file) not in self._there:
+            return outcome
+        return replace(outcome, state="completed", succeeded=True)
 
     def _time(self, file: UploadedFile) -> datetime:
         return self._there.get(file.record, file.modified)

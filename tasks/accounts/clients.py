@@ -109,10 +109,10 @@ def _storage_options(endpoint: str) -> dict[str, Any]:
 
 
 def _transport(endpoint: str) -> CheckedTransport:
-    return CheckedTransport(check_host=partial(_check_embedded, endpoint), **_TIMEOUTS)
+    return CheckedTransport(check_host=partial(check_embedded, endpoint), **_TIMEOUTS)
 
 
-def _check_embedded(endpoint: str) -> None:
+def check_embedded(endpoint: str) -> None:
     """Raises EmbeddedAzureEnded where the endpoint is of one that has ended: no retry brings it back."""
     from local_azure.embedded import exit_code_at
 

@@ -16,14 +16,19 @@ R = TypeVar("R")
 
 
 def in_parallel(
-    work: Callable[[T], R], items: Iterable[T], *, meanwhile: Callable[[], None] | None = None, every: float = 20.0
+    work: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    meanwhile: Callable[[], None] | None = None,
+    every: float = 20.0,
+    at_a_time: int = AT_A_TIME,
 ) -> list[R]:
     """The work done on each item, several at a time; the first error ends it, once what is under way has ended.
 
     A signal waits for nothing: of a run that is cancelled only seconds are left, in which it has to delete.
     `meanwhile` is called at this interval, in seconds.
     """
-    pool = ThreadPoolExecutor(AT_A_TIME)
+    pool = ThreadPoolExecutor(at_a_time)
     wait = False
     try:
         futures = [pool.submit(work, item) for item in items]

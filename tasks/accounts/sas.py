@@ -1,4 +1,4 @@
-"""SAS: read-only URLs of blobs, write-only tokens of containers."""
+"""SAS: read-only URLs of blobs, read-only or write-only tokens of containers."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ class Signer:
             permission=ContainerSasPermissions(read=read, create=True, write=True),
             expiry=self.expires,
             **self._with(target),
+        )
+
+    def read_token(self, container: str) -> str:
+        """A SAS token that lets its bearer read the blobs of a container of the run's account; nothing else."""
+        own = replace(self._own, name=container)
+        return generate_container_sas(
+            self._name(own),
+            container,
+            permission=ContainerSasPermissions(read=True),
+            expiry=self.expires,
+            **self._with(own),
         )
 
     def _read_token(self, source: SourceContainer, blob: str) -> str:

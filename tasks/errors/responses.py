@@ -101,7 +101,7 @@ class CheckedTransport(RequestsTransport):  # type: ignore[misc]  # which azure-
         )
         if found := problem(response):
             raise UnusableResponse(found)
-        if response.status == HTTPStatus.NOT_FOUND and (code := _code(response)) not in GONE:
+        if response.status == HTTPStatus.NOT_FOUND and (code := code_of(response)) not in GONE:
             # The SDKs make every 404 a ResourceNotFoundError.
             error = HttpResponseError(f"{code}: the address is not found", response=answer)
             error.error_code = code  # type: ignore[attr-defined]  # as the SDK for storage does
@@ -124,7 +124,7 @@ def _missing(response: Response) -> str:
     if response.body is None or response.method == "HEAD":
         return ""
     if response.status >= 400:
-        return "" if _code(response) else "without an error code"
+        return "" if code_of(response) else "without an error code"
     try:
         if response.service is Service.STORAGE:
             return _missing_in_list(response)
@@ -179,7 +179,7 @@ def _missing_in_items(path: list[str], body: dict[str, Any], selected: set[str] 
     return ""
 
 
-def _code(response: Response) -> str:
+def code_of(response: Response) -> str:
     """The service's error code, in its header or in its body."""
     if header := response.headers.get("x-ms-error-code"):
         return header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -66,14 +67,19 @@ class ServiceError(RunError):
 
     @classmethod
     def _answered(cls, error: HttpResponseError) -> ServiceError:
-        code = error_code(error)
-        status = error.status_code or 0
-        response = _response(error)
+        return cls.answered(_response(error), error_code(error), _first_line(error), _details(error))
+
+    @classmethod
+    def answered(
+        cls, response: Response, code: str, text: str, details: Sequence[tuple[str, str]] = ()
+    ) -> ServiceError:
+        """Of a response that refuses the request: its code, its message in a line, and further values."""
+        status = response.status
         transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
         if not response.request_id:  # so its body is not the service's either
             return cls(f"no answer from {response.service.value}: {response.origin}", code=code, transient=transient)
-        lines = [f"{response.service.value} answered {status} {code}: {_first_line(error)}"]
-        lines += [f"  {name}: {value}" for name, value in _details(error)]
+        lines = [f"{response.service.value} answered {status} {code}: {text}"]
+        lines += [f"  {name}: {value}" for name, value in details]
         lines.append(f"  request id: {response.request_id}")
         return cls("\n".join(lines), code=code, transient=transient)
 

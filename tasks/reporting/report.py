@@ -15,6 +15,7 @@ from tasks.errors.text import cut, visible
 from tasks.reporting.charts import timeline
 from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
 from tasks.reporting.text import escape_markdown, short_node
+from tasks.run.file_outcomes import by_batch_task
 from tasks.run.outcomes import TaskOutcome, missing
 
 MOST_FAILURES_IN_FULL = 50
@@ -81,7 +82,8 @@ def report(facts: RunFacts) -> str:
         facts.joined,
     ]
     if any(outcome.started for outcome in facts.outcomes):
-        parts.append(f"## Batch tasks\n\n![Timeline]({timeline(facts.outcomes, facts.ended)})\n\n{_durations(facts)}")
+        ran = by_batch_task(facts.outcomes)
+        parts.append(f"## Batch tasks\n\n![Timeline]({timeline(ran, facts.ended)})\n\n{_durations(ran)}")
     parts += [_steps(facts), _cost(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -134,7 +136,7 @@ def _links(flow_run_id: str) -> str:
 
 def _overview(facts: RunFacts) -> str:
     owner = "made for this run" if facts.own_pool else "an existing pool, neither changed nor deleted"
-    requeues = sum(outcome.requeues for outcome in facts.outcomes)
+    requeues = sum(outcome.requeues for outcome in by_batch_task(facts.outcomes))
     rows = [
         ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was used"),
         ("nodes", _nodes(facts) if facts.pool_id else "none"),
@@ -203,8 +205,8 @@ def _names(outcomes: Sequence[TaskOutcome]) -> str:
     return f"All without output: {names}{more}"
 
 
-def _durations(facts: RunFacts) -> str:
-    seconds = [outcome.seconds for outcome in facts.outcomes if outcome.seconds is not None]
+def _durations(tasks: Sequence[TaskOutcome]) -> str:
+    seconds = [task.seconds for task in tasks if task.seconds is not None]
     if not seconds:
         return ""
     shortest, longest = _span(min(seconds)), _span(max(seconds))

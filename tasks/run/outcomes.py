@@ -28,6 +28,7 @@ class Cause(str, Enum):
     EXIT_CODE = "exited non-zero"
     TIME_LIMIT = "timed out"
     TERMINATED = "was terminated"
+    KILLED = "was killed by a signal"
     START = "could not start"
     FETCH = "could not fetch its file"
     NOT_TEXT = "could not read its file as text"
@@ -165,6 +166,11 @@ class TaskOutcome:
 _EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}
 
 
+def cause_of_exit(exit_code: int) -> Cause:
+    """Why a Batch task, or a script, ended with an exit code other than 0."""
+    return _EXIT_CODES.get(exit_code, Cause.EXIT_CODE)
+
+
 def log_blob(task: str, stream: str) -> str:
     """The blob of the output container in which Batch keeps what a task wrote to stdout or stderr."""
     return f"{LOGS}/{task}/{stream}"
@@ -196,7 +202,7 @@ def _cause(task: BatchTask, failure: Failure) -> Cause:
     code = failure.code
     if code == "FailureExitCode":
         assert task.execution_info is not None
-        return _EXIT_CODES.get(task.execution_info.exit_code or 0, Cause.EXIT_CODE)
+        return cause_of_exit(task.execution_info.exit_code or 0)
     if code == "TaskEnded":  # the service's code for both
         return Cause.TIME_LIMIT if _used_up(task) else Cause.TERMINATED
     starts = {

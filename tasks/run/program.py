@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ class Program:
 NO_PROGRAM = Program()
 
 
-@dataclass(frozen=True, kw_only=True)
+_program = lru_cache(maxsize=16)(Program)  # one object for very many files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
     """A file whose outputs are there, and what they were made of."""
 
@@ -49,7 +53,7 @@ class Done:
         try:
             return cls(
                 content=str(values["content"]),
-                program=Program(**values["program"]),
+                program=_program(**values["program"]),
                 record=Record.of(values["record"]),
             )
         except (KeyError, TypeError, AttributeError) as error:

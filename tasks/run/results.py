@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,10 +11,12 @@ from prefect.logging import get_run_logger
 
 from tasks.errors import InputError, ResultsError, RunError
 from tasks.errors.local_files import at, expanded
+from tasks.errors.secrets import without_secrets
 from tasks.inputs.addresses import is_blob_address
 from tasks.inputs.content import Content
 from tasks.inputs.files import InputFile
 from tasks.inputs.names import blob_name, local_paths
+from tasks.run.notes import Notes
 from tasks.run.outcomes import LOGS, TaskOutcome, missing
 from tasks.run.output_address import MANIFEST
 from tasks.run.program import NO_PROGRAM, Done, Program
@@ -68,6 +68,7 @@ class Results:
     program: Program = NO_PROGRAM
     kept: str = ""
     why: Mapping[str, str] | None = field(default=None, repr=False)
+    _notes: Notes = field(default_factory=Notes, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -102,6 +103,13 @@ class Results:
     def logs_of(self, name: str) -> Path:
         """Where what its Batch task wrote to stdout and stderr is."""
         return self.folder / LOGS / self.place_of(name)
+
+    def write_log(self, name: str, stream: str, text: str) -> None:
+        """Put what was written for the file to stdout or stderr there, without signatures. Raises ResultsError."""
+        target = self.logs_of(name) / stream
+        with at(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(without_secrets(text), encoding="utf-8", errors="surrogateescape")
 
     def paths(self, name: str, record: Record) -> list[tuple[Output, Path]]:
         """Each output of the file with its place on this machine."""
@@ -163,7 +171,7 @@ class Results:
             return str(error) if isinstance(error, RunError) else f"{folder}: {type(error).__name__}: {error}"
         return ""
 
-    def done(self) -> dict[str, Done]:
+    def done(self) -> Mapping[str, Done]:
         """The files whose outputs were there, by name."""
         return self._noted() or {}
 
@@ -171,26 +179,11 @@ class Results:
         """Whether the folder has notes of finished files, and these cannot be read."""
         return self._noted() is None
 
-    def _noted(self) -> dict[str, Done] | None:
-        """The same; None where there are notes that cannot be read."""
-        try:
-            known = json.loads((self.folder / _DONE).read_text(encoding="utf-8", errors="surrogatepass"))
-            return {str(name): Done.of(each) for name, each in known.items()}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except (OSError, ValueError, AttributeError):
-            return None
+    def _noted(self) -> Mapping[str, Done] | None:
+        return self._notes.read(self.folder / _DONE)
 
     def _note(self, done: Mapping[str, Done]) -> None:
-        values = {name: each.as_values() for name, each in done.items()}
-        partial = self.folder / f"{_DONE}.part"
-        try:
-            with at(partial):
-                partial.write_text(json.dumps(values), encoding="utf-8", errors="surrogatepass")
-                partial.replace(self.folder / _DONE)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        self._notes.write(self.folder / _DONE, done)
 
     def _is_done(self, file: InputFile, done: Done) -> bool:
         try:

@@ -1,8 +1,8 @@
-"""Reports each failed Batch task once, as soon as it is seen: in the log and as an event."""
+"""Reports each failed Batch task, or file, once, as soon as it is seen: in the log and as an event."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from azure.batch import BatchClient
@@ -19,39 +19,60 @@ _MOST_READ = 100  # Batch tasks whose stderr is read
 
 
 class Failures:
-    """The failed Batch tasks that were reported, and what they wrote to stderr."""
+    """The failures that were reported, and what was written to stderr.
 
-    def __init__(self, azure: Azure, batch: BatchClient, run: Run, events: RunEvents) -> None:
+    groups: ids of the Batch tasks with several files, whose events are left to the files.
+
+    of_files: outcomes are those of files; stderr of a group's Batch task is not theirs.
+    """
+
+    def __init__(
+        self,
+        azure: Azure,
+        batch: BatchClient,
+        run: Run,
+        events: RunEvents,
+        *,
+        groups: Collection[str] = (),
+        of_files: bool = False,
+    ) -> None:
         self._azure = azure
         self._batch = batch
         self._run = run
         self._events = events
-        self._reported: set[str] = set()
-        self._stderr: dict[str, str] = {}
+        self._groups = groups
+        self._of_files = of_files
+        self._reported: set[str] = set()  # by file
+        self._stderr: dict[str, str] = {}  # by Batch task
         self._logger = get_run_logger()
 
     def report(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
         """Report those that are new; returns all outcomes, the failed ones with the end of their stderr."""
-        new = [outcome for outcome in outcomes if outcome.failed and outcome.id not in self._reported]
-        if new:
-            read = [outcome.id for outcome in new][: _MOST_READ - len(self._stderr)]
+        new = [outcome for outcome in outcomes if outcome.failed and outcome.file not in self._reported]
+        if read := [outcome.id for outcome in new if self._has_own_stderr(outcome)][: _MOST_READ - len(self._stderr)]:
             self._stderr |= read_stderr(self._azure, self._batch, self._run, read)
-        for outcome in self._with_stderr(new):
-            self._reported.add(outcome.id)
+        for outcome in map(self._with_stderr, new):
+            self._reported.add(outcome.file)
             if len(self._reported) <= _MOST_LOGGED:
                 self._logger.error(
                     "Batch task %s (%s) %s%s", outcome.id, outcome.file, outcome.why(), as_lines(outcome.stderr)
                 )
-            self._events.emit(_event(self._run, outcome))
-        return self._with_stderr(outcomes)
+            if self._of_files or outcome.id not in self._groups:
+                self._events.emit(_event(self._run, outcome))
+        return [self._with_stderr(outcome) for outcome in outcomes]
 
     def close(self) -> None:
         """Log how many have not been named."""
         if (more := len(self._reported) - _MOST_LOGGED) > 0:
-            self._logger.error("and %d more Batch tasks failed", more)
+            self._logger.error("and %d more %s failed", more, "files" if self._of_files else "Batch tasks")
 
-    def _with_stderr(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
-        return [replace(outcome, stderr=self._stderr.get(outcome.id, "")) for outcome in outcomes]
+    def _has_own_stderr(self, outcome: TaskOutcome) -> bool:
+        return not (self._of_files and outcome.id in self._groups)
+
+    def _with_stderr(self, outcome: TaskOutcome) -> TaskOutcome:
+        if outcome.id not in self._stderr or not self._has_own_stderr(outcome):
+            return outcome
+        return replace(outcome, stderr=self._stderr[outcome.id])
 
 
 def _event(run: Run, outcome: TaskOutcome) -> BatchTaskFailed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchFileProperties
@@ -11,14 +11,13 @@ from azure.storage.blob import ContainerClient
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
-from tasks.errors.secrets import without_secrets
 from tasks.errors.service import SERVICE_FAILURES
+from tasks.run.file_outcomes import shown_end
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import LOGS, STREAMS, TaskOutcome, log_blob
 from tasks.run.program import Done
 from tasks.run.results import Results
 
-_TAIL = 2000  # characters that are shown
 _MOST_READ = 100_000  # bytes of which they are the end
 _MOST_DOWNLOADED = 10 << 20  # bytes of a log that are downloaded: its end
 _MOST_ASKED = 100  # Batch tasks whose logs are requested from their node, where Batch has stored none
@@ -37,49 +36,96 @@ def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]
         return dict(zip(tasks, in_parallel(read, tasks), strict=True))
 
 
-def download_logs(azure: Azure, run: Run, outcomes: Sequence[TaskOutcome], results: Results) -> int:
+def clear_logs(outcomes: Sequence[TaskOutcome], results: Results) -> None:
+    """Delete what a previous attempt of the run has left there of these files. Raises ResultsError."""
+    if (results.folder / LOGS).is_dir():
+        for outcome in outcomes:
+            if not outcome.earlier:
+                shutil.rmtree(results.logs_of(outcome.file), ignore_errors=True)
+
+
+def download_logs(
+    azure: Azure,
+    run: Run,
+    outcomes: Sequence[TaskOutcome],
+    results: Results,
+    groups: Collection[str] = (),
+    logged: Collection[str] = (),
+) -> int:
     """Put what scripts wrote to stdout and stderr into the results' folder, by file; returns how many logs that were.
 
-    Signatures are removed. Of failed Batch tasks, what a previous attempt of the run left there is deleted.
+    groups: ids of Batch tasks with several files. logged: files of them whose logs are there already.
     """
-    for outcome in outcomes:
-        if not outcome.earlier:
-            shutil.rmtree(results.logs_of(outcome.file), ignore_errors=True)
-    done = results.done()
-    wanted = [(each, stream) for each in outcomes for stream in STREAMS if _has_written(each, stream, done)]
-    if not wanted:
+    whole, parts = _wanted(outcomes, results.done(), groups, logged)
+    if not (whole or parts):
         return 0
-    failed = [outcome.id for outcome in outcomes if outcome.failed]
     with azure.blobs() as blobs, azure.batch() as batch:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         stored = _stored(container)
+        failed = {outcome.id: None for outcome, _ in whole if outcome.failed}
         unstored = [id for id in failed if not any(log_blob(id, stream) in stored for stream in STREAMS)]
         asked = set(unstored[:_MOST_ASKED])
 
-        def download(log: tuple[TaskOutcome, str]) -> bool:
-            outcome, stream = log
-            id = outcome.id
+        def read(id: str, stream: str) -> bytes | None:
             if (size := stored.get(log_blob(id, stream))) is not None:
-                text = _end_of_blob(container, log_blob(id, stream), _MOST_DOWNLOADED, size)
-            else:
-                text = _end_on_node(batch, run, id, stream, _MOST_DOWNLOADED) if id in asked else None
+                return _end_of_blob(container, log_blob(id, stream), _MOST_DOWNLOADED, size)
+            return _end_on_node(batch, run, id, stream, _MOST_DOWNLOADED) if id in asked else None
+
+        def download(log: tuple[TaskOutcome, str]) -> int:
+            outcome, stream = log
+            text = read(outcome.id, stream)
             if text is None:  # a task that could not start has written none
-                return False
-            target = results.logs_of(outcome.file) / stream
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shown = without_secrets(text.decode(errors="surrogateescape"))
-            target.write_text(shown, encoding="utf-8", errors="surrogateescape")
-            return True
+                return 0
+            results.write_log(outcome.file, stream, text.decode(errors="surrogateescape"))
+            return 1
 
-        return sum(in_parallel(download, wanted))
+        def download_parts(log: tuple[str, str]) -> int:
+            found = dict(parts_of(read(*log) or b"", parts[log]))
+            for file, text in found.items():
+                results.write_log(file, log[1], text.decode(errors="surrogateescape"))
+            return len(found)
+
+        return sum(in_parallel(download, whole)) + sum(in_parallel(download_parts, parts))
 
 
-def _has_written(outcome: TaskOutcome, stream: str, done: Mapping[str, Done]) -> bool:
-    """Whether the Batch task may have written to it: a failed one always, another by its record."""
-    if outcome.failed:
-        return True
-    record = done[outcome.file].record if outcome.succeeded and not outcome.earlier and outcome.file in done else None
-    return record is not None and (record.stdout if stream == "stdout.txt" else record.stderr) > 0
+def _wanted(
+    outcomes: Sequence[TaskOutcome], done: Mapping[str, Done], groups: Collection[str], logged: Collection[str]
+) -> tuple[list[tuple[TaskOutcome, str]], dict[tuple[str, str], dict[str, int]]]:
+    """The logs to download: of Batch tasks with one file, or that left no record of one; and, of the others, parts.
+
+    These are by Batch task and stream, as the number of bytes of each file.
+    """
+    whole: list[tuple[TaskOutcome, str]] = []
+    parts: dict[tuple[str, str], dict[str, int]] = {}
+    ended: set[str] = set()
+    for outcome in outcomes:
+        if outcome.failed and outcome.file not in logged and outcome.id not in ended:
+            whole += [(outcome, stream) for stream in STREAMS]
+            if outcome.id in groups:
+                ended.add(outcome.id)  # once is enough
+        if not outcome.succeeded or outcome.earlier or outcome.file not in done:
+            continue
+        record = done[outcome.file].record
+        for stream, size in zip(STREAMS, (record.stdout, record.stderr), strict=True):
+            if size and outcome.id in groups:
+                parts.setdefault((outcome.id, stream), {})[outcome.file] = size
+            elif size:
+                whole.append((outcome, stream))
+    return whole, parts
+
+
+def parts_of(log: bytes, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """What the log of a group's Batch task has of each of these files, of which so many bytes follow their headline."""
+    names = {f"--- {file if file.isprintable() else repr(file)[1:-1]}".encode(): file for file in sizes}
+    begin = 0
+    while begin < len(log):
+        end = log.find(b"\n", begin)
+        end = len(log) if end < 0 else end
+        file = names.get(log[begin:end])
+        begin = end + 1
+        if file is not None:
+            yield file, log[begin : begin + sizes[file]]
+            begin += sizes[file]
 
 
 def _stored(container: ContainerClient) -> dict[str, int]:
@@ -107,7 +153,7 @@ def as_lines(stderr: str) -> str:
 
 
 def _shown(end: bytes | None) -> str:
-    return without_secrets((end or b"").decode(errors="replace").strip())[-_TAIL:]  # first blanked, then cut
+    return shown_end((end or b"").decode(errors="replace"))
 
 
 def _end_of_blob(container: ContainerClient, blob: str, most: int, size: int | None = None) -> bytes | None:

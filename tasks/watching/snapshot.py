@@ -17,7 +17,7 @@ from tasks.errors.service import SERVICE_FAILURES
 from tasks.reporting.artifacts import MOST_TABLE_ROWS
 from tasks.run.identity import Run
 from tasks.run.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
-from tasks.run.previous_attempt import records_there
+from tasks.watching.file_results import proven
 from tasks.watching.logs import start_task_stderr
 from tasks.watching.progress import Progress
 
@@ -111,11 +111,8 @@ class SnapshotReader:
                 return replace(found, start_task_stderr=self._start_task_stderr(found.nodes))
 
     def records(self) -> Collection[str]:
-        """The blobs of the records; none where they cannot be listed."""
-        try:
-            return records_there(self.azure, self.run)
-        except SERVICE_FAILURES:
-            return ()
+        """The blobs of the records that prove a success; none where they cannot be read."""
+        return proven(self.azure, self.run, self.tasks)
 
     def _counts(self) -> Progress | None:
         try:

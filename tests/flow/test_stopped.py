@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
-import tasks.download
 import tasks.record
+import tasks.run.downloads
 import tasks.stopped
 from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
 from tasks.inputs.files import InputFile
 from tasks.record import RunRecord
 from tasks.reporting.report import RunFacts
+from tasks.run.fetch import Fetcher
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.run.previous_attempt import records_there
-from tasks.run.records import Output, Record, record_blob
+from tasks.run.records import Output, record_blob
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
-from tasks.run.uploads import UploadedFile
 from tasks.stopped import fetch_finished
 from tests.support.downloads import NAMES, UPLOADS, container, file, output_blob, parse, quick, remembered, run
 
@@ -103,14 +103,14 @@ def test_finished_outputs_are_downloaded_and_reported(
     assert (chronicle.holds(), published[0].kept) == (False, ())
 
 
-def blocking(name: str, blocked: Event) -> Callable[..., str]:
+def blocking(name: str, blocked: Event) -> Callable[..., None]:
     """The download of an output, which for this one takes until the test is over."""
-    original = tasks.download._download
+    original = Fetcher._fetch
 
-    def call(container: ContainerClient, blob: str, target: Path, expected: Output) -> str:
-        if blob == output_blob(name):
+    def call(self: Fetcher, output: Output, path: Path) -> None:
+        if output.blob == output_blob(name):
             blocked.wait(60)
-        return original(container, blob, target, expected)
+        original(self, output, path)
 
     return call
 
@@ -125,7 +125,7 @@ def test_what_the_seconds_do_not_suffice_for_is_named_and_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     blocked = Event()
-    monkeypatch.setattr(tasks.download, "_download", blocking("b.txt", blocked))
+    monkeypatch.setattr(Fetcher, "_fetch", blocking("b.txt", blocked))
     stop(chronicle, seconds=2.0)
     left = (
         "Not downloaded: the outputs of b.txt. "
@@ -155,13 +155,12 @@ def test_the_oldest_output_is_downloaded_first(
     def in_turn(work: Callable[[object], object], items: list[object], **more: Any) -> list[object]:
         return [work(item) for item in items]
 
-    def noted(container: ContainerClient, results: Results, of: UploadedFile) -> Record:
-        order.append(of.name)
-        return Record(outputs=())
+    def noted(self: Fetcher, name: str) -> None:
+        order.append(name)
 
     monkeypatch.setattr(tasks.stopped, "records_there", as_told)
-    monkeypatch.setattr(tasks.download, "in_parallel", in_turn)
-    monkeypatch.setattr(tasks.download, "_fetch", noted)
+    monkeypatch.setattr(tasks.run.downloads, "in_parallel", in_turn)
+    monkeypatch.setattr(Fetcher, "record", noted)
     stop(chronicle)
     assert order == ["c.txt", "a.txt", "b.txt"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,12 +16,13 @@ from azure.storage.blob import ContainerClient
 from prefect.logging import disable_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.whole_blobs import WholeBlobs
 from tasks.containers import create_containers
 from tasks.errors import RunError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import RunEvents
 from tasks.run.identity import Role, Run
-from tasks.run.records import Output, Record, record_blob
+from tasks.run.records import Output, Record, quoted, record_blob
 from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 
@@ -46,13 +48,23 @@ def store(container: ContainerClient, name: str, text: str) -> None:
     data = text.encode()
     output = Output(path=output_name(name), blob=output_blob(name), size=len(data), md5=hashlib.md5(data).hexdigest())
     container.upload_blob(output_blob(name), data, overwrite=True)
-    record = json.dumps(Record(outputs=[output]).as_values())
-    container.upload_blob(record_blob(name), record, overwrite=True)
+    container.upload_blob(record_blob(name), json.dumps(record_of(name, Record(outputs=[output]))), overwrite=True)
+
+
+def record_of(name: str, record: Record, data: Mapping[str, str] | None = None, **more: object) -> dict[str, Any]:
+    """What run_file.py writes of a file; `data` is what outputs have in the record itself, by their paths."""
+    values = record.as_values()
+    for output in values["outputs"]:
+        if output["path"] in (data or {}):
+            output["data"] = (data or {})[output["path"]]
+    began = "2026-01-02T03:04:05.000+00:00"
+    return {"name": quoted(name), "input": {"size": 1, "md5": "", "etag": ""}, "began": began, **values, **more}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(HttpTransport, "sleep", lambda self, duration: None)
+    monkeypatch.setattr(WholeBlobs, "sleep", lambda self, seconds: None)
     monkeypatch.setattr(TaskBoard, "_show", lambda *given: None)
     monkeypatch.setattr(RunEvents, "emit", lambda *given: None)
     with disable_run_logger():

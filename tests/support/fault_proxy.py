@@ -1,7 +1,7 @@
 """A reverse proxy between the SDKs and the services: it counts a run's HTTP calls, and loses or falsifies answers.
 
 Signatures cover the path and the headers but not the host, so requests pass byte for byte as they came. What the nodes
-send (it carries a SAS signature instead of an Authorization header) passes too, but is neither a call nor faulted.
+send (it carries a SAS signature, as only small downloads of the flow do) passes too, but is neither a call nor faulted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from enum import Enum
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from tasks.accounts.whole_blobs import USER_AGENT
 from tests.support.polling import LIMIT
 
 _HOST = "127.0.0.1"
@@ -126,7 +127,7 @@ class Passage:
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         if found := _RUN.search(url.path):
             self.run = found[0]
-        if "sig" in query:
+        if "sig" in query and request.headers.get("user-agent") != USER_AGENT:
             self.by_nodes.append(f"{method} {_blank(url.path)}")
             if self._hold_nodes:
                 await self._open_to_nodes.wait()

@@ -1,0 +1,202 @@
+"""Downloads the outputs of input files, each checked before it counts: those of groups from their lists of records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+from azure.core.exceptions import ResourceNotFoundError
+
+from tasks.accounts.clients import Azure
+from tasks.accounts.parallel import in_parallel
+from tasks.accounts.whole_blobs import WholeBlobs
+from tasks.errors import ResultsError
+from tasks.run.fetch import Fetcher, Useless
+from tasks.run.group_records import RecordList, last_records, lists_by_group, make_void
+from tasks.run.identity import Role, Run
+from tasks.run.outcomes import STREAMS, Cause, TaskOutcome
+from tasks.run.program import Done
+from tasks.run.records import GROUPS, FileRecord, Output, Record
+from tasks.run.results import Results
+from tasks.run.uploads import UploadedFile
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_GROUPS_AT_A_TIME = 3  # each with a list of records, and outputs in it, in memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A file whose record is found, and what of its outputs is still to be fetched."""
+
+    file: UploadedFile
+    record: Record
+    left: Sequence[tuple[Output, Path]]
+    group: str
+    below: int  # see FileRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """The outputs that are being downloaded, as far as they have come: those of each input file by its name.
+
+    failed: the files of groups, by the group's id, of which what they wrote to stdout and stderr is downloaded.
+    """
+
+    results: Results
+    failed: Mapping[str, Collection[str]] = field(default_factory=dict)
+    stored: dict[str, Done] = field(default_factory=dict)
+    useless: dict[str, tuple[Cause, str]] = field(default_factory=dict)  # why, and the details
+    logged: set[str] = field(default_factory=set)  # the files whose logs are here
+    stop: Event = field(default_factory=Event)  # set: no further one begins
+
+    def fetch(
+        self,
+        azure: Azure,
+        run: Run,
+        files: Sequence[UploadedFile],
+        groups: Collection[str] = (),
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Download the outputs of these files in their order, those of groups first.
+
+        Raises one of SERVICE_FAILURES, or ResultsError.
+        """
+        container = run.container(Role.OUTPUT)
+        with azure.blobs() as blobs:
+            client = blobs.get_container_client(container)
+            fetcher = Fetcher(results=self.results, blobs=WholeBlobs(azure, container), container=client)
+            _Fetching(self, azure, run, fetcher, meanwhile).fetch(files, groups)
+
+    def judge(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+        """The outcomes, those whose output is of no use without success."""
+        useless = self.useless
+        return [each.without_output(*useless[each.file]) if each.file in useless else each for each in outcomes]
+
+
+class _Fetching:
+    """One call of Download.fetch."""
+
+    def __init__(
+        self, download: Download, azure: Azure, run: Run, fetcher: Fetcher, meanwhile: Callable[[], None] | None
+    ) -> None:
+        self._download = download
+        self._azure = azure
+        self._run = run
+        self._fetcher = fetcher
+        self._meanwhile = meanwhile
+        self._lists: Mapping[str, Sequence[RecordList]] = {}
+        self._damaged: dict[str, str] = {}  # lists of records by their group, and why
+        self._void: dict[tuple[str, int], list[str]] = {}  # the files of a group whose outputs are of no use
+
+    def fetch(self, files: Sequence[UploadedFile], groups: Collection[str]) -> None:
+        of_groups: dict[str, dict[str, UploadedFile]] = {id: {} for id in self._download.failed}
+        for file in files:
+            if file.task_id in groups:
+                of_groups.setdefault(file.task_id, {})[file.name] = file
+        if of_groups:
+            self._lists = lists_by_group(self._azure, self._run)
+        found = [part for parts in self._in_groups(of_groups) for part in parts]
+        self._in_parallel(self._complete, found)
+        seen = {part.file.name for part in found} | self._download.stored.keys() | self._download.useless.keys()
+        alone = [file for file in files if file.name not in seen]
+        lost = {file.name: file for file in self._in_parallel(self._fetch_alone, alone) if file}
+        if lost:  # or a previous attempt had them in other groups
+            self._lists = self._lists or lists_by_group(self._azure, self._run)
+            others = [part for parts in self._in_groups(dict.fromkeys(self._lists, lost)) for part in parts]
+            self._in_parallel(self._complete, others)
+        for file in lost.values():
+            if file.name not in self._download.stored:
+                self._download.useless.setdefault(file.name, self._why_lost(file, groups))
+        for (group, below), names in self._void.items():  # so that a retry of the run processes the files again
+            make_void(self._azure, self._run, group, names, below)
+
+    def _in_parallel(self, work: Callable[[T], R], items: Sequence[T], **more: int) -> list[R]:
+        return in_parallel(work, items, meanwhile=self._meanwhile, **more)
+
+    def _in_groups(self, wanted: Mapping[str, Mapping[str, UploadedFile]]) -> list[list[_Part]]:
+        def fetch(group: str) -> list[_Part]:
+            return list(self._in_group(group, wanted[group]))
+
+        return self._in_parallel(fetch, list(wanted), at_a_time=_GROUPS_AT_A_TIME)
+
+    def _in_group(self, group: str, wanted: Mapping[str, UploadedFile]) -> Iterator[_Part]:
+        """Store the outputs that are in the records of the group's files; returns those with further outputs."""
+        lists = self._lists.get(group, ())
+        below = 1 + max((each.number for each in lists), default=-1)
+        failed = self._download.failed.get(group, ())
+        for record in last_records(lists, self._read):
+            if self._download.stop.is_set():
+                return
+            name = record.name
+            if name in failed and not record.succeeded:
+                self._log(record)
+            elif name in wanted and record.succeeded and name not in self._download.stored:
+                part = _Part(file=wanted[name], record=record.record, left=(), group=group, below=below)
+                with self._judging(part):
+                    if left := self._fetcher.store(name, record):
+                        yield replace(part, left=left)
+                    else:
+                        self._finish(part)
+
+    def _read(self, each: RecordList) -> list[FileRecord]:
+        try:
+            return self._fetcher.records(each)
+        except ValueError as error:
+            self._damaged[each.group] = f"{each.blob}: {error}"
+            return []
+
+    def _log(self, record: FileRecord) -> None:
+        with suppress(ResultsError):  # which is no reason to download nothing, and is seen again
+            for stream, text in zip(STREAMS, (record.stdout_end, record.stderr_end), strict=True):
+                self._download.results.write_log(record.name, stream, text)
+            self._download.logged.add(record.name)
+
+    def _complete(self, part: _Part) -> None:
+        if self._download.stop.is_set():
+            return
+        with self._judging(part):
+            self._fetcher.fetch(part.left)
+            self._finish(part)
+
+    def _fetch_alone(self, file: UploadedFile) -> UploadedFile | None:
+        """Download the outputs of a file that had a Batch task of its own; returns it where it has no such record."""
+        if self._download.stop.is_set():
+            return None
+        part = _Part(file=file, record=Record(outputs=()), left=(), group="", below=0)
+        with self._judging(part):
+            found = self._fetcher.record(file.name)
+            if found is None:
+                return file
+            self._fetcher.fetch(self._fetcher.store(file.name, found))
+            self._finish(replace(part, record=found.record))
+        return None
+
+    def _finish(self, part: _Part) -> None:
+        self._fetcher.check(part.file.name)
+        program = self._download.results.program
+        self._download.stored[part.file.name] = Done(content=part.file.content, program=program, record=part.record)
+
+    @contextmanager
+    def _judging(self, part: _Part) -> Iterator[None]:
+        """Note a file whose outputs are of no use."""
+        try:
+            yield
+        except Useless as problem:
+            self._download.useless[part.file.name] = problem.cause, problem.detail
+            if part.group:
+                self._void.setdefault((part.group, part.below), []).append(part.file.name)
+                return
+            with suppress(ResourceNotFoundError):
+                self._fetcher.container.delete_blob(part.file.record)
+
+    def _why_lost(self, file: UploadedFile, groups: Collection[str]) -> tuple[Cause, str]:
+        if damaged := self._damaged.get(file.task_id):
+            return Cause.DAMAGED, damaged
+        where = f"record of it in {GROUPS}/{file.task_id}" if file.task_id in groups else f"blob {file.record}"
+        return Cause.NO_OUTPUT, f"no {where}"
