@@ -39,7 +39,7 @@ from prefect.states import Suspended
 
 import flows.sweep
 import flows.top_words
-import tasks.download
+import tasks.run.fetch
 from flows import cli as command_line
 from flows.sweep import sweep
 from flows.top_words import top_words
@@ -127,7 +127,7 @@ def _die_at(death: Death) -> None:
         for name in ("delete_job", "delete_containers"):
             STEPS[name].fn = lambda *given: threading.Event().wait()
     if death is Death.DOWNLOAD:
-        tasks.download._download = _deadly(tasks.download._download)
+        tasks.run.fetch._write = _deadly(tasks.run.fetch._write)
 
 
 def _deadly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from node_scripts import run_file
 from tasks.run.records import FileRecord
 from tests.support.awkward_names import AWKWARD_NAMES
 from tests.support.blob_server import SAS, BlobServer
+from tests.support.records import contents
 
 RUN_FILE = Path(run_file.__file__).resolve()
 RECORDS = "out/groups/task1"
@@ -63,8 +64,8 @@ def described(name: str, data: bytes, **more: str) -> dict[str, Any]:
     return {"name": quote(os.fsencode(name)), "size": len(data), "md5": md5, "prefix": f"outputs/{name}", **more}
 
 
-def bundle(listed: Iterable[dict[str, Any]], *contents: bytes) -> None:
-    Path("bundle").write_bytes(json.dumps({"files": list(listed)}).encode() + b"\n" + b"".join(contents))
+def bundle(listed: Iterable[dict[str, Any]], *data: bytes) -> None:
+    Path("bundle").write_bytes(json.dumps({"files": list(listed)}).encode() + b"\n" + b"".join(data))
 
 
 def run(
@@ -128,7 +129,7 @@ def test_a_file_that_fails_does_not_stop_its_neighbours(server: BlobServer, isol
     assert (first.succeeded, second.succeeded, third.succeeded) == (True, False, True)
     assert (second.record.exit_code, second.problem, second.record.outputs) == (1, "", ())
     assert (second.stdout_end, second.stderr_end) == ("read x/b\n", "this is bad\n")
-    assert third.contents == {"upper": b"TWO"}
+    assert contents(third) == {"upper": b"TWO"}
     assert len(server.requests) == 1
 
 
@@ -151,7 +152,7 @@ def test_what_files_print_goes_to_the_streams_of_the_batch_task(server: BlobServ
 )  # fmt: skip
 def test_any_other_script_is_started_for_each_file(server: BlobServer, name: str, text: str) -> None:
     assert run(server, script(text, name), {"x/a": b"one", "x/b": b"bad", "y/a": b"two"}).returncode == 1
-    assert [each.contents for each in records(server)] == [{"upper": b"ONE"}, {}, {"upper": b"TWO"}]
+    assert [contents(each) for each in records(server)] == [{"upper": b"ONE"}, {}, {"upper": b"TWO"}]
     assert outcomes(server) == [("x/a", 0, ""), ("x/b", 1, ""), ("y/a", 0, "")]
 
 
@@ -418,14 +419,14 @@ def test_large_outputs_are_blobs_and_are_stored_before_their_record(server: Blob
     large, small = records(server)[0].record.outputs
     assert (large.blob, large.size) == ("outputs/x/a/large", 101)
     assert (small.blob, small.size) == ("", 100)
-    assert records(server)[0].contents == {"small": b"0" * 100}
+    assert contents(records(server)[0]) == {"small": b"0" * 100}
 
 
 def test_outputs_that_are_kept_elsewhere_are_all_blobs(server: BlobServer) -> None:
     path = script('#!/bin/sh\n: > "$OUTPUT_DIR/empty"\n', "x")
     assert run(server, path, {"a": b""}, OUTPUT_INLINE="0").returncode == 0
     assert server.blobs["/account/out/outputs/a/empty"] == b""
-    assert records(server)[0].contents == {}
+    assert contents(records(server)[0]) == {}
 
 
 def test_an_output_that_cannot_be_stored_fails_its_file_alone(server: BlobServer) -> None:
@@ -500,7 +501,7 @@ def test_blobs_in_place_are_fetched_over_a_kept_connection(server: BlobServer) -
     listed = [described(name, data, url=f"{server.endpoint}/in/{name}?{SAS}") for name, data in there.items()]
     bundle([listed[0], described("b", b"three"), listed[1]], b"three")
     assert run(server, script(UPPER), GROUP_MEMBERS="0-2").returncode == 0
-    assert [each.contents["upper"] for each in records(server)] == [b"ONE", b"THREE", b"TWO"]
+    assert [contents(each)["upper"] for each in records(server)] == [b"ONE", b"THREE", b"TWO"]
     assert server.gets[1:] == [f"/account/in/{name}?{SAS}" for name in there]
     assert server.connections == 1
 
