@@ -320,6 +320,7 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(script)
     streams = os.dup(1), os.dup(2)
+    files = {name: getattr(sys, name) for name in STREAMS}
     env = dict(os.environ)
     functions: list[Callable[[list[str]], object]] = []
     for line in os.fdopen(requests, "rb", closefd=False):
@@ -329,13 +330,16 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
         os.environ.update(env, **request["environment"])
         sys.argv = [script, *arguments]
         os.chdir(request["folder"])
-        for number, name in enumerate(STREAMS, 1):  # the script may have closed them
+        for number, name in enumerate(STREAMS, 1):  # the script may have closed or replaced them
             os.dup2(streams[number - 1], number)
-            if getattr(sys, name).closed:
-                opened = os.fdopen(number, "w", errors="backslashreplace", closefd=False)
-                setattr(sys, name, opened)
-                setattr(sys, f"__{name}__", opened)
-        status = 0 if functions else call(lambda: functions.append(load(script)))
+            setattr(sys, name, files[name])  # another one that was there may close this one as it goes
+            if files[name].closed:
+                files[name] = os.fdopen(number, "w", errors="backslashreplace", closefd=False)
+                setattr(sys, name, files[name])
+        status = 0
+        if not functions:
+            status = call(lambda: functions.append(load(script)))
+            files = {name: getattr(sys, name) for name in STREAMS}
         if functions:
             (function,) = functions
             run = in_fork if isolate else call
@@ -379,7 +383,6 @@ def call(function: Callable[[], object]) -> int:
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()  # type: ignore[union-attr]  # else what was printed would go with the next file
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     return int(code or 0) & 255
 
 
@@ -753,6 +756,16 @@ class Runner:
             end(worker.process)
 
 
+def journal_path(script: Script) -> str:
+    """The journal of a Batch task that is given just this, where it is found by a retry in a new working directory."""
+    given = [os.environ.get(name, "") for name in (*OURS, "AZ_BATCH_JOB_ID", "AZ_BATCH_TASK_ID")]
+    with suppress(OSError):
+        given.append(digest(script.path))
+    id = hashlib.sha256(os.fsencode("\n".join([*given, *script.arguments]))).hexdigest()[:32]
+    shared = os.environ.get("AZ_BATCH_NODE_SHARED_DIR", "")
+    return os.path.join(shared if os.access(shared, os.W_OK) else "", f"journal-{id}")
+
+
 class Records:
     """What became of the files of a group: in a journal on the node, and in lists in the output container.
 
@@ -829,6 +842,11 @@ class Records:
     def close(self) -> None:
         self._journal.close()
 
+    def forget(self) -> None:
+        """Delete the journal: all that it says is stored."""
+        with suppress(OSError):
+            os.unlink(self._path)
+
     def _write(self, entry: bytes) -> None:
         self._journal.write(b"\n" + entry)  # the line before may have no end
 
@@ -881,11 +899,10 @@ def process_group(script: Script) -> int:
     env = os.environ
     limits = Limits(float(env.get("FILE_SECONDS") or 0))
     runner = Runner(script, limits, isolate=env.get("ISOLATE") == "1")
-    first = int(env.get("RECORDS_FROM") or 0)
-    records = Records(env["RECORD_URL"], env["RECORD_SAS_TOKEN"], f"journal-{env.get('GROUP_DIGEST', '')}-{first}")
+    records = Records(env["RECORD_URL"], env["RECORD_SAS_TOKEN"], journal_path(script))
     with open(env["GROUP_FILE"], "rb") as bundle:
         files = members_of(bundle, env["GROUP_MEMBERS"])
-        records.restore(first)
+        records.restore(int(env.get("RECORDS_FROM") or 0))
         try:
             with suppress(Interrupted):
                 # Files at which the Batch task has died before come last, so that they take no other along.
@@ -898,6 +915,7 @@ def process_group(script: Script) -> int:
             records.close()
     if limits.ending:
         return 128 + signal.SIGTERM
+    records.forget()
     return next((code for code in map(records.exit_code_of, files) if code), 0)
 
 

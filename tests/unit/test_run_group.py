@@ -261,6 +261,24 @@ def test_each_file_finds_its_own_environment(server: BlobServer, folder: Path, i
         assert json.loads(line) == [arguments, arguments, f"{folder}/file/work", [], [], None, name, path]
 
 
+@pytest.mark.parametrize("isolate", ["", "1"])
+@pytest.mark.parametrize("at", ["import", "call", "both"])
+def test_a_script_may_replace_its_streams(server: BlobServer, at: str, isolate: str) -> None:
+    replaces = "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')\n"
+    text = (
+        "import io, logging, sys\n"
+        "logging.basicConfig(stream=sys.stderr)\n"
+        f"{'' if at == 'call' else replaces}"
+        "def process_file(arguments):\n"
+        f"    {'pass' if at == 'import' else replaces}\n"
+        "    print('é', end='')\n"
+        "    logging.warning('w')\n"
+    )
+    done = run(server, script(text), {"a": b"", "b": b"", "c": b""}, ISOLATE=isolate)
+    assert done.stdout == "--- a\né\n--- b\né\n--- c\né\n"
+    assert done.stderr == "--- a\nWARNING:root:w\n--- b\nWARNING:root:w\n--- c\nWARNING:root:w\n"
+
+
 def test_a_script_finds_no_token(server: BlobServer) -> None:
     text = (
         "import os\n"
@@ -383,9 +401,38 @@ def test_a_file_that_kills_the_batch_task_takes_no_other_along(server: BlobServe
 
 
 def test_a_journal_of_which_the_last_line_was_not_whole_is_read(server: BlobServer, folder: Path) -> None:
-    (folder / "journal-d1-0").write_bytes(b'\n{"began": "a"}\n{"ended": {"name": "a", "exi')
-    done = run(server, script("def process_file(a): print('ran')\n"), {"a": b"", "b": b""})
+    text = (
+        "import os\ndef process_file(a):\n    print('ran')\n    if os.environ.get('KILL'): os.kill(os.getppid(), 9)\n"
+    )
+    path, files = script(text), {"a": b"", "b": b""}
+    assert run(server, path, files, KILL="1").returncode == -9
+    (journal,) = folder.glob("journal-*")
+    with journal.open("ab") as file:
+        file.write(b'\n{"ended": {"name": "a", "exi')
+    done = run(server, path, files)
     assert (done.returncode, done.stdout) == (0, "--- b\nran\n--- a\nran\n")
+    assert list(folder.glob("journal-*")) == []
+
+
+def test_the_journal_outlives_the_working_directory(
+    server: BlobServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "import os\ndef process_file(a):\n    print('ran')\n    if os.environ.get('KILL'): os.kill(os.getppid(), 9)\n"
+    )
+    path, files = script(text), {"a": b"", "b": b""}
+    (folder / "shared").mkdir()
+    shared = {"AZ_BATCH_NODE_SHARED_DIR": str(folder / "shared")}
+    assert run(server, path, files, KILL="1", **shared).returncode == -9
+    (folder / "new").mkdir()
+    monkeypatch.chdir(folder / "new")
+    done = run(server, path, files, GROUP_DIGEST="d2", **shared)
+    assert done.stdout == "--- a\nran\n--- b\nran\n"  # another group
+    assert run(server, path, files, RECORDS_FROM="1", KILL="1", **shared).returncode == -9
+    (folder / "newer").mkdir()
+    monkeypatch.chdir(folder / "newer")
+    done = run(server, path, files, RECORDS_FROM="1", **shared)
+    assert done.stdout == "--- b\nran\n--- a\nran\n"
 
 
 @pytest.mark.parametrize(
