@@ -85,10 +85,12 @@ def upload_files(
 def _groups(
     azure: Azure, inputs: Sequence[InputFile], pool: PoolSettings | None, work: Work | None
 ) -> Sequence[Group[InputFile]]:
-    if not pool or not work or work.files_per_task == 1:
+    if not pool or not work:
         return form(inputs, slots=1, files_per_task=1)
+    if work.files_per_task:
+        return form(inputs, slots=1, files_per_task=work.files_per_task)
     with azure.batch() as batch:
-        return form(inputs, slots=slots(batch, pool), files_per_task=work.files_per_task)
+        return form(inputs, slots=slots(batch, pool))
 
 
 def _log_in_place(inputs: Sequence[InputFile]) -> None:
