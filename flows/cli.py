@@ -42,7 +42,7 @@ def command(
         str | None, typer.Option(help="Encoding of files without byte-order mark, such as windows-1251.")
     ] = None,
 ) -> None:
-    """Find the top words of text files on Azure Batch, one Batch task per file.
+    """Find the top words of text files on Azure Batch, one Batch task per file or group of small files.
 
     Runs on the accounts in AZURE_BATCH_ACCOUNT, AZURE_BATCH_ENDPOINT, AZURE_BATCH_ACCESS_KEY and
     AZURE_STORAGE_CONNECTION_STRING (or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; without keys, with Entra ID).

@@ -53,7 +53,7 @@ def run_script(
     skip_done: bool = False,
     accounts: str | None = None,
 ) -> ScriptResults:
-    """Run a script over many files on Azure Batch, one Batch task per file.
+    """Run a script over many files on Azure Batch, one Batch task per file or group of small files.
 
     Args:
         script: A Python or shell file, or any other executable for Linux, on the machine where the flow runs.

@@ -48,7 +48,7 @@ def top_words(
     delay_seconds: NotNegative = 0,
     encoding: str | None = None,
 ) -> Summary:
-    """Find the most frequent words of many text files on Azure Batch, one Batch task per file.
+    """Find the most frequent words of many text files on Azure Batch, one Batch task per file or group of small files.
 
     Args:
         inputs: Files, folders and globs on the machine where the flow runs, such as `data/*.txt`.

@@ -57,22 +57,14 @@ def upload_files(
     """
     ours = [_Local(name=name, path=path, size=path.stat().st_size) for name, path in application.items()]
     groups = _groups(azure, inputs, pool, work)
-    alone = [group.files[0] for group in groups if len(group.files) == 1]
-    local = [
-        _Local(name=file.name, path=file.source, size=file.size, task_id=file.task_id)
-        for file in alone
-        if isinstance(file.source, Path)
-    ]
     _log_in_place(inputs)
-    signer = Signer(azure, run.expires)
     with azure.blobs() as blobs:
         uploads = Uploads(application=_upload(azure, blobs, run, Role.APPLICATION, ours), inputs=())
-        uploaded = _upload(azure, blobs, run, Role.INPUT, local) if local else []
-        uploaded += [_in_place(signer, file, file.source) for file in alone if isinstance(file.source, SourceBlob)]
+        uploaded = _upload_alone(azure, blobs, run, [group.files[0] for group in groups if len(group.files) == 1])
         # Outputs of another script are no outputs of this one.
         uploaded = [replace(file, modified=max(file.modified, uploads.programmed)) for file in uploaded]
         bundles: dict[str, Bundle] = {}
-        if work and len(alone) < len(inputs):
+        if work and len(uploaded) < len(inputs):
             bundler = Bundler(azure, run, blobs, work, uploads.programmed)
             bundles, members = _upload_bundles(bundler, [group for group in groups if len(group.files) > 1])
             uploaded += members
@@ -85,16 +77,30 @@ def upload_files(
 def _groups(
     azure: Azure, inputs: Sequence[InputFile], pool: PoolSettings | None, work: Work | None
 ) -> Sequence[Group[InputFile]]:
-    if not pool or not work or work.files_per_task == 1:
+    if not pool or not work:
         return form(inputs, slots=1, files_per_task=1)
+    if work.files_per_task:
+        return form(inputs, slots=1, files_per_task=work.files_per_task)
     with azure.batch() as batch:
-        return form(inputs, slots=slots(batch, pool), files_per_task=work.files_per_task)
+        return form(inputs, slots=slots(batch, pool))
 
 
 def _log_in_place(inputs: Sequence[InputFile]) -> None:
     sizes = [file.size for file in inputs if isinstance(file.source, SourceBlob)]
     if sizes:
         get_run_logger().info("%d input files (%s bytes) are read where they are", len(sizes), f"{sum(sizes):,}")
+
+
+def _upload_alone(azure: Azure, blobs: BlobServiceClient, run: Run, files: Sequence[InputFile]) -> list[UploadedFile]:
+    """Upload the files that are processed alone, those that are blobs apart."""
+    local = [
+        _Local(name=file.name, path=file.source, size=file.size, task_id=file.task_id)
+        for file in files
+        if isinstance(file.source, Path)
+    ]
+    uploaded = _upload(azure, blobs, run, Role.INPUT, local) if local else []
+    signer = Signer(azure, run.expires)
+    return uploaded + [_in_place(signer, file, file.source) for file in files if isinstance(file.source, SourceBlob)]
 
 
 def _in_place(signer: Signer, file: InputFile, blob: SourceBlob) -> UploadedFile:

@@ -87,11 +87,11 @@ def _log_added(run: Run, plan: Plan) -> None:
     count, files = sum(each.adds for each in plan.groups), len(plan.add)
     others = len(plan.decisions) - files
     get_run_logger().info(
-        "Job %s: %s Batch tasks added, %s%s",
+        "Job %s: %d Batch tasks added, %s%s",
         run.job_id,
-        f"{count:,}" if count < files else count,
-        f"for {files:,} input files" if count < files else "one per input file",
-        f"; {others} {'files' if count < files else ''} of a previous attempt reused" if others else "",
+        count,
+        "one per input file" if count == files else f"for {files:,} input files",
+        f"; {others:,} of a previous attempt reused" if others else "",
     )
 
 

@@ -36,6 +36,7 @@ class Bundler:
         """programmed: when what processes the files got its content."""
         self.container = blobs.get_container_client(run.container(Role.INPUT))
         self.line = Line()
+        self._container_name = run.container(Role.INPUT)
         self._present = {blob.name: blob for blob in self.container.list_blobs(name_starts_with=f"{_FOLDER}/")}
         self._signer = Signer(azure, run.expires)
         self._destination = work.destination or Destination.of(azure, run, "")
@@ -46,7 +47,6 @@ class Bundler:
         """Whether the bundle had to be sent, what is there now, and the files in it."""
         packed = pack(group.files, self._prefix, lambda blob: self._signer.source_url(blob.container, blob.name))
         name, content = f"{_FOLDER}/{group.id}", packed.content
-        container = str(self.container.container_name)
         there = self._present.get(name)
         if there is not None and holds(there, content):
             sent, modified = False, there.last_modified
@@ -60,12 +60,15 @@ class Bundler:
             md5=content.md5.hex(),
             modified=modified,
             task_id=group.id,
-            container=container,
-            sas_url=self._signer.read_url(container, name),
-            # Else its link would outlive the run's containers as what lets people read blobs of the user's.
+            container=self._container_name,
+            sas_url=self._signer.read_url(self._container_name, name),
+            # With URLs it has SAS of the user's blobs, which outlive the run's containers: its link is not shown.
             uploaded=not any(entry.url for entry in packed.entries),
         )
-        files = [
+        return sent, Bundle(blob=uploaded, digest=packed.digest), self._files(group, packed.entries)
+
+    def _files(self, group: Group[InputFile], entries: Sequence[Entry]) -> list[UploadedFile]:
+        return [
             UploadedFile(
                 name=file.name,
                 size=entry.size,
@@ -73,12 +76,11 @@ class Bundler:
                 etag=entry.etag,
                 modified=self._programmed,
                 task_id=group.id,
-                container=container,
+                container=self._container_name,
                 uploaded=not entry.url,
             )
-            for file, entry in zip(group.files, packed.entries, strict=True)
+            for file, entry in zip(group.files, entries, strict=True)
         ]
-        return sent, Bundle(blob=uploaded, digest=packed.digest), files
 
     def _prefix(self, name: str) -> str:
         return self._destination.folder(self._work.place_of(name))

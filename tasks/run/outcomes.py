@@ -89,7 +89,7 @@ class TaskOutcome:
     @classmethod
     def of(cls, added: AddedTask, task: BatchTask | None) -> TaskOutcome:
         """What the service says of the task; still `active` where it says nothing yet."""
-        if added.earlier:
+        if added.earlier and task is None:
             return cls.done_before(added.id, added.file)
         if task is None:
             return cls(id=added.id, file=added.file, state=BatchTaskState.ACTIVE.value)

@@ -1,10 +1,12 @@
-"""Read what a previous attempt of this run has left of its Batch tasks and records, and delete records."""
+"""What a previous attempt of the run has left of its Batch tasks and records, and how records come to count no more."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchTask, BatchTaskExecutionResult
@@ -12,11 +14,10 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
-from tasks.run.group_records import list_group_records, make_void, read_group_records
+from tasks.run.group_records import GroupRecords, list_group_records, make_void, read_group_records
 from tasks.run.groups import parse_ranges
 from tasks.run.identity import Role, Run
 from tasks.run.records import RECORDS, FileRecord
-from tasks.run.resume import PreviousAttempt, PreviousTask, Progress
 from tasks.run.tags import parse_time
 from tasks.run.uploads import UploadedFile, Uploads
 
@@ -26,6 +27,48 @@ INPUT_NAME = "INPUT_NAME"
 GROUP_DIGEST = "GROUP_DIGEST"
 GROUP_MEMBERS = "GROUP_MEMBERS"
 SAS_EXPIRES = "SAS_EXPIRES"
+
+
+class Progress(str, Enum):
+    """How far a Batch task has come."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviousTask:
+    """A Batch task of the run's job."""
+
+    id: str
+    input: str = ""  # the name of its file, percent-encoded; empty of a group
+    digest: str = ""  # of the list of its group
+    members: frozenset[int] = frozenset()  # the files of the group that it processes, by their places in it
+    progress: Progress
+    succeeded: bool
+    created: datetime | None
+    sas_expires: datetime | None  # which also differs between attempts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviousAttempt:
+    """What there is of the run's Batch tasks by id, and of the records.
+
+    records: of files that were processed alone, by the blob, with the times when they were written.
+
+    alone: such records of files that are in groups now, by the file's name: they say what content they are of.
+
+    groups: of files that were in groups, by the group's id.
+    """
+
+    tasks: Mapping[str, PreviousTask] = field(default_factory=dict)
+    records: Mapping[str, datetime] = field(default_factory=dict)
+    alone: Mapping[str, FileRecord] = field(default_factory=dict)
+    groups: Mapping[str, GroupRecords] = field(default_factory=dict)
+    job_has_ended: bool = False  # and takes no more tasks
+
+
 _FIELDS = ["id", "state", "creationTime", "executionInfo", "environmentSettings"]
 _PROGRESS = {"active": Progress.WAITING, "completed": Progress.COMPLETED}  # else it runs, or is about to
 

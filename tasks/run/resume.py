@@ -3,55 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
 from tasks.run.group_records import GroupRecords, Written
 from tasks.run.groups import Group
 from tasks.run.identity import Run
+from tasks.run.previous_attempt import PreviousAttempt, PreviousTask, Progress
 from tasks.run.records import FileRecord, quoted
 from tasks.run.uploads import UploadedFile, Uploads
-
-
-class Progress(str, Enum):
-    """How far a Batch task has come."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    COMPLETED = "completed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviousTask:
-    """A Batch task of the run's job."""
-
-    id: str
-    input: str = ""  # the name of its file, percent-encoded; empty of a group
-    digest: str = ""  # of the list of its group
-    members: frozenset[int] = frozenset()  # the files of the group that it processes, by their places in it
-    progress: Progress
-    succeeded: bool
-    created: datetime | None
-    sas_expires: datetime | None  # which also differs between attempts
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviousAttempt:
-    """What there is of the run's Batch tasks by id, and of the records.
-
-    records: of files that were processed alone, by the blob, with the times when they were written.
-
-    alone: such records of files that are in groups now, by the file's name: they say what content they are of.
-
-    groups: of files that were in groups, by the group's id.
-    """
-
-    tasks: Mapping[str, PreviousTask] = field(default_factory=dict)
-    records: Mapping[str, datetime] = field(default_factory=dict)
-    alone: Mapping[str, FileRecord] = field(default_factory=dict)
-    groups: Mapping[str, GroupRecords] = field(default_factory=dict)
-    job_has_ended: bool = False  # and takes no more tasks
 
 
 class Decision(str, Enum):

@@ -38,7 +38,7 @@ def _digests(packages: Packages) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload(Generic[T, J]):
-    """A program to run over many files, a Batch task per file.
+    """A program to run over many files, a Batch task per file or group of small files.
 
     name: the flow's name; the names of the run's resources and of its results folder begin with it. Up to 38 lower-case
     letters, digits and single dashes, by Azure's rules for the names of containers.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from azure.batch.models import BatchPool, BatchTask
 from azure.storage.blob import ContainerClient
 
+import tasks.job
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
 from tasks.files import upload_files
@@ -27,8 +28,10 @@ from tasks.resources.batch_task import Work
 from tasks.resources.pool import slots
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.previous_attempt import void_group_records
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import Uploads
+from tests.support.polling import wait_until
 from tests.support.runs import APPLICATION, ONE_NODE, in_flow
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -46,6 +49,7 @@ class Attempt:
     run: Run
     folder: Path
     work: Work = WORK
+    application: Mapping[str, Path] = field(default_factory=lambda: APPLICATION)
 
     @property
     def inputs(self) -> Sequence[InputFile]:
@@ -53,7 +57,7 @@ class Attempt:
 
     def upload(self) -> Uploads:
         create_containers(self.azure, self.run)
-        return upload_files(self.azure, self.run, self.inputs, APPLICATION, ONE_NODE, self.work)
+        return upload_files(self.azure, self.run, self.inputs, self.application, ONE_NODE, self.work)
 
     def add(self) -> tuple[Uploads, list[AddedTask]]:
         pool = UsedPool(id=self.run.pool_id, slots_per_node=1, own=True)
@@ -358,6 +362,36 @@ def test_where_the_list_of_files_grew_nothing_that_is_done_is_repeated(attempt: 
     assert {id: environment(task)["GROUP_MEMBERS"] for id, task in attempt.tasks().items()} == {
         "topNtask0": "0", "topNtask3": "2", **dict.fromkeys(IDS[2:], "0-2"),
     }  # fmt: skip
+
+
+def test_what_a_task_writes_until_it_is_deleted_does_not_count(attempt: Attempt, tmp_path: Path) -> None:
+    """The script has changed, and a task of the old one stores records while the retry replaces it."""
+    script = tmp_path / "top_words.py"
+    script.write_text("old")
+    attempt = replace(attempt, application={**APPLICATION, "top_words.py": script})
+    seen: list[AddedTask] = []
+
+    def steps() -> None:
+        uploads, _ = attempt.add()
+        next_second = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=1)
+        wait_until(lambda: datetime.now(timezone.utc) >= next_second)  # blobs have their times in whole seconds
+        script.write_text("new")
+
+        def void_then_write(*arguments: Any) -> None:
+            void_group_records(*arguments)
+            patch.undo()
+            attempt.record("topNtask0", 0, uploads, a=0, b=0)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tasks.job, "void_group_records", void_then_write)
+            attempt.again().add()
+        assert environment(attempt.tasks()["topNtask0"])["RECORDS_FROM"] == "1"
+        with attempt.azure.batch() as batch:
+            batch.delete_task(attempt.run.job_id, "topNtask0")  # interrupted before this one was added
+        seen.extend(attempt.again().again().add()[1])
+
+    in_flow(steps)
+    assert seen[0] == AddedTask(id="topNtask0", file="a.txt and 2 more", members=("a.txt", "b.txt", "c.txt"))
 
 
 def test_files_of_which_all_are_done_need_no_pool(attempt: Attempt) -> None:

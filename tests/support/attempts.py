@@ -126,7 +126,7 @@ def _watched(name: str, function: Callable[..., Any], script: Path) -> Callable[
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if name == "2 upload files":
-            args = (*args[:3], {**args[3], RUN_FILE: script})
+            args = (*args[:3], {**args[3], RUN_FILE: script}, *args[4:])
         present = current_attempt.get()
         with present.turn:
             present.reach(before(name))

@@ -11,9 +11,9 @@ from azure.batch.models import BatchTask
 
 from tasks.run import resume
 from tasks.run.identity import Run
-from tasks.run.previous_attempt import previous_task
+from tasks.run.previous_attempt import PreviousAttempt, PreviousTask, Progress, previous_task
 from tasks.run.records import record_blob
-from tasks.run.resume import Decision, Plan, PreviousAttempt, PreviousTask, Progress
+from tasks.run.resume import Decision, Plan
 from tasks.run.uploads import UploadedFile, Uploads
 
 UPLOADED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)

@@ -10,8 +10,9 @@ import pytest
 
 from tasks.run.group_records import GroupRecords, Written
 from tasks.run.identity import Run
+from tasks.run.previous_attempt import PreviousAttempt, PreviousTask, Progress
 from tasks.run.records import FileRecord, Record, record_blob
-from tasks.run.resume import Decision, Plan, PreviousAttempt, PreviousTask, Progress, plan
+from tasks.run.resume import Decision, Plan, plan
 from tasks.run.uploads import Bundle, UploadedFile, Uploads
 
 PROGRAMMED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
