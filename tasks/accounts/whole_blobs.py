@@ -116,7 +116,10 @@ def _refusal(url: str, response: BaseHTTPResponse) -> ServiceError | None:
     """What the response says where it has no content of a blob, or is not the service's own."""
     body = response.data if response.status >= 400 else None
     answer = Response(method="GET", url=url, status=response.status, headers=response.headers, body=body)
-    if found := problem(answer):
+    found = problem(answer)
+    if not found and response.status == 200 and not response.headers.get("ETag"):
+        found = f"incomplete answer from {answer.service.value}: {answer.origin}, which is no blob"
+    if found:
         return ServiceError(found, code="NoAnswer", transient=True)
     if response.status == 200:
         return None
