@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 from tasks.accounts.clients import Azure, check_embedded
 from tasks.accounts.parallel import AT_A_TIME
 from tasks.accounts.sas import Signer
-from tasks.errors.responses import Response, code_of, problem
+from tasks.errors.responses import Response, Service, code_of, problem
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 
@@ -114,9 +114,15 @@ class _Connections(HTTPAdapter):
 
 def _refusal(url: str, response: BaseHTTPResponse) -> ServiceError | None:
     """What the response says where it has no content of a blob, or is not the service's own."""
+    is_blob = response.status == 200 and bool(response.headers.get("ETag"))
+    if is_blob and response.headers.get(Service.STORAGE.request_id):
+        return None  # nearly always
     body = response.data if response.status >= 400 else None
     answer = Response(method="GET", url=url, status=response.status, headers=response.headers, body=body)
-    if found := problem(answer):
+    found = problem(answer)
+    if not found and response.status == 200 and not is_blob:
+        found = f"incomplete answer from {answer.service.value}: {answer.origin}, which is no blob"
+    if found:
         return ServiceError(found, code="NoAnswer", transient=True)
     if response.status == 200:
         return None

@@ -110,7 +110,7 @@ class _Fetching:
             self._lists = self._lists or lists_by_group(self._azure, self._run)
             others = [part for parts in self._in_groups(dict.fromkeys(self._lists, lost)) for part in parts]
             self._in_parallel(self._complete, others)
-        for file in lost.values():
+        for file in lost.values() if not self._download.stop.is_set() else ():
             if file.name not in self._download.stored:
                 self._download.useless.setdefault(file.name, self._why_lost(file, groups))
         for (group, below), names in self._void.items():  # so that a retry of the run processes the files again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from dataclasses import replace
@@ -23,12 +22,23 @@ from tasks.run.records import Output, Record, record_blob
 from tasks.run.results import Results
 from tasks.run.uploads import Bundle, UploadedFile, Uploads
 from tasks.watching.file_results import of_files, proven, with_distinct_ids
-from tests.support.downloads import container, file, output_name, parse, quick, record_of, remembered, run
+from tests.support.downloads import (
+    GROUP,
+    container,
+    failure,
+    file,
+    parse,
+    put,
+    quick,
+    record_of,
+    remembered,
+    run,
+    success,
+)
 from tests.support.fault_proxy import FaultProxies
 
 __all__ = ["container", "quick", "run"]  # fixtures
 
-GROUP = "task-0"
 MEMBERS = ("d/e.txt", "f.txt", "g.txt")
 ALONE = "a.txt"  # has a Batch task of its own
 
@@ -39,23 +49,6 @@ def member(name: str) -> UploadedFile:
 
 BUNDLE = Bundle(blob=file("bundle"), digest="")
 UPLOADS = Uploads(application=[], inputs=[file(ALONE), *map(member, MEMBERS)], bundles={GROUP: BUNDLE})
-
-
-def success(name: str, text: str | None = None, **more: object) -> dict[str, Any]:
-    """A record with the output in itself."""
-    data = (f"output of {name}" if text is None else text).encode()
-    output = Output(path=output_name(name), blob="", size=len(data), md5=hashlib.md5(data).hexdigest())
-    record = Record(outputs=[output], node="n1", task=GROUP, seconds=0.5)
-    return record_of(name, record, {output.path: base64.b64encode(data).decode()}, **more)
-
-
-def failure(name: str, **more: object) -> dict[str, Any]:
-    record = Record(outputs=(), exit_code=3, node="n1", task=GROUP, seconds=0.25, stdout=9, stderr=14)
-    return record_of(name, record, problem="", stdout_end="so far", stderr_end="PUT ?sig=abc&x", **more)
-
-
-def put(container: ContainerClient, number: int, *records: dict[str, Any], group: str = GROUP) -> None:
-    container.upload_blob(f"groups/{group}/{number:05}.json", json.dumps(records), overwrite=True)
 
 
 @pytest.fixture

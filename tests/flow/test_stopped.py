@@ -27,8 +27,23 @@ from tasks.run.previous_attempt import records_there
 from tasks.run.records import Output, record_blob
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
+from tasks.run.uploads import Bundle, Uploads
 from tasks.stopped import fetch_finished
-from tests.support.downloads import NAMES, UPLOADS, container, file, output_blob, parse, quick, remembered, run
+from tests.support.downloads import (
+    GROUP,
+    NAMES,
+    UPLOADS,
+    container,
+    failure,
+    file,
+    output_blob,
+    parse,
+    put,
+    quick,
+    remembered,
+    run,
+    success,
+)
 
 __all__ = ["container", "quick", "run"]  # fixtures
 
@@ -101,6 +116,30 @@ def test_finished_outputs_are_downloaded_and_reported(
         (LATE, False, Cause.NOT_STARTED),
     ]
     assert (chronicle.holds(), published[0].kept) == (False, ())
+
+
+def test_finished_files_of_a_group_that_still_runs_are_downloaded(
+    chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts]
+) -> None:
+    for name in ("b.txt", "c.txt"):
+        container.delete_blob(record_blob(name))
+    put(container, 0, success("b.txt"), failure("c.txt"))
+    inputs = [file("a.txt"), *(replace(file(name), task_id=GROUP) for name in ("b.txt", "c.txt", LATE))]
+    chronicle.uploads = Uploads(application=[], inputs=inputs, bundles={GROUP: Bundle(blob=file("x"), digest="")})
+    chronicle.seen.outcomes.clear()
+    chronicle.seen.succeeded = 0
+    assert chronicle.outputs_left() is False
+    chronicle.seen.outcomes[GROUP] = TaskOutcome(id=GROUP, file="b.txt and 2 more", state="running")
+    assert chronicle.outputs_left() is True
+    stop(chronicle)
+    assert remembered(chronicle.results) == {"a.txt", "b.txt"}
+    assert [(each.file, each.succeeded, each.exit_code, each.cause) for each in published[0].outcomes] == [
+        ("a.txt", True, None, None),
+        ("b.txt", True, 0, None),
+        ("c.txt", False, 3, Cause.EXIT_CODE),
+        (LATE, False, None, Cause.NOT_RUN),
+    ]
+    assert chronicle.holds() is False
 
 
 def blocking(name: str, blocked: Event) -> Callable[..., None]:

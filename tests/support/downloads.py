@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from tasks.run.results import Results
 from tasks.run.uploads import UploadedFile, Uploads
 
 NAMES = ("a.txt", "b.txt", "c.txt")
+GROUP = "task-0"
 
 
 def parse(file: str, folder: Path) -> None:
@@ -51,7 +53,7 @@ def store(container: ContainerClient, name: str, text: str) -> None:
     container.upload_blob(record_blob(name), json.dumps(record_of(name, Record(outputs=[output]))), overwrite=True)
 
 
-def record_of(name: str, record: Record, data: Mapping[str, str] | None = None, **more: object) -> dict[str, Any]:
+def record_of(name: str, record: Record, data: Mapping[str, str] | None = None, **more: Any) -> dict[str, Any]:
     """What run_file.py writes of a file; `data` is what outputs have in the record itself, by their paths."""
     values = record.as_values()
     for output in values["outputs"]:
@@ -59,6 +61,23 @@ def record_of(name: str, record: Record, data: Mapping[str, str] | None = None, 
             output["data"] = (data or {})[output["path"]]
     began = "2026-01-02T03:04:05.000+00:00"
     return {"name": quoted(name), "input": {"size": 1, "md5": "", "etag": ""}, "began": began, **values, **more}
+
+
+def success(name: str, text: str | None = None, **more: Any) -> dict[str, Any]:
+    """A record with the output in itself."""
+    data = (f"output of {name}" if text is None else text).encode()
+    output = Output(path=output_name(name), blob="", size=len(data), md5=hashlib.md5(data).hexdigest())
+    record = Record(outputs=[output], node="n1", task=GROUP, seconds=0.5)
+    return record_of(name, record, {output.path: base64.b64encode(data).decode()}, **more)
+
+
+def failure(name: str, **more: Any) -> dict[str, Any]:
+    record = Record(outputs=(), exit_code=3, node="n1", task=GROUP, seconds=0.25, stdout=9, stderr=14)
+    return record_of(name, record, problem="", stdout_end="so far", stderr_end="PUT ?sig=abc&x", **more)
+
+
+def put(container: ContainerClient, number: int, *records: dict[str, Any], group: str = GROUP) -> None:
+    container.upload_blob(f"groups/{group}/{number:05}.json", json.dumps(records), overwrite=True)
 
 
 @pytest.fixture(autouse=True)

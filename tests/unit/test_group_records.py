@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_groups_are_kept_apart() -> None:
     }
 
 
-def values(data: str | None = None, **more: object) -> dict[str, object]:
+def values(data: str | None = None, **more: Any) -> dict[str, object]:
     made = Record(outputs=[Output(path="x", blob="", size=2, md5="m")], exit_code=0, node="n", task="t", seconds=1.5)
     return record_of("a b", made, {} if data is None else {"x": data}, **more)
 

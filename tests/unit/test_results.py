@@ -136,6 +136,26 @@ def test_a_note_that_cannot_be_read_counts_for_nothing(results: Results, files: 
     assert to_process(results, files) == ["b.txt"]
 
 
+def test_notes_in_one_line_are_read_as_well(results: Results, files: list[InputFile]) -> None:
+    note = results.folder / NOTE
+    assert len(note.read_text().splitlines()) == 4
+    note.write_text(json.dumps(json.loads(note.read_text())))
+    assert to_process(results, files) == []
+
+
+def test_notes_that_break_off_count_for_nothing(results: Results, files: list[InputFile]) -> None:
+    note = results.folder / NOTE
+    note.write_text("".join(note.read_text().splitlines(keepends=True)[:2]))
+    assert (to_process(results, files), results.notes_unreadable()) == (["a.txt", "b.txt"], True)
+
+
+def test_notes_are_parsed_once_while_they_are_as_they_were(results: Results, files: list[InputFile]) -> None:
+    other = replace(results, folder=results.folder / "other")
+    assert (results.done() is results.done(), set(results.done()), other.done()) == (True, {"a.txt", "b.txt"}, {})
+    (results.folder / NOTE).write_text("{\n}\n")
+    assert results.done() == {}
+
+
 def test_a_note_in_other_bytes_than_utf_8_counts_for_nothing(results: Results, files: list[InputFile]) -> None:
     (results.folder / NOTE).write_bytes(b'{"a.txt": "\xff"}')
     assert to_process(results, files) == ["a.txt", "b.txt"]
