@@ -51,7 +51,9 @@ class RunOptions:
     run_minutes: Annotated[int, typer.Option(help="Limit of the whole run; SAS URLs expire with it.")] = (
         _LIMITS.run_minutes
     )
-    task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task.")] = _LIMITS.task_minutes
+    task_minutes: Annotated[int, typer.Option(help="Limit of one Batch task, or one file of a group.")] = (
+        _LIMITS.task_minutes
+    )
     task_retries: Annotated[int, typer.Option(help="Times a failed Batch task is run again.")] = _LIMITS.task_retries
     stall_minutes: Annotated[int, typer.Option(help="Fail after this many minutes without progress.")] = (
         _LIMITS.stall_minutes

@@ -181,7 +181,9 @@ class TimeLimits(_Settings):
         le=7 * 24 * 60,
         description="The whole run: the job ends, SAS URLs expire, and the pool gives up its nodes after this.",
     )
-    task_minutes: int = Field(default=60, ge=1, le=7 * 24 * 60, description="One Batch task, its retries apart.")
+    task_minutes: int = Field(
+        default=60, ge=1, le=7 * 24 * 60, description="One Batch task, or one file of a group, its retries apart."
+    )
     task_retries: int = Field(
         default=1, ge=0, le=100, description="Times a Batch task that exits non-zero is run again."
     )

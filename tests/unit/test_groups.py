@@ -16,6 +16,7 @@ from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.files import InputFile, task_id
 from tasks.resources.bundle import Entry, digest, pack
 from tasks.run.groups import Group, as_ranges, form, label, parse_ranges
+from tasks.run.parameters import refuse_bad_input
 
 K, M = 1 << 10, 1 << 20
 
@@ -65,6 +66,14 @@ def test_a_number_that_is_asked_for_is_the_most() -> None:
     assert lengths(form(files([K] * 7), slots=100, files_per_task=3)) == [3, 3, 1]
     assert lengths(form(files([K] * 2000), slots=1, files_per_task=1000)) == [1000, 1000]
     assert lengths(form(files([K] * 100), slots=1, files_per_task=1)) == [1] * 100
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0"), (-1, "-1"), (1001, "1,001")])
+def test_a_number_that_no_batch_task_can_have_is_refused_before_all_else(number: int, shown: str) -> None:
+    with pytest.raises(InputError) as error:
+        refuse_bad_input(["no such file"], files_per_task=number)
+    said = "give a Batch task 1 to 1,000 files, or leave it out to have it chosen"
+    assert str(error.value) == f"files_per_task is {shown}; {said}"
 
 
 def test_no_files_make_no_groups() -> None:
