@@ -19,18 +19,24 @@ from azure.storage.blob import ContainerClient
 import tasks.job
 from tasks.accounts.clients import Azure
 from tasks.containers import create_containers
+from tasks.download import download_output
 from tasks.files import upload_files
 from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import InputFile, find_inputs
 from tasks.job import add_tasks, create_job, find_done
+from tasks.monitor import monitor_tasks
+from tasks.pool import create_pool
 from tasks.reporting.artifacts import sas_links
 from tasks.resources.batch_task import Work
 from tasks.resources.pool import slots
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.previous_attempt import void_group_records
+from tasks.run.program import Program
+from tasks.run.results import Results
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import Uploads
+from tests.support.monitoring import pace
 from tests.support.polling import wait_until
 from tests.support.runs import APPLICATION, ONE_NODE, in_flow
 
@@ -409,3 +415,102 @@ def test_files_of_which_all_are_done_need_no_pool(attempt: Attempt) -> None:
     assert [(outcome.id, outcome.file, outcome.earlier) for outcome in after] == [
         (id, f"{name}.txt", True) for id, group in zip(IDS, GROUPS, strict=True) for name in group
     ]
+
+
+# Whole attempts, on nodes
+
+SCRIPT = """#!/bin/sh
+echo "$INPUT_NAME" >> {log}
+while [ -e {folder}/hold-$INPUT_NAME ]; do sleep 0.05; done
+[ ! -e {folder}/fail-$INPUT_NAME ] || exit 7
+tr a-z A-Z < "$1" > "$OUTPUT_DIR/out"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnNodes:
+    """Attempts of a run whose script records each file that it is called for."""
+
+    first: Attempt
+    results: Results
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> OnNodes:
+        folder = attempt.folder.parent
+        script = folder / "script.sh"
+        script.write_text(SCRIPT.format(folder=folder, log=folder / "log"))
+        application = {"run_file.py": APPLICATION["run_file.py"], "script.sh": script}
+        work = Work(script="script.sh", limits=TimeLimits(task_retries=0))
+        results = Results(folder=folder / "results", program=Program(script="sha256"))
+        return cls(first=replace(attempt, application=application, work=work), results=results)
+
+    def begin(self, attempt: Attempt) -> tuple[Uploads, UsedPool, list[AddedTask]]:
+        uploads = attempt.upload()
+        pool = create_pool(attempt.azure, attempt.run, ONE_NODE, uploads.application)
+        create_job(attempt.azure, attempt.run, pool, uploads)
+        return uploads, pool, add_tasks(attempt.azure, attempt.run, pool, uploads, attempt.work)
+
+    def whole(self, attempt: Attempt) -> list[TaskOutcome]:
+        uploads, pool, added = self.begin(attempt)
+        outcomes = monitor_tasks(attempt.azure, attempt.run, pool, added, polling=pace()).outcomes
+        return download_output(attempt.azure, attempt.run, uploads, outcomes, self.results)
+
+    def say(self, what: str, name: str) -> Path:
+        path = self.first.folder.parent / f"{what}-{name}"
+        path.touch()
+        return path
+
+    def called(self) -> list[str]:
+        """The names that the script was called for since the last time, in their order."""
+        log = self.first.folder.parent / "log"
+        names = log.read_text().split() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return names
+
+
+ALL = [f"{name}.txt" for name in "abcdefghijklmnopqrst"]
+
+
+def test_a_retry_calls_the_script_only_for_files_that_failed_or_changed(attempt: Attempt) -> None:
+    runs = OnNodes.of(attempt)
+    failing = runs.say("fail", "e.txt")
+
+    def steps() -> None:
+        outcomes = runs.whole(runs.first)
+        assert [outcome.file for outcome in outcomes] == ALL
+        assert [outcome.file for outcome in outcomes if not outcome.succeeded] == ["e.txt"]
+        assert sorted(runs.called()) == ALL
+        failing.unlink()
+        (attempt.folder / "h.txt").write_text("new")
+        outcomes = runs.whole(runs.first.again())
+        assert {outcome.succeeded for outcome in outcomes} == {True}
+        assert sorted(outcome.file for outcome in outcomes) == ALL
+        assert sorted(runs.called()) == ["e.txt", "h.txt"]
+        assert (runs.results.folder_of("h.txt") / "out").read_text() == "NEW"
+
+    in_flow(steps)
+
+
+def test_an_attempt_that_was_interrupted_is_finished_also_where_a_file_came_in_between(attempt: Attempt) -> None:
+    """The Batch task that goes on is of a group that is no more: its files are processed again, all others are not."""
+    runs = OnNodes.of(attempt)
+    holding = runs.say("hold", "k.txt")
+    log = attempt.folder.parent / "log"
+
+    def steps() -> None:
+        runs.begin(runs.first)
+        wait_until(lambda: log.exists() and "k.txt" in log.read_text().split())
+        done = runs.called()
+        assert done[:-1] == [f"{name}.txt" for name in "pqrmnostj"]  # the biggest groups first
+        (attempt.folder / "0.txt").write_text("zero")
+        holding.unlink()
+        outcomes = runs.whole(runs.first.again())
+        assert [(outcome.file, outcome.succeeded) for outcome in sorted(outcomes, key=lambda each: each.file)] == [
+            (name, True) for name in ["0.txt", *ALL]
+        ]
+        again = runs.called()
+        assert set(again) >= {"0.txt", *(f"{name}.txt" for name in "abcdefghil")}
+        assert not set(again) & {f"{name}.txt" for name in "mnopqrst"}
+        assert sorted(path.parent.name for path in runs.results.folder.glob("*/out")) == ["0.txt", *ALL]
+
+    in_flow(steps)
