@@ -24,6 +24,7 @@ import pytest
 
 from local_azure import faults
 from tasks.accounts.clients import Azure
+from tasks.run.groups import LARGEST_FILE
 from tests.support.accounts import accounts_of, azure_with_faults
 from tests.support.deployed import Deployed
 from tests.support.paths import ROOT
@@ -33,7 +34,8 @@ _SIGNATURE = re.compile(rb"sig=([A-Za-z0-9%+/=_-]{20,})")
 _PERMISSIONS = re.compile(rb"\bsp=([a-z]+)")
 _URL_PART = re.compile(rb"[^\s\"'<>()|\\]+")
 
-# A run as `python -m flows.top_words` does one, in which some Batch tasks fail, and whose second try begins anew.
+# A run as `python -m flows.top_words` does one, in which Batch tasks of groups and of single files fail, and whose
+# second try begins anew.
 RUN = """
 import sys
 import tasks.job
@@ -43,18 +45,18 @@ from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 
 def add_some_that_fail(batch, job_id, tasks):
     for task in tasks:
-        if task.id.endswith("0"):
+        if task.id[-1] in "04":
             task.command_line = "/bin/sh -c 'env; env >&2; exit 3'"
-        if task.id.endswith("1"):
+        if task.id[-1] in "2":
             task.resource_files[0].http_url += "AAAA"
-        if task.id.endswith("2"):
+        if task.id[-1] in "5":
             task.output_files[0].destination.container.container_url += "AAAA"
     add_all(batch, job_id, tasks)
 
 tasks.job.add_all = add_some_that_fail
 state = top_words.with_options(retries=1, retry_delay_seconds=0)(
     inputs=[sys.argv[1]], top_n=2, pool=PoolSettings(dedicated_nodes=1, slots_per_node=4),
-    output_folder=sys.argv[2], return_state=True,
+    output_folder=sys.argv[2], files_per_task=2, return_state=True,
 )
 print(repr(state.result(raise_on_failure=False)))
 print(state)
@@ -139,8 +141,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     texts, results, temporary = (folder / name for name in ("texts", "results", "tmp"))
     for each in (texts, temporary):
         each.mkdir()
-    for name in ("a", "b", "c", "d"):
+    for name in "abcd":  # two groups
         (texts / f"{name}.txt").write_text(f"{name} {name} once")
+    for name in "efg":  # each too large for a group
+        (texts / f"{name}.txt").write_text(f"{name} " * (LARGEST_FILE // 2 + 1))
     server = Deployed.starting(PREFECT_LOGGING_LEVEL="DEBUG", TMPDIR=str(temporary))
     try:
         with azure_with_faults(tmp_path_factory.mktemp("azure")) as settings, pytest.MonkeyPatch.context() as patch:
