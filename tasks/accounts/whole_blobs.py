@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from requests import PreparedRequest, Request, Session
 from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import HTTPError
 
@@ -96,7 +97,12 @@ class _Connections(HTTPAdapter):
             found: dict[str, Any] = cast(Any, session.merge_environment_settings(url, {}, None, None, None))
             request: PreparedRequest = session.prepare_request(Request("GET", url))
         proxies = found["proxies"]
+        proxy = select_proxy(url, proxies)
+        self._headers = {"x-ms-version": _VERSION, "User-Agent": USER_AGENT}
+        if proxy and url.startswith("http:"):  # else these are for CONNECT
+            self._headers |= self.proxy_headers(proxy)
         self._pool = self.get_connection_with_tls_context(request, found["verify"], proxies, found["cert"])
+        self.cert_verify(self._pool, url, found["verify"], found["cert"])
         self._start = self.request_url(request, proxies)
 
     def get(self, path: str) -> BaseHTTPResponse:
@@ -104,9 +110,10 @@ class _Connections(HTTPAdapter):
         return self._pool.urlopen(
             "GET",
             self._start + path,
-            headers={"x-ms-version": _VERSION, "User-Agent": USER_AGENT},
+            headers=self._headers,
             retries=False,
             redirect=False,
+            assert_same_host=False,  # of a proxy
             timeout=_TIMEOUT,
             decode_content=False,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,4 +60,5 @@ class Done:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def as_values(self) -> dict[str, Any]:
-        return {"content": self.content, "program": asdict(self.program), "record": self.record.as_values()}
+        program = {"script": self.program.script, "arguments": self.program.arguments}
+        return {"content": self.content, "program": program, "record": self.record.as_values()}

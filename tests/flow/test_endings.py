@@ -39,13 +39,13 @@ from prefect.states import Suspended
 
 import flows.sweep
 import flows.top_words
-import tasks.run.fetch
 from flows import cli as command_line
 from flows.sweep import sweep
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
+from tasks.run.fetch import Fetcher
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
 from tests.support.accounts import add_pool, azure_with_faults, list_leftovers
@@ -127,7 +127,7 @@ def _die_at(death: Death) -> None:
         for name in ("delete_job", "delete_containers"):
             STEPS[name].fn = lambda *given: threading.Event().wait()
     if death is Death.DOWNLOAD:
-        tasks.run.fetch._write = _deadly(tasks.run.fetch._write)
+        Fetcher.store = _deadly(Fetcher.store)  # type: ignore[method-assign]
 
 
 def _deadly(function: Callable[..., Any]) -> Callable[..., Any]:

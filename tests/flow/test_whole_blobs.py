@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from azure.storage.blob import ContainerClient
@@ -82,12 +83,20 @@ def test_a_blob_or_container_that_is_not_there_has_its_own_code(
     assert error.value.code == "ContainerNotFound"
 
 
-def test_proxy_and_certificates_are_those_of_the_sdk(azure: Azure, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
-    with pytest.raises(ServiceError, match=r"no answer from the service: .*[Pp]roxy"):
-        read(azure, run)
-    monkeypatch.setenv("http_proxy", "")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
-    assert read(azure, run) == b"a record"  # which has no TLS
+def test_proxy_and_certificates_are_those_of_the_sdk(azure: Azure, run: Run) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+        assert read(azure, run) == b"a record"  # which has no TLS
+        for name in ("no_proxy", "NO_PROXY"):
+            environment.setenv(name, "")
+        environment.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
+        with pytest.raises(ServiceError, match=r"no answer from the service: .*port=9.*Connection refused"):
+            read(azure, run)
+
+
+def test_what_has_tls_needs_the_certificates_that_are_set(azure: Azure, run: Run) -> None:
+    storage = replace(azure.storage_account, endpoint=azure.storage_account.endpoint.replace("http:", "https:"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+        with pytest.raises(OSError, match=r"invalid path: /no/such/file"):
+            read(replace(azure, storage_account=storage), run)
