@@ -41,6 +41,9 @@ def command(
     encoding: Annotated[
         str | None, typer.Option(help="Encoding of files without byte-order mark, such as windows-1251.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Exact totals over all files; each file has a second output, all its words.")
+    ] = False,
 ) -> None:
     """Find the top words of text files on Azure Batch, one Batch task per file or group of small files.
 
@@ -50,7 +53,7 @@ def command(
     """
     word_arguments(top_n, delay, encoding, settings.limits)
     refuse_join_of_kept_outputs("the summary", settings.output_folder)
-    own = {"top_n": top_n, "delay_seconds": delay, "encoding": encoding}
+    own = {"top_n": top_n, "delay_seconds": delay, "encoding": encoding, "exact": exact}
     run_workload_flow("flows.top_words:top_words", inputs, settings, **own)
 
 

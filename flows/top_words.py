@@ -18,7 +18,7 @@ from pydantic import Field
 
 from flows.batch_flow import Inputs, batch_flow
 from flows.nine_steps import run_workload
-from flows.word_arguments import word_arguments
+from flows.word_arguments import ALL_WORDS, word_arguments
 from tasks.run.output_address import refuse_join_of_kept_outputs
 from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 from tasks.run.workload import Workload
@@ -47,6 +47,7 @@ def top_words(
     accounts: str | None = None,
     delay_seconds: NotNegative = 0,
     encoding: str | None = None,
+    exact: bool = False,
 ) -> Summary:
     """Find the most frequent words of many text files on Azure Batch, one Batch task per file or group of small files.
 
@@ -65,14 +66,15 @@ def top_words(
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
+        exact: Whether totals over all files are exact; each file then has a second output, with all of its words.
     """
     refuse_join_of_kept_outputs("the summary", output_folder)
     workload = Workload(
         name="top-words",
         node_script=NODE_SCRIPT,
-        arguments=word_arguments(top_n, delay_seconds, encoding, limits),
-        read=parse_output,
-        join=partial(summarise, top_n=top_n),
+        arguments=word_arguments(top_n, delay_seconds, encoding, limits, exact=exact),
+        read=partial(parse_output, all_words=ALL_WORDS if exact else ""),
+        join=partial(summarise, top_n=top_n, exact=exact),
         report=for_report,
         tables=TABLES,
     )

@@ -18,6 +18,7 @@ from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.results import Outputs
+from tasks.tables.totals import add_up
 from tasks.tables.write import write_table
 
 BY_FILE = "summary.csv"
@@ -28,6 +29,7 @@ REPLACED = "replaced_bytes"
 _RULE = "-" * 30
 _MOST_BARS = 30  # in the chart
 _MOST_REPLACED = 200  # files in the report
+_EXACT = "Each count is the exact total over all files with output."
 _BOUNDS = (
     "Each count adds up the files' lists, and so is a lower bound: a file in which the word is just below its list "
     "adds nothing. The artifact `top-words-overall` has the upper bound beside it, as `at_most`."
@@ -57,9 +59,12 @@ class Summary:
     list lacks the word it adds the count of that list's last word (0 if the list is shorter than N, and so has
     every word of the file). The total is exact where the two are equal. `files` is the number of lists with the word.
 
+    exact: whether the totals in `overall` are exact. Then `count` and `at_most` are both the word's total, `files` is
+    the number of files with the word, and a word that is in no list has a row too where its total is among the top N.
+
     replaced: the files with replaced bytes, and how many those are.
 
-    missing: the files without output, because their Batch task failed; both bounds are without them.
+    missing: the files without output, because their Batch task failed; all totals are without them.
 
     folder: where the output files and the two tables are, as CSV and as Parquet.
 
@@ -72,6 +77,7 @@ class Summary:
     missing: tuple[str, ...] = ()
     replaced: tuple[tuple[str, int], ...] = ()
     flow_run_id: str = ""
+    exact: bool = False
 
     def __str__(self) -> str:
         by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
@@ -93,18 +99,20 @@ class FileOutput:
     task: str
     node: str
     replaced: int = 0  # bytes
+    all_words: Path | None = None  # a table with the count of each, where totals are to be exact
 
 
-def summarise(outputs: Outputs[FileOutput], *, top_n: int) -> Summary:
+def summarise(outputs: Outputs[FileOutput], *, top_n: int, exact: bool = False) -> Summary:
     """Join the outputs into the summary, and leave its two tables in their folder."""
     files = list(outputs.read.values())
     summary = Summary(
         by_file=words_by_file(files),
-        overall=words_overall(files, top_n),
+        overall=exact_overall(files, top_n, outputs.folder) if exact else words_overall(files, top_n),
         folder=outputs.folder,
         missing=outputs.missing,
         replaced=tuple((file.file, file.replaced) for file in files if file.replaced),
         flow_run_id=str(flow_run.id),
+        exact=exact,
     )
     write_table(summary.by_file, outputs.folder / BY_FILE)
     write_table(summary.overall, outputs.folder / OVERALL)
@@ -120,7 +128,8 @@ def publish(summary: Summary) -> None:
     """Both tables as artifacts, whose descriptions name the files that they lack."""
     by_file = summary.by_file.assign(node=summary.by_file["node"].map(short_node))
     publish_table(by_file, key=Key.BY_FILE.value, description="Top words of each file", missing=summary.missing)
-    overall = "Top words over all files (a word's true total is between `count` and `at_most`)"
+    totals = "`count` is exact" if summary.exact else "a word's true total is between `count` and `at_most`"
+    overall = f"Top words over all files ({totals})"
     publish_table(summary.overall, key=Key.OVERALL.value, description=overall, missing=summary.missing)
 
 
@@ -130,14 +139,21 @@ def for_report(summary: Summary) -> str:
     words = [(str(word), int(count)) for word, count in zip(overall["word"], overall["count"], strict=True)]
     parts = [_replaced_table(summary.replaced)] if summary.replaced else []
     if words:
-        chart = bar_chart(words, "Over all files, at least")
-        parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{_BOUNDS}")
+        chart = bar_chart(words, "Over all files" if summary.exact else "Over all files, at least")
+        meaning = _EXACT if summary.exact else _BOUNDS
+        parts.append(f"## Top words\n\n![Bar chart of the top words]({chart})\n\n{meaning}")
     return "\n\n".join(parts)
 
 
-def parse_output(file: str, folder: Path) -> FileOutput:
-    """Read the output of the node script for that file. Raises RunError where it is not one."""
-    outputs = sorted(folder.glob("*"))
+def parse_output(file: str, folder: Path, all_words: str = "") -> FileOutput:
+    """Read the output of the node script for that file. Raises RunError where it is not one.
+
+    all_words: the name of the table beside it, which there must be then.
+    """
+    table = folder / all_words if all_words else None
+    if table and not table.is_file():
+        raise RunError(f"{table} is missing, the table of all words of the file")
+    outputs = sorted(path for path in folder.glob("*") if path != table)
     if len(outputs) != 1:
         raise RunError(f"{folder} has {len(outputs)} files instead of the node script's output")
     path = outputs[0]
@@ -154,6 +170,7 @@ def parse_output(file: str, folder: Path) -> FileOutput:
             task=trailer["Task"].strip(),
             node=trailer["Node"].strip(),
             replaced=int(trailer.get("Replaced bytes", 0)),
+            all_words=table,
         )
     except (ValueError, KeyError) as error:
         raise RunError(f"{path} is not an output of the node script: {error}") from None
@@ -188,6 +205,20 @@ def words_overall(outputs: Sequence[FileOutput], top_n: int) -> pd.DataFrame:
         for rank, word in enumerate(ranked, start=1)
     ]
     return pd.DataFrame(rows, columns=["rank", "word", "count", "at_most", "files"])
+
+
+def exact_overall(outputs: Sequence[FileOutput], top_n: int, folder: Path) -> pd.DataFrame:
+    """Exact totals of each listed word and of the overall top words; see Summary. Uses disk space in the folder."""
+    listed = list(dict.fromkeys(word for output in outputs for word, _ in output.words))
+    tables = [output.all_words for output in outputs if output.all_words]
+    totals = add_up(tables, listed, top_n, folder).to_pandas()
+    # Ties stay in order of first appearance in the lists, before words that are in none.
+    place = {word: number for number, word in enumerate(listed)}
+    totals["place"] = totals["word"].map(lambda word: place.get(word, len(place)))
+    totals = totals.sort_values(["count", "place"], ascending=[False, True], kind="stable", ignore_index=True)
+    rows = totals[(totals["place"] < len(place)) | (totals.index < top_n)].reset_index(drop=True)
+    columns = {"rank": range(1, len(rows) + 1), "word": rows["word"], "count": rows["count"]}
+    return pd.DataFrame({**columns, "at_most": rows["count"], "files": rows["files"]})
 
 
 def _word_and_count(line: str) -> tuple[str, int]:

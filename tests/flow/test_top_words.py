@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import re
@@ -114,6 +115,24 @@ def test_totals_over_all_files_have_both_bounds(tmp_path: Path) -> None:
         [3, "and", 10, 10 + 10 + 4, 1],
         [4, "is", 4, 4 + 10 + 10, 1],
     ]
+
+
+def test_exact_totals_are_those_of_all_texts_together(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_bytes("one one, below below é\ufeff \xff".encode("latin-1", "replace"))
+    (texts / "b.txt").write_bytes("two two, below below été".encode("cp1252"))
+    (texts / "none.txt").write_text("-- ...")
+    (texts / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    options = [str(texts), "--exact", "--top-n", "1", "--allow-failures", "1", "--encoding", "cp1252"]
+    result = CliRunner().invoke(app, [*options, "--output", str(tmp_path / "out")])
+    assert (result.exit_code, result.exception) == (0, None), result.output
+    (folder,) = (tmp_path / "out").iterdir()
+    overall = pd.read_parquet(folder / "summary_overall.parquet")
+    assert overall.values.tolist() == [[1, "below", 4, 4, 2], [2, "one", 2, 2, 1], [3, "two", 2, 2, 1]]
+    assert "Without output: picture.png" in result.stdout
+    with gzip.open(folder / "b.txt" / "all_words.tsv.gz", "rt", encoding="utf-8") as table:
+        assert table.read() == "two\t2\nbelow\t2\nété\t1\n"
 
 
 def test_a_run_leaves_nothing_behind(azure: Azure, tmp_path: Path) -> None:
@@ -428,7 +447,7 @@ def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
     schema = top_words.parameters
     assert list(schema.properties) == [
         "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "files_per_task",
-        "isolate", "skip_done", "accounts", "delay_seconds", "encoding",
+        "isolate", "skip_done", "accounts", "delay_seconds", "encoding", "exact",
     ]  # fmt: skip
     assert all(schema.properties[name].get("description") for name in schema.properties)
     assert schema.properties["top_n"]["minimum"] == 1

@@ -101,6 +101,7 @@ DEFAULTS: dict[str, Any] = {
     "accounts": None,
     "delay_seconds": 0,
     "encoding": None,
+    "exact": False,
 }
 
 NO_CONTAINER_IMAGE = (
@@ -148,6 +149,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "accounts": (["--accounts", "mine"], {"accounts": "mine"}),
     "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
     "encoding": (["--encoding", "windows-1251"], {"encoding": "windows-1251"}),
+    "exact": (["--exact"], {"exact": True}),
 }
 
 
@@ -195,6 +197,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "isolate": True,
             "skip_done": True,
             "encoding": "windows-1251",
+            "exact": True,
             "accounts": "mine",
             "delay_seconds": 1.5,
         }

@@ -60,14 +60,24 @@ def count(data: bytes, wanted: int = 10, **parameters: int) -> list[tuple[str, i
     Path("text").write_bytes(data)
     words, replaced = top_words("text", wanted, **parameters)
     assert replaced == replaced_bytes(data)
+    assert table("all.gz") == dict(rule(data, len(data)))
+    Path("all.gz").unlink()
     return words
+
+
+def table(path: str) -> dict[str, int]:
+    lines = gzip.decompress(Path(path).read_bytes()).decode().split("\n")
+    words = [line.split("\t") for line in lines[:-1]]
+    assert len({word for word, _ in words}) == len(words)
+    return {word: int(number) for word, number in words}
 
 
 def top_words(path: str, wanted: int, **parameters: int) -> tuple[list[tuple[str, int]], int]:
     """With the words that the script keeps in files because they are long."""
     Path("scratch").mkdir()
     try:
-        words, replaced = script.top_words(path, wanted, "scratch", **parameters)
+        words, replaced = script.top_words(path, wanted, "scratch", **parameters, everything=True)
+        script.write_table("all.gz", "scratch")
         return [(kept(word) if word.startswith(" ") else word, number) for word, number in words], replaced
     finally:
         shutil.rmtree("scratch")
@@ -645,6 +655,15 @@ def test_a_wrong_argument_is_named_with_its_reason(arguments: list[str], message
     assert "sig=" not in done.stderr
 
 
+def test_all_words_are_written_beside_the_output_where_that_is_asked_for(tmp_path: Path) -> None:
+    Path("text").write_bytes("b a, a c, caf\xe9".encode("latin-1"))
+    options = ("--filepath=text", "--numwords=1", "--encoding=latin-1", "--allwords=out/all.gz")
+    (tmp_path / "out").mkdir()
+    assert run(*options, OUTPUT_DIR="out").returncode == 0
+    assert table("out/all.gz") == {"a": 2, "b": 1, "c": 1, "café": 1}
+    assert sorted(os.listdir("out")) == ["all.gz", "text_OUTPUT"]
+
+
 def test_a_missing_file_is_named() -> None:
     done = run("--filepath=nowhere.txt", "--numwords=1")
     assert (done.returncode, done.stderr) == (1, "--filepath: there is no file nowhere.txt\n")
@@ -662,6 +681,7 @@ def test_help_explains_every_argument_and_keeps_the_token() -> None:
         "delay",
         "slots",
         "encoding",
+        "allwords",
     ):
         assert f"--{name} " in done.stdout
     assert SAS not in done.stdout

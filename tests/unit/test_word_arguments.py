@@ -23,6 +23,11 @@ def test_an_encoding_becomes_an_argument_of_the_node_script(encoding: str | None
     ]
 
 
+def test_exact_totals_are_an_argument_so_that_other_outputs_do_not_count_as_done() -> None:
+    arguments = word_arguments(3, 0, "utf-16", LIMITS, exact=True)
+    assert arguments == [*word_arguments(3, 0, "utf-16", LIMITS), "--allwords={output_dir}/all_words.tsv.gz"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-61", "base64", " "])
 def test_an_unknown_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(InputError, match=f"^encoding '{encoding}' is no text encoding that Python knows"):
