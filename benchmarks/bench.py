@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +15,12 @@ import httpx
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 
-from benchmarks.pass_through import passing_through
+from benchmarks.pass_through import Requests, passing_through
 from benchmarks.services import LocalAzure, forget_peak, local_azure, peak_kb, prefect_server, resident_kb
 from benchmarks.turn import Client, Measured, Turn, Work
 from benchmarks.tutorial_client import task_seconds
 
-LIMIT = 120.0  # seconds to wait for what ends by itself
+LIMIT = 600.0  # seconds to wait for what ends by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,15 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a run of the flow used."""
+    """A run of the flow, and what it used."""
 
     measured: Measured
-    by_flow: int  # requests to Storage
-    by_nodes: int
     nodes_busy: float  # seconds: those of all Batch tasks, divided by the slots
     steps: Mapping[str, float]  # seconds
     batch: Memory
     azurite: Memory
+    by_flow: int  # requests to Storage; not counted: 0
+    by_nodes: int
 
 
 class Bench:
@@ -52,7 +52,9 @@ class Bench:
         self._azure = azure
         self._prefect = prefect
         self._nodes = nodes
-        self._slots = slots
+        self._slots_per_node = slots
+        self.slots = nodes * slots
+        self._words: dict[Path, int] = {}  # in the lists of all files of a folder
         key = AzureNamedKeyCredential(azure.settings["AZURE_BATCH_ACCOUNT"], azure.settings["AZURE_BATCH_ACCESS_KEY"])
         self._batch = BatchClient(azure.settings["AZURE_BATCH_ENDPOINT"], key)
 
@@ -75,30 +77,41 @@ class Bench:
     def run(self, client: Client, inputs: Path) -> Measured:
         """One run, on services that have nothing else to do. Exits if it fails."""
         with self._turn(client, inputs, self._azure.settings) as turn:
-            return turn.run()
+            return self._checked(turn.run(), inputs)
 
-    def profile(self, inputs: Path) -> Profile:
-        """One run of the flow, whose requests to Storage pass through a proxy, and whose job stays to be read."""
+    def profile(self, inputs: Path, *, count_requests: bool) -> Profile:
+        """One run of the flow, whose job stays to be read. Its requests are counted by a proxy, which takes time."""
         services = self._azure.batch, self._azure.azurite
-        before = [resident_kb(pid) for pid in services]
-        with passing_through(self._azure.blob_endpoint) as requests:
+        endpoint = self._azure.blob_endpoint
+        with passing_through(endpoint) if count_requests else nullcontext(Requests(endpoint=endpoint)) as requests:
             with self._turn(Client.FLOW, inputs, self._azure.through(requests.endpoint), keep_job=True) as turn:
+                before = [resident_kb(pid) for pid in services]
                 for pid in services:
                     forget_peak(pid)
                 requests.client = turn.pid
-                measured = turn.run()
+                measured = self._checked(turn.run(), inputs)
                 peaks = [peak_kb(pid) for pid in services]
             by_flow, by_nodes = requests.counts()
         batch, azurite = (Memory(grown=peak - old, peak=peak) for peak, old in zip(peaks, before, strict=True))
         return Profile(
             measured=measured,
-            by_flow=by_flow,
-            by_nodes=by_nodes,
-            nodes_busy=self._take_kept_job() / (self._nodes * self._slots),
+            nodes_busy=self._take_kept_job() / self.slots,
             steps=self._steps(measured.done.flow_run_id),
             batch=batch,
             azurite=azurite,
+            by_flow=by_flow,
+            by_nodes=by_nodes,
         )
+
+    def _checked(self, measured: Measured, inputs: Path) -> Measured:
+        """Exits unless there is a list for each file, with the same counts as in the first run of either client."""
+        answer = measured.done.lists, measured.done.words
+        expected = len(list(inputs.iterdir())), self._words.setdefault(inputs, measured.done.words)
+        if answer != expected:
+            raise SystemExit(
+                f"{answer[0]} lists with {answer[1]} words in all; {expected[0]} with {expected[1]} expected"
+            )
+        return measured
 
     @contextmanager
     def _turn(
@@ -107,7 +120,7 @@ class Bench:
         self._wait_until_quiet()
         results = self._folder / "results"
         results.mkdir()
-        work = Work(inputs=inputs, results=results, nodes=self._nodes, slots=self._slots, keep_job=keep_job)
+        work = Work(inputs=inputs, results=results, nodes=self._nodes, slots=self._slots_per_node, keep_job=keep_job)
         try:
             yield Turn(client, work, {**settings, **self._prefect})
         finally:

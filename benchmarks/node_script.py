@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import os
 import random
@@ -38,7 +39,7 @@ SAME = 1.04  # of two times, the longer divided by the shorter
 class Measurement:
     seconds: float
     peak_mb: float  # 0 where nobody looked
-    answer: list[str]
+    answer: str  # its hash
 
 
 # --- texts ------------------------------------------------------------------------------------------------
@@ -113,23 +114,32 @@ def measure(
     """Run the command on so many cores; watching its memory slows it, the larger it is the more."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     started = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
-    ) as process:
+    output = folder / "stdout.txt"  # a pipe would fill up while the memory is watched: a token can be its whole text
+    with (
+        output.open("wb") as stdout,
+        subprocess.Popen(
+            command, cwd=folder, stdout=stdout, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+        ) as process,
+    ):
         peak = 0.0
         while watch and process.poll() is None:
             peak = max(peak, resident_mb(process.pid))
             time.sleep(POLL)
-        output = process.communicate()[0]
+        process.wait()
         seconds = time.perf_counter() - started
     if process.returncode:
         sys.exit(f"{command} ended with exit code {process.returncode}")
-    lines = (answer.read_text(encoding="utf-8") if answer else output).splitlines()
-    return Measurement(seconds=seconds, peak_mb=peak, answer=[line for line in lines if ":\t" in line])
+    return Measurement(seconds=seconds, peak_mb=peak, answer=digest(answer or output))
+
+
+def digest(answer: Path) -> str:
+    """A hash of the lines with words."""
+    found = hashlib.sha256()
+    with answer.open("rb") as file:
+        for line in file:
+            if b":\t" in line:
+                found.update(line)
+    return found.hexdigest()
 
 
 def compare(text: Path, rounds: int) -> dict[str, list[Measurement]]:

@@ -42,7 +42,7 @@ class Done:
 
     lists: int  # files with a list of words
     words: int  # the sum of all counts in these lists
-    node_seconds: float | None = None  # the sum of the Batch tasks' seconds
+    node_seconds: float = 0  # the sum of the Batch tasks' seconds, if the client knows it
     flow_run_id: str = ""
 
 
@@ -56,7 +56,7 @@ class Measured:
 
 
 def take_turn(client: Callable[[Work], Done]) -> None:
-    """Run the client once, when a line comes on stdin; print the measurement as the last line."""
+    """Run the client once, when a line comes on stdin, and print the measurement as the last line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("inputs", type=Path)
     parser.add_argument("results", type=Path)
@@ -65,7 +65,8 @@ def take_turn(client: Callable[[Work], Done]) -> None:
     parser.add_argument("--keep-job", action="store_true")
     work = Work(**vars(parser.parse_args()))
     print("ready", flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return
     start = time.perf_counter()
     done = client(work)
     measured = Measured(seconds=time.perf_counter() - start, peak_kb=peak_kb(os.getpid()), done=done)
