@@ -1,4 +1,4 @@
-"""The benchmarks' proxy counts each HTTP request once, however its bytes arrive."""
+"""The benchmarks judge by the right figure, and their proxy counts each HTTP request once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from threading import Thread
 
 import pytest
 
+from benchmarks.flow import Turns
 from benchmarks.pass_through import RequestCounter, passing_through
+from benchmarks.turn import Done, Measured
 
 REQUESTS = (
     b"PUT /account/container/a%20b?sig=x HTTP/1.1\r\nHost: here\r\nContent-Length: 11\r\n\r\nGET and PUT"
@@ -27,6 +29,24 @@ def test_requests_are_counted_once_however_they_are_cut(size: int) -> None:
     for start in range(0, len(REQUESTS), size):
         counter.feed(REQUESTS[start : start + size])
     assert counter.count == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "flow", "tutorial", "reached"),
+    [
+        (3, [5.0, 9.0, 3.0], [2.0, 2.0, 2.0], True),  # at most 3 s slower
+        (3, [5.1, 9.0, 3.0], [2.0, 2.0, 2.0], False),
+        (300, [10.0, 5.0], [30.0, 15.0], True),  # at least 3 times as fast
+        (300, [30.0, 15.0], [10.0, 5.0], False),
+        (40, [9.0], [1.0], True),  # without a target
+    ],
+)
+def test_few_files_are_judged_by_seconds_and_many_by_the_ratio(
+    files: int, flow: list[float], tutorial: list[float], reached: bool
+) -> None:
+    done = Done(lists=files, words=0)
+    runs = [Measured(seconds=seconds, peak_kb=0, done=done) for seconds in flow]
+    assert Turns(files=files, flow=runs, tutorial=tutorial).reached() == reached
 
 
 class Answers(BaseHTTPRequestHandler):
