@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -30,7 +30,7 @@ def environment(**values: str) -> dict[str, str]:
 class LocalAzure:
     """A running local Azure: its settings and its two processes."""
 
-    settings: dict[str, str]
+    settings: dict[str, str] = field(repr=False)  # with the keys
     batch: int  # process id
     azurite: int  # process id
 
