@@ -20,6 +20,7 @@ import yaml  # type: ignore[import-untyped]
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
+import benchmarks.flow
 import flows.cli
 import flows.credentials
 import local_azure.__main__
@@ -126,6 +127,7 @@ OPTIONS = {
     "flows.top_words": options_of(flows.cli.app),
     "flows.sweep": options_of(flows.cli.sweep_app),
     "flows.credentials": options_of(flows.credentials.app),
+    "benchmarks.flow": options_in(benchmarks.flow.arguments()),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
     "flows.run_script": options_of(flows.cli.script_app),
