@@ -46,12 +46,13 @@ def monitor_tasks(
     """
     with azure.batch() as batch:
         seen = seen or LastSeen()
+        limits = _limits(run, tasks, patience)
         watch = Watch(
             reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=tasks),
             narrator=_narrator(azure, batch, run, tasks, seen),
-            limits=_limits(run, tasks, patience),
+            limits=limits,
             polling=polling,
-            memory=Memory.start(pool, tasks, patience.limits.stall_minutes, polling.now()),
+            memory=Memory.start(pool, limits, polling.now(), seen.outcomes),
             seen=seen,
             add_nodes=Pool(batch, run, patience.pool).add_dedicated,
         )

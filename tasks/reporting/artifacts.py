@@ -125,30 +125,47 @@ def publish_report(write: Callable[[], str]) -> None:
 
 
 class TaskBoard:
-    """The states of the Batch tasks as a table and a progress artifact, both updated in place."""
+    """The states of the Batch tasks as a table and a progress artifact, both updated in place where they changed."""
 
     def __init__(self) -> None:
         self._table: UUID | None = None
         self._progress: UUID | None = None
+        self._table_shown: tuple[str, str] | None = None
+        self._progress_shown: tuple[float, str] | None = None
         self.show = best_effort(self._show)
 
-    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, status: str) -> None:
+    def _show(
+        self, outcomes: Sequence[TaskOutcome] | None, completed: int, total: int, status: str, outlook: str = ""
+    ) -> None:
+        """Show progress, and unless `outcomes` is None, the table. outlook: when it will be done."""
         percent = 100.0 * completed / total if total else 100.0
-        description = (without_secrets(status) or f"{completed} of {total} Batch tasks completed") + attempt_suffix()
+        status = status or f"{completed} of {total} Batch tasks completed"
+        suffix = attempt_suffix()
+        self._show_progress(percent, without_secrets(status + outlook) + suffix)
+        if outcomes is not None:
+            self._show_table(task_table(outcomes), without_secrets(status) + suffix)
+
+    def _show_progress(self, percent: float, description: str) -> None:
+        if self._progress_shown == (percent, description):
+            return
         if self._progress is None:
             key = Key.TASK_PROGRESS.value
             self._progress = create_progress_artifact(percent, key=key, description=description)  # type: ignore[assignment]
         else:
             update_progress_artifact(self._progress, percent, description=description)
-        self._show_table(task_table(outcomes), description)
+        self._progress_shown = (percent, description)
 
     def _show_table(self, rows: list[dict[str, object]], description: str) -> None:
+        data = json.dumps(rows)
+        if self._table_shown == (data, description):
+            return
         if self._table is None:
             key = Key.TASK_STATES.value
             self._table = create_table_artifact(rows, key=key, description=description)  # type: ignore[assignment]
-            return
-        with prefect_client(seconds=_REQUEST) as client:
-            client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows), description=description))
+        else:
+            with prefect_client(seconds=_REQUEST) as client:
+                client.update_artifact(self._table, ArtifactUpdate(data=data, description=description))
+        self._table_shown = (data, description)
 
 
 def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:

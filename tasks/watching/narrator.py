@@ -41,9 +41,14 @@ class Narrator:
             self._report_ready(memory)
         if decision.line:
             self._logger.info(decision.line)
-        if decision.line and counts and decision.problem is None:
-            shown = self._failures.report(decision.shown)
-            self._board.show(shown, counts.earlier + counts.completed, len(self._tasks), memory.last_status)
+        if decision.warns:
+            self._logger.warning(
+                "Job %s: %s; what is not done then can be done by a retry. Use more nodes, or a larger run_minutes",
+                self._job_id,
+                decision.late,
+            )
+        if counts and (decision.line or decision.shown is not None) and decision.problem is None:
+            self._show(decision, counts)
         self._report_losses(memory)
         if isinstance(decision.problem, Stalled):
             self._events.emit(
@@ -54,6 +59,12 @@ class Narrator:
                     reason=str(decision.problem),
                 )
             )
+
+    def _show(self, decision: Decision, counts: Progress) -> None:
+        shown = None if decision.shown is None else self._failures.report(decision.shown)
+        outlook = decision.outlook + (f"; {decision.late}" if decision.late else "")
+        completed, status = counts.earlier + counts.completed, decision.memory.last_status
+        self._board.show(shown, completed, len(self._tasks), status, outlook)
 
     def report_outage(self, failure: ServiceError) -> None:
         self._logger.warning("Could not read task states, retrying: %s", failure)
@@ -66,7 +77,9 @@ class Narrator:
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
         """Report the end, from each task's outcome: the service's counts may lag behind. Returns the outcomes."""
-        outcomes = self._failures.report(list(memory.outcomes.values()))
+        outcomes = self._failures.report(
+            [memory.outcome(task.id) or TaskOutcome.of(task, None) for task in self._tasks]
+        )
         self._failures.close()
         if problem is not None:
             outcomes = [outcome.unfinished() for outcome in outcomes]

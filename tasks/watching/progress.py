@@ -1,4 +1,4 @@
-"""The progress of a run's Batch tasks, its rate, and when it is logged."""
+"""The progress of a run's Batch tasks, and when it is logged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from azure.batch.models import BatchTaskCounts, BatchTaskState
 
 from tasks.run.outcomes import TaskOutcome
 
+CHANGES_APART = timedelta(seconds=5)  # at least, so that a fast job is not slowed down by its log
 _SHORTEST, _LONGEST = timedelta(seconds=30), timedelta(minutes=5)  # between two lines of the log
 
 
@@ -75,26 +76,19 @@ class Progress:
         return f"; {self.earlier} files done earlier" if self.earlier else ""
 
 
+def change_is_due(*, silent: timedelta, watched: timedelta, next_look: timedelta) -> bool:
+    """Whether to log progress that has changed: after a tenth of the time watched so far, 5 to 30 seconds."""
+    return silent + next_look > min(_SHORTEST, max(CHANGES_APART, watched / 10))
+
+
+def table_is_due(*, age: timedelta, watched: timedelta) -> bool:
+    """Whether to list tasks for their table again: after a fifth of the time watched so far, 5 seconds to 5 minutes."""
+    return age >= min(_LONGEST, max(CHANGES_APART, watched / 5))
+
+
 def is_due(*, silent: timedelta, unchanged: timedelta, next_look: timedelta) -> bool:
     """Whether to log the progress again, so that the log has a line at least every half minute.
 
     What has not changed for long is repeated less often: after a tenth of that time, at most five minutes.
     """
     return silent + next_look > min(_LONGEST, max(_SHORTEST, unchanged / 10))
-
-
-def estimate(*, done: int, left: int, elapsed: timedelta) -> str:
-    """Rate and time left, as "4.5 per minute, about 2 min left"; `done` is what was completed in the elapsed time."""
-    if done <= 0 or elapsed <= timedelta():
-        return "time left not known until one completes"
-    per_minute = done / (elapsed / timedelta(minutes=1))
-    rate = f"{per_minute:,.0f}" if per_minute >= 10 else f"{per_minute:.2g}"
-    return f"{rate} per minute, about {_span(elapsed * (left / done))} left"
-
-
-def _span(time: timedelta) -> str:
-    seconds = max(1, round(time.total_seconds()))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -10,7 +10,7 @@ import pytest
 from azure.batch.models import BatchTaskCounts
 
 from tasks.run.outcomes import TaskOutcome
-from tasks.watching.progress import Progress, estimate, is_due
+from tasks.watching.progress import Progress, change_is_due, is_due, table_is_due
 
 QUEUED = TaskOutcome(id="topNtask0", file="a.txt", state="active")
 RUNNING = replace(QUEUED, state="running")
@@ -36,22 +36,6 @@ def test_at_the_end_the_outcomes_are_the_progress() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("done", "left", "seconds", "text"),
-    [
-        (0, 9, 60, "time left not known until one completes"),
-        (1, 1, 0, "time left not known until one completes"),
-        (2, 1, 30, "4 per minute, about 15 s left"),
-        (9, 9, 120, "4.5 per minute, about 2 min left"),
-        (1, 9, 600, "0.1 per minute, about 1 h 30 min left"),
-        (5_000, 95_000, 600, "500 per minute, about 3 h 10 min left"),
-        (5, 0, 60, "5 per minute, about 1 s left"),
-    ],
-)
-def test_rate_and_time_left_follow_from_what_completed(done: int, left: int, seconds: int, text: str) -> None:
-    assert estimate(done=done, left=left, elapsed=timedelta(seconds=seconds)) == text
-
-
 def lines(look: float, total: float) -> list[float]:
     """The seconds at which the log has a line, with a look every so many seconds at which nothing has changed."""
     logged, second = [0.0], 0.0
@@ -74,3 +58,18 @@ def test_what_has_not_changed_for_hours_is_logged_every_five_minutes() -> None:
     logged = lines(14, 4 * 3600)
     assert 280 <= logged[-1] - logged[-2] <= 300
     assert len(logged) < 80
+
+
+@pytest.mark.parametrize(("watched", "apart"), [(0, 5), (50, 5), (100, 10), (300, 30), (9_000, 30)])
+def test_progress_that_changes_is_logged_less_often_with_time(watched: int, apart: int) -> None:
+    due = [
+        change_is_due(silent=timedelta(seconds=silent), watched=timedelta(seconds=watched), next_look=timedelta())
+        for silent in (apart, apart + 0.1)
+    ]
+    assert due == [False, True]
+
+
+@pytest.mark.parametrize(("watched", "age"), [(0, 5), (100, 20), (300, 60), (9_000, 300)])
+def test_the_table_is_renewed_less_often_with_time(watched: int, age: int) -> None:
+    due = [table_is_due(age=timedelta(seconds=each), watched=timedelta(seconds=watched)) for each in (age - 0.1, age)]
+    assert due == [False, True]
