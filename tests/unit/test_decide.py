@@ -180,7 +180,8 @@ def looks(used: UsedPool = DEDICATED, failed: Mapping[int, int] = {}) -> list[tu
         all_failed += failed.get(look, 0)
         watched.memory = replace(watched.memory, next_look=timedelta(seconds=14))
         watched.look(of_thousand(look * 3, failed=all_failed), at)
-        if others := [part for part in watched.read if part is not Part.COUNTS]:
+        others: list[Part] = [part for part in watched.read if part is not Part.COUNTS]
+        if others:
             found.append((at, others))
         at += 0.25
     return found
