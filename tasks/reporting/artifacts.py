@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -37,14 +37,16 @@ if TYPE_CHECKING:
     from tasks.run.uploads import UploadedFile, Uploads
 
 _WIDEST_CELL = 200  # columns of a word or a file's name; the files have it whole
-_LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
+_LONGEST_CELL = 300  # characters of a reason or of stderr in the table; the log and the files have more
 _REQUEST = 30.0  # seconds for a response of the Prefect server: a busy one may need many
 MOST_TABLE_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 _MOST_TABLE_COLUMNS, _MOST_TABLE_CELLS = 50, 10_000
+_MOST_CHARACTERS = 800_000  # of an artifact: the page of a larger one opens slowly
 _MOST_FILES_NAMED, _WIDEST_NAME = 20, 80  # in the description of a table; columns of the terminal
 _EXACT_IN_BROWSERS = 2**53  # larger integers would be rounded
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Key(str, Enum):
@@ -84,16 +86,18 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
 @best_effort
 def publish_sas_links(uploads: Uploads, expires: datetime) -> None:
     """The uploaded files as links; in markdown, because the UI shows the links in a table artifact as raw text."""
+    inputs = _fitting(map(_link_row, uploads.inputs[:MOST_TABLE_ROWS]), len)
     lines = [
         "Each link reads one file and nothing else. They work while the run's containers exist, "
         f"at the longest until {expires:%Y-%m-%d %H:%M %Z}. Whoever can see this page can open them.",
         "",
         "| file | bytes | container |",
         "|:--|--:|:--|",
-        *(_link_row(file) for file in [*uploads.application, *uploads.inputs[:MOST_TABLE_ROWS]]),
+        *map(_link_row, uploads.application),
+        *inputs,
     ]
-    if (more := len(uploads.inputs) - MOST_TABLE_ROWS) > 0:
-        lines += ["", f"and {more} more input files"]
+    if (more := len(uploads.inputs) - len(inputs)) > 0:
+        lines += ["", f"and {more:,} more input files"]
     description = f"SAS URLs of the uploaded files{attempt_suffix()}"
     create_markdown_artifact("\n".join(lines), key=Key.SAS_LINKS.value, description=description)
 
@@ -139,11 +143,13 @@ class TaskBoard:
     ) -> None:
         """Show progress, and unless `outcomes` is None, the table. outlook: when it will be done."""
         percent = 100.0 * completed / total if total else 100.0
-        status = status or f"{completed} of {total} Batch tasks completed"
+        status = status or f"{completed:,} of {total:,} Batch tasks completed"
         suffix = attempt_suffix()
         self._show_progress(percent, without_secrets(status + outlook) + suffix)
         if outcomes is not None:
-            self._show_table(task_table(outcomes), without_secrets(status) + suffix)
+            rows = task_table(outcomes)
+            shown = f"; {len(rows):,} of {total:,} shown, the failed first" if len(rows) < total else ""
+            self._show_table(rows, without_secrets(status) + shown + suffix)
 
     def _show_progress(self, percent: float, description: str) -> None:
         if self._progress_shown == (percent, description):
@@ -173,21 +179,37 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
 
     The columns that explain a failure come first: the page shows about six, and the others when it is scrolled.
     """
-    return [
-        {
-            "task": outcome.id,
-            "file": cut(outcome.file, _WIDEST_CELL),
-            "state": _state(outcome),
-            "exit code": outcome.exit_code,
-            "stderr": visible(outcome.stderr[-_LONGEST_CELL:]) or None,
-            "failure": visible(without_secrets(str(outcome.failure))) if outcome.failure else None,
-            "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
-            "node": short_node(outcome.node),
-            "retries": outcome.retries,
-            "requeues": outcome.requeues,
-        }
-        for outcome in sorted(outcomes, key=_interest)[:MOST_TABLE_ROWS]
-    ]
+    return _fitting(map(_row, sorted(outcomes, key=_interest)[:MOST_TABLE_ROWS]), _json_size)
+
+
+def _row(outcome: TaskOutcome) -> dict[str, object]:
+    failure = visible(without_secrets(str(outcome.failure))) if outcome.failure else None
+    return {
+        "task": outcome.id,
+        "file": cut(outcome.file, _WIDEST_CELL),
+        "state": cut(_state(outcome), _LONGEST_CELL),
+        "exit code": outcome.exit_code,
+        "stderr": visible(outcome.stderr[-_LONGEST_CELL:]) or None,
+        "failure": failure and cut(failure, _LONGEST_CELL),
+        "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
+        "node": short_node(outcome.node),
+        "retries": outcome.retries,
+        "requeues": outcome.requeues,
+    }
+
+
+def _fitting(rows: Iterable[T], size: Callable[[T], int]) -> list[T]:
+    """The first rows, as many as an artifact has room for."""
+    fitting, room = [], _MOST_CHARACTERS
+    for row in rows:
+        if (room := room - size(row)) < 0:
+            break
+        fitting.append(row)
+    return fitting
+
+
+def _json_size(row: dict[str, object]) -> int:
+    return len(json.dumps(row))
 
 
 def _state(outcome: TaskOutcome) -> str:
@@ -216,7 +238,7 @@ def table_records(frame: pd.DataFrame) -> list[dict[str, object]]:
     first = frame.iloc[: min(MOST_TABLE_ROWS, _MOST_TABLE_CELLS // max(columns, 1)), :columns]
     names = [_shown(name) for name in first.columns]
     cells = [_cells(first.iloc[:, column]) for column in range(columns)]
-    return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+    return _fitting((dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)), _json_size)
 
 
 def _cells(column: pd.Series) -> list[object]:

@@ -57,23 +57,24 @@ class Progress:
 
     def now(self, waiting_for: str = "") -> str:
         """The log line while the tasks are watched."""
-        return f"{self._done()}, {self.running} running, {self.queued} queued{self._others()}" + (
+        return f"{self._done()}, {self.running:,} running, {self.queued:,} queued{self._others()}" + (
             f"; {waiting_for}" if waiting_for else ""
         )
 
     def at_the_end(self, problem: str = "") -> str:
         """The log line after the tasks were watched."""
-        left = f", {self.left} not completed" if self.left else ""
+        left = f", {self.left:,} not completed" if self.left else ""
         reason = f": {problem}" if left and problem else ""
         return f"{self._done()}{left}{self._others()}{reason}"
 
     def _done(self) -> str:
         return (
-            f"{self.completed} of {self.total} Batch tasks completed ({self.succeeded} succeeded, {self.failed} failed)"
+            f"{self.completed:,} of {self.total:,} Batch tasks completed "
+            f"({self.succeeded:,} succeeded, {self.failed:,} failed)"
         )
 
     def _others(self) -> str:
-        return f"; {self.earlier} files done earlier" if self.earlier else ""
+        return f"; {self.earlier:,} files done earlier" if self.earlier else ""
 
 
 def change_is_due(*, silent: timedelta, watched: timedelta, next_look: timedelta) -> bool:
