@@ -139,16 +139,27 @@ class TaskBoard:
         self.show = best_effort(self._show)
 
     def _show(
-        self, outcomes: Sequence[TaskOutcome] | None, completed: int, total: int, status: str, outlook: str = ""
+        self,
+        outcomes: Sequence[TaskOutcome] | None,
+        completed: int,
+        total: int,
+        status: str,
+        outlook: str = "",
+        rows_of: int = 0,
     ) -> None:
-        """Show progress, and unless `outcomes` is None, the table. outlook: when it will be done."""
+        """Show progress, and unless `outcomes` is None, the table.
+
+        completed, total: of files. outlook: when it will be done. rows_of: how many tasks there are, if not all are in
+        `outcomes`.
+        """
         percent = 100.0 * completed / total if total else 100.0
         status = status or f"{completed:,} of {total:,} Batch tasks completed"
         suffix = attempt_suffix()
         self._show_progress(percent, without_secrets(status + outlook) + suffix)
         if outcomes is not None:
             rows = task_table(outcomes)
-            shown = f"; {len(rows):,} of {total:,} shown, the failed first" if len(rows) < total else ""
+            all_rows = max(rows_of, len(outcomes))
+            shown = f"; {len(rows):,} of {all_rows:,} shown, the failed first" if len(rows) < all_rows else ""
             self._show_table(rows, without_secrets(status) + shown + suffix)
 
     def _show_progress(self, percent: float, description: str) -> None:

@@ -53,6 +53,11 @@ class AddedTask:
     earlier: bool = False
     members: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> int:
+        """How many files it processes."""
+        return len(self.members) or 1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:

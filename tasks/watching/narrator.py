@@ -63,8 +63,8 @@ class Narrator:
     def _show(self, decision: Decision, counts: Progress) -> None:
         shown = None if decision.shown is None else self._failures.report(decision.shown)
         outlook = decision.outlook + (f"; {decision.late}" if decision.late else "")
-        completed, status = counts.earlier + counts.completed, decision.memory.last_status
-        self._board.show(shown, completed, len(self._tasks), status, outlook)
+        status = decision.memory.last_status
+        self._board.show(shown, counts.files_done, counts.all_files, status, outlook, rows_of=counts.total)
 
     def report_outage(self, failure: ServiceError) -> None:
         self._logger.warning("Could not read task states, retrying: %s", failure)
@@ -86,11 +86,15 @@ class Narrator:
         if any(outcome.started for outcome in outcomes):
             self._report_ready(memory)
         self._report_losses(memory)
-        in_job = [outcome for task, outcome in zip(self._tasks, outcomes, strict=True) if not task.earlier]
-        progress = Progress.of_outcomes(in_job, earlier=len(self._tasks) - len(in_job))
+        in_job = [(task, outcome) for task, outcome in zip(self._tasks, outcomes, strict=True) if not task.earlier]
+        progress = Progress.of_outcomes(
+            [outcome for _, outcome in in_job],
+            earlier=len(self._tasks) - len(in_job),
+            files=sum(task.files for task, _ in in_job),
+        )
         status = progress.at_the_end(str(problem).partition("\n")[0] if problem else "")
         self._logger.info(status)
-        self._board.show(outcomes, sum(outcome.completed for outcome in outcomes), len(self._tasks), status)
+        self._board.show(outcomes, progress.files_done, progress.all_files, status)
         return outcomes
 
     def _report_ready(self, memory: Memory) -> None:

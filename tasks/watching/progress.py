@@ -25,9 +25,10 @@ class Progress:
     running: int
     queued: int
     earlier: int = 0
+    files: int = 0  # of the Batch tasks, where these have several each; 0: one each
 
     @classmethod
-    def of_counts(cls, counts: BatchTaskCounts, *, total: int, earlier: int = 0) -> Progress:
+    def of_counts(cls, counts: BatchTaskCounts, *, total: int, earlier: int = 0, files: int = 0) -> Progress:
         """By the service's counts, which may lag behind the tasks."""
         return cls(
             total=total,
@@ -37,10 +38,11 @@ class Progress:
             running=counts.running,
             queued=counts.active,
             earlier=earlier,
+            files=files if files > total else 0,
         )
 
     @classmethod
-    def of_outcomes(cls, outcomes: Sequence[TaskOutcome], *, earlier: int = 0) -> Progress:
+    def of_outcomes(cls, outcomes: Sequence[TaskOutcome], *, earlier: int = 0, files: int = 0) -> Progress:
         return cls(
             total=len(outcomes),
             completed=sum(outcome.completed for outcome in outcomes),
@@ -49,11 +51,22 @@ class Progress:
             running=sum(outcome.state == BatchTaskState.RUNNING for outcome in outcomes),
             queued=sum(outcome.state == BatchTaskState.ACTIVE for outcome in outcomes),
             earlier=earlier,
+            files=files if files > len(outcomes) else 0,
         )
 
     @property
     def left(self) -> int:
         return self.total - self.completed
+
+    @property
+    def all_files(self) -> int:
+        """The files of the run, done earlier or not."""
+        return self.earlier + (self.files or self.total)
+
+    @property
+    def files_done(self) -> int:
+        """About how many of them are done: as if each Batch task had as many as the others."""
+        return self.earlier + (self.files or self.total) * self.completed // max(self.total, 1)
 
     def now(self, waiting_for: str = "") -> str:
         """The log line while the tasks are watched."""
@@ -68,8 +81,9 @@ class Progress:
         return f"{self._done()}{left}{self._others()}{reason}"
 
     def _done(self) -> str:
+        files = f" with {self.files:,} files" if self.files else ""
         return (
-            f"{self.completed:,} of {self.total:,} Batch tasks completed "
+            f"{self.completed:,} of {self.total:,} Batch tasks{files} completed "
             f"({self.succeeded:,} succeeded, {self.failed:,} failed)"
         )
 

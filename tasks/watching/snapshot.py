@@ -92,6 +92,7 @@ class SnapshotReader:
 
     def __post_init__(self) -> None:
         self._in_job = {task.id: task for task in self.tasks if not task.earlier}
+        self._files = sum(task.files for task in self._in_job.values())
 
     def read(self, snapshot: Snapshot, part: Part) -> Snapshot:
         """The snapshot with that part."""
@@ -126,7 +127,7 @@ class SnapshotReader:
         except ResourceNotFoundError:
             return None
         in_job = len(self._in_job)
-        return Progress.of_counts(counts, total=in_job, earlier=len(self.tasks) - in_job)
+        return Progress.of_counts(counts, total=in_job, earlier=len(self.tasks) - in_job, files=self._files)
 
     def _with_tasks(self, found: Snapshot, part: Part) -> Snapshot:
         if part is Part.RUNNING_TASKS or (part is Part.SHOWN_TASKS and len(self._in_job) > MOST_TABLE_ROWS):

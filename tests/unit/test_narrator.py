@@ -48,7 +48,13 @@ class Heard:
         self.narrator = Narrator("job", TASKS, events, failures, board)
 
     def show(
-        self, outcomes: Sequence[TaskOutcome] | None, completed: int, total: int, status: str, outlook: str = ""
+        self,
+        outcomes: Sequence[TaskOutcome] | None,
+        completed: int,
+        total: int,
+        status: str,
+        outlook: str = "",
+        rows_of: int = 0,
     ) -> None:
         states = None if outcomes is None else [outcome.state for outcome in outcomes]
         self.shown.append((states, completed, total, status + outlook))

@@ -36,6 +36,22 @@ def test_at_the_end_the_outcomes_are_the_progress() -> None:
     )
 
 
+def test_of_groups_the_files_are_told_and_counted() -> None:
+    counts = BatchTaskCounts(active=4, running=2, completed=3, succeeded=2, failed=1)
+    progress = Progress.of_counts(counts, total=9, earlier=500, files=9_001)
+    states = "3 of 9 Batch tasks with 9,001 files completed (2 succeeded, 1 failed), 2 running, 4 queued"
+    assert progress.now() == f"{states}; 500 files done earlier"
+    assert (progress.files_done, progress.all_files) == (3_500, 9_501)
+
+
+def test_of_tasks_with_one_file_each_the_files_are_not_told() -> None:
+    counts = BatchTaskCounts(active=4, running=2, completed=3, succeeded=2, failed=1)
+    progress = Progress.of_counts(counts, total=9, earlier=5, files=9)
+    assert progress.now().startswith("3 of 9 Batch tasks completed")
+    assert (progress.files_done, progress.all_files) == (8, 14)
+    assert Progress.of_outcomes([], earlier=5).files_done == 5
+
+
 def lines(look: float, total: float) -> list[float]:
     """The seconds at which the log has a line, with a look every so many seconds at which nothing has changed."""
     logged, second = [0.0], 0.0
