@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.reporting.artifacts import MOST_TABLE_ROWS
+from tasks.reporting.events import MOST_FAILURE_EVENTS
 from tasks.watching.memory import Memory
 from tasks.watching.progress import CHANGES_APART, Progress, change_is_due, is_due, table_is_due
 
@@ -47,10 +48,15 @@ def _line(memory: Memory, counts: Progress, waiting_for: str, now: datetime) -> 
 
 
 def _new_failures(memory: Memory, counts: Progress, now: datetime) -> bool:
-    """Whether tasks have failed since they were listed: the first is told at once, the others every few seconds.
+    """Whether tasks have failed since they were listed: the first is told at once, others every few seconds.
 
-    Those for which the table has no room are only counted.
+    Those that are no events any more are told with the table, and those for which it has no room are only counted.
     """
     if counts.failed <= memory.failed_read or memory.failed_read >= MOST_TABLE_ROWS:
         return False
-    return not memory.failed_read or memory.table_read is None or now - memory.table_read >= CHANGES_APART
+    if not memory.failed_read or memory.table_read is None:
+        return True
+    age = now - memory.table_read
+    if memory.failed_read < MOST_FAILURE_EVENTS:
+        return age >= CHANGES_APART
+    return table_is_due(age=age, watched=now - memory.began)

@@ -155,6 +155,12 @@ class Memory:
             return ""
         return f"; {self.rate.estimate(counts.left) or 'time left not known until one completes'}"
 
+    @property
+    def seconds_left(self) -> float | None:
+        """About how long the tasks that are left need; None where that is not known."""
+        found = self.rate.estimate(self.tasks - self.completed)
+        return found.time_left.total_seconds() if found else None
+
     def lateness(self, counts: Progress, limits: Limits, now: datetime) -> tuple[Memory, str, bool]:
         """That the run ends before its tasks complete at the speed so far, else ""; and whether to warn of it now."""
         found, ends_in = self.rate.estimate(counts.left), limits.expires - now

@@ -61,8 +61,9 @@ class Watch:
     def _look_until_decided(self) -> RunError | None:
         """Returns why watching is given up, None where all tasks have completed."""
         cancellation = Cancellation()
-        for waited in self.polling.ticks():
-            self.memory = replace(self.memory, next_look=timedelta(seconds=self.polling.delay(waited)))
+        for waited in self.polling.ticks(lambda: self.memory.seconds_left):
+            next_look = timedelta(seconds=self.polling.delay(waited, self.memory.seconds_left))
+            self.memory = replace(self.memory, next_look=next_look)
             self.snapshot = Snapshot()
             try:
                 cancellation.check(self.polling.now())

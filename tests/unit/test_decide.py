@@ -214,6 +214,16 @@ def test_many_failures_are_listed_some_seconds_apart() -> None:
     assert read == 5
 
 
+def test_after_a_hundred_failures_they_are_listed_with_the_table() -> None:
+    watched = Watched(limits=THOUSAND)
+    watched.look(of_thousand(200, failed=100))
+    watched.look(of_thousand(201, failed=101), at=25)
+    watched.look(of_thousand(202, failed=102), at=29)
+    assert watched.read == [Part.COUNTS]
+    watched.look(of_thousand(203, failed=103), at=30)
+    assert watched.read == [Part.COUNTS, Part.SHOWN_TASKS]
+
+
 def test_tasks_that_do_not_complete_are_read_with_each_line() -> None:
     watched = Watched(OWN, THOUSAND)
     watched.look(of_thousand(5))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from tasks.run.polling import Polling
 from tasks.watching.rate import Estimate, Rate, estimate, is_late, is_much_later, span
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
@@ -115,3 +116,11 @@ def test_a_warning_is_repeated_that_was_wrong_by_half(warned_of: timedelta | Non
 )
 def test_spans_are_written_in_one_or_two_units(seconds: int, text: str) -> None:
     assert span(timedelta(seconds=seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("waited", "seconds_left", "delay"),
+    [(1, None, 0.2), (100, None, 10), (500, None, 14), (100, 60, 10), (100, 10, 5), (100, 1, 2), (1, 1, 0.2)],
+)
+def test_the_last_looks_are_closer_together(waited: float, seconds_left: float | None, delay: float) -> None:
+    assert Polling().delay(waited, seconds_left) == delay
