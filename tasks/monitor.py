@@ -51,12 +51,13 @@ def monitor_tasks(
         groups = {task.id for task in tasks if task.members}
         watched = with_distinct_ids(tasks)
         failures = Failures(azure, batch, run, events, groups=groups)
+        limits = _limits(run, watched, patience)
         watch = Watch(
             reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=watched),
             narrator=Narrator(run.job_id, watched, events, failures, seen.board),
-            limits=_limits(run, watched, patience),
+            limits=limits,
             polling=polling,
-            memory=Memory.start(pool, watched, patience.limits.stall_minutes, polling.now()),
+            memory=Memory.start(pool, limits, polling.now(), seen.outcomes),
             seen=seen,
             add_nodes=Pool(batch, run, patience.pool).add_dedicated,
         )

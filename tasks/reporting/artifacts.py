@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -37,14 +37,16 @@ if TYPE_CHECKING:
     from tasks.run.uploads import UploadedFile, Uploads
 
 _WIDEST_CELL = 200  # columns of a word or a file's name; the files have it whole
-_LONGEST_CELL = 300  # characters of stderr in the table; the log and the files have more
+_LONGEST_CELL = 300  # characters of a reason or of stderr in the table; the log and the files have more
 _REQUEST = 30.0  # seconds for a response of the Prefect server: a busy one may need many
 MOST_TABLE_ROWS = 500  # of a table; the UI pages them, and Prefect stores them whole
 _MOST_TABLE_COLUMNS, _MOST_TABLE_CELLS = 50, 10_000
+_MOST_CHARACTERS = 800_000  # of an artifact: the page of a larger one opens slowly
 _MOST_FILES_NAMED, _WIDEST_NAME = 20, 80  # in the description of a table; columns of the terminal
 _EXACT_IN_BROWSERS = 2**53  # larger integers would be rounded
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Key(str, Enum):
@@ -92,16 +94,18 @@ def sas_links(uploads: Uploads, expires: datetime) -> str:
     """A row for each file, or for each bundle of files that are processed together."""
     bundles = uploads.bundles
     inputs = [bundles[group.id].blob if group.id in bundles else group.files[0] for group in uploads.groups]
+    rows = _fitting(map(_link_row, inputs[:MOST_TABLE_ROWS]), len)
     lines = [
         "Each link reads one file and nothing else. They work while the run's containers exist, "
         f"at the longest until {expires:%Y-%m-%d %H:%M %Z}. Whoever can see this page can open them.",
         "",
         "| file | bytes | container |",
         "|:--|--:|:--|",
-        *(_link_row(file) for file in [*uploads.application, *inputs[:MOST_TABLE_ROWS]]),
+        *map(_link_row, uploads.application),
+        *rows,
     ]
-    if (more := len(inputs) - MOST_TABLE_ROWS) > 0:
-        lines += ["", f"and {more} more {'files and bundles of files' if bundles else 'input files'}"]
+    if (more := len(inputs) - len(rows)) > 0:
+        lines += ["", f"and {more:,} more {'files and bundles of files' if bundles else 'input files'}"]
     return "\n".join(lines)
 
 
@@ -132,30 +136,60 @@ def publish_report(write: Callable[[], str]) -> None:
 
 
 class TaskBoard:
-    """The states of the Batch tasks as a table and a progress artifact, both updated in place."""
+    """The states of the Batch tasks as a table and a progress artifact, both updated in place where they changed."""
 
     def __init__(self) -> None:
         self._table: UUID | None = None
         self._progress: UUID | None = None
+        self._table_shown: tuple[str, str] | None = None
+        self._progress_shown: tuple[float, str] | None = None
         self.show = best_effort(self._show)
 
-    def _show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, status: str) -> None:
+    def _show(
+        self,
+        outcomes: Sequence[TaskOutcome] | None,
+        completed: int,
+        total: int,
+        status: str,
+        outlook: str = "",
+        rows_of: int = 0,
+    ) -> None:
+        """Show progress, and unless `outcomes` is None, the table.
+
+        completed, total: of files. outlook: when it will be done. rows_of: how many tasks there are, if not all are in
+        `outcomes`.
+        """
         percent = 100.0 * completed / total if total else 100.0
-        description = (without_secrets(status) or f"{completed} of {total} Batch tasks completed") + attempt_suffix()
+        status = status or f"{completed:,} of {total:,} Batch tasks completed"
+        suffix = attempt_suffix()
+        self._show_progress(percent, without_secrets(status + outlook) + suffix)
+        if outcomes is not None:
+            rows = task_table(outcomes)
+            all_rows = max(rows_of, len(outcomes))
+            shown = f"; {len(rows):,} of {all_rows:,} shown, the failed first" if len(rows) < all_rows else ""
+            self._show_table(rows, without_secrets(status) + shown + suffix)
+
+    def _show_progress(self, percent: float, description: str) -> None:
+        if self._progress_shown == (percent, description):
+            return
         if self._progress is None:
             key = Key.TASK_PROGRESS.value
             self._progress = create_progress_artifact(percent, key=key, description=description)  # type: ignore[assignment]
         else:
             update_progress_artifact(self._progress, percent, description=description)
-        self._show_table(task_table(outcomes), description)
+        self._progress_shown = (percent, description)
 
     def _show_table(self, rows: list[dict[str, object]], description: str) -> None:
+        data = json.dumps(rows)
+        if self._table_shown == (data, description):
+            return
         if self._table is None:
             key = Key.TASK_STATES.value
             self._table = create_table_artifact(rows, key=key, description=description)  # type: ignore[assignment]
-            return
-        with prefect_client(seconds=_REQUEST) as client:
-            client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows), description=description))
+        else:
+            with prefect_client(seconds=_REQUEST) as client:
+                client.update_artifact(self._table, ArtifactUpdate(data=data, description=description))
+        self._table_shown = (data, description)
 
 
 def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
@@ -163,21 +197,37 @@ def task_table(outcomes: Sequence[TaskOutcome]) -> list[dict[str, object]]:
 
     The columns that explain a failure come first: the page shows about six, and the others when it is scrolled.
     """
-    return [
-        {
-            "task": outcome.id,
-            "file": cut(outcome.file, _WIDEST_CELL),
-            "state": _state(outcome),
-            "exit code": outcome.exit_code,
-            "stderr": visible(outcome.stderr[-_LONGEST_CELL:]) or None,
-            "failure": visible(without_secrets(str(outcome.failure))) if outcome.failure else None,
-            "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
-            "node": short_node(outcome.node),
-            "retries": outcome.retries,
-            "requeues": outcome.requeues,
-        }
-        for outcome in sorted(outcomes, key=_interest)[:MOST_TABLE_ROWS]
-    ]
+    return _fitting(map(_row, sorted(outcomes, key=_interest)[:MOST_TABLE_ROWS]), _json_size)
+
+
+def _row(outcome: TaskOutcome) -> dict[str, object]:
+    failure = visible(without_secrets(str(outcome.failure))) if outcome.failure else None
+    return {
+        "task": outcome.id,
+        "file": cut(outcome.file, _WIDEST_CELL),
+        "state": cut(_state(outcome), _LONGEST_CELL),
+        "exit code": outcome.exit_code,
+        "stderr": visible(outcome.stderr[-_LONGEST_CELL:]) or None,
+        "failure": failure and cut(failure, _LONGEST_CELL),
+        "seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
+        "node": short_node(outcome.node),
+        "retries": outcome.retries,
+        "requeues": outcome.requeues,
+    }
+
+
+def _fitting(rows: Iterable[T], size: Callable[[T], int]) -> list[T]:
+    """The first rows, as many as an artifact has room for."""
+    fitting, room = [], _MOST_CHARACTERS
+    for row in rows:
+        if (room := room - size(row)) < 0:
+            break
+        fitting.append(row)
+    return fitting
+
+
+def _json_size(row: dict[str, object]) -> int:
+    return len(json.dumps(row))
 
 
 def _state(outcome: TaskOutcome) -> str:
@@ -206,7 +256,7 @@ def table_records(frame: pd.DataFrame) -> list[dict[str, object]]:
     first = frame.iloc[: min(MOST_TABLE_ROWS, _MOST_TABLE_CELLS // max(columns, 1)), :columns]
     names = [_shown(name) for name in first.columns]
     cells = [_cells(first.iloc[:, column]) for column in range(columns)]
-    return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+    return _fitting((dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)), _json_size)
 
 
 def _cells(column: pd.Series) -> list[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -53,6 +54,11 @@ class AddedTask:
     earlier: bool = False
     members: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> int:
+        """How many files it processes."""
+        return len(self.members) or 1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
@@ -99,9 +105,9 @@ class TaskOutcome:
         return cls(
             id=added.id,
             file=added.file,
-            state=str(getattr(task.state, "value", task.state)),
+            state=sys.intern(str(getattr(task.state, "value", task.state))),
             exit_code=info.exit_code if info else None,
-            node=task.node_info.node_id if task.node_info else None,
+            node=sys.intern(task.node_info.node_id) if task.node_info and task.node_info.node_id else None,
             started=info.start_time if info else None,
             ended=info.end_time if info else None,
             retries=info.retry_count or 0 if info else 0,

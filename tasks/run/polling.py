@@ -22,14 +22,17 @@ class Polling:
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = _now
 
-    def ticks(self) -> Iterator[float]:
-        """The seconds since the first look, at each look."""
+    def ticks(self, seconds_left: Callable[[], float | None] = lambda: None) -> Iterator[float]:
+        """The seconds since the first look, at each look. seconds_left: about how long it still takes, where known."""
         start = self.clock()
         while True:
             waited = self.clock() - start
             yield waited
-            self.sleep(self.delay(waited))
+            self.sleep(self.delay(waited, seconds_left()))
 
-    def delay(self, waited: float) -> float:
-        """The seconds until the next look."""
-        return min(self.longest, max(self.shortest, waited / 10))
+    def delay(self, waited: float, seconds_left: float | None = None) -> float:
+        """The seconds until the next look; towards the end, which may take longer, up to five times as often."""
+        delay = min(self.longest, waited / 10)
+        if seconds_left is not None:
+            delay = max(delay / 5, min(delay, seconds_left / 2))
+        return max(self.shortest, delay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -12,6 +12,7 @@ from azure.batch.models import BatchTaskState
 from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.run.outcomes import TaskOutcome
+from tasks.watching.due import Due, due
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
 from tasks.watching.obstacles import job_gone, when_added, why_ended, why_waiting
@@ -38,8 +39,11 @@ class Decision:
     part: Part | None = None  # to read
     problem: RunError | None = None  # why watching is given up
     counts: Progress | None = None
-    line: str = ""  # for the log; with it the table of Batch tasks is due
-    shown: Sequence[TaskOutcome] = ()  # for that table
+    line: str = ""  # for the log
+    outlook: str = ""  # rate and time left, as the end of a sentence
+    late: str = ""  # that the run ends before its Batch tasks complete
+    warns: bool = False  # of being late
+    shown: Sequence[TaskOutcome] | None = None  # for the table of Batch tasks; None where it is not due
 
 
 def decide(snapshot: Snapshot, memory: Memory, limits: Limits, now: datetime) -> Decision:
@@ -48,7 +52,7 @@ def decide(snapshot: Snapshot, memory: Memory, limits: Limits, now: datetime) ->
         return Decision(action=Action.ALL_COMPLETED, memory=memory)
     try:
         counts = _counts(snapshot, limits)
-        return _decide(snapshot, counts, _updated(snapshot, counts, memory, limits, now), limits, now)
+        return _decide(snapshot, counts, memory, limits, now)
     except NotRead as missing:
         return Decision(action=Action.READ, memory=memory, part=missing.part)
     except (TasksFailed, RunTimeout) as problem:  # the job, or a task of it, is gone
@@ -63,14 +67,14 @@ def _counts(snapshot: Snapshot, limits: Limits) -> Progress:
     return snapshot.counts
 
 
-def _updated(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits, now: datetime) -> Memory:
+def _updated(snapshot: Snapshot, counts: Progress, memory: Memory, news: Due, limits: Limits, now: datetime) -> Memory:
     """The memory with what the snapshot adds to it."""
-    if snapshot.has(Part.TASKS) and snapshot.tasks is None:
-        raise job_gone(limits.job_id, counts.left)
-    if memory.pool.spot_nodes:
+    if news.losses and memory.pool.spot_nodes:
         memory = _with_preempted(snapshot, memory, limits, now)
     if snapshot.tasks:
         memory = memory.with_tasks(snapshot.tasks, now)
+    if snapshot.has(Part.SHOWN_TASKS):
+        memory = replace(memory, table_read=now, failed_read=counts.failed)
     running_makes_progress = bool(counts.running) and _running_makes_progress(snapshot, memory, now)
     return memory.with_counts(counts, now, running_makes_progress=running_makes_progress)
 
@@ -93,34 +97,51 @@ def _running_makes_progress(snapshot: Snapshot, memory: Memory, now: datetime) -
     if not memory.losses.keeps_losing_nodes:
         return True
     snapshot.need(Part.RUNNING_TASKS)
-    seen = [memory.outcomes[id] for id in snapshot.tasks or ()]
-    return any(each.state == BatchTaskState.RUNNING and memory.losses.makes_progress(each, now) for each in seen)
+    running = (each for each in _listed(snapshot, memory) if each.state == BatchTaskState.RUNNING)
+    return any(memory.losses.makes_progress(each, now) for each in running)
+
+
+def _listed(snapshot: Snapshot, memory: Memory) -> list[TaskOutcome]:
+    """The listed tasks, with what is known of them."""
+    return [found for id in snapshot.tasks or () if (found := memory.outcome(id))]
 
 
 def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits, now: datetime) -> Decision:
-    # The counts alone may be ahead of, or behind, the tasks.
-    if not counts.left and _all_completed(snapshot, memory):
-        return Decision(action=Action.ALL_COMPLETED, memory=memory, counts=counts)
-    waits = not counts.running and counts.left > 0
+    if snapshot.has(Part.TASKS) and snapshot.tasks is None:
+        raise job_gone(limits.job_id, counts.left)
+    if not counts.left:  # by the counts, which may be ahead of the tasks
+        snapshot.need(Part.TASKS)
+        last = _updated(snapshot, counts, memory, Due(), limits, now)
+        if not last.left:
+            return Decision(action=Action.ALL_COMPLETED, memory=last, counts=counts)
+    # That none runs just now is no wait where some have completed since the last look.
+    waits = not counts.running and counts.left > 0 and counts.completed <= memory.completed
     waiting_for, problem = _obstacle(snapshot, memory, limits) if waits else ("", None)
-    memory, line = memory.with_status(counts, waiting_for, now)
+    news = due(memory, counts, waiting_for, now)
+    if news.table and problem is None:
+        snapshot.need(Part.SHOWN_TASKS)
+    memory = _updated(snapshot, counts, memory, news, limits, now)
+    memory, line = memory.with_line(counts, waiting_for, now) if news.line else (memory, "")
+    memory, late, warns = memory.lateness(counts, limits, now) if counts.running else (memory, "", False)
     action = Action.GIVE_UP
     if problem is None:
-        if line:
-            snapshot.need(Part.SHOWN_TASKS)
         try:
-            # Only a job that has ended runs no task: that is looked at while none runs, and with each line of the log.
-            ended = (waits or line) and _job_has_ended(snapshot, counts, memory, limits)
+            # Only a job that has ended runs no task.
+            ended = (waits or news.stagnant) and _job_has_ended(snapshot, counts, memory, limits)
             action = Action.ALL_COMPLETED if ended else _within_limits(snapshot, counts, memory, limits, now)
         except (TasksFailed, RunTimeout, Stalled) as found:
             problem = found
-    shown = [memory.outcomes[id] for id in snapshot.tasks or ()]
-    return Decision(action=action, memory=memory, problem=problem, counts=counts, line=line, shown=shown)
-
-
-def _all_completed(snapshot: Snapshot, memory: Memory) -> bool:
-    snapshot.need(Part.TASKS)
-    return not memory.left
+    return Decision(
+        action=action,
+        memory=memory,
+        problem=problem,
+        counts=counts,
+        line=line,
+        outlook=memory.outlook(counts),
+        late=late,
+        warns=warns,
+        shown=_listed(snapshot, memory) if snapshot.has(Part.SHOWN_TASKS) else None,
+    )
 
 
 def _obstacle(snapshot: Snapshot, memory: Memory, limits: Limits) -> tuple[str, RunError | None]:
@@ -136,7 +157,8 @@ def _job_has_ended(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
     snapshot.need(Part.JOB)
     if why_ended(snapshot.job, limits.job_id, counts.left) is None:
         return False
-    if not _all_completed(snapshot, memory) and (ended := why_ended(snapshot.job, limits.job_id, memory.left)):
+    snapshot.need(Part.TASKS)
+    if memory.left and (ended := why_ended(snapshot.job, limits.job_id, memory.left)):
         raise ended
     return True
 

@@ -10,37 +10,58 @@ from tasks.resources.pool import is_spot
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.records import record_blob
+from tasks.watching.limits import Limits
 from tasks.watching.node_losses import LostNode, NodeLosses
-from tasks.watching.progress import Progress, estimate, is_due
+from tasks.watching.progress import Progress
+from tasks.watching.rate import Rate, is_late, is_much_later, span
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Outcomes of the Batch tasks so far, and what was last logged about them."""
+    """What was found of the Batch tasks so far, and what was last logged about them.
+
+    `outcomes` is one dict for all looks, so that none copies it: what a look has found is in `fresh` until it is
+    settled.
+    """
 
     pool: UsedPool
-    outcomes: Mapping[str, TaskOutcome]  # of every Batch task by its id, as last seen
+    tasks: int  # of the job
+    outcomes: dict[str, TaskOutcome]  # by id, as last listed; not of every Batch task
+    fresh: Mapping[str, TaskOutcome] = field(default_factory=dict)
     losses: NodeLosses
+    began: datetime  # the first look
     last_progress: datetime
     last_response: datetime  # of the service, to a whole look
     status_since: datetime
     status_logged: datetime
     last_status: str = ""
+    kinds: frozenset[str] = frozenset()  # what was logged: that tasks run, or what they wait for
+    logged: Progress | None = None
+    table_read: datetime | None = None
+    failed_read: int = 0  # failed tasks when their table was read
     next_look: timedelta = timedelta()  # after the present one
-    completed: int = 0
-    first_active: tuple[int, datetime] | None = None  # tasks completed then, and when a task was first seen to run
+    completed: int = 0  # as counted or listed
+    listed_completed: int = 0
+    requeues: int = 0
+    rate: Rate = field(default_factory=Rate)
+    warned: datetime | None = None  # when the tasks would complete, by the last warning that the run ends sooner
     preempted: frozenset[str] = frozenset()  # spot nodes at the last look
     counted_preempted: Mapping[str, datetime] = field(default_factory=dict)  # spot nodes, and when they were counted
     preemptions: int = 0
     resize_refused: bool = False
 
     @classmethod
-    def start(cls, pool: UsedPool, tasks: Sequence[AddedTask], stall_minutes: int, now: datetime) -> Memory:
+    def start(
+        cls, pool: UsedPool, limits: Limits, now: datetime, outcomes: dict[str, TaskOutcome] | None = None
+    ) -> Memory:
+        """Before the first look. outcomes: the dict that is filled with what is found."""
         return cls(
             pool=pool,
-            outcomes={task.id: TaskOutcome.of(task, None) for task in tasks},
+            tasks=limits.tasks,
+            outcomes={} if outcomes is None else outcomes,
             # Such a loss, and the wait for another node, fit several times into the time limit for stalled runs.
-            losses=NodeLosses(short=timedelta(minutes=stall_minutes) / 3),
+            losses=NodeLosses(short=limits.stall / 3),
+            began=now,
             last_progress=now,
             last_response=now,
             status_since=now,
@@ -49,18 +70,38 @@ class Memory:
 
     @property
     def left(self) -> int:
-        """The Batch tasks that have not completed."""
-        return sum(not outcome.completed for outcome in self.outcomes.values())
+        """The Batch tasks of the job that were not listed as completed."""
+        return self.tasks - self.listed_completed
 
-    @property
-    def requeues(self) -> int:
-        return sum(outcome.requeues for outcome in self.outcomes.values())
+    def outcome(self, id: str) -> TaskOutcome | None:
+        """The Batch task as last listed; None if it never was."""
+        return self.fresh.get(id) or self.outcomes.get(id)
+
+    def settled(self) -> Memory:
+        """The same once nothing more is read in this look."""
+        self.outcomes.update(self.fresh)
+        return replace(self, fresh={})
 
     def with_tasks(self, tasks: Mapping[str, TaskOutcome], now: datetime) -> Memory:
         """After tasks were listed; one that has completed stays so where a later list lacks it."""
-        fresh = [each for each in tasks.values() if each.completed or not self.outcomes[each.id].completed]
-        losses, seen, lost = self.losses.after(fresh, now)
-        return replace(self, outcomes={**self.outcomes, **seen}, losses=losses)._with_lost(lost, now)
+        listed = [(self.outcomes.get(each.id), each) for each in tasks.values()]
+        new = [each for known, each in listed if each.completed or not (known and known.completed)]
+        losses, seen, lost = self.losses.after(new, now)
+        return replace(self, losses=losses)._with_found(seen)._with_lost(lost, now)
+
+    def _with_found(self, found: Mapping[str, TaskOutcome]) -> Memory:
+        """With outcomes that are as new as those before, or newer."""
+        completed = requeues = 0
+        for id, outcome in found.items():
+            known = self.outcomes.get(id)
+            completed += outcome.completed and not (known and known.completed)
+            requeues += outcome.requeues - (known.requeues if known else 0)
+        return replace(
+            self,
+            fresh=found,
+            listed_completed=self.listed_completed + completed,
+            requeues=self.requeues + requeues,
+        )
 
     def _with_lost(self, lost: Sequence[LostNode], now: datetime) -> Memory:
         """Count the preemptions that were over before the nodes were looked at."""
@@ -73,51 +114,74 @@ class Memory:
         return replace(self._with_counted(new, now), preempted=frozenset(nodes))
 
     def _with_counted(self, nodes: Collection[str], now: datetime) -> Memory:
+        if not nodes:
+            return self
         counted = {**self.counted_preempted, **dict.fromkeys(nodes, now)}
         return replace(self, counted_preempted=counted, preemptions=self.preemptions + len(nodes))
 
     def with_counts(self, counts: Progress, now: datetime, *, running_makes_progress: bool) -> Memory:
         """After the tasks were counted; the counts may lag behind the tasks."""
-        completed = max(self.completed, counts.completed, self._completed_in_job(counts))
+        completed = max(self.completed, counts.completed, self.listed_completed)
         progress = completed > self.completed or (counts.running and running_makes_progress)
-        active = counts.completed or counts.running
         return replace(
             self,
             completed=completed,
             last_progress=now if progress else self.last_progress,
-            first_active=self.first_active or ((counts.completed, now) if active else None),
+            rate=self.rate.after(completed=counts.completed, running=counts.running, now=now),
         )
 
-    def _completed_in_job(self, counts: Progress) -> int:
-        return len(self.outcomes) - self.left - counts.earlier
+    def kind_is_new(self, waiting_for: str) -> bool:
+        """Whether no line of the log has said so far that tasks run, or that they wait for this."""
+        return waiting_for not in self.kinds
 
-    def with_status(self, counts: Progress, waiting_for: str, now: datetime) -> tuple[Memory, str]:
-        """The line to log, empty while the last one is recent and still true; and the memory of it."""
+    def with_line(self, counts: Progress, waiting_for: str, now: datetime) -> tuple[Memory, str]:
+        """The line to log, and the memory of it."""
         status = counts.now(waiting_for)
         changed = status != self.last_status
-        if not changed and not is_due(
-            silent=now - self.status_logged, unchanged=now - self.status_since, next_look=self.next_look
-        ):
-            return self, ""
         since = "" if changed else f"No change since {self.status_since:%H:%M:%S %Z}: "
-        rate = f"; {self._estimate(counts, now)}" if counts.running else ""
         memory = replace(
-            self, last_status=status, status_logged=now, status_since=now if changed else self.status_since
+            self,
+            last_status=status,
+            status_logged=now,
+            status_since=now if changed else self.status_since,
+            kinds=self.kinds | {waiting_for},
+            logged=counts,
         )
-        return memory, f"{since}{status}{rate}"
+        return memory, f"{since}{status}{self.outlook(counts)}"
 
-    def _estimate(self, counts: Progress, now: datetime) -> str:
-        completed, since = self.first_active or (0, now)
-        return estimate(done=counts.completed - completed, left=counts.left, elapsed=now - since)
+    def outlook(self, counts: Progress) -> str:
+        """Rate and time left, as the end of a sentence; empty while no task runs."""
+        if not counts.running:
+            return ""
+        return f"; {self.rate.estimate(counts.left) or 'time left not known until one completes'}"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """About how long the tasks that are left need; None where that is not known."""
+        found = self.rate.estimate(self.tasks - self.completed)
+        return found.time_left.total_seconds() if found else None
+
+    def lateness(self, counts: Progress, limits: Limits, now: datetime) -> tuple[Memory, str, bool]:
+        """That the run ends before its tasks complete at the speed so far, else ""; and whether to warn of it now."""
+        found, ends_in = self.rate.estimate(counts.left), limits.expires - now
+        if found is None or not is_late(found, known_for=self.rate.elapsed, ends_in=ends_in, lifetime=limits.lifetime):
+            return self, "", False
+        late = (
+            f"at the speed so far the Batch tasks that are left need {span(found.time_left)}, but the run ends in "
+            f"{span(ends_in)} (run_minutes is {limits.lifetime / timedelta(minutes=1):.0f})"
+        )
+        if not is_much_later(found, warned_of=self.warned - now if self.warned else None):
+            return self, late, False
+        return replace(self, warned=now + found.time_left), late, True
 
     def with_nodes_added(self, nodes: int, now: datetime) -> Memory:
         return replace(self, pool=replace(self.pool, added_nodes=nodes, added_at=now))
 
-    def with_records(self, records: Collection[str]) -> Memory:
+    def with_records(self, tasks: Sequence[AddedTask], records: Collection[str]) -> Memory:
         """After the records were listed, where the service no longer lists the tasks; a record proves a success."""
-        found = {
-            id: TaskOutcome.done_before(each.id, each.file)
-            for id, each in self.outcomes.items()
-            if not each.completed and record_blob(each.file) in records
-        }
-        return replace(self, outcomes={**self.outcomes, **found})
+        found = {}
+        for task in tasks:
+            known = self.outcome(task.id)
+            if not (known and known.completed) and not task.earlier and record_blob(task.file) in records:
+                found[task.id] = TaskOutcome.done_before(task.id, task.file)
+        return self._with_found(found).settled()

@@ -41,9 +41,14 @@ class Narrator:
             self._report_ready(memory)
         if decision.line:
             self._logger.info(decision.line)
-        if decision.line and counts and decision.problem is None:
-            shown = self._failures.report(decision.shown)
-            self._board.show(shown, counts.earlier + counts.completed, len(self._tasks), memory.last_status)
+        if decision.warns:
+            self._logger.warning(
+                "Job %s: %s; what is not done then can be done by a retry. Use more nodes, or a larger run_minutes",
+                self._job_id,
+                decision.late,
+            )
+        if counts and (decision.line or decision.shown is not None) and decision.problem is None:
+            self._show(decision, counts)
         self._report_losses(memory)
         if isinstance(decision.problem, Stalled):
             self._events.emit(
@@ -54,6 +59,12 @@ class Narrator:
                     reason=str(decision.problem),
                 )
             )
+
+    def _show(self, decision: Decision, counts: Progress) -> None:
+        shown = None if decision.shown is None else self._failures.report(decision.shown)
+        outlook = decision.outlook + (f"; {decision.late}" if decision.late else "")
+        status = decision.memory.last_status
+        self._board.show(shown, counts.files_done, counts.all_files, status, outlook, rows_of=counts.total)
 
     def report_outage(self, failure: ServiceError) -> None:
         self._logger.warning("Could not read task states, retrying: %s", failure)
@@ -66,18 +77,24 @@ class Narrator:
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
         """Report the end, from each task's outcome: the service's counts may lag behind. Returns the outcomes."""
-        outcomes = self._failures.report(list(memory.outcomes.values()))
+        outcomes = self._failures.report(
+            [memory.outcome(task.id) or TaskOutcome.of(task, None) for task in self._tasks]
+        )
         self._failures.close()
         if problem is not None:
             outcomes = [outcome.unfinished() for outcome in outcomes]
         if any(outcome.started for outcome in outcomes):
             self._report_ready(memory)
         self._report_losses(memory)
-        in_job = [outcome for task, outcome in zip(self._tasks, outcomes, strict=True) if not task.earlier]
-        progress = Progress.of_outcomes(in_job, earlier=len(self._tasks) - len(in_job))
+        in_job = [(task, outcome) for task, outcome in zip(self._tasks, outcomes, strict=True) if not task.earlier]
+        progress = Progress.of_outcomes(
+            [outcome for _, outcome in in_job],
+            earlier=len(self._tasks) - len(in_job),
+            files=sum(task.files for task, _ in in_job),
+        )
         status = progress.at_the_end(str(problem).partition("\n")[0] if problem else "")
         self._logger.info(status)
-        self._board.show(outcomes, sum(outcome.completed for outcome in outcomes), len(self._tasks), status)
+        self._board.show(outcomes, progress.files_done, progress.all_files, status)
         return outcomes
 
     def _report_ready(self, memory: Memory) -> None:

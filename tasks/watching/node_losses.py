@@ -11,7 +11,7 @@ from tasks.run.outcomes import TaskOutcome
 _TOLERATED = 1  # short executions of one task in a row that may be lost by chance; more are a pattern
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Execution:
     """One execution of a Batch task on a node."""
 
@@ -47,7 +47,7 @@ class NodeLosses:
     """
 
     short: timedelta
-    _last: Mapping[str, _Execution] = field(default_factory=dict)  # by Batch task
+    _last: Mapping[str, _Execution] = field(default_factory=dict)  # by Batch task that has not completed
     _uncounted: Mapping[str, int] = field(default_factory=dict)  # requeues that the service does not count
     _short: Mapping[str, tuple[timedelta, ...]] = field(default_factory=dict)  # since the last long execution
 
@@ -64,11 +64,12 @@ class NodeLosses:
                 short[id] = (*short.get(id, ()), lasted) if lasted < self.short else ()
                 uncounted[id] = uncounted.get(id, 0) + (outcome.requeues == before.requeues)
                 lost += [LostNode(id=before.node, seen=before.seen)] if before.node else []
-            if outcome.started is None:
+            if outcome.started is None or outcome.completed:
                 last.pop(id, None)
             elif before is None or outcome.started != before.started:
                 last[id] = _Execution.of(outcome, outcome.started, now)
-            seen[id] = replace(outcome, requeues=outcome.requeues + uncounted.get(id, 0))
+            more = uncounted.get(id, 0)
+            seen[id] = replace(outcome, requeues=outcome.requeues + more) if more else outcome
         return replace(self, _last=last, _uncounted=uncounted, _short=short), seen, lost
 
     @property

@@ -62,7 +62,7 @@ class Snapshot:
 
     read: frozenset[Part] = frozenset()
     counts: Progress | None = None
-    tasks: Mapping[str, TaskOutcome] | None = None  # by id, in the order in which they were added
+    tasks: Mapping[str, TaskOutcome] | None = None  # by id; all of them in the order in which they were added
     tasks_added: datetime | None = None  # by the service's clock
     job: BatchJob | None = None
     pool: BatchPool | None = None
@@ -89,6 +89,10 @@ class SnapshotReader:
     pool_id: str
     tasks: Sequence[AddedTask]
     _tasks_added: datetime | None = None
+
+    def __post_init__(self) -> None:
+        self._in_job = {task.id: task for task in self.tasks if not task.earlier}
+        self._files = sum(task.files for task in self._in_job.values())
 
     def read(self, snapshot: Snapshot, part: Part) -> Snapshot:
         """The snapshot with that part."""
@@ -119,11 +123,11 @@ class SnapshotReader:
             counts = self.batch.get_job_task_counts(self.run.job_id).task_counts
         except ResourceNotFoundError:
             return None
-        in_job = sum(not task.earlier for task in self.tasks)
-        return Progress.of_counts(counts, total=in_job, earlier=len(self.tasks) - in_job)
+        in_job = len(self._in_job)
+        return Progress.of_counts(counts, total=in_job, earlier=len(self.tasks) - in_job, files=self._files)
 
     def _with_tasks(self, found: Snapshot, part: Part) -> Snapshot:
-        if part is Part.RUNNING_TASKS or (part is Part.SHOWN_TASKS and len(self.tasks) > MOST_TABLE_ROWS):
+        if part is Part.RUNNING_TASKS or (part is Part.SHOWN_TASKS and len(self._in_job) > MOST_TABLE_ROWS):
             filters = [_RUNNING] if found.counts is None or found.counts.running else []
             if part is Part.SHOWN_TASKS and found.counts and found.counts.failed:
                 filters.append(_FAILED)
@@ -137,31 +141,34 @@ class SnapshotReader:
         return replace(found, tasks=tasks, read=found.read | {Part.TASKS})
 
     def _all(self) -> dict[str, TaskOutcome] | None:
-        """Each task that was added; one that the service does not list counts as queued."""
+        """Each task of the job; one that the service does not list counts as queued."""
         try:
-            listed = self._by_id(self.batch.list_tasks(self.run.job_id, select=OUTCOME_FIELDS))
+            listed = self._outcomes(self.batch.list_tasks(self.run.job_id, select=OUTCOME_FIELDS))
         except ResourceNotFoundError:
             return None
-        return {added.id: TaskOutcome.of(added, listed.get(added.id)) for added in self.tasks}
+        return {id: listed.get(id) or TaskOutcome.of(added, None) for id, added in self._in_job.items()}
 
     def _some(self, filters: Sequence[str]) -> dict[str, TaskOutcome] | None:
         """The tasks that match one of the filters, of each no more than are shown."""
-        listed: dict[str, BatchTask] = {}
+        listed: dict[str, TaskOutcome] = {}
         try:
             for each in filters:
-                found = self.batch.list_tasks(self.run.job_id, filter=each, select=OUTCOME_FIELDS)
-                listed |= self._by_id(islice(found, MOST_TABLE_ROWS))
+                found = self.batch.list_tasks(
+                    self.run.job_id, filter=each, select=OUTCOME_FIELDS, max_results=MOST_TABLE_ROWS
+                )
+                listed |= self._outcomes(islice(found, MOST_TABLE_ROWS))
         except ResourceNotFoundError:
             return None
-        return {added.id: TaskOutcome.of(added, listed[added.id]) for added in self.tasks if added.id in listed}
+        return listed
 
-    @staticmethod
-    def _by_id(tasks: Iterable[BatchTask]) -> dict[str, BatchTask]:
-        return {str(task.id): task for task in tasks}
+    def _outcomes(self, tasks: Iterable[BatchTask]) -> dict[str, TaskOutcome]:
+        """By id; of each task as it is listed, because the SDK's own values take kilobytes."""
+        known = ((self._in_job.get(str(task.id)), task) for task in tasks)
+        return {added.id: TaskOutcome.of(added, task) for added, task in known if added}
 
     def _when_added(self) -> datetime | None:
         if self._tasks_added is None:
-            first = next(task.id for task in self.tasks if not task.earlier)
+            first = next(iter(self._in_job))
             try:
                 task = self.batch.get_task(self.run.job_id, first, select=["id", "creationTime"])
             except ResourceNotFoundError:

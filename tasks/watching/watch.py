@@ -32,16 +32,16 @@ class Patience:
 
 @dataclass(kw_only=True)
 class LastSeen:
-    """The latest outcomes, for a run that is stopped; not of every Batch task if there are very many."""
+    """The latest outcomes, for a run that is stopped; not of every Batch task while they run."""
 
-    outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids
+    outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids; the memory fills it
     succeeded: int = 0  # as the service counts them
     board: TaskBoard = field(default_factory=TaskBoard)
 
 
 @dataclass(kw_only=True)
 class Watch:
-    """The loop that looks at the job; `memory` has the findings of earlier looks."""
+    """The loop that looks at the job; `memory` has the findings of earlier looks, and `snapshot` the last of them."""
 
     reader: SnapshotReader
     narrator: Narrator
@@ -50,6 +50,7 @@ class Watch:
     memory: Memory
     seen: LastSeen
     add_nodes: Callable[[], None]
+    snapshot: Snapshot = field(default_factory=Snapshot)
 
     def until_the_end(self) -> Monitored:
         """Look until all tasks have completed or there is a reason to give up."""
@@ -60,8 +61,10 @@ class Watch:
     def _look_until_decided(self) -> RunError | None:
         """Returns why watching is given up, None where all tasks have completed."""
         cancellation = Cancellation()
-        for waited in self.polling.ticks():
-            self.memory = replace(self.memory, next_look=timedelta(seconds=self.polling.delay(waited)))
+        for waited in self.polling.ticks(lambda: self.memory.seconds_left):
+            next_look = timedelta(seconds=self.polling.delay(waited, self.memory.seconds_left))
+            self.memory = replace(self.memory, next_look=next_look)
+            self.snapshot = Snapshot()
             try:
                 cancellation.check(self.polling.now())
                 decision = self._look()
@@ -79,18 +82,14 @@ class Watch:
         raise AssertionError("polling does not end")
 
     def _look(self) -> Decision:
-        snapshot, now = Snapshot(), self.polling.now()
-        while (decision := decide(snapshot, self.memory, self.limits, now)).part is not None:
-            snapshot = self.reader.read(snapshot, decision.part)
-            if snapshot.counts:
-                self.seen.succeeded = max(self.seen.succeeded, snapshot.counts.succeeded)
-        self._remember(decision.memory)
+        now = self.polling.now()
+        while (decision := decide(self.snapshot, self.memory, self.limits, now)).part is not None:
+            self.snapshot = self.reader.read(self.snapshot, decision.part)
+            if counts := self.snapshot.counts:
+                self.seen.succeeded = max(self.seen.succeeded, counts.succeeded)
+        self.memory = decision.memory.settled()
         self.narrator.report(decision)
         return decision
-
-    def _remember(self, memory: Memory) -> None:
-        self.memory = memory
-        self.seen.outcomes.update(memory.outcomes)
 
     def _add_dedicated(self) -> None:
         try:
@@ -112,19 +111,15 @@ class Watch:
         return ends
 
     def _settle(self, problem: RunError | None) -> RunError | None:
-        """Read a last time what became of each task; returns the problem unless all of them have completed."""
-        if problem is None and self.limits.tasks:  # the last look has read them
-            return None
-        for _ in self.polling.ticks():
-            try:
-                tasks = self.reader.read(Snapshot(), Part.TASKS).tasks
-            except SERVICE_FAILURES as error:
-                if problem is None and (problem := self._tolerate_outage(error)) is None:
-                    continue
-                tasks = None
-            if tasks is not None:
-                self._remember(self.memory.with_tasks(tasks, self.polling.now()))
-            else:
-                self._remember(self.memory.with_records(self.reader.records()))
-            break
+        """Read what became of each task, unless the last look has; returns the problem unless all have completed."""
+        if problem is None or (self.snapshot.tasks and self.snapshot.has(Part.TASKS)):
+            return problem if self.memory.left else None
+        try:
+            tasks = self.reader.read(Snapshot(), Part.TASKS).tasks
+        except SERVICE_FAILURES:
+            tasks = None
+        if tasks is None:
+            self.memory = self.memory.with_records(self.reader.tasks, self.reader.records())
+        else:
+            self.memory = self.memory.with_tasks(tasks, self.polling.now()).settled()
         return problem if self.memory.left else None

@@ -11,13 +11,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 import pytest
+from azure.core.pipeline.transport import RequestsTransport
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.runtime import flow_run
@@ -31,9 +34,9 @@ from tasks.monitor import monitor_tasks
 from tasks.run.identity import Run
 from tests.support.accounts import left_over
 from tests.support.deployed import Deployed
-from tests.support.monitoring import monitor_at, pace
+from tests.support.monitoring import Time, monitor_at, pace
 from tests.support.paths import DATA
-from tests.support.polling import eventually
+from tests.support.polling import eventually, wait_until
 from tests.support.runs import in_flow, make_job, make_pool
 
 
@@ -65,8 +68,77 @@ def test_of_very_many_tasks_the_failed_and_the_running_are_shown(
 
     in_flow(lambda: monitor_tasks(azure, run, pool, added, polling=pace(look)))
     said = "4 of 7 Batch tasks completed (3 succeeded, 1 failed), 1 running, 2 queued"
+    said += "; 2 of 7 shown, the failed first"
     assert ([("topNtask1", "failed: exited non-zero"), ("topNtask4", "running")], said) in shown
     assert max(len(rows) for rows, _ in shown) <= 4
+
+
+class Calls:
+    """The requests of this thread to Azure Batch and to the Prefect server, look by look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batch: list[list[str]] = [[]]
+        self.prefect: list[list[str]] = [[]]
+        self._of_batch, self._of_prefect = RequestsTransport.send, httpx.Client.send
+        self._thread = current_thread()
+        monkeypatch.setattr(RequestsTransport, "send", lambda *given, **more: self._to_batch(*given, **more))
+        monkeypatch.setattr(httpx.Client, "send", lambda *given, **more: self._to_prefect(*given, **more))
+
+    def next_look(self) -> None:
+        self.batch.append([])
+        self.prefect.append([])
+
+    def forget(self) -> None:
+        """The requests since the last look, which are the test's own."""
+        self.batch[-1].clear()
+
+    def _to_batch(self, transport: RequestsTransport, request: Any, **given: Any) -> Any:
+        if current_thread() is self._thread:
+            self.batch[-1].append(f"{request.method} {urlsplit(request.url).path.rpartition('/')[2]}")
+        return self._of_batch(transport, request, **given)
+
+    def _to_prefect(self, client: httpx.Client, request: httpx.Request, **given: Any) -> Any:
+        if current_thread() is self._thread:
+            self.prefect[-1].append(f"{request.method} {request.url.path.split('/')[2]}")
+        return self._of_prefect(client, request, **given)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_look_is_one_call_while_nothing_is_wrong(
+    azure: Azure, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(azure, run, nodes=1)
+    gates = [tmp_path / str(number) for number in range(8)]
+    added = make_job(azure, run, *(f"until test -e {gate}; do sleep 0.01; done" for gate in gates))
+    time, completed = Time(), 0
+    with azure.batch() as batch:
+
+        def counted() -> tuple[int, int]:
+            counts = batch.get_job_task_counts(run.job_id).task_counts
+            return counts.completed, counts.running
+
+        wait_until(lambda: counted() == (0, 1))
+        calls = Calls(monkeypatch)
+
+        def complete_one() -> None:
+            nonlocal completed
+            gates[completed].touch()
+            completed += 1
+            calls.next_look()
+            wait_until(lambda: counted() == (completed, completed < len(gates)))
+            calls.forget()
+            time.passes(30 if completed == 1 else 14 / 60)
+
+        def monitor() -> None:
+            calls.next_look()
+            monitor_tasks(azure, run, pool, added, polling=replace(time.pace(complete_one), shortest=14.0))
+
+        in_flow(monitor)
+    one, listed = ["GET taskcounts"], ["GET taskcounts", "GET tasks"]
+    assert calls.batch[1:] == [listed, listed, one, one, one, one, one, one, listed]
+    # Each half minute a line of the log with the progress, now and then a look whether the run was cancelled.
+    line, asked = ["PATCH artifacts"], ["GET flow_runs"]
+    assert calls.prefect[2:-1] == [asked + line + line, [], line, [], line, asked, line]
 
 
 @pytest.fixture(scope="module", autouse=True)

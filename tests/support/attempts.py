@@ -146,7 +146,7 @@ def _while_alive(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _ticks(polling: Polling) -> Iterator[float]:
+def _ticks(polling: Polling, *_: object) -> Iterator[float]:
     began = time.monotonic()
     while (waited := time.monotonic() - began) < LIMIT:
         yield waited

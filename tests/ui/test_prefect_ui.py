@@ -256,7 +256,10 @@ def test_why_files_failed_is_in_the_log_and_in_the_report(
         expect(report.get_by_role("listitem").filter(has_text=f"cause: {cause}")).to_be_visible()
     expect(report.locator("pre").filter(has_text=stderr)).to_be_visible()
 
-    states = cells(ui.artifact(runs.troubled, "batch-task-states").get_by_role("table"))
+    ui.run(runs.troubled)  # from the page of the run, in two clicks
+    ui.page.get_by_role("tab", name="Artifacts").click()
+    ui.page.get_by_text("batch-task-states", exact=True).last.click()
+    states = cells(ui.page.get_by_role("main").get_by_role("table"))
     assert [row[2] for row in states] == ["failed: could not upload", "failed: could not fetch its file", "completed"]
     by_file = ui.artifact(runs.troubled, "top-words-by-file")
     expect(by_file.get_by_text("without harbour.txt, kitchen.txt")).to_be_visible()

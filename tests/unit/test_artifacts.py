@@ -7,18 +7,31 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 import pandas as pd
 import pytest
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES
 from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 import tasks.reporting.artifacts
 import tasks.reporting.prefect_api
-from tasks.reporting.artifacts import best_effort, publish_report, publish_table, table_records
+from tasks.reporting.artifacts import (
+    TaskBoard,
+    best_effort,
+    publish_report,
+    publish_sas_links,
+    publish_table,
+    table_records,
+    task_table,
+)
+from tasks.run.outcomes import Failure, TaskOutcome
+from tasks.run.uploads import UploadedFile, Uploads
 
 LOGGER = logging.getLogger("tests.artifacts")
 
@@ -181,3 +194,103 @@ def test_a_cell_is_what_json_holds_exactly(value: object, shown: object) -> None
 def test_integers_beside_floats_and_missing_values_stay_integers() -> None:
     frame = pd.DataFrame({"i": [1, 2], "f": [0.5, None], "n": pd.array([3, None], dtype="Int64")})
     assert json.dumps(table_records(frame)) == '[{"i": 1, "f": 0.5, "n": 3}, {"i": 2, "f": null, "n": null}]'
+
+
+class Board:
+    """A task board, and what it has written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.written: list[str] = []
+        self.rows: list[list[dict[str, object]]] = []
+        self.fails = False
+        module = tasks.reporting.artifacts
+        monkeypatch.setattr(module, "create_progress_artifact", lambda percent, **given: self._write(given))
+        monkeypatch.setattr(module, "update_progress_artifact", lambda id, percent, **given: self._write(given))
+        monkeypatch.setattr(module, "create_table_artifact", self._create_table)
+        monkeypatch.setattr(module, "prefect_client", self._client)
+        self.board = TaskBoard()
+
+    def _write(self, given: dict[str, str]) -> UUID:
+        if self.fails:
+            raise RuntimeError("the server is busy")
+        self.written.append(f"progress: {given['description']}")
+        return UUID(int=1)
+
+    def _create_table(self, rows: list[dict[str, object]], *, key: str, description: str) -> UUID:
+        self.rows.append(rows)
+        self.written.append(f"table: {description}")
+        return UUID(int=2)
+
+    @contextmanager
+    def _client(self, seconds: float) -> Iterator[Board]:
+        yield self
+
+    def update_artifact(self, id: UUID, update: ArtifactUpdate) -> None:
+        self._create_table(json.loads(str(update.data)), key="", description=str(update.description))
+
+
+def outcomes(states: str) -> list[TaskOutcome]:
+    """Of a letter each: whether it has succeeded, failed, runs or is queued."""
+    kinds = {"s": ("completed", True), "f": ("completed", False), "r": ("running", False), "q": ("active", False)}
+    return [
+        TaskOutcome(id=f"task{number}", file=f"{number}.txt", state=kinds[state][0], succeeded=kinds[state][1])
+        for number, state in enumerate(states)
+    ]
+
+
+def test_artifacts_are_written_where_they_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(monkeypatch)
+    for show in (("rq", 0, "none"), (None, 0, "none"), ("rq", 0, "none"), (None, 1, "one"), ("sr", 1, "one")):
+        board.board.show(outcomes(show[0]) if show[0] else None, show[1], 2, show[2])
+    assert board.written == ["progress: none", "table: none", "progress: one", "table: one"]
+
+
+def test_an_artifact_that_could_not_be_written_is_written_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(monkeypatch)
+    for fails in (True, False, False):
+        board.fails = fails
+        board.board.show(None, 0, 2, "none", "; soon")
+    assert board.written == ["progress: none; soon"]
+
+
+def test_of_very_many_tasks_the_table_shows_the_failed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(monkeypatch)
+    board.board.show(outcomes("s" * 600 + "qrf"), 601, 603, "601 completed")
+    assert board.written[-1] == "table: 601 completed; 500 of 603 shown, the failed first"
+    (rows,) = board.rows
+    assert [row["state"] for row in rows[:4]] == ["completed", "running", "active", "completed"]
+    assert [row["task"] for row in rows[:4]] == ["task602", "task601", "task600", "task0"]
+
+
+MEGABYTE = 1_000_000
+
+
+def test_the_task_table_is_small_whatever_the_tasks_wrote() -> None:
+    failure = Failure(category="usererror", code="FailureExitCode", message="\U0001f600" * 5_000)
+    failed = replace(
+        outcomes("f")[0], file="\u6587" * 400, stderr="\U0001f600" * 5_000, failure=failure, detail="x" * 5_000
+    )
+    rows = task_table([failed] * 500)
+    assert 0.7 * MEGABYTE < len(json.dumps(rows)) < MEGABYTE
+    assert len(rows) < 500
+
+
+def test_a_joined_table_is_small_whatever_its_cells_are() -> None:
+    records = table_records(pd.DataFrame([["\U0001f600" * 200] * 20] * 500))
+    assert 0.7 * MEGABYTE < len(json.dumps(records)) < MEGABYTE
+
+
+@pytest.mark.parametrize(("length", "rows"), [(20, 500), (1_000, 197)])
+def test_the_links_are_a_small_page_whatever_the_names_are(
+    length: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+    monkeypatch.setattr(tasks.reporting.artifacts, "create_markdown_artifact", lambda page, **_: pages.append(page))
+    name, now = "n" * length, datetime(2026, 11, 28)
+    url = f"https://account.example/input/{name * 3}?sig=abc"
+    file = UploadedFile(name=name, size=1, modified=now, container="input", sas_url=url)
+    publish_sas_links(Uploads(application=[file], inputs=[file] * 100_000), now)
+    (page,) = pages
+    assert len(page) < MEGABYTE
+    assert page.count("| input |") == 1 + rows
+    assert page.endswith(f"and {100_000 - rows:,} more input files")

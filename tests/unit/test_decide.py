@@ -113,7 +113,7 @@ class Watched:
 
     def __init__(self, used: UsedPool = DEDICATED, limits: Limits = LIMITS) -> None:
         self.limits = limits
-        self.memory = Memory.start(used, TASKS[: limits.tasks], limits.stall_minutes, NOON)
+        self.memory = Memory.start(used, limits, NOON)
         self.read: list[Part] = []
 
     def look(self, service: Service, at: float = 0) -> Decision:
@@ -123,7 +123,7 @@ class Watched:
             assert decision.part not in self.read
             self.read.append(decision.part)
             snapshot = service.read(snapshot, decision.part)
-        self.memory = decision.memory
+        self.memory = decision.memory.settled()
         return decision
 
 
@@ -148,19 +148,144 @@ NONE_RUNS = Service(counts=counts(), tasks=tasks(QUEUED))
 # What is read.
 
 
-def test_a_look_reads_the_counts_alone_while_nothing_changes() -> None:
-    watched = Watched()
+@pytest.mark.parametrize("used", [DEDICATED, OWN], ids=["dedicated", "spot"])
+def test_a_look_reads_the_counts_alone_while_nothing_is_wrong(used: UsedPool) -> None:
+    watched = Watched(used)
     watched.look(Service())
-    assert watched.read == [Part.COUNTS, Part.SHOWN_TASKS, Part.JOB]
+    assert watched.read == [Part.COUNTS, Part.SHOWN_TASKS]
     decision = watched.look(Service(), at=0.1)
-    assert (decision.action, decision.line, watched.read) == (Action.GO_ON, "", [Part.COUNTS])
+    assert (decision.action, decision.line, decision.shown, watched.read) == (Action.GO_ON, "", None, [Part.COUNTS])
 
 
-def test_spot_nodes_cost_one_more_request_a_look() -> None:
-    watched = Watched(OWN)
-    watched.look(Service())
-    watched.look(Service(), at=0.1)
-    assert watched.read == [Part.COUNTS, Part.PREEMPTED]
+THOUSAND = replace(LIMITS, tasks=1_000)
+
+
+def of_thousand(completed: int, *, running: int = 8, failed: int = 0) -> Service:
+    progress = Progress(
+        total=1_000,
+        completed=completed,
+        succeeded=completed - failed,
+        failed=failed,
+        running=running,
+        queued=1_000 - completed - running,
+    )
+    return Service(counts=progress, tasks={}, preempted={})
+
+
+def looks(used: UsedPool = DEDICATED, failed: Mapping[int, int] = {}) -> list[tuple[float, list[Part]]]:
+    """The minutes of looks at a job that completes 12 tasks a minute, and what each read besides the counts."""
+    found: list[tuple[float, list[Part]]] = []
+    watched, at, all_failed = Watched(used, THOUSAND), 0.0, 0
+    for look in range(240):
+        all_failed += failed.get(look, 0)
+        watched.memory = replace(watched.memory, next_look=timedelta(seconds=14))
+        watched.look(of_thousand(look * 3, failed=all_failed), at)
+        others: list[Part] = [part for part in watched.read if part is not Part.COUNTS]
+        if others:
+            found.append((at, others))
+        at += 0.25
+    return found
+
+
+@pytest.mark.parametrize("used", [DEDICATED, OWN], ids=["dedicated", "spot"])
+def test_a_job_that_makes_progress_is_listed_for_its_table_alone(used: UsedPool) -> None:
+    found = looks(used)
+    assert [parts for _, parts in found] == [[Part.SHOWN_TASKS]] * 24  # of 240 looks in an hour
+    assert [at for at, _ in found[-4:]] == [41.75, 46.75, 51.75, 56.75]
+
+
+def test_new_failures_are_listed_at_the_look_that_counts_them() -> None:
+    silent, failing = looks(), looks(failed={201: 1, 203: 2})
+    assert [look for look in failing if look not in silent][:2] == [
+        (50.25, [Part.SHOWN_TASKS]),
+        (50.75, [Part.SHOWN_TASKS]),
+    ]
+
+
+def test_failures_beyond_a_full_table_are_only_counted() -> None:
+    assert len(looks(failed={201: 500})) == len(looks(failed={201: 500, 202: 1, 203: 1}))
+
+
+def test_many_failures_are_listed_some_seconds_apart() -> None:
+    watched, read = Watched(limits=THOUSAND), 0
+    for look in range(101):  # five a second, for 20 seconds
+        watched.look(of_thousand(look, failed=look), at=look / 300)
+        read += Part.SHOWN_TASKS in watched.read
+    assert read == 5
+
+
+def test_after_a_hundred_failures_they_are_listed_with_the_table() -> None:
+    watched = Watched(limits=THOUSAND)
+    watched.look(of_thousand(200, failed=100))
+    watched.look(of_thousand(201, failed=101), at=25)
+    watched.look(of_thousand(202, failed=102), at=29)
+    assert watched.read == [Part.COUNTS]
+    watched.look(of_thousand(203, failed=103), at=30)
+    assert watched.read == [Part.COUNTS, Part.SHOWN_TASKS]
+
+
+def test_tasks_that_do_not_complete_are_read_with_each_line() -> None:
+    watched = Watched(OWN, THOUSAND)
+    watched.look(of_thousand(5))
+    watched.look(of_thousand(5, running=7), at=0.5)
+    assert watched.read == [Part.COUNTS, Part.SHOWN_TASKS, Part.PREEMPTED, Part.JOB]
+    watched.look(of_thousand(5, running=7), at=0.6)
+    assert watched.read == [Part.COUNTS]
+
+
+def test_fewer_running_spot_tasks_are_a_reason_to_read_the_nodes() -> None:
+    watched = Watched(OWN, THOUSAND)
+    watched.look(of_thousand(5))
+    watched.look(of_thousand(6, running=7), at=0.5)
+    assert Part.PREEMPTED in watched.read
+    watched.look(of_thousand(7), at=1)
+    assert Part.PREEMPTED not in watched.read
+
+
+def test_no_running_task_is_no_wait_where_some_have_completed() -> None:
+    watched = Watched(limits=THOUSAND)
+    watched.look(of_thousand(5))
+    watched.look(of_thousand(9, running=0), at=0.05)
+    assert watched.read == [Part.COUNTS]
+    watched.look(of_thousand(9, running=0), at=0.06)
+    assert Part.POOL in watched.read
+
+
+# The estimate against the run's limit.
+
+
+def test_a_run_that_ends_too_soon_is_warned_of_once() -> None:
+    watched, warnings = Watched(limits=THOUSAND), []
+    for look in range(100):
+        decision = watched.look(of_thousand(look), at=look / 2)
+        warnings += [(look / 2, decision.late)] if decision.warns else []
+        if look == 30:
+            assert (decision.outlook, decision.late) == (
+                "; 2 per minute, about 8 h 5 min left",
+                "at the speed so far the Batch tasks that are left need 8 h 5 min, but the run ends in 1 h 45 min "
+                "(run_minutes is 120)",
+            )
+    assert warnings == [
+        (
+            5.0,
+            "at the speed so far the Batch tasks that are left need 8 h 15 min, but the run ends in 1 h 55 min "
+            "(run_minutes is 120)",
+        )
+    ]
+
+
+def test_a_run_that_gets_far_slower_is_warned_of_again() -> None:
+    watched, warned, completed = Watched(limits=THOUSAND), [], 0
+    for minute_ in range(100):
+        completed += 6 if minute_ < 20 else 1
+        if watched.look(of_thousand(completed), at=minute_).warns:
+            warned.append(minute_)
+    assert warned == [5, 24, 33]
+
+
+def test_a_run_that_is_fast_enough_is_not_warned_of() -> None:
+    watched = Watched(limits=THOUSAND)
+    assert not any(watched.look(of_thousand(look * 10), at=look).late for look in range(99))
 
 
 def test_pool_and_job_are_read_while_no_task_runs() -> None:
@@ -548,6 +673,6 @@ def test_a_node_preempted_before_the_tasks_is_not_counted() -> None:
 
 
 def test_of_a_job_that_is_gone_a_record_proves_a_success() -> None:
-    memory = Watched().memory.with_records({record_blob("1.txt"), "other"})
-    assert [(each.succeeded, each.earlier) for each in memory.outcomes.values()] == [(False, False), (True, True)]
+    memory = Watched().memory.with_records(TASKS, {record_blob("1.txt"), "other"})
+    assert [(each.id, each.succeeded, each.earlier) for each in memory.outcomes.values()] == [("task1", True, True)]
     assert memory.left == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from typing import cast
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.watching.decide import Action, Decision
 from tasks.watching.failures import Failures
+from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
 from tasks.watching.narrator import Narrator
 from tasks.watching.progress import Progress
@@ -26,11 +27,12 @@ from tasks.watching.progress import Progress
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 TASKS = [AddedTask(id=f"task{n}", file=f"{n}.txt", earlier=n == 2) for n in range(3)]
 POOL = UsedPool(id="pool", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", dedicated_nodes=1, spot_nodes=2)
-MEMORY = replace(Memory.start(POOL, TASKS, 30, NOON), last_status="the status")
+LIMITS = Limits(job_id="job", tasks=2, expires=NOON + timedelta(hours=2), lifetime=timedelta(hours=2), stall_minutes=30)
+MEMORY = replace(Memory.start(POOL, LIMITS, NOON), last_status="the status")
 RUNNING = Progress(total=2, completed=0, succeeded=0, failed=0, running=1, queued=1, earlier=1)
 READY = PoolReady(pool_id="pool", vm_size="Standard_D2s_v3", dedicated_nodes=1, spot_nodes=2)
 
-Shown = tuple[list[str], int, int, str]
+Shown = tuple[list[str] | None, int, int, str]
 
 
 @dataclass
@@ -45,8 +47,17 @@ class Heard:
         events, failures, board = cast(RunEvents, self), cast(Failures, self), cast(TaskBoard, self)
         self.narrator = Narrator("job", TASKS, events, failures, board)
 
-    def show(self, outcomes: Sequence[TaskOutcome], completed: int, total: int, status: str) -> None:
-        self.shown.append(([outcome.state for outcome in outcomes], completed, total, status))
+    def show(
+        self,
+        outcomes: Sequence[TaskOutcome] | None,
+        completed: int,
+        total: int,
+        status: str,
+        outlook: str = "",
+        rows_of: int = 0,
+    ) -> None:
+        states = None if outcomes is None else [outcome.state for outcome in outcomes]
+        self.shown.append((states, completed, total, status + outlook))
 
     def emit(self, payload: Payload) -> bool:
         self.events.append(payload)
@@ -66,16 +77,29 @@ def heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     return Heard()
 
 
-def decision(memory: Memory = MEMORY, counts: Progress = RUNNING, line: str = "") -> Decision:
-    shown = list(memory.outcomes.values())
-    return Decision(action=Action.GO_ON, memory=memory, counts=counts, line=line, shown=shown)
+def decision(memory: Memory = MEMORY, counts: Progress = RUNNING, **due: Any) -> Decision:
+    return Decision(action=Action.GO_ON, memory=memory, counts=counts, **due)
 
 
 def test_a_line_goes_to_the_log_and_its_status_to_the_board(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
-    heard.narrator.report(decision(line="No change since 12:00:00 UTC: the status"))
-    heard.narrator.report(decision())
+    heard.narrator.report(decision(line="No change since 12:00:00 UTC: the status", outlook="; 4 per minute"))
+    heard.narrator.report(decision(outlook="; 5 per minute"))
     assert caplog.messages == ["No change since 12:00:00 UTC: the status"]
+    assert heard.shown == [(None, 1, 3, "the status; 4 per minute")]
+
+
+def test_listed_tasks_go_to_the_board_also_without_a_line(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    heard.narrator.report(decision(shown=[TaskOutcome.of(task, None) for task in TASKS]))
+    assert caplog.messages == []
     assert heard.shown == [(["active", "active", "completed"], 1, 3, "the status")]
+
+
+def test_a_run_that_ends_too_soon_is_a_warning_and_on_the_board(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    for warns in (True, False):
+        heard.narrator.report(decision(line="the line", late="it is late", warns=warns))
+    advice = "what is not done then can be done by a retry. Use more nodes, or a larger run_minutes"
+    assert caplog.messages == ["the line", f"Job job: it is late; {advice}", "the line"]
+    assert [shown[3] for shown in heard.shown] == ["the status; it is late"] * 2
 
 
 def test_the_pool_is_ready_once_a_task_ran(heard: Heard) -> None:
@@ -87,8 +111,7 @@ def test_the_pool_is_ready_once_a_task_ran(heard: Heard) -> None:
 
 
 def test_preemptions_and_requeues_are_reported_as_they_come(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
-    requeued = replace(MEMORY.outcomes["task0"], requeues=1)
-    lost = replace(MEMORY, preemptions=2, outcomes={**MEMORY.outcomes, "task0": requeued})
+    lost = replace(MEMORY, preemptions=2, requeues=1)
     for memory in (lost, lost, replace(lost, preemptions=3)):
         heard.narrator.report(decision(memory))
     assert heard.events == [READY, Preempted(pool_id="pool", nodes=2), Preempted(pool_id="pool", nodes=1)]
@@ -117,8 +140,9 @@ def test_outages_and_added_nodes_are_warnings(heard: Heard, caplog: pytest.LogCa
 
 
 def test_the_end_is_reported_by_the_tasks_and_not_by_the_counts(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
-    done = [replace(MEMORY.outcomes[id], state="completed", succeeded=True, started=NOON) for id in ("task0", "task1")]
-    memory = replace(MEMORY, outcomes={**MEMORY.outcomes, **{outcome.id: outcome for outcome in done}})
+    queued = [TaskOutcome.of(task, None) for task in TASKS[:2]]
+    done = {each.id: replace(each, state="completed", succeeded=True, started=NOON) for each in queued}
+    memory = replace(MEMORY, outcomes=done)
     outcomes = heard.narrator.report_end(memory, None)
     status = "2 of 2 Batch tasks completed (2 succeeded, 0 failed); 1 files done earlier"
     assert (heard.events, caplog.messages) == ([READY], [status])
@@ -127,9 +151,9 @@ def test_the_end_is_reported_by_the_tasks_and_not_by_the_counts(heard: Heard, ca
 
 
 def test_given_up_the_end_says_why_and_how_far_each_task_came(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
-    ran = replace(MEMORY.outcomes["task0"], requeues=1)
+    ran = replace(TaskOutcome.of(TASKS[0], None), requeues=1)
     outcomes = heard.narrator.report_end(
-        replace(MEMORY, outcomes={**MEMORY.outcomes, "task0": ran}), TasksFailed("the pool is gone\nand more")
+        replace(MEMORY, outcomes={"task0": ran}), TasksFailed("the pool is gone\nand more")
     )
     assert [outcome.cause for outcome in outcomes] == [Cause.NOT_RUN, Cause.NOT_STARTED, None]
     assert caplog.messages[-1] == (

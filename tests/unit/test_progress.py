@@ -10,7 +10,7 @@ import pytest
 from azure.batch.models import BatchTaskCounts
 
 from tasks.run.outcomes import TaskOutcome
-from tasks.watching.progress import Progress, estimate, is_due
+from tasks.watching.progress import Progress, change_is_due, is_due, table_is_due
 
 QUEUED = TaskOutcome(id="topNtask0", file="a.txt", state="active")
 RUNNING = replace(QUEUED, state="running")
@@ -36,20 +36,20 @@ def test_at_the_end_the_outcomes_are_the_progress() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("done", "left", "seconds", "text"),
-    [
-        (0, 9, 60, "time left not known until one completes"),
-        (1, 1, 0, "time left not known until one completes"),
-        (2, 1, 30, "4 per minute, about 15 s left"),
-        (9, 9, 120, "4.5 per minute, about 2 min left"),
-        (1, 9, 600, "0.1 per minute, about 1 h 30 min left"),
-        (5_000, 95_000, 600, "500 per minute, about 3 h 10 min left"),
-        (5, 0, 60, "5 per minute, about 1 s left"),
-    ],
-)
-def test_rate_and_time_left_follow_from_what_completed(done: int, left: int, seconds: int, text: str) -> None:
-    assert estimate(done=done, left=left, elapsed=timedelta(seconds=seconds)) == text
+def test_of_groups_the_files_are_told_and_counted() -> None:
+    counts = BatchTaskCounts(active=4, running=2, completed=3, succeeded=2, failed=1)
+    progress = Progress.of_counts(counts, total=9, earlier=500, files=9_001)
+    states = "3 of 9 Batch tasks with 9,001 files completed (2 succeeded, 1 failed), 2 running, 4 queued"
+    assert progress.now() == f"{states}; 500 files done earlier"
+    assert (progress.files_done, progress.all_files) == (3_500, 9_501)
+
+
+def test_of_tasks_with_one_file_each_the_files_are_not_told() -> None:
+    counts = BatchTaskCounts(active=4, running=2, completed=3, succeeded=2, failed=1)
+    progress = Progress.of_counts(counts, total=9, earlier=5, files=9)
+    assert progress.now().startswith("3 of 9 Batch tasks completed")
+    assert (progress.files_done, progress.all_files) == (8, 14)
+    assert Progress.of_outcomes([], earlier=5).files_done == 5
 
 
 def lines(look: float, total: float) -> list[float]:
@@ -74,3 +74,18 @@ def test_what_has_not_changed_for_hours_is_logged_every_five_minutes() -> None:
     logged = lines(14, 4 * 3600)
     assert 280 <= logged[-1] - logged[-2] <= 300
     assert len(logged) < 80
+
+
+@pytest.mark.parametrize(("watched", "apart"), [(0, 5), (50, 5), (100, 10), (300, 30), (9_000, 30)])
+def test_progress_that_changes_is_logged_less_often_with_time(watched: int, apart: int) -> None:
+    due = [
+        change_is_due(silent=timedelta(seconds=silent), watched=timedelta(seconds=watched), next_look=timedelta())
+        for silent in (apart, apart + 0.1)
+    ]
+    assert due == [False, True]
+
+
+@pytest.mark.parametrize(("watched", "age"), [(0, 5), (100, 20), (300, 60), (9_000, 300)])
+def test_the_table_is_renewed_less_often_with_time(watched: int, age: int) -> None:
+    due = [table_is_due(age=timedelta(seconds=each), watched=timedelta(seconds=watched)) for each in (age - 0.1, age)]
+    assert due == [False, True]

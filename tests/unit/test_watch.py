@@ -51,6 +51,10 @@ class Looked:
     added: list[int] = field(default_factory=list)
     seen: LastSeen = field(default_factory=LastSeen)
 
+    @property
+    def tasks(self) -> list[AddedTask]:
+        return TASKS
+
     def read(self, snapshot: Snapshot, part: Part) -> Snapshot:
         found = replace(snapshot, read=snapshot.read | {part})
         match part:
@@ -94,7 +98,7 @@ class Looked:
         self.added.append(memory.pool.added_nodes)
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
-        return list(memory.outcomes.values())
+        return [memory.outcome(task.id) or TaskOutcome.of(task, None) for task in TASKS]
 
     def now(self) -> datetime:
         return NOON + timedelta(minutes=self.minute)
@@ -109,7 +113,7 @@ class Looked:
             narrator=cast(Narrator, self),
             limits=limits,
             polling=Polling(sleep=self.sleep, now=self.now),
-            memory=Memory.start(POOL, TASKS, limits.stall_minutes, self.now()),
+            memory=Memory.start(POOL, limits, self.now(), self.seen.outcomes),
             seen=self.seen,
             add_nodes=add_nodes,
         ).until_the_end()
