@@ -537,9 +537,9 @@ def count(statement):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Watched(Store):
-    def _create(self):
+    def _create(self, version):
         self._database.set_trace_callback(count)
-        super()._create()
+        super()._create(version)
 
 Watched(Path(sys.argv[1]))
 """

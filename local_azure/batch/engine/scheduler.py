@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
+from heapq import merge
 from pathlib import Path
 
 from local_azure.batch.engine import attempts, environment, task_ends
@@ -113,21 +115,24 @@ class Scheduler:
         free = [place.free for place in usable if place.free > 0]
         if not room or not free:
             return []
-        tasks = self._service.store.tasks.where(
-            # The first terms must be exactly those of the index tasks_to_run.
-            "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
-            " AND slots <= ? ORDER BY seq LIMIT ?",
-            job.id,
-            max(free),
-            sum(free) + LOOK_AHEAD,
-        )
         chosen: list[tuple[Row, Place, int]] = []
-        for task in tasks:
+        for task in self._tasks_to_run(job, max(free), sum(free) + LOOK_AHEAD):
             if len(chosen) == room or not any(place.free > 0 for place in usable):
                 break
             if (place := choose(task, pool, usable)) is not None:
                 chosen.append((task, place, place.take(task)))
         return [self._start(task, job, place.node, slots) for task, place, slots in chosen]
+
+    def _tasks_to_run(self, job: Row, most_slots: int, limit: int) -> Iterator[Row]:
+        """Active tasks that need at most so many slots, in the order of their creation; reads no other tasks."""
+        store = self._service.store
+        # Exactly the terms of the index tasks_to_run.
+        to_run = "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
+        found, slots = [], store.value(f"SELECT min(slots) FROM tasks WHERE {to_run}", job.id)
+        while slots is not None and slots <= most_slots:
+            found.append(store.tasks.where(f"{to_run} AND slots = ? ORDER BY seq LIMIT ?", job.id, slots, limit))
+            slots = store.value(f"SELECT min(slots) FROM tasks WHERE {to_run} AND slots > ?", job.id, slots)
+        return merge(*found, key=lambda task: task.seq)
 
     def _parallel_room(self, job: Row) -> int:
         limit = int(job.document["maxParallelTasks"])

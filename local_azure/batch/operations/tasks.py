@@ -14,6 +14,7 @@ from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import segment
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
@@ -44,9 +45,16 @@ _FILTERABLE = {
 }
 
 
+_INDEXED = {"id": "id", "executionInfo/result": "result", "state": "state"}  # the most selective first
+
+
 def show(call: Call, row: Row, job: str) -> Document:
     """The task in the format of the API; `job` is the job's id as written."""
-    document = {**row.document, "url": call.url("jobs", job, "tasks", row.document["id"])}
+    return _shown(call, call.url("jobs", job, "tasks"), row)
+
+
+def _shown(call: Call, tasks_url: str, row: Row) -> Document:
+    document = {**row.document, "url": f"{tasks_url}/{segment(row.document['id'])}"}
     if info := document.get("nodeInfo"):
         node_url = call.url("pools", info["poolId"], "nodes", info["nodeId"])
         directory = f"{node_url}/files/{info['taskRootDirectory']}"
@@ -114,13 +122,15 @@ def _wake(service: Service, job: Row) -> None:
 
 def list_tasks(service: Service, call: Call) -> Response:
     job = service.job(call.ids["jobId"])
+    tasks_url = call.url("jobs", job.document["id"], "tasks")
     listing = Listing(
         kind="tasks",
         filterable=_FILTERABLE,
-        show=lambda row: show(call, row, job.document["id"]),
+        indexed=_INDEXED,
+        show=lambda row: _shown(call, tasks_url, row),
         model="BatchTask",
     )
-    return listing.respond(call, lambda after: service.store.tasks.page((job.id,), after))
+    return listing.respond(call, lambda after, *among: service.store.tasks.page((job.id,), after, *among))
 
 
 def get_task(service: Service, call: Call) -> Response:

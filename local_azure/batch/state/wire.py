@@ -114,4 +114,4 @@ def check_id(name: str, text: str) -> None:
 
 def segment(text: str) -> str:
     """`text` as one segment of a URL path."""
-    return quote(text, safe="")
+    return text if _ID.match(text) else quote(text, safe="")
