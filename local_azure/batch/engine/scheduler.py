@@ -180,7 +180,7 @@ class Scheduler:
         self._agent.spawn(attempt.seq, run)
 
     async def _carry_out(self, attempt: Attempt, task: Row, job: Row, node: Row, execution: Execution) -> Result:
-        if not await self._is_prepared(task, job, node):
+        if attempts.current(self._service, attempt).stop or not await self._is_prepared(task, job, node):
             return Result(interrupted=True)
         return await self._agent.carry_out(self._work(attempt, task, job.document, node), execution)
 

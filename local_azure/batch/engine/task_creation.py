@@ -21,7 +21,7 @@ def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
         container_specs.check_pool_of_task(document, pool.document if pool else None)
     now = service.now()
     document["creationTime"] = timestamp(now)
-    service.touch(document)
+    service.touch(document, now)
     TASK.enter(document, "active", now)
     row = Row(keys=(job.id, document["id"].lower()), document=document, private=private)
     try:

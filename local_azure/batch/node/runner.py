@@ -37,6 +37,7 @@ class RunningCommand:
         self._status_file = status_file
         self._reuse = reuse
         self._lease = supervisor.lease
+        self._fd = supervisor.lease.fileno()  # the event loop would format a socket as text, and drop that
         self._loop = asyncio.get_running_loop()
         self._outbox = bytearray()
         self._inbox = bytearray()
@@ -44,7 +45,7 @@ class RunningCommand:
         self._started: asyncio.Future[bool] = self._loop.create_future()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._recovery: asyncio.Task[None] | None = None
-        self._loop.add_reader(self._lease, self._receive)
+        self._loop.add_reader(self._fd, self._receive)
         if supervisor.pid:
             self._started.set_result(True)
 
@@ -65,20 +66,19 @@ class RunningCommand:
 
     def _send(self, data: bytes) -> None:
         self._outbox += data
-        self._flush()
-        if self._outbox:
-            self._loop.add_writer(self._lease, self._flush)
+        if not self._flush():
+            self._loop.add_writer(self._fd, lambda: self._flush() and self._loop.remove_writer(self._fd))
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Send what can be sent now; returns True if that is all."""
         try:
             sent = self._lease.send(self._outbox)
         except BlockingIOError:
-            return
+            return False
         except OSError:  # the supervisor has ended; the reader is notified too and handles it
             sent = len(self._outbox)
         del self._outbox[:sent]
-        if not self._outbox:
-            self._loop.remove_writer(self._lease)
+        return not self._outbox
 
     def _receive(self) -> None:
         try:
@@ -106,8 +106,9 @@ class RunningCommand:
             self._lease.shutdown(socket.SHUT_WR)  # the supervisor exits
 
     def _detach(self) -> None:
-        self._loop.remove_reader(self._lease)
-        self._loop.remove_writer(self._lease)
+        self._loop.remove_reader(self._fd)
+        if self._outbox:
+            self._loop.remove_writer(self._fd)
 
     def _end(self) -> None:
         self._detach()
