@@ -15,6 +15,7 @@ from typing import Any
 _SCRIPTS = ("schema.sql", "schema_2.sql")  # each leads to the next version of the schema
 SCHEMA_VERSION = len(_SCRIPTS)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_DECODER = json.JSONDecoder()
 
 Document = dict[str, Any]
 
@@ -94,8 +95,8 @@ class Table:
             seq=values[0],
             keys=values[1 : 1 + keys],
             extra=dict(zip(self._extra, values[1 + keys : -2], strict=True)),
-            document=json.loads(values[-2]),
-            private=json.loads(values[-1]) if values[-1] != "{}" else {},
+            document=_DECODER.raw_decode(values[-2])[0],
+            private=_DECODER.raw_decode(values[-1])[0] if values[-1] != "{}" else {},
         )
 
 
