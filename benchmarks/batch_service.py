@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -99,13 +100,14 @@ class Service:
         self.client = BatchClient(settings["AZURE_BATCH_ENDPOINT"], credential)
 
     def _processes(self) -> Iterator[Path]:
-        """The process and its supervisors, without Azurite, in /proc."""
+        """The process and its supervisors, without Azurite and commands, in /proc."""
         pending = [self.process.pid]
         while pending:
             process = Path(f"/proc/{pending.pop()}")
-            pending += map(int, (process / f"task/{process.name}/children").read_text().split())
-            if (process / "exe").readlink().name.startswith("python"):  # Azurite is a process of Node.js
-                yield process
+            with contextlib.suppress(OSError):  # a command that has just ended
+                pending += map(int, (process / f"task/{process.name}/children").read_text().split())
+                if (process / "exe").readlink().name.startswith("python"):
+                    yield process
 
     def memory(self) -> float:
         """Memory in MB; what processes share counts once."""

@@ -128,10 +128,10 @@ class Scheduler:
         store = self._service.store
         # Exactly the terms of the index tasks_to_run.
         to_run = "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
-        found, slots = [], store.value(f"SELECT min(slots) FROM tasks WHERE {to_run}", job.id)
-        while slots is not None and slots <= most_slots:
+        more = f"SELECT slots FROM tasks WHERE {to_run} AND slots > ? ORDER BY slots LIMIT 1"
+        found, slots = [], 0
+        while (slots := store.value(more, job.id, slots) or 0) and slots <= most_slots:
             found.append(store.tasks.where(f"{to_run} AND slots = ? ORDER BY seq LIMIT ?", job.id, slots, limit))
-            slots = store.value(f"SELECT min(slots) FROM tasks WHERE {to_run} AND slots > ?", job.id, slots)
         return merge(*found, key=lambda task: task.seq)
 
     def _parallel_room(self, job: Row) -> int:
