@@ -347,10 +347,11 @@ def _assert_ended(done: m.BatchTask, exit_code: int) -> None:
     ("function", "moment"),
     [
         ("node.node_agent:NodeAgent.conclude", "before"),
+        ("engine.scheduler:Scheduler._end", "before"),
         ("engine.scheduler:Scheduler._finish", "before"),
         ("engine.attempts:remove", "after"),
         ("engine.task_ends:complete", "after"),
-        ("engine.scheduler:Scheduler._finish", "after"),
+        ("engine.scheduler:Scheduler.assign", "after"),
     ],
 )
 def test_task_whose_command_has_ended_is_not_run_again(process, effect, tmp_path, function, moment):
@@ -536,9 +537,9 @@ def count(statement):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Watched(Store):
-    def _create(self):
+    def _create(self, version):
         self._database.set_trace_callback(count)
-        super()._create()
+        super()._create(version)
 
 Watched(Path(sys.argv[1]))
 """

@@ -52,6 +52,23 @@ def test_condition_holds(condition):
     assert not parse_filter(f"not ({condition})", PROPERTIES)(DOCUMENT)
 
 
+@pytest.mark.parametrize(
+    ("condition", "permitted"),
+    [
+        ("state eq 'Active'", {"state": {"active"}}),
+        ("state eq 'active' or state eq 'running'", {"state": {"active", "running"}}),
+        ("state eq 'active' or priority eq 3", {}),
+        ("state eq 'active' and (state eq 'running' or id eq 'A')", {"state": {"active"}}),
+        ("state eq 'active' and state eq 'running' and id eq 'A'", {"state": set(), "id": {"a"}}),
+        ("state ne 'active' and priority eq 3", {}),
+        ("not (state eq 'active')", {}),
+        ("state eq null or state eq 'active'", {}),
+    ],
+)
+def test_filter_knows_which_values_it_permits(condition, permitted):
+    assert parse_filter(condition, PROPERTIES).permitted == permitted
+
+
 @pytest.mark.parametrize("condition", ["info/code eq 0", "info/code lt 5", "creationTime gt DateTime'2020-01-01'"])
 def test_absent_property_is_in_no_order(condition):
     assert not parse_filter(condition, PROPERTIES)({})

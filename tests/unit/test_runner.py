@@ -17,6 +17,7 @@ import pytest_asyncio
 from local_azure.batch.node import leftovers, shim
 from local_azure.batch.node.command import Command, Ending, Outcome
 from local_azure.batch.node.runner import Runner, RunningCommand
+from local_azure.batch.node.supervisors import MOST_IDLE
 
 pytestmark = pytest.mark.asyncio
 
@@ -55,7 +56,7 @@ time.sleep(1000)
 """
 
 DRIVER = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from local_azure.batch.node.command import Command
 from local_azure.batch.node.runner import Runner
@@ -454,11 +455,75 @@ async def test_commands_run_side_by_side(runner: Runner, ready: Path) -> None:
 
 async def test_descriptors_return_to_their_number(runner: Runner, tmp_path: Path) -> None:
     await outcome(runner, "true", tmp_path)
-    before = sorted(os.listdir("/proc/self/fd"))
-    for _ in range(20):
-        lines = ["true"] * 8 + ["no-such-program", "'"]
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(4):
+        lines = ["true"] * MOST_IDLE * 2 + ["no-such-program", "'"]
         await asyncio.gather(*(outcome(runner, line, tmp_path) for line in lines))
-    assert sorted(os.listdir("/proc/self/fd")) == before
+        idle = len(os.listdir("/proc/self/fd")) - before + 1
+        assert 1 <= idle <= MOST_IDLE
+
+
+async def test_supervisor_runs_one_command_after_the_other(runner: Runner, instance: str, tmp_path: Path) -> None:
+    script = """
+import os
+print(os.getppid(), os.getsid(0), oct(os.umask(0)), os.getcwd(), sorted(os.listdir("/proc/self/fd"))[:-1])
+"""
+    pids, seen = [], []
+    for number, umask in enumerate((0o022, 0o077, 0o022)):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        attempt = await runner.start(command(f"{PYTHON} {shlex.quote(script)}", directory, umask=umask))
+        assert await attempt.outcome() == Outcome(ending=Ending.EXITED, exit_code=0)
+        pids.append(attempt.pid)
+        seen.append((directory / "stdout.txt").read_text())
+        assert os.readlink(f"/proc/{attempt.pid}/cwd") == "/"
+    pid = pids[0]
+    assert pids == [pid] * 3
+    surroundings = [("0o22", 0), ("0o77", 1), ("0o22", 2)]
+    assert seen == [f"{pid} {pid} {umask} {tmp_path}/{n} ['0', '1', '2']\n" for umask, n in surroundings]
+    assert len(carrying(instance)) == 2  # the supervisor and the spawner
+
+
+@pytest.mark.parametrize("ending", [Ending.TERMINATED, Ending.TIME_LIMIT, Ending.LAUNCH_FAILED, Ending.SHIM_LOST])
+async def test_supervisor_of_a_command_that_did_not_exit_is_not_reused(
+    runner: Runner, tmp_path: Path, ending: Ending
+) -> None:
+    first = await runner.start(command("true", tmp_path))
+    await first.outcome()
+    line = "/etc/passwd" if ending is Ending.LAUNCH_FAILED else "sleep 1000"
+    attempt = await runner.start(command(line, tmp_path, time_limit=0.1 if ending is Ending.TIME_LIMIT else None))
+    if ending is Ending.TERMINATED:
+        attempt.terminate()
+    if ending is Ending.SHIM_LOST:
+        os.kill(attempt.pid, signal.SIGKILL)
+    assert (await asyncio.wait_for(attempt.outcome(), BOUND)).ending is ending
+    following = await runner.start(command("true", tmp_path))
+    await following.outcome()
+    assert first.pid == attempt.pid != following.pid
+    assert not is_alive(attempt.pid)
+
+
+async def test_idle_supervisor_that_was_killed_is_replaced(runner: Runner, tmp_path: Path) -> None:
+    first = await runner.start(command("true", tmp_path))
+    await first.outcome()
+    os.kill(first.pid, signal.SIGKILL)
+    assert wait_until_gone([first.pid]) == []
+    assert await outcome(runner, "sh -c 'exit 3'", tmp_path) == Outcome(ending=Ending.EXITED, exit_code=3)
+
+
+async def test_signal_of_a_command_does_not_reach_the_next_one(runner: Runner, ready: Path) -> None:
+    """A command that sends SIGTERM to its supervisor as its last act."""
+    for _ in range(5):
+        ended = await outcome(runner, "sh -c 'kill -TERM $PPID'", ready.parent)
+        assert ended.ending in (Ending.EXITED, Ending.TERMINATED)
+        assert await outcome(runner, "true", ready.parent) == Outcome(ending=Ending.EXITED, exit_code=0)
+
+
+async def test_idle_supervisors_end_with_the_service(instance: str, tmp_path: Path) -> None:
+    program = DRIVER.replace("await attempt.outcome()\n", "await attempt.outcome()\n    os.kill(os.getpid(), 9)\n")
+    arguments = [sys.executable, "-c", program, instance, str(tmp_path), "true"]
+    assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert wait_until_gone(carrying(instance)) == []
 
 
 async def test_large_requests_do_not_block_the_service(runner: Runner, tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ def test_state_is_on_the_disk_before_the_transaction_is_over(store):
     assert store.value("PRAGMA foreign_keys") == 1
 
 
+def test_page_has_the_rows_with_one_of_the_values_in_order_of_their_ids(store):
+    job(store)
+    for name, state in {"b": "active", "a": "running", "d": "active", "c": "completed", "e": "running"}.items():
+        store.tasks.add(Row(keys=("job", name), document={"state": state, "requiredSlots": 1}))
+    found = store.tasks.page(("job",), "a", "state", frozenset({"active", "running", "other"}))
+    assert [row.id for row in found] == ["b", "d", "e"]
+    assert list(store.tasks.page(("job",), "", "state", frozenset())) == []
+
+
 def test_taken_id_is_refused(store):
     job(store)
     with pytest.raises(sqlite3.IntegrityError):

@@ -14,6 +14,9 @@ _UNSATISFIED = """
     SELECT count(*) FROM dependencies AS wanted WHERE task = ? AND CASE
         WHEN on_task IS NOT NULL THEN NOT EXISTS (
             SELECT 1 FROM tasks WHERE job = wanted.job AND id = wanted.on_task AND satisfies = 1)
+        WHEN EXISTS (  -- only to count less often: it finds one at once, until the last tasks of the range run
+            SELECT 1 FROM tasks WHERE job = wanted.job AND state IN ('active', 'running') AND id NOT GLOB '*[^0-9]*'
+                AND CAST(id AS INTEGER) BETWEEN wanted.on_first AND wanted.on_last AND satisfies = 0) THEN 1
         ELSE on_last - on_first + 1 > (
             SELECT count(DISTINCT CAST(id AS INTEGER)) FROM tasks WHERE job = wanted.job AND satisfies = 1
                 AND id NOT GLOB '*[^0-9]*' AND CAST(id AS INTEGER) BETWEEN wanted.on_first AND wanted.on_last)
@@ -51,9 +54,11 @@ def satisfy(service: Service, task: Row) -> None:
     number = int(task.id) if task.id.isascii() and task.id.isdigit() else -1
     number = min(number, LONGEST_RANGE + 1)  # SQLite's integers have 64 bits, an id may have 64 digits
     waiting = service.store.execute(
-        "SELECT DISTINCT task FROM dependencies WHERE job = ? AND (on_task = ? OR ? BETWEEN on_first AND on_last)",
+        "SELECT task FROM dependencies WHERE job = ? AND on_task = ?"
+        " UNION SELECT task FROM dependencies WHERE job = ? AND on_task IS NULL AND ? BETWEEN on_first AND on_last",
         task.keys[0],
         task.id,
+        task.keys[0],
         number,
     ).fetchall()
     for (seq,) in waiting:

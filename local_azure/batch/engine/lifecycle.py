@@ -14,6 +14,8 @@ from local_azure.batch.state.states import JOB, POOL
 from local_azure.batch.state.store import Row
 from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, parse_timestamp, timestamp
 
+DELETED_AT_ONCE = 1000  # tasks of a job; requests are served in between
+
 
 class Lifecycle:
     """Drives jobs to their next state and removes task directories after their retention time."""
@@ -115,7 +117,10 @@ class Lifecycle:
         if due := self._due(job, self._service.timings.removal):
             return due
         store = self._service.store
-        store.execute("DELETE FROM tasks WHERE job = ?", job.id)
+        some = "SELECT seq FROM tasks WHERE job = ? LIMIT ?"
+        if store.execute(f"DELETE FROM tasks WHERE seq IN ({some})", job.id, DELETED_AT_ONCE).rowcount:
+            self._service.reconciler.wake("job", job.id)
+            return None
         store.execute("DELETE FROM task_counts WHERE job = ?", job.id)
         store.execute("DELETE FROM dependencies WHERE job = ?", job.id)
         store.jobs.remove(job)

@@ -14,6 +14,13 @@ class Place:
         self.free = slots - used
         self.used = used
 
+    def take(self, task: Row) -> int:
+        """Reserve what the task needs, which may be the whole node; returns the number of slots."""
+        slots = self.slots if task.private.get("exclusive") else int(task.document["requiredSlots"])
+        self.free -= slots
+        self.used += slots
+        return slots
+
 
 def choose(task: Row, pool: Row, places: list[Place]) -> Place | None:
     """The node on which the task is to run: its affinity first, then the pool's node fill type."""

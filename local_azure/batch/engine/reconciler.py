@@ -40,6 +40,12 @@ class Reconciler:
         self._woken[key] = None
         self._event.set()
 
+    def wake_at(self, due: datetime, *key: str) -> None:
+        """Wake the resource at that time, if it is not due earlier."""
+        if key not in self._due or due < self._due[key]:
+            self._schedule(key, due)
+            self._event.set()
+
     def wake_all(self) -> None:
         """Wake all resources that have a due time: it may have moved."""
         for key in list(self._due):
@@ -60,18 +66,23 @@ class Reconciler:
         while self._queue and self._queue[0][0] <= now:
             due, key = heapq.heappop(self._queue)
             if self._due.get(key) == due:
+                del self._due[key]
                 woken.append(key)
         for key in dict.fromkeys(woken):
             self._reconcile(key)
 
     def _reconcile(self, key: Key) -> None:
-        self._due.pop(key, None)
         try:
             due = self._functions[key[0]](*key[1:])
         except Exception:
             # For example a full disk. It must not delay other resources, and is retried until it succeeds.
             logger.exception("%s: could not reconcile, retrying in %s s", " ".join(key), RETRY.seconds)
             due = self._clock.now() + RETRY
-        if due is not None:
-            self._due[key] = due
-            heapq.heappush(self._queue, (due, key))
+        if due is None:
+            self._due.pop(key, None)
+        elif due != self._due.get(key):  # otherwise the queue would grow each time the resource is woken
+            self._schedule(key, due)
+
+    def _schedule(self, key: Key, due: datetime) -> None:
+        self._due[key] = due
+        heapq.heappush(self._queue, (due, key))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
+from heapq import merge
 from pathlib import Path
 
 from local_azure.batch.engine import attempts, environment, task_ends
@@ -21,11 +23,15 @@ SUPERVISORS_LOST = 3  # per task; one more fails the task, which otherwise could
 LOOK_AHEAD = 100  # active tasks considered beyond the number of free slots, as the first ones may need too many slots
 
 
+Start = tuple[Attempt, Row, Row, Row]  # of a task of a job on a node
+
+
 class Scheduler:
     def __init__(self, service: Service, agent: NodeAgent, job_tasks: JobTasks) -> None:
         self._service = service
         self._agent = agent
         self._job_tasks = job_tasks
+        self._ended: dict[str, list[tuple[Attempt, Result]]] = {}  # by pool: ends that are not recorded yet
         service.reconciler.register("assign", self.assign)
         service.reconciler.register("attempt", self.stop_attempt)
 
@@ -37,7 +43,7 @@ class Scheduler:
                 # Start tasks and job preparation and release tasks are started again when they are needed.
                 attempts.remove(self._service, attempt)
             elif outcome is None:
-                self._finish(attempt, Result(interrupted=True))
+                self._end(attempt, Result(interrupted=True))
             else:
                 self._conclude(attempt, outcome)
         known = {self._status_file(attempt) for attempt in attempts.where(self._service)}
@@ -51,34 +57,44 @@ class Scheduler:
         task = self._service.store.tasks.by_seq(attempt.task or 0)
         node = self._service.store.nodes.get(attempt.pool, attempt.node)
         if task is None or node is None:
-            self._finish(attempt, Result(interrupted=True))
+            self._end(attempt, Result(interrupted=True))
             return
-        work = self._work(attempt, task, node)
+        work = self._work(attempt, task, self._service.job(task.keys[0]).document, node)
 
         async def conclude(execution: Execution) -> None:
-            result = await self._agent.result_of(self._agent.conclude(work, outcome, stopped=False))
-            await self._agent.record(lambda: self._finish(attempt, result))
+            self._end(attempt, await self._agent.result_of(self._agent.conclude(work, outcome, stopped=False)))
 
         self._agent.spawn(attempt.seq, conclude)
 
     # Assigning tasks to nodes
 
     def assign(self, pool_id: str) -> None:
-        """Assign active tasks to the pool's free slots: jobs by priority, then tasks in the order of their creation."""
-        started: list[Attempt] = []
+        """Record the ends of attempts, then assign active tasks to free slots: one transaction for both."""
+        ended = self._ended.get(pool_id, [])
         with self._service.store.transaction():
-            pool = self._service.store.pools.get(pool_id)
-            if pool is None or pool.document["state"] != "active":
-                return
-            places = self._places(pool)
-            for job in self._service.store.jobs.where(
-                "pool = ? AND state = 'active' ORDER BY priority DESC, seq", pool_id
-            ):
-                if not any(place.free > 0 for place in places):
-                    break
-                started += self._assign_job(job, pool, places)
-        for attempt in started:
-            self._spawn(attempt)
+            for attempt, result in ended:
+                self._finish(attempt, result)
+            started = self._assign(pool_id)
+        self._ended.pop(pool_id, None)
+        for attempt, _ in ended:
+            self._status_file(attempt).unlink(missing_ok=True)
+        for start in started:
+            self._spawn(*start)
+
+    def _assign(self, pool_id: str) -> list[Start]:
+        """Assign active tasks to the pool's free slots: jobs by priority, then tasks in the order of their creation."""
+        started: list[Start] = []
+        pool = self._service.store.pools.get(pool_id)
+        if pool is None or pool.document["state"] != "active":
+            return started
+        places = self._places(pool)
+        if not any(place.free > 0 for place in places):
+            return started
+        for job in self._service.store.jobs.where("pool = ? AND state = 'active' ORDER BY priority DESC, seq", pool_id):
+            started += self._assign_job(job, pool, places)
+            if not any(place.free > 0 for place in places):
+                break
+        return started
 
     def _places(self, pool: Row) -> list[Place]:
         used = dict(
@@ -93,27 +109,30 @@ class Scheduler:
             if "leave" not in node.private and node.document["schedulingState"] == "enabled"
         ]
 
-    def _assign_job(self, job: Row, pool: Row, places: list[Place]) -> list[Attempt]:
+    def _assign_job(self, job: Row, pool: Row, places: list[Place]) -> list[Start]:
         room = self._parallel_room(job)
         usable = [place for place in places if not self._job_tasks.refuses(job, place.node)]
         free = [place.free for place in usable if place.free > 0]
         if not room or not free:
             return []
-        tasks = self._service.store.tasks.where(
-            # The first terms must be exactly those of the index tasks_to_run.
-            "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
-            " AND slots <= ? ORDER BY seq LIMIT ?",
-            job.id,
-            max(free),
-            min(room, sum(free) + LOOK_AHEAD),
-        )
-        started = []
-        for task in list(tasks):
-            place = choose(task, pool, usable)
-            if place is not None:
-                started.append(self._start(task, job, place))
-                room -= 1
-        return started
+        chosen: list[tuple[Row, Place, int]] = []
+        for task in self._tasks_to_run(job, max(free), sum(free) + LOOK_AHEAD):
+            if len(chosen) == room or not any(place.free > 0 for place in usable):
+                break
+            if (place := choose(task, pool, usable)) is not None:
+                chosen.append((task, place, place.take(task)))
+        return [self._start(task, job, place.node, slots) for task, place, slots in chosen]
+
+    def _tasks_to_run(self, job: Row, most_slots: int, limit: int) -> Iterator[Row]:
+        """Active tasks that need at most so many slots, in the order of their creation; reads no other tasks."""
+        store = self._service.store
+        # Exactly the terms of the index tasks_to_run.
+        to_run = "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
+        more = f"SELECT slots FROM tasks WHERE {to_run} AND slots > ? ORDER BY slots LIMIT 1"
+        found, slots = [], 0
+        while (slots := store.value(more, job.id, slots) or 0) and slots <= most_slots:
+            found.append(store.tasks.where(f"{to_run} AND slots = ? ORDER BY seq LIMIT ?", job.id, slots, limit))
+        return merge(*found, key=lambda task: task.seq)
 
     def _parallel_room(self, job: Row) -> int:
         limit = int(job.document["maxParallelTasks"])
@@ -122,14 +141,10 @@ class Scheduler:
         running = self._service.store.value("SELECT count(*) FROM attempts WHERE job = ? AND task IS NOT NULL", job.id)
         return max(0, limit - int(running))
 
-    def _start(self, task: Row, job: Row, place: Place) -> Attempt:
+    def _start(self, task: Row, job: Row, node: Row, slots: int) -> Start:
         """Record that the task runs on the node. The process is started after the commit."""
         now = self._service.now()
-        slots = place.slots if task.private.get("exclusive") else task.document["requiredSlots"]
-        node = place.node
         attempt = attempts.add(self._service, Kind.TASK, node.keys[0], node.id, job=job.id, task=task.seq, slots=slots)
-        place.free -= slots
-        place.used += slots
         TASK.enter(task.document, "preparing" if self._job_tasks.needs_preparation(job, node) else "running", now)
         task.document["nodeInfo"] = self._node_info(task, job, node)
         info = task.document["executionInfo"]
@@ -139,9 +154,10 @@ class Scheduler:
         task.extra["expires"] = None
         task.private.pop("cleaned", None)
         self._service.store.tasks.save(task)
-        NODE.enter(node.document, "running", now)
-        self._service.store.nodes.save(node)
-        return attempt
+        if node.document["state"] != "running":
+            NODE.enter(node.document, "running", now)
+            self._service.store.nodes.save(node)
+        return attempt, task, job, node
 
     def _node_info(self, task: Row, job: Row, node: Row) -> Document:
         directory = environment.job_directory(job.document["id"]) / task.document["id"]
@@ -157,25 +173,22 @@ class Scheduler:
     def _status_file(self, attempt: Attempt) -> Path:
         return self._service.data / "attempts" / f"{attempt.seq}.json"
 
-    def _spawn(self, attempt: Attempt) -> None:
+    def _spawn(self, attempt: Attempt, task: Row, job: Row, node: Row) -> None:
         async def run(execution: Execution) -> None:
-            result = await self._agent.result_of(self._carry_out(attempt, execution))
-            await self._agent.record(lambda: self._finish(attempt, result))
+            self._end(attempt, await self._agent.result_of(self._carry_out(attempt, task, job, node, execution)))
 
         self._agent.spawn(attempt.seq, run)
 
-    async def _carry_out(self, attempt: Attempt, execution: Execution) -> Result:
-        task = self._service.store.tasks.by_seq(attempt.task or 0)
-        node = self._service.store.nodes.get(attempt.pool, attempt.node)
-        if task is None or node is None or not await self._is_prepared(task, node):
+    async def _carry_out(self, attempt: Attempt, task: Row, job: Row, node: Row, execution: Execution) -> Result:
+        if attempts.current(self._service, attempt).stop or not await self._is_prepared(task, job, node):
             return Result(interrupted=True)
-        return await self._agent.carry_out(self._work(attempt, task, node), execution)
+        return await self._agent.carry_out(self._work(attempt, task, job.document, node), execution)
 
-    async def _is_prepared(self, task: Row, node: Row) -> bool:
+    async def _is_prepared(self, task: Row, job: Row, node: Row) -> bool:
         """Run the job's preparation on the node if needed, after which the task is running."""
         if task.document["state"] != "preparing":
             return True
-        if not await self._job_tasks.prepare(self._service.job(task.keys[0]), node):
+        if not await self._job_tasks.prepare(job, node):
             return False
         with self._service.store.transaction():
             now, prepared = self._service.now(), self._service.store.tasks.by_seq(task.seq)
@@ -185,9 +198,8 @@ class Scheduler:
                 self._service.store.tasks.save(prepared)
         return prepared is not None
 
-    def _work(self, attempt: Attempt, task: Row, node: Row) -> Work:
+    def _work(self, attempt: Attempt, task: Row, job: Document, node: Row) -> Work:
         service = self._service
-        job = service.job(task.keys[0]).document
         root = service.node_directory(attempt.pool, attempt.node)
         directory = root / task.document["nodeInfo"]["taskRootDirectory"]
         pool = task.document["nodeInfo"]["poolId"]
@@ -215,25 +227,25 @@ class Scheduler:
 
     # The end
 
+    def _end(self, attempt: Attempt, result: Result) -> None:
+        """Have the end of an attempt recorded: by `assign`, which is retried while the disk is full."""
+        self._ended.setdefault(attempt.pool, []).append((attempt, result))
+        self._service.reconciler.wake("assign", attempt.pool)
+
     def _finish(self, attempt: Attempt, result: Result) -> None:
+        """Record the end of an attempt, in the transaction of `assign`."""
         service = self._service
-        with service.store.transaction():
-            attempt = attempts.current(service, attempt)
-            attempts.remove(service, attempt)
-            task = service.store.tasks.by_seq(attempt.task or 0)
-            node = service.store.nodes.get(attempt.pool, attempt.node)
-            completed = False
-            if task is not None and attempt.stop is not Stop.DISCARD:
-                completed = self._advance(attempt, task, result)
-            if node is not None:
-                self._release(node, counted=completed, succeeded=completed and result.succeeded)
-        self._status_file(attempt).unlink(missing_ok=True)
-        for key in (
-            ("assign", attempt.pool),
-            ("node", attempt.pool, attempt.node),
-            ("job", attempt.job or ""),
-        ):
-            service.reconciler.wake(*key)
+        attempt = attempts.current(service, attempt)
+        attempts.remove(service, attempt)
+        task = service.store.tasks.by_seq(attempt.task or 0)
+        node = service.store.nodes.get(attempt.pool, attempt.node)
+        completed = False
+        if task is not None and attempt.stop is not Stop.DISCARD:
+            completed = self._advance(attempt, task, result)
+        if node is not None:
+            self._release(node, counted=completed, succeeded=completed and result.succeeded)
+        service.reconciler.wake("node", attempt.pool, attempt.node)
+        service.reconciler.wake("job", attempt.job or "")
 
     def _advance(self, attempt: Attempt, task: Row, result: Result) -> bool:
         """Move a task whose process has ended to its next state; returns True if the task is completed."""

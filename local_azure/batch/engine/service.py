@@ -38,9 +38,9 @@ class Service:
     def now(self) -> datetime:
         return self.clock.now()
 
-    def touch(self, document: Document) -> None:
+    def touch(self, document: Document, now: datetime | None = None) -> None:
         """Mark a resource as modified by a client; state transitions do not modify it."""
-        now = self.now()
+        now = now or self.now()
         document["eTag"] = next_etag(document.get("eTag"), now)
         document["lastModified"] = timestamp(now)
 

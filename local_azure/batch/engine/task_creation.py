@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 from local_azure.batch.engine import container_specs, dependencies, task_specs
@@ -15,14 +16,17 @@ from local_azure.batch.state.wire import timestamp
 def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
     """Store a task. Raises BatchError if its id is taken."""
     document = task_specs.with_defaults(body, job.document)
-    pool = service.store.pools.get(job.document["executionInfo"]["poolId"].lower())
-    container_specs.check_pool_of_task(document, pool.document if pool else None)
-    if service.store.value("SELECT 1 FROM tasks WHERE job = ? AND id = ?", job.id, document["id"].lower()):
-        raise BatchError(Code.TaskExists)
+    if document.get("containerSettings"):
+        pool = service.store.pools.get(job.document["executionInfo"]["poolId"].lower())
+        container_specs.check_pool_of_task(document, pool.document if pool else None)
     now = service.now()
     document["creationTime"] = timestamp(now)
-    service.touch(document)
+    service.touch(document, now)
     TASK.enter(document, "active", now)
-    row = service.store.tasks.add(Row(keys=(job.id, document["id"].lower()), document=document, private=private))
+    row = Row(keys=(job.id, document["id"].lower()), document=document, private=private)
+    try:
+        service.store.tasks.add(row)
+    except sqlite3.IntegrityError:
+        raise BatchError(Code.TaskExists) from None
     dependencies.add(service, row)
     return row

@@ -25,8 +25,11 @@ def complete(service: Service, task: Row, result: Result) -> None:
         info["failureInfo"] = result.failure
     if "nodeInfo" in task.document:
         retention = parse_duration(task.document["constraints"]["retentionTime"])
-        task.extra["expires"] = None if retention >= UNLIMITED else timestamp(after(now, retention))
-        service.reconciler.wake("retention")
+        task.extra["expires"] = None
+        if retention < UNLIMITED:
+            expires = after(now, retention)
+            task.extra["expires"] = timestamp(expires)
+            service.reconciler.wake_at(expires, "retention")
     follows = consequence(task.document.get("exitConditions"), result)
     task.extra["satisfies"] = int(follows.satisfies)
     service.store.tasks.save(task)

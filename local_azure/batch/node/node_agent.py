@@ -92,9 +92,6 @@ class NodeAgent:
         if not task.cancelled() and (error := task.exception()):
             logger.error("Attempt %s: failed with an unexpected error", seq, exc_info=error)
 
-    def is_running(self, seq: int) -> bool:
-        return seq in self._executions
-
     def stop(self, seq: int) -> None:
         if execution := self._executions.get(seq):
             execution.stop()

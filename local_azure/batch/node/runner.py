@@ -2,8 +2,8 @@
 
 The shim (shim.py) is bound to this process by a socket pair, the lease: when this process ends for any reason, the
 kernel closes our end and the shim kills the process tree of its command. The same socket carries the request to the
-shim and the outcome back, so waiting for a command costs one descriptor, no thread and no polling. Independent of
-Batch. Linux only.
+shim and the outcome back, so waiting for a command costs one descriptor, no thread and no polling. A shim whose command
+has ended by itself gets the next one. Independent of Batch. Linux only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import os
 import socket
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from local_azure.batch.node import leftovers, shim
 from local_azure.batch.node.command import Command, Ending, Outcome
-from local_azure.batch.node.spawner import Spawner
+from local_azure.batch.node.supervisors import Supervisor, Supervisors
 
 DEFAULT_GRACE = 2.0  # seconds
 SPAWN_ATTEMPTS = 2  # the first may find that the spawner was killed
@@ -27,14 +28,16 @@ SHIM_GRACE = 2.0  # seconds in which the shims of a killed service end their pro
 
 
 class RunningCommand:
-    """A command running under its shim."""
+    """A command running under its supervisor."""
 
-    pid: int  #: of the shim, and the id of its session
-
-    def __init__(self, lease: socket.socket, mark: str, status_file: Path) -> None:
+    def __init__(self, supervisor: Supervisor, mark: str, status_file: Path, reuse: Callable[[Supervisor], None]):
+        """`reuse` gets the supervisor when the command has ended by itself."""
+        self._supervisor = supervisor
         self._mark = mark
         self._status_file = status_file
-        self._lease = lease
+        self._reuse = reuse
+        self._lease = supervisor.lease
+        self._fd = supervisor.lease.fileno()  # the event loop would format a socket as text, and drop that
         self._loop = asyncio.get_running_loop()
         self._outbox = bytearray()
         self._inbox = bytearray()
@@ -42,7 +45,14 @@ class RunningCommand:
         self._started: asyncio.Future[bool] = self._loop.create_future()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._recovery: asyncio.Task[None] | None = None
-        self._loop.add_reader(lease, self._receive)
+        self._loop.add_reader(self._fd, self._receive)
+        if supervisor.pid:
+            self._started.set_result(True)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the supervisor, which is the id of its session."""
+        return self._supervisor.pid
 
     async def outcome(self) -> Outcome:
         """Wait for the end. Then no process of the command is alive."""
@@ -50,44 +60,58 @@ class RunningCommand:
 
     def terminate(self) -> None:
         """End the whole process tree: SIGTERM, and SIGKILL after the grace. Idempotent."""
-        if not self._terminated and self._lease.fileno() >= 0:
+        if not self._terminated and not self._outcome.done():
             self._terminated = True
             self._send(shim.TERMINATE)
 
     def _send(self, data: bytes) -> None:
         self._outbox += data
-        self._loop.add_writer(self._lease, self._flush)
-        self._flush()
+        if not self._flush():
+            self._loop.add_writer(self._fd, lambda: self._flush() and self._loop.remove_writer(self._fd))
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Send what can be sent now; returns True if that is all."""
         try:
             sent = self._lease.send(self._outbox)
         except BlockingIOError:
-            return
-        except OSError:  # the shim has ended; the reader is notified too and handles it
+            return False
+        except OSError:  # the supervisor has ended; the reader is notified too and handles it
             sent = len(self._outbox)
         del self._outbox[:sent]
-        if not self._outbox:
-            self._loop.remove_writer(self._lease)
+        return not self._outbox
 
     def _receive(self) -> None:
         try:
             data = self._lease.recv(1 << 16)
         except BlockingIOError:
             return
-        except OSError:  # the shim was killed with unread data of ours
+        except OSError:  # the supervisor was killed with unread data of ours
             data = b""
         self._inbox += data
         if not self._started.done() and b"\n" in self._inbox:
             pid, _, self._inbox = self._inbox.partition(b"\n")
-            self.pid = int(pid)
+            self._supervisor.pid = int(pid)
             self._started.set_result(True)
         if not data:
             self._end()
+        elif self._inbox.endswith(b"\n"):
+            self._report(Outcome.parse(self._inbox))
+
+    def _report(self, outcome: Outcome | None) -> None:
+        if outcome and outcome.ending is Ending.EXITED and not self._terminated:
+            self._detach()
+            self._reuse(self._supervisor)
+            self._outcome.set_result(outcome)
+        else:
+            self._lease.shutdown(socket.SHUT_WR)  # the supervisor exits
+
+    def _detach(self) -> None:
+        self._loop.remove_reader(self._fd)
+        if self._outbox:
+            self._loop.remove_writer(self._fd)
 
     def _end(self) -> None:
-        self._loop.remove_reader(self._lease)
-        self._loop.remove_writer(self._lease)
+        self._detach()
         self._lease.close()
         outcome = Outcome.parse(self._inbox) or Outcome.read(self._status_file)
         if not self._started.done():
@@ -128,7 +152,7 @@ class Runner:
         self._instance = instance
         self._grace = grace
         self._commands: set[RunningCommand] = set()
-        self._spawner: Spawner | None = None
+        self._supervisors = Supervisors({leftovers.INSTANCE_VARIABLE: instance})
         self._closed = False
 
     async def start(self, command: Command) -> RunningCommand:
@@ -146,7 +170,7 @@ class Runner:
             except asyncio.CancelledError:
                 attempt.terminate()
                 raise
-            self._drop_spawner()
+            self._supervisors.restart()
         raise OSError("No supervisor could be started: check this machine's limit of processes.")
 
     def kill_leftovers(self, *, shim_grace: float = SHIM_GRACE) -> list[int]:
@@ -164,31 +188,18 @@ class Runner:
         for attempt in list(self._commands):
             attempt.terminate()
         await asyncio.gather(*(attempt.outcome() for attempt in self._commands), return_exceptions=True)
-        self._drop_spawner()
+        self._supervisors.close()
 
     def _begin(self, command: Command) -> RunningCommand:
+        if self._closed:
+            raise RuntimeError("The runner is closed and starts no more commands.")
         mark = uuid.uuid4().hex
-        attempt = RunningCommand(self._lease(), mark, command.status_file)
+        supervisors = self._supervisors
+        attempt = RunningCommand(supervisors.take(), mark, command.status_file, supervisors.give_back)
         self._commands.add(attempt)
         attempt._outcome.add_done_callback(lambda _: self._commands.discard(attempt))
         attempt._send(self._request(command, mark))
         return attempt
-
-    def _lease(self) -> socket.socket:
-        if self._closed:
-            raise RuntimeError("The runner is closed and starts no more commands.")
-        for _ in range(SPAWN_ATTEMPTS):
-            self._spawner = self._spawner or Spawner({leftovers.INSTANCE_VARIABLE: self._instance})
-            try:
-                return self._spawner.spawn()
-            except (BrokenPipeError, ConnectionResetError):
-                self._drop_spawner()
-        raise OSError("The spawner of supervisors is killed as soon as it starts.")
-
-    def _drop_spawner(self) -> None:
-        spawner, self._spawner = self._spawner, None
-        if spawner is not None:
-            spawner.close()
 
     def _request(self, command: Command, mark: str) -> bytes:
         """The request to the shim: length, then JSON. It is sent, as `ps` would show arguments and environment."""

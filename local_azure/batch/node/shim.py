@@ -1,15 +1,17 @@
 """Supervisors of commands (shims): each owns one command's process tree, time limit, output files and outcome.
 
 spawner.py starts this file as ``python -I -S shim.py``, with the standard library only. That process, the spawner,
-only forks: for every lease that arrives on its control socket it forks a shim. This saves each command the start of an
+only forks: for every lease that arrives on its control socket it forks a shim. This saves each shim the start of an
 interpreter (10 ms) and the imports (10 ms), and the service does not have to reap processes.
 
-A lease is one end of a socket pair. The shim writes its pid to it, reads the request and later perhaps TERMINATE, and
-writes its report when the command has ended. End of file means that the service has ended, and ends the command.
+A lease is one end of a socket pair. The shim writes its pid to it, then runs one command after the other: it reads the
+request and later perhaps TERMINATE, and writes its report, one line, when no process of the command is left. End of
+file means that the service has ended, and ends the command and the shim.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -39,6 +41,9 @@ RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest, between two scans of
 EXITED, TIME_LIMIT, TERMINATED, ORPHANED = "exited", "timelimit", "terminated", "orphaned"
 PROGRAM_NOT_FOUND, LAUNCH_FAILED = "programnotfound", "launchfailed"
 
+# Python ignores SIGPIPE, and programs inherit ignored signals.
+RESET = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,8 +53,16 @@ class Report(NamedTuple):
     message: str = ""
 
 
+class Refused(Exception):
+    """The program could not be executed."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report = report
+
+
 def main() -> None:
-    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.freeze()  # a collection in a shim would copy the pages that it shares with the spawner
@@ -78,20 +91,20 @@ def fork_shim(lease: int) -> None:
 
 
 def supervise() -> None:
-    """Run one command, as a shim."""
+    """Run commands, as a shim, until the service closes the lease."""
+    become_subreaper()
+    wakeup = watch_signals()
     os.write(LEASE, b"%d\n" % os.getpid())
-    received = receive()
-    if received is None:
-        return
-    request, terminated = received
-    publish(encode(request["status_file"]), run(request, terminated=terminated))
+    while (received := receive()) is not None:
+        request, terminated = received
+        publish(encode(request["status_file"]), run(request, wakeup, terminated=terminated))
 
 
 def receive() -> tuple[dict[str, Any], bool] | None:
     """Read the request, and whether it is already terminated; None if the service has ended."""
     buffer = b""
     while len(buffer) < LENGTH_BYTES or len(buffer) - LENGTH_BYTES < int.from_bytes(buffer[:LENGTH_BYTES], "big"):
-        chunk = os.read(LEASE, 1 << 20)
+        chunk = read_lease(1 << 20)
         if not chunk:
             return None
         buffer += chunk
@@ -99,11 +112,19 @@ def receive() -> tuple[dict[str, Any], bool] | None:
     return json.loads(buffer[LENGTH_BYTES:end]), TERMINATE in buffer[end:]
 
 
-def run(request: dict[str, Any], *, terminated: bool) -> Report:
+def read_lease(size: int) -> bytes:
     try:
-        become_subreaper()
-        wakeup = watch_signals()
-        command, failures = launch(request)
+        return os.read(LEASE, size)
+    except ConnectionResetError:  # the service was killed with our report, or a part of it, unread
+        return b""
+
+
+def run(request: dict[str, Any], wakeup: int, *, terminated: bool) -> Report:
+    drain(wakeup)
+    try:
+        command = launch(request)
+    except Refused as refused:
+        return refused.report
     except (OSError, ValueError) as error:
         return Report(LAUNCH_FAILED, None, explain(error))
     tree = Tree(
@@ -114,25 +135,18 @@ def run(request: dict[str, Any], *, terminated: bool) -> Report:
     status = tree.watch()
     if request["clean_up"] and (tree.ending is not None or exit_code(status) > LAST_OF_COMMANDS):
         clean_up(request)
-    failure = os.read(failures, 1 << 16)  # the writer has ended, so this is its message or end of file
-    if failure:
-        return Report(*json.loads(failure))
     return Report(tree.ending or EXITED, exit_code(status))
 
 
 def clean_up(request: dict[str, Any]) -> None:
     """Run the command that removes what is outside of the process tree, such as a container."""
-    argv = [encode(word) for word in request["clean_up"]]
-    environment = {encode(name): encode(value) for name, value in request["environment"].items()}
     silent = os.open("/dev/null", os.O_RDWR)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            enter(b"/", silent, silent, request["umask"])
-            execute(argv, environment)
-        finally:
-            os._exit(127)
-    os.close(silent)
+    try:
+        pid = spawn([encode(word) for word in request["clean_up"]], environment_of(request), silent, silent)
+    except (Refused, ValueError):
+        return
+    finally:
+        os.close(silent)
     until = time.monotonic() + CLEAN_UP_LIMIT
     while True:
         try:
@@ -162,29 +176,32 @@ def watch_signals() -> int:
     return readable
 
 
-def launch(request: dict[str, Any]) -> tuple[int, int]:
-    """Start the command; returns its pid and a pipe with the report of a failed start."""
+def drain(wakeup: int) -> None:
+    """Discard the signals that the previous command may have sent to its shim."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(wakeup, 4096):
+            pass
+
+
+def launch(request: dict[str, Any]) -> int:
+    """Start the command in its working directory, with its output files and umask; returns its pid."""
     argv = split(request["command_line"])
-    environment = {encode(name): encode(value) for name, value in request["environment"].items()}
-    output = os.open(encode(request["stdout"]), OUTPUT_FLAGS, 0o600)
-    errors = os.open(encode(request["stderr"]), OUTPUT_FLAGS, 0o600)
-    readable, failures = os.pipe()
-    # Until the child has reset its handlers, a SIGTERM would call ours, which do nothing; enter() unblocks it.
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
-    if pid == 0:
-        try:
-            enter(encode(request["working_directory"]), output, errors, request["umask"])
-            failure = execute(argv, environment)
-        except (OSError, ValueError) as error:
-            failure = Report(LAUNCH_FAILED, None, explain(error))
-        finally:
-            os.write(failures, json.dumps(failure).encode())
-            os._exit(127)
-    signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-    for descriptor in (output, errors, failures):
-        os.close(descriptor)
-    return pid, readable
+    output = errors = None
+    try:
+        output = os.open(encode(request["stdout"]), OUTPUT_FLAGS, 0o600)
+        errors = os.open(encode(request["stderr"]), OUTPUT_FLAGS, 0o600)
+        os.chdir(encode(request["working_directory"]))
+        os.umask(request["umask"])
+        return spawn(argv, environment_of(request), output, errors)
+    finally:
+        os.chdir("/")  # a shim that waits for its next command must not keep the directory in use
+        for descriptor in (output, errors):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def environment_of(request: dict[str, Any]) -> dict[bytes, bytes]:
+    return {encode(name): encode(value) for name, value in request["environment"].items()}
 
 
 def split(command_line: str) -> list[bytes]:
@@ -202,28 +219,22 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def enter(working_directory: bytes, output: int, errors: int, umask: int) -> None:
-    """Set up the forked child for the program: directory, output, umask, limits, signals."""
-    os.setpgid(0, 0)
-    os.chdir(working_directory)
-    os.dup2(output, 1)  # replaces the lease; every other descriptor is close-on-exec
-    os.dup2(errors, 2)
-    os.umask(umask)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE, and exec keeps ignored signals
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Report:
-    """Execute the program, searched for in the command's own PATH; returns only a report of the failure."""
+def spawn(argv: list[bytes], environment: dict[bytes, bytes], output: int, errors: int) -> int:
+    """Start the program, searched for in the command's own PATH; returns its pid. Raises Refused with the reason."""
     name = argv[0]
     search = [b""] if b"/" in name else environment.get(b"PATH", DEFAULT_PATH).split(b":")
     denied: OSError | None = None
     for directory in search:
         try:
-            os.execve(os.path.join(directory, name), argv, environment)
+            return os.posix_spawn(
+                os.path.join(directory, name),
+                argv,
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, errors, 2)],  # 1 was the lease
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=RESET,
+            )
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
@@ -233,8 +244,8 @@ def execute(argv: list[bytes], environment: dict[bytes, bytes]) -> Report:
             break
     program = f"program {os.fsdecode(name[:200])!r}"
     if denied is None:
-        return Report(PROGRAM_NOT_FOUND, None, f"{program}: the program or its interpreter does not exist")
-    return Report(LAUNCH_FAILED, None, f"{program}: {denied.strerror}")
+        raise Refused(Report(PROGRAM_NOT_FOUND, None, f"{program}: the program or its interpreter does not exist"))
+    raise Refused(Report(LAUNCH_FAILED, None, f"{program}: {denied.strerror}"))
 
 
 class Tree:
@@ -305,11 +316,7 @@ class Tree:
                 self.stop(TERMINATED)
 
     def _read_lease(self) -> None:
-        try:
-            message = os.read(LEASE, 4096)
-        except ConnectionResetError:  # the service was killed with our report, or a part of it, unread
-            message = b""
-        if message:
+        if read_lease(4096):
             self.stop(TERMINATED)
             return
         self._poll.unregister(LEASE)
@@ -373,7 +380,7 @@ def explain(error: OSError | ValueError) -> str:
 def publish(status_file: bytes, outcome: Report) -> None:
     """Write the report to the status file, for a restarted service, then send it to the running one."""
     try:
-        write_atomically(status_file, serialise(outcome))
+        write(status_file, serialise(outcome))
     except OSError as error:
         notice = f"the status file could not be written: {explain(error)}"
         outcome = outcome._replace(message=f"{outcome.message}; {notice}" if outcome.message else notice)
@@ -385,18 +392,19 @@ def publish(status_file: bytes, outcome: Report) -> None:
 
 def serialise(outcome: Report) -> bytes:
     ending, code, message = outcome
-    return json.dumps({"ending": ending, "exitCode": code, "message": message}).encode()
+    return json.dumps({"ending": ending, "exitCode": code, "message": message}).encode() + b"\n"
 
 
-def write_atomically(path: bytes, payload: bytes) -> None:
-    temporary = path + b".tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+def write(path: bytes, payload: bytes) -> None:
+    """Write a file that a kill cannot truncate: one system call, and no part of a report is one.
+
+    It is not flushed to the disk: if the machine fails, its node is lost, and the Batch task runs again.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(descriptor, payload)
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(temporary, path)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from local_azure.batch.engine import attempts, task_ends, task_specs
@@ -14,6 +16,7 @@ from local_azure.batch.rest.odata import Kind
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import segment
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
@@ -44,14 +47,23 @@ _FILTERABLE = {
 }
 
 
-def show(call: Call, row: Row, job: str) -> Document:
-    """The task in the format of the API; `job` is the job's id as written."""
-    document = {**row.document, "url": call.url("jobs", job, "tasks", row.document["id"])}
-    if info := document.get("nodeInfo"):
-        node_url = call.url("pools", info["poolId"], "nodes", info["nodeId"])
-        directory = f"{node_url}/files/{info['taskRootDirectory']}"
-        document["nodeInfo"] = {**info, "nodeUrl": node_url, "taskRootDirectoryUrl": directory}
-    return document
+_INDEXED = {"id": "id", "executionInfo/result": "result", "state": "state"}  # the most selective first
+
+
+def _shows(call: Call, job: str) -> Callable[[Row], Document]:
+    """The function that gives a task of the job the format of the API; `job` is the job's id as written."""
+    tasks_url = call.url("jobs", job, "tasks")
+    url_of_node = cache(lambda pool, node: call.url("pools", pool, "nodes", node))
+
+    def show(row: Row) -> Document:
+        document = {**row.document, "url": f"{tasks_url}/{segment(row.document['id'])}"}
+        if info := document.get("nodeInfo"):
+            node_url = url_of_node(info["poolId"], info["nodeId"])
+            directory = f"{node_url}/files/{info['taskRootDirectory']}"
+            document["nodeInfo"] = {**info, "nodeUrl": node_url, "taskRootDirectoryUrl": directory}
+        return document
+
+    return show
 
 
 def _accepting_job(service: Service, call: Call) -> Row:
@@ -117,17 +129,18 @@ def list_tasks(service: Service, call: Call) -> Response:
     listing = Listing(
         kind="tasks",
         filterable=_FILTERABLE,
-        show=lambda row: show(call, row, job.document["id"]),
+        indexed=_INDEXED,
+        show=_shows(call, job.document["id"]),
         model="BatchTask",
     )
-    return listing.respond(call, lambda after: service.store.tasks.page((job.id,), after))
+    return listing.respond(call, lambda after, *among: service.store.tasks.page((job.id,), after, *among))
 
 
 def get_task(service: Service, call: Call) -> Response:
     job = service.job(call.ids["jobId"])
     row = service.task(job.id, call.ids["taskId"])
     require_conditions(call, row.document)
-    return element(call, "tasks", show(call, row, job.document["id"]), "BatchTask")
+    return element(call, "tasks", _shows(call, job.document["id"])(row), "BatchTask")
 
 
 def _changeable(service: Service, call: Call) -> tuple[Row, Row]:

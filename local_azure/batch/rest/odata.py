@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
@@ -12,6 +13,7 @@ from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.wire import parse_timestamp, timestamp
 
 Predicate = Callable[[Mapping[str, Any]], bool]
+Permitted = Mapping[str, frozenset[str]]
 
 
 class Kind(Enum):
@@ -22,6 +24,35 @@ class Kind(Enum):
     TIME = "datetime"
     NUMBER = "number"
     FLAG = "boolean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """A predicate over documents, and which values it permits for some properties, so that an index can be used."""
+
+    holds: Predicate
+    permitted: Permitted = field(default_factory=dict)  # in lower case; a document with another value does not match
+
+    def __call__(self, document: Mapping[str, Any]) -> bool:
+        return self.holds(document)
+
+
+def _all(terms: list[Filter]) -> Filter:
+    if len(terms) == 1:
+        return terms[0]
+    permitted: dict[str, frozenset[str]] = {}
+    for term in terms:
+        for name, values in term.permitted.items():
+            permitted[name] = permitted.get(name, values) & values
+    return Filter(holds=lambda document: all(term.holds(document) for term in terms), permitted=permitted)
+
+
+def _any(terms: list[Filter]) -> Filter:
+    if len(terms) == 1:
+        return terms[0]
+    named = set.intersection(*(set(term.permitted) for term in terms))
+    permitted = {name: frozenset[str]().union(*(term.permitted[name] for term in terms)) for name in named}
+    return Filter(holds=lambda document: any(term.holds(document) for term in terms), permitted=permitted)
 
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -59,15 +90,15 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def parse_filter(text: str, properties: Mapping[str, Kind]) -> Predicate:
-    """A predicate over documents. Raises InvalidQueryParameterValue, naming the invalid property or operator.
+def parse_filter(text: str, properties: Mapping[str, Kind]) -> Filter:
+    """The filter that the text describes. Raises InvalidQueryParameterValue, naming the invalid property or operator.
 
     Property names are case-sensitive and text values are not, as in Azure.
     """
     parser = _Parser(_tokens(text), properties)
-    predicate = parser.either()
+    found = parser.either()
     parser.expect_end()
-    return predicate
+    return found
 
 
 class _Parser:
@@ -94,21 +125,21 @@ class _Parser:
         if self._tokens:
             raise _invalid(f"unexpected {self._peek()[1]!r}.")
 
-    def either(self) -> Predicate:
+    def either(self) -> Filter:
         terms = [self._both()]
         while self._is_word("or"):
             self._take()
             terms.append(self._both())
-        return terms[0] if len(terms) == 1 else lambda document: any(term(document) for term in terms)
+        return _any(terms)
 
-    def _both(self) -> Predicate:
+    def _both(self) -> Filter:
         terms = [self._term()]
         while self._is_word("and"):
             self._take()
             terms.append(self._term())
-        return terms[0] if len(terms) == 1 else lambda document: all(term(document) for term in terms)
+        return _all(terms)
 
-    def _term(self) -> Predicate:
+    def _term(self) -> Filter:
         self._depth += 1
         if self._depth > 100:
             raise _invalid("the filter expression is nested too deeply.")
@@ -116,7 +147,7 @@ class _Parser:
             if self._is_word("not"):
                 self._take()
                 negated = self._term()
-                return lambda document: not negated(document)
+                return Filter(holds=lambda document: not negated.holds(document))
             if self._peek() == ("punctuation", "("):
                 self._take()
                 inner = self.either()
@@ -133,7 +164,7 @@ class _Parser:
             raise _invalid(f"the property {name!r} is not filterable; filterable are: {known}.")
         return name, self._properties[name]
 
-    def _startswith(self) -> Predicate:
+    def _startswith(self) -> Filter:
         self._take()
         self._take("punctuation", "(")
         name, kind = self._property()
@@ -142,9 +173,9 @@ class _Parser:
         self._take("punctuation", ",")
         prefix = _text(self._take("text"))
         self._take("punctuation", ")")
-        return lambda document: str(_find(document, name) or "").lower().startswith(prefix)
+        return Filter(holds=lambda document: str(_find(document, name) or "").lower().startswith(prefix))
 
-    def _comparison(self) -> Predicate:
+    def _comparison(self) -> Filter:
         name, kind = self._property()
         operator = self._take("word").lower()
         if operator not in _COMPARISONS or operator not in _OPERATORS.get(kind, _COMPARISONS):
@@ -161,7 +192,9 @@ class _Parser:
                 return (actual is expected) if operator == "eq" else operator == "ne" and actual is not expected
             return compare(actual.lower() if isinstance(actual, str) and kind is not Kind.TIME else actual, expected)
 
-        return holds
+        if kind in (Kind.STATE, Kind.TEXT) and operator == "eq" and expected is not None:
+            return Filter(holds=holds, permitted={name: frozenset([expected])})
+        return Filter(holds=holds)
 
 
 def _literal(found: str, text: str, name: str, kind: Kind) -> Any:

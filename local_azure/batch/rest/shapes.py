@@ -64,6 +64,11 @@ def fields(model: str) -> Mapping[str, Field]:
     return {name: _field(text) for name, text in _TABLE["bodies"][model].items()}
 
 
+@cache
+def _required(model: str) -> tuple[str, ...]:
+    return tuple(name for name, field in fields(model).items() if field.required)
+
+
 def _field(text: str) -> Field:
     """The field that the table writes as "str" or "list of BatchMetadataItem, required"."""
     name, _, required = text.partition(", ")
@@ -106,8 +111,8 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
         field = known[name]
         convert = _one_of(field.type)
         checked[name] = _list(value, convert, path + name) if field.is_list else convert(value, path + name)
-    for name, field in known.items():
-        if field.required and name not in checked:
+    for name in _required(model):
+        if name not in checked:
             raise BatchError(Code.MissingRequiredProperty, f"The property is {path + name}.", PropertyName=path + name)
     return checked
 

@@ -8,11 +8,14 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
-_SCHEMA = Path(__file__).with_name("schema.sql")
+_SCRIPTS = ("schema.sql", "schema_2.sql")  # each leads to the next version of the schema
+SCHEMA_VERSION = len(_SCRIPTS)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_DECODER = json.JSONDecoder()
 
 Document = dict[str, Any]
 
@@ -59,10 +62,14 @@ class Table:
         cursor = self._database.execute(f"SELECT {self._columns} FROM {self._name} WHERE {condition}", values)
         return map(self._row, cursor)
 
-    def page(self, owner: tuple[Any, ...], after: str) -> Iterator[Row]:
-        """The owner's rows after the id `after`, ordered by id."""
+    def page(self, owner: tuple[Any, ...], after: str, column: str = "", among: Iterable[str] = ()) -> Iterator[Row]:
+        """The owner's rows after the id `after`, ordered by id; only those with one of the values in the column."""
         owned = "".join(f"{key} = ? AND " for key in self._keys[:-1])
-        return self.where(f"{owned}id > ? ORDER BY id", *owner, after)
+        if not column:
+            return self.where(f"{owned}id > ? ORDER BY id", *owner, after)
+        # Not one query for all values: it would sort what it finds.
+        found = (self.where(f"{owned}{column} = ? AND id > ? ORDER BY id", *owner, value, after) for value in among)
+        return merge(*found, key=lambda row: row.id)
 
     def add(self, row: Row) -> Row:
         """Raises sqlite3.IntegrityError if the keys are taken."""
@@ -88,8 +95,8 @@ class Table:
             seq=values[0],
             keys=values[1 : 1 + keys],
             extra=dict(zip(self._extra, values[1 + keys : -2], strict=True)),
-            document=json.loads(values[-2]),
-            private=json.loads(values[-1]) if values[-1] != "{}" else {},
+            document=_DECODER.raw_decode(values[-2])[0],
+            private=_DECODER.raw_decode(values[-1])[0] if values[-1] != "{}" else {},
         )
 
 
@@ -123,15 +130,18 @@ class Store:
                 f"The data directory has schema version {version}, and this version of the service supports "
                 f"{SCHEMA_VERSION}: run the newer version of the service, or use another directory."
             )
-        if version == 0:
-            self._create()
+        if version < SCHEMA_VERSION:
+            self._create(version)
         self.instance = str(self.value("SELECT instance FROM account"))
 
-    def _create(self) -> None:
-        # The script and the version number are one transaction, so a crash leaves either an empty or a complete schema.
+    def _create(self, version: int) -> None:
+        """Create the schema, or what it lacks since that version."""
+        scripts = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS[version:]]
+        if version == 0:
+            scripts.append(f"INSERT INTO account VALUES ('{uuid.uuid4()}');")
+        # One transaction with the version number, so a crash leaves the schema of one version or the other.
         self._database.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA.read_text(encoding='utf-8')}"
-            f"INSERT INTO account VALUES ('{uuid.uuid4()}'); PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            f"BEGIN IMMEDIATE; {''.join(scripts)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
 
     def latest(self) -> str | None:
@@ -176,4 +186,4 @@ class Store:
 
 
 def _dump(document: Document) -> str:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False) if document else "{}"
+    return _ENCODER.encode(document) if document else "{}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from urllib.parse import quote
 
 from local_azure.batch.state.errors import invalid_property
@@ -23,6 +24,7 @@ _EPOCH = datetime(1, 1, 1, tzinfo=timezone.utc)
 LAST = datetime.max.replace(tzinfo=timezone.utc)  # the latest time that can be written
 
 
+@lru_cache(maxsize=4)  # what happens to a resource at once has one time
 def timestamp(moment: datetime) -> str:
     """RFC 3339 with seven digits, which sort as text as they do in time: 2026-03-06T18:29:52.3306670Z."""
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "0Z"
@@ -114,4 +116,4 @@ def check_id(name: str, text: str) -> None:
 
 def segment(text: str) -> str:
     """`text` as one segment of a URL path."""
-    return quote(text, safe="")
+    return text if _ID.match(text) else quote(text, safe="")
