@@ -152,7 +152,7 @@ class RunRecord(Generic[J]):
                 "NOT deleted: %s; the sweep deletes it once it has expired (%s)", what, self.run.expires_text
             )
         reason = "\n".join(filter(None, [_reason(ending) if ending else "", self.left_text()]))
-        if self.seen.outcomes and ending is not None and not isinstance(ending, Exception):
+        if self.seen.board.is_shown and ending is not None and not isinstance(ending, Exception):
             self._show_end(reason)
         publish_report(lambda: report(self._facts(cleaned_up, reason)))
         RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id).emit(cleaned_up)

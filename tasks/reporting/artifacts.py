@@ -145,6 +145,10 @@ class TaskBoard:
         self._progress_shown: tuple[float, str] | None = None
         self.show = best_effort(self._show)
 
+    @property
+    def is_shown(self) -> bool:
+        return self._progress is not None
+
     def _show(
         self,
         outcomes: Sequence[TaskOutcome] | None,

@@ -54,6 +54,8 @@ class Watch:
 
     def until_the_end(self) -> Monitored:
         """Look until all tasks have completed or there is a reason to give up."""
+        earlier = [task for task in self.reader.tasks if task.earlier]
+        self.memory.outcomes.update({task.id: TaskOutcome.of(task, None) for task in earlier})
         problem = self._settle(self._look_until_decided())
         outcomes = self.narrator.report_end(self.memory, problem)
         return Monitored(outcomes=outcomes, pool=self.memory.pool, problem=problem)

@@ -53,7 +53,7 @@ class Looked:
 
     @property
     def tasks(self) -> list[AddedTask]:
-        return TASKS
+        return [*TASKS, AddedTask(id="task2", file="2.txt", earlier=True)]
 
     def read(self, snapshot: Snapshot, part: Part) -> Snapshot:
         found = replace(snapshot, read=snapshot.read | {part})
@@ -137,7 +137,12 @@ def test_all_completed_ends_without_a_problem() -> None:
     looked = Looked(counts=[RUNS, DONE], states=["completed"] * 2)
     monitored = looked.watched()
     assert (monitored.problem, succeeded(monitored), monitored.pool) == (None, [True, True], POOL)
-    assert (looked.seen.succeeded, set(looked.seen.outcomes)) == (2, {"task0", "task1"})
+    assert looked.seen.succeeded == 2
+    assert [(id, each.succeeded, each.earlier) for id, each in sorted(looked.seen.outcomes.items())] == [
+        ("task0", True, False),
+        ("task1", True, False),
+        ("task2", True, True),
+    ]
 
 
 def test_an_outage_that_passes_is_retried() -> None:
