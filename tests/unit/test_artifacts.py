@@ -289,7 +289,8 @@ def test_the_links_are_a_small_page_whatever_the_names_are(
     name, now = "n" * length, datetime(2026, 11, 28)
     url = f"https://account.example/input/{name * 3}?sig=abc"
     file = UploadedFile(name=name, size=1, modified=now, container="input", sas_url=url)
-    publish_sas_links(Uploads(application=[file], inputs=[file] * 100_000), now)
+    inputs = [replace(file, task_id=str(index)) for index in range(100_000)]
+    publish_sas_links(Uploads(application=[file], inputs=inputs), now)
     (page,) = pages
     assert len(page) < MEGABYTE
     assert page.count("| input |") == 1 + rows
