@@ -14,10 +14,12 @@ import argparse
 import codecs
 import io
 import itertools
+import marshal
 import os
 import re
 import sys
 import time
+from array import array
 from collections import Counter
 from operator import itemgetter
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     Words = list[tuple[bytes, int]]  # with their counts
+    # A segment, a number that rises in it, and words with their counts: records sort by where their words appear first.
+    Record = tuple[int, int, list[bytes], list[int]]
 
 PUNCTUATION = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # string.punctuation, without the time to import string
 # What str.split() splits at and bytes.split() does not.
@@ -262,48 +266,57 @@ class Tally:
                 self.used += new * WORD_BYTES + len(b"".join(itertools.islice(reversed(self.table), new)))
                 if self.used > self.limit:
                     self.save()
-                    self.starts = {segment: 0}
+                    self.starts[segment] = 0
         if self.text.replaced:
             self.table[REPLACED] = self.text.replaced
 
+    def records(self) -> Iterator[Record]:
+        words, counts = [*self.table], [*self.table.values()]
+        ends = [*self.starts.values(), len(words)]
+        for number, segment in enumerate(self.starts):
+            part = slice(ends[number], ends[number + 1])
+            yield segment, self.saved, words[part], counts[part]
+
     def save(self) -> None:
-        """Move the table to files of its partitions, as records that sort by where their words appear first."""
-        import pickle
-
-        data = [b""] * self.parts
-        items = iter(self.table.items())
-        ends = itertools.chain(itertools.islice(self.starts.values(), 1, None), [len(self.table)])
-        for (segment, start), end in zip(self.starts.items(), ends):  # noqa: B905 (Python 3.8 has no `strict`)
-            words: list[list[bytes]] = [[] for _ in data]
-            more: list[Words] = [[] for _ in data]
-            for word, count in itertools.islice(items, end - start):
-                part = hash(word) % self.parts  # forked processes share the hash
-                words[part].append(word)
-                if count > 1:
-                    more[part].append((word, count - 1))
-            for part in range(self.parts):
-                data[part] += pickle.dumps((segment, self.saved, b"\n".join(words[part]), more[part]))
-        for part in range(self.parts):
-            with open(os.path.join(self.text.scratch, f"{part}-{os.getpid()}"), "ab") as file:
-                file.write(data[part])
-        self.saved, self.used, self.table = self.saved + 1, 0, Counter()
+        """Move the table to disk."""
+        save_parts(self.records(), self.text.scratch, self.parts)
+        self.saved, self.used, self.table, self.starts = self.saved + 1, 0, Counter(), {}
 
 
-def merged(scratch: str, part: int) -> Counter[bytes]:
-    import pickle
+def save_parts(records: Iterable[Record], scratch: str, parts: int) -> None:
+    for segment, saved, words, counts in records:
+        partitions: list[Record] = [(segment, saved, [], []) for _ in range(parts)]
+        for word, count in zip(words, counts):  # noqa: B905 (Python 3.8 has no `strict`)
+            partition = partitions[hash(word) % parts]  # forked processes share the hash
+            partition[2].append(word)
+            partition[3].append(count)
+        for part, record in enumerate(partitions):
+            save_records([record], scratch, f"part-{part}")
 
+
+def save_records(records: Iterable[Record], scratch: str, name: str) -> None:
+    with open(os.path.join(scratch, f"{name}-{os.getpid()}"), "ab") as file:
+        for segment, saved, words, counts in records:
+            marshal.dump((segment, saved, b"\n".join(words), array("Q", counts).tobytes()), file)
+
+
+def merged(scratch: str, prefix: str) -> list[Record]:
+    """The records in these files, in the order in which words appear first."""
     records = []
     for name in os.listdir(scratch):
-        if name.startswith(f"{part}-"):
+        if name.startswith(prefix):
             with open(os.path.join(scratch, name), "rb") as file:
                 while file.peek(1):
-                    records.append(pickle.load(file))
-    total: Counter[bytes] = Counter()
-    for _, _, words, more in sorted(records):
-        total.update(words.split(b"\n"))
-        for word, count in more:
-            total[word] += count
-    return total
+                    segment, saved, words, counts = marshal.load(file)
+                    records.append((segment, saved, words.split(b"\n"), array("Q", counts).tolist()))
+    return sorted(records, key=itemgetter(0, 1))
+
+
+def total(records: Iterable[Record]) -> Counter[bytes]:
+    counts: Counter[bytes] = Counter()
+    for _, _, words, numbers in records:
+        counts.update(dict(zip(words, numbers)))  # noqa: B905
+    return counts
 
 
 def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Iterator[Counter[bytes]]:
@@ -312,28 +325,35 @@ def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Ite
     A word longer than LONG is a space and the name of a file in `text.scratch`. What b"" and REPLACED count is no word.
     """
     borders = text.borders(min(workers * SEGMENTS, 256) if workers > 1 else 1)
-    # A token takes up to 16 times its bytes in a table: a partition of one that is all new words, twice TABLE_BYTES.
-    parts = max(64, text.size * 8 // table_bytes)
+    parts = 1 + text.size * 16 // table_bytes  # a token takes up to 16 times its bytes in a table
     tally = Tally(text, parts, table_bytes)
-    if workers > 1:
+    if workers == 1:
+        tally.count(borders, [0])
+        if not tally.saved:
+            yield tally.table
+            return
+        tally.save()
+    else:
         receive, send = os.pipe()
         os.write(send, bytes(range(len(borders) - 1)))
         os.close(send)
 
         def work() -> None:
             tally.count(borders, map(ord, iter(lambda: os.read(receive, 1), b"")))
-            tally.save()
+            if tally.saved:
+                tally.save()
+            else:
+                save_records(tally.records(), text.scratch, "whole")
 
         in_processes(workers, work)
         os.close(receive)
-    else:
-        tally.count(borders, [0])
-        if not tally.saved:
-            yield tally.table
+        whole = merged(text.scratch, "whole")
+        if not any(name.startswith("part") for name in os.listdir(text.scratch)):
+            yield total(whole)
             return
-        tally.save()
+        save_parts(whole, text.scratch, parts)
     for part in range(parts):
-        yield merged(text.scratch, part)
+        yield total(merged(text.scratch, f"part-{part}-"))
 
 
 def in_processes(number: int, work: Callable[[], None]) -> None:
@@ -585,10 +605,14 @@ def run(options: argparse.Namespace) -> None:
     if os.path.getsize(path) <= BLOCK_BYTES:  # neither a word nor the table can become too large for memory
         count(path, output, options, "")
     else:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix=".top_words-", dir=".") as scratch:
+        scratch = f".top_words-{os.getpid()}-{time.time_ns()}"
+        os.mkdir(scratch)
+        try:
             count(path, output, options, scratch)
+        finally:
+            for name in os.listdir(scratch):
+                os.remove(os.path.join(scratch, name))
+            os.rmdir(scratch)
     if options.storageaccount:
         print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
         with open(output, "rb") as file:
