@@ -88,26 +88,20 @@ def encoding_of(path: str, named: str = "") -> str:
     """
     with open(path, "rb") as file:
         start = file.read(LOOK_BYTES)
-    marked = next((name for mark, name in MARKS if start.startswith(mark)), "")
-    encoding = marked or with_byte_order(named, start)
+    name = codecs.lookup(named).name if named else ""
+    encoding = next((name for mark, name in MARKS if start.startswith(mark)), name)
+    if encoding in ("utf-16", "utf-32"):  # in the byte order that NUL bytes show
+        found = by_nul_bytes(start)
+        encoding = found if found.startswith(name) else f"{name}-le"
+    elif not encoding:
+        encoding = by_nul_bytes(start) if b"\0" in start else "utf-8"
     reason = next((f"it starts as a {name} file does" for magic, name in FORMATS if start.startswith(magic)), "")
-    if not encoding and b"\0" in start:
-        encoding = by_nul_bytes(start)
-        reason = reason or ("" if encoding else f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}")
-    encoding = encoding or "utf-8"
+    if not encoding:
+        reason = reason or f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}"
     reason = reason or why_binary(start, encoding)
     if reason:
         raise Failure(f"{shown(path)} is not text: {reason}", NOT_TEXT)
     return encoding
-
-
-def with_byte_order(named: str, start: bytes) -> str:
-    """The encoding named; of UTF-16 and UTF-32 the byte order that NUL bytes show, else little-endian."""
-    name = codecs.lookup(named).name if named else ""
-    if name not in ("utf-16", "utf-32"):
-        return name
-    found = by_nul_bytes(start)
-    return found if found.startswith(name) else name + "-le"
 
 
 def by_nul_bytes(start: bytes) -> str:
@@ -136,12 +130,8 @@ def why_binary(start: bytes, encoding: str) -> str:
     text = decoder.decode(start)
     controls = len(CONTROL.findall(text)) / max(1, len(text))
     undecodable = decoder.replaced / max(1, len(start))
-    if controls > 0.2 or (controls > 0.01 and undecodable > 0.1):
-        return (
-            f"{controls:.0%} of its characters are control characters, "
-            f"{undecodable:.0%} of its bytes not {encoding}; {IF_TEXT}"
-        )
-    return ""
+    figures = f"{controls:.0%} of its characters are control characters, {undecodable:.0%} of its bytes not {encoding}"
+    return f"{figures}; {IF_TEXT}" if controls > 0.2 or (controls > 0.01 and undecodable > 0.1) else ""
 
 
 class Decoder:
@@ -300,23 +290,20 @@ def save_records(records: Iterable[Record], scratch: str, name: str) -> None:
             marshal.dump((segment, saved, b"\n".join(words), array("Q", counts).tobytes()), file)
 
 
-def merged(scratch: str, prefix: str) -> list[Record]:
-    """The records in these files, in the order in which words appear first."""
-    records = []
-    for name in os.listdir(scratch):
-        if name.startswith(prefix):
-            with open(os.path.join(scratch, name), "rb") as file:
+def read_records(scratch: str, name: str) -> Iterator[Record]:
+    for found in os.listdir(scratch):
+        if found.startswith(f"{name}-"):
+            with open(os.path.join(scratch, found), "rb") as file:
                 while file.peek(1):
                     segment, saved, words, counts = marshal.load(file)
-                    records.append((segment, saved, words.split(b"\n"), array("Q", counts).tolist()))
-    return sorted(records, key=itemgetter(0, 1))
+                    yield segment, saved, words.split(b"\n"), array("Q", counts).tolist()
 
 
 def total(records: Iterable[Record]) -> Counter[bytes]:
-    counts: Counter[bytes] = Counter()
-    for _, _, words, numbers in records:
-        counts.update(dict(zip(words, numbers)))  # noqa: B905
-    return counts
+    total: Counter[bytes] = Counter()
+    for _, _, words, counts in sorted(records, key=itemgetter(0, 1)):
+        total.update(dict(zip(words, counts)))  # noqa: B905
+    return total
 
 
 def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Iterator[Counter[bytes]]:
@@ -347,13 +334,13 @@ def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Ite
 
         in_processes(workers, work)
         os.close(receive)
-        whole = merged(text.scratch, "whole")
+        whole = read_records(text.scratch, "whole")
         if not any(name.startswith("part") for name in os.listdir(text.scratch)):
             yield total(whole)
             return
         save_parts(whole, text.scratch, parts)
     for part in range(parts):
-        yield total(merged(text.scratch, f"part-{part}-"))
+        yield total(read_records(text.scratch, f"part-{part}"))
 
 
 def in_processes(number: int, work: Callable[[], None]) -> None:
@@ -528,10 +515,8 @@ def seconds(text: str) -> float:
 def account(text: str) -> str:
     if re.fullmatch(r"[a-z0-9]{3,24}|https?://[^/?#\s]+(/[^?#\s]*)?", text):
         return text
-    raise argparse.ArgumentTypeError(
-        "neither an account name (3 to 24 lower-case letters and digits) nor a blob endpoint such as "
-        "https://NAME.blob.core.windows.net"
-    )
+    names = "an account name (3 to 24 lower-case letters and digits)"
+    raise argparse.ArgumentTypeError(f"neither {names} nor a blob endpoint such as https://NAME.blob.core.windows.net")
 
 
 def text_encoding(name: str) -> str:
@@ -544,19 +529,11 @@ def text_encoding(name: str) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Count the words of a text file, write the most frequent ones to <stem>_OUTPUT<ext> beside it, "
-        "and upload that file to a blob container.",
-        epilog="Without --storageaccount and --storagecontainer nothing is uploaded.",
-    )
-    token = (
-        "SAS token that may create and write blobs in the container; better given in the environment as "
-        "OUTPUT_SAS_TOKEN, since others may read a task's command line"
-    )
-    encoding = (
-        "encoding of a file without byte-order mark, such as windows-1251 "
-        "(default: UTF-8, or UTF-16 or UTF-32 where NUL bytes show it)"
-    )
+    text = "Write the most frequent words of a text file to <stem>_OUTPUT<ext> beside it, and upload that file."
+    upload = "Without --storageaccount and --storagecontainer nothing is uploaded."
+    parser = argparse.ArgumentParser(description=text, epilog=upload)
+    token = "SAS token that may create and write blobs there; better set as OUTPUT_SAS_TOKEN: others may read arguments"
+    encoding = "encoding of a file without byte-order mark (default: UTF-8, or UTF-16 or -32 where NUL bytes show it)"
     slots = "task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)"
     per_node = os.environ.get("TASKS_PER_NODE", "1")
     add = parser.add_argument
