@@ -255,55 +255,40 @@ class Tally:
                 new = len(self.table) - before
                 self.used += new * WORD_BYTES + len(b"".join(itertools.islice(reversed(self.table), new)))
                 if self.used > self.limit:
-                    self.save()
+                    self.save(self.parts)
                     self.starts[segment] = 0
         if self.text.replaced:
             self.table[REPLACED] = self.text.replaced
 
-    def records(self) -> Iterator[Record]:
+    def save(self, parts: int) -> None:
+        """Move the table to disk."""
         words, counts = [*self.table], [*self.table.values()]
         ends = [*self.starts.values(), len(words)]
-        for number, segment in enumerate(self.starts):
-            part = slice(ends[number], ends[number + 1])
-            yield segment, self.saved, words[part], counts[part]
-
-    def save(self) -> None:
-        """Move the table to disk."""
-        save_parts(self.records(), self.text.scratch, self.parts)
+        parted = zip(self.starts, map(slice, ends, ends[1:]))  # noqa: B905 (Python 3.8 has no `strict`)
+        write_records(((number, self.saved, words[part], counts[part]) for number, part in parted), self.text, parts)
         self.saved, self.used, self.table, self.starts = self.saved + 1, 0, Counter(), {}
 
 
-def save_parts(records: Iterable[Record], scratch: str, parts: int) -> None:
+def write_records(records: Iterable[Record], text: Text, parts: int) -> None:
+    """Append them to the files of so many hash partitions, one per process."""
     for segment, saved, words, counts in records:
-        partitions: list[Record] = [(segment, saved, [], []) for _ in range(parts)]
-        for word, count in zip(words, counts):  # noqa: B905 (Python 3.8 has no `strict`)
+        partitions: list[tuple[list[bytes], list[int]]] = [([], []) for _ in range(parts)]
+        for word, count in zip(words, counts):  # noqa: B905
             partition = partitions[hash(word) % parts]  # forked processes share the hash
-            partition[2].append(word)
-            partition[3].append(count)
-        for part, record in enumerate(partitions):
-            save_records([record], scratch, f"part-{part}")
+            partition[0].append(word)
+            partition[1].append(count)
+        for part, (words, counts) in enumerate(partitions):
+            with open(os.path.join(text.scratch, f"{parts}-{part}-{os.getpid()}"), "ab") as file:
+                marshal.dump((segment, saved, b"\n".join(words), array("Q", counts).tobytes()), file)
 
 
-def save_records(records: Iterable[Record], scratch: str, name: str) -> None:
-    with open(os.path.join(scratch, f"{name}-{os.getpid()}"), "ab") as file:
-        for segment, saved, words, counts in records:
-            marshal.dump((segment, saved, b"\n".join(words), array("Q", counts).tobytes()), file)
-
-
-def read_records(scratch: str, name: str) -> Iterator[Record]:
-    for found in os.listdir(scratch):
-        if found.startswith(f"{name}-"):
-            with open(os.path.join(scratch, found), "rb") as file:
+def read_records(text: Text, parts: int, part: int) -> Iterator[Record]:
+    for name in os.listdir(text.scratch):
+        if name.startswith(f"{parts}-{part}-"):
+            with open(os.path.join(text.scratch, name), "rb") as file:
                 while file.peek(1):
                     segment, saved, words, counts = marshal.load(file)
                     yield segment, saved, words.split(b"\n"), array("Q", counts).tolist()
-
-
-def total(records: Iterable[Record]) -> Counter[bytes]:
-    total: Counter[bytes] = Counter()
-    for _, _, words, counts in sorted(records, key=itemgetter(0, 1)):
-        total.update(dict(zip(words, counts)))  # noqa: B905
-    return total
 
 
 def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Iterator[Counter[bytes]]:
@@ -312,14 +297,14 @@ def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Ite
     A word longer than LONG is a space and the name of a file in `text.scratch`. What b"" and REPLACED count is no word.
     """
     borders = text.borders(min(workers * SEGMENTS, 256) if workers > 1 else 1)
-    parts = 1 + text.size * 16 // table_bytes  # a token takes up to 16 times its bytes in a table
+    parts = 2 + text.size * 16 // table_bytes  # a token takes up to 16 times its bytes in a table
     tally = Tally(text, parts, table_bytes)
     if workers == 1:
         tally.count(borders, [0])
         if not tally.saved:
             yield tally.table
             return
-        tally.save()
+        tally.save(parts)
     else:
         receive, send = os.pipe()
         os.write(send, bytes(range(len(borders) - 1)))
@@ -327,20 +312,19 @@ def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Ite
 
         def work() -> None:
             tally.count(borders, map(ord, iter(lambda: os.read(receive, 1), b"")))
-            if tally.saved:
-                tally.save()
-            else:
-                save_records(tally.records(), text.scratch, "whole")
+            tally.save(parts if tally.saved else 1)
 
         in_processes(workers, work)
         os.close(receive)
-        whole = read_records(text.scratch, "whole")
-        if not any(name.startswith("part") for name in os.listdir(text.scratch)):
-            yield total(whole)
-            return
-        save_parts(whole, text.scratch, parts)
+        if any(name.startswith(f"{parts}-") for name in os.listdir(text.scratch)):
+            write_records(read_records(text, 1, 0), text, parts)
+        else:
+            parts = 1
     for part in range(parts):
-        yield total(read_records(text.scratch, f"part-{part}"))
+        total: Counter[bytes] = Counter()
+        for _, _, words, counts in sorted(read_records(text, parts, part), key=itemgetter(0, 1)):
+            total.update(dict(zip(words, counts)))  # noqa: B905
+        yield total
 
 
 def in_processes(number: int, work: Callable[[], None]) -> None:

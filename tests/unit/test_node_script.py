@@ -198,10 +198,10 @@ def test_tables_that_outgrow_their_share_move_to_disk(workers: int, monkeypatch:
     saved = Path("saved")  # a file, since forked workers write to it too
     save = script.Tally.save
 
-    def noted(tally: script.Tally) -> None:
+    def noted(tally: script.Tally, parts: int) -> None:
         with saved.open("a", encoding="utf-8") as file:
             file.write(f"{len(tally.table)}\n")
-        save(tally)
+        save(tally, parts)
 
     monkeypatch.setattr(script.Tally, "save", noted)
     text = distinct_words(6000) + b"twice and twice and " + distinct_words(3000)
