@@ -37,7 +37,7 @@ SPACES = "\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".joi
 BLOCK_BYTES = 128 << 10  # small enough for a core's cache to hold the block's words
 TABLE_BYTES = 32 << 20  # per process
 WORD_BYTES = 130  # of a table entry, beside the letters
-LONG = 1 << 20  # bytes, and at least 3 blocks; a longer word is kept in a file
+LONG = 1 << 20  # bytes, and at least 6 blocks; a longer word is kept in a file
 SMALL_FILE_BYTES = 8 << 20  # below this, forking costs more than it saves
 SEGMENTS = 16  # per process: the more there are, the closer together the processes end
 REPLACED = b" "  # counts the bytes that were replaced; white space is in no word
@@ -197,7 +197,7 @@ class Text:
             tokens = (rest + data).split()
             rest = tokens.pop() if tokens and not data[-1:].isspace() else b""
             yield tokens
-            # UTF-8 is at most three times as long as a block: a token that never gets here is not longer than LONG.
+            # In UTF-8 a block is up to three times as long, so a token that never gets here is not longer than LONG.
             if len(rest) > LONG - 3 * self.block_bytes:
                 word, rest = self._long_word(rest, blocks)
                 yield [word]
