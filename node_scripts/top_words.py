@@ -4,16 +4,14 @@
 Runs on Python 3.8 and later with nothing but the standard library, so a node can run it as soon as it boots.
 Memory is bounded: the file is read in blocks, one process per core of the task slot counts words, and tables that
 outgrow their share move to hash partitions in the working directory. The answer is exact, and the same for every
-block size, number of processes and share of memory. Text in another encoding than UTF-8 is written to the working
-directory as UTF-8 first; a file that is not text is refused.
+block size, number of processes and share of memory. A file that is not text is refused.
 """
 
 from __future__ import annotations
 
-# A third of the time for a small file is imports: what few runs need, the functions that need it import.
+# Most of the time for a small file is imports: what few runs need, the functions that need it import.
 import argparse
 import codecs
-import gc
 import io
 import itertools
 import marshal
@@ -23,33 +21,29 @@ import sys
 import time
 from array import array
 from collections import Counter
+from operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
-    Words = list[tuple[str, int]]  # with their counts
+    Words = list[tuple[bytes, int]]  # with their counts
+    # A segment, a number that rises in it, and words with their counts: records sort by where their words appear first.
+    Record = tuple[int, int, list[bytes], list[int]]
 
-PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # string.punctuation, without the time to import string
-BLOCK_BYTES = 256 << 10  # small enough for a core's cache to hold the block's words
+PUNCTUATION = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # string.punctuation, without the time to import string
+# What str.split() splits at and bytes.split() does not.
+SPACES = "\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+BLOCK_BYTES = 128 << 10  # small enough for a core's cache to hold the block's words
 TABLE_BYTES = 32 << 20  # per process
-MANY = 40_000  # different tokens
 WORD_BYTES = 130  # of a table entry, beside the letters
-LONG = 4 << 20  # characters, and more bytes than a block; a longer word is kept in a file
+LONG = 1 << 20  # bytes, and at least 6 blocks; a longer word is kept in a file
 SMALL_FILE_BYTES = 8 << 20  # below this, forking costs more than it saves
-SMALL_TEXT = 1 << 20  # one partition will do
-SCAN_BYTES = 32 << 10  # read when looking for white space
-LONG_READ = 1 << 20  # read of a long token
-# What str.split() splits at, as UTF-8. Each starts with a byte that never continues a character, so wherever it
-# occurs, in valid text or not, a decoder sees white space: text may be cut there. The set in front is what makes the
-# search fast.
-SPACE = re.compile(
-    rb"[\t-\r\x1c-\x20\xc2\xe1-\xe3](?:(?<=[\t-\r\x1c-\x20])|(?<=\xc2)[\x85\xa0]|(?<=\xe1)\x9a\x80"
-    rb"|(?<=\xe2)(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|(?<=\xe3)\x80\x80)"
-)
+SEGMENTS = 16  # per process: the more there are, the closer together the processes end
+REPLACED = b" "  # counts the bytes that were replaced; white space is in no word
 
-LOOK_BYTES = 64 << 10  # of the start of a file, by which its encoding is found
+LOOK_BYTES = 64 << 10  # read to find an encoding, or a space
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
     *((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8")),
@@ -95,26 +89,20 @@ def encoding_of(path: str, named: str = "") -> str:
     """
     with open(path, "rb") as file:
         start = file.read(LOOK_BYTES)
-    marked = next((name for mark, name in MARKS if start.startswith(mark)), "")
-    encoding = marked or with_byte_order(named, start)
+    name = codecs.lookup(named).name if named else ""
+    encoding = next((name for mark, name in MARKS if start.startswith(mark)), name)
+    if encoding in ("utf-16", "utf-32"):  # in the byte order that NUL bytes show
+        found = by_nul_bytes(start)
+        encoding = found if found.startswith(name) else f"{name}-le"
+    elif not encoding:
+        encoding = by_nul_bytes(start) if b"\0" in start else "utf-8"
     reason = next((f"it starts as a {name} file does" for magic, name in FORMATS if start.startswith(magic)), "")
-    if not encoding and b"\0" in start:
-        encoding = by_nul_bytes(start)
-        reason = reason or ("" if encoding else f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}")
-    encoding = encoding or "utf-8"
+    if not encoding:
+        reason = reason or f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}"
     reason = reason or why_binary(start, encoding)
     if reason:
         raise Failure(f"{shown(path)} is not text: {reason}", NOT_TEXT)
     return encoding
-
-
-def with_byte_order(named: str, start: bytes) -> str:
-    """The encoding named; of UTF-16 and UTF-32 the byte order that NUL bytes show, else little-endian."""
-    name = codecs.lookup(named).name if named else ""
-    if name not in ("utf-16", "utf-32"):
-        return name
-    found = by_nul_bytes(start)
-    return found if found.startswith(name) else name + "-le"
 
 
 def by_nul_bytes(start: bytes) -> str:
@@ -143,12 +131,8 @@ def why_binary(start: bytes, encoding: str) -> str:
     text = decoder.decode(start)
     controls = len(CONTROL.findall(text)) / max(1, len(text))
     undecodable = decoder.replaced / max(1, len(start))
-    if controls > 0.2 or (controls > 0.01 and undecodable > 0.1):
-        return (
-            f"{controls:.0%} of its characters are control characters, "
-            f"{undecodable:.0%} of its bytes not {encoding}; {IF_TEXT}"
-        )
-    return ""
+    figures = f"{controls:.0%} of its characters are control characters, {undecodable:.0%} of its bytes not {encoding}"
+    return f"{figures}; {IF_TEXT}" if controls > 0.2 or (controls > 0.01 and undecodable > 0.1) else ""
 
 
 class Decoder:
@@ -168,274 +152,238 @@ class Decoder:
         return "\ufffd", error.end
 
 
-def as_utf8(path: str, encoding: str, target: str) -> int:
-    """Write the text to `target` as UTF-8; returns how many bytes had to be replaced."""
-    decoder = Decoder(encoding)
-    with open(path, "rb") as source, open(target, "wb") as file:
-        for data in iter(lambda: source.read(1 << 20), b""):
-            file.write(decoder.decode(data).encode("utf-8", "replace"))
-        file.write(decoder.decode(b"", True).encode("utf-8", "replace"))
-    return decoder.replaced
-
-
 # --- counting ---------------------------------------------------------------------------------------------
 
 
 class Text:
-    """The tokens of a UTF-8 file: what str.split() yields; those longer than LONG are kept in files."""
+    """A file's tokens as str.split() yields them, in UTF-8; the folder `scratch` keeps long ones."""
 
-    def __init__(self, path: str, scratch: str, block_bytes: int = BLOCK_BYTES) -> None:
-        self.path, self.scratch, self.block_bytes = path, scratch, block_bytes
+    def __init__(self, path: str, encoding: str = "utf-8", scratch: str = "", block_bytes: int = BLOCK_BYTES) -> None:
+        self.path, self.encoding, self.scratch, self.block_bytes = path, encoding, scratch, block_bytes
         self.size = os.path.getsize(path)
-        self.decoder = Decoder("utf-8")
-        self.varied = (
-            False  # many different tokens: stripped as they come, so that tables stay small, else when counted
-        )
+        self.replaced = 0  # bytes
+        with open(path, "rb") as file:
+            start = file.read(4)
+        self.start = next((len(mark) for mark, name in MARKS if name == encoding and start.startswith(mark)), 0)
 
-    def blocks(self, start: int, end: int) -> Iterator[list[str]]:
-        """The tokens that start between these offsets, block by block."""
+    def borders(self, segments: int) -> list[int]:
+        """Offsets of at most so many segments; all but the first begin at ASCII white space."""
+        borders = [self.start]
         with open(self.path, "rb") as file:
-            if start:
-                start = first_space(file, start, end)
-            while start < end:
-                border = min(start + self.block_bytes, end)
-                stop = first_space(file, border, self.size)
-                tail = stop
-                if stop - start > LONG:
-                    file.seek(start)
-                    data = file.read(border - start + 2)  # a space may lie across the border
-                    ends = (space.end() for space in SPACE.finditer(data) if start + space.start() < border)
-                    tail = start + max(ends, default=marked(start, data))
+            for number in range(1, segments if self.encoding == "utf-8" else 1):
+                start = max(borders[-1], self.size * number // segments)
                 file.seek(start)
-                data = file.read(tail - start)
-                yield self.decoder.decode(data[marked(start, data) :], True).split()
-                if tail < stop:
-                    yield [self._long_word(file, tail, stop)]
-                start = stop
+                data = file.read(LOOK_BYTES)
+                offset = len(before_space(data))
+                borders += [start + offset] if offset < len(data) else []
+        return [*borders, self.size]
 
-    def _long_word(self, file: BinaryIO, start: int, stop: int) -> str:
-        """The word; if it is longer than LONG, a space, which is in no word, and the name of a file that holds it."""
+    def blocks(self, start: int, stop: int) -> Iterator[bytes]:
+        """The text between these offsets, in UTF-8, with no other white space than bytes.split() knows."""
+        decoder = Decoder(self.encoding)
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            data = b"."
+            while data:
+                data = file.read(min(self.block_bytes, stop - file.tell()))
+                text = decoder.decode(data, not data)
+                for space in SPACES:
+                    text = text.replace(space, " ")
+                yield text.encode("utf-8", "replace")
+        self.replaced += decoder.replaced
+
+    def tokens(self, start: int, stop: int) -> Iterator[list[bytes]]:
+        rest, blocks = b"", self.blocks(start, stop)
+        for data in blocks:
+            tokens = (rest + data).split()
+            rest = tokens.pop() if tokens and not data[-1:].isspace() else b""
+            yield tokens
+            # In UTF-8 a block is up to three times as long, so a token that never gets here is not longer than LONG.
+            if len(rest) > LONG - 3 * self.block_bytes:
+                word, rest = self._long_word(rest, blocks)
+                yield [word]
+        yield rest.split()
+
+    def _long_word(self, start: bytes, blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
+        """The word, and what was read after it; of one longer than LONG, a space and the name of a file that has it."""
         import hashlib
 
-        marks = PUNCTUATION.encode()
-        for data in pieces(file, start, stop):
-            start += len(data) - len(data.lstrip(marks))
-            if data.strip(marks):
-                break
-        while stop > start:
-            [data] = pieces(file, max(start, stop - LONG_READ), stop)
-            stop -= len(data) - len(data.rstrip(marks))
-            if data.strip(marks):
-                break
-        digest, length, path = hashlib.sha256(), 0, os.path.join(self.scratch, f"long-{os.getpid()}")
-        with open(path, "w+b") as kept:
-            for data in itertools.chain(pieces(file, start, stop), [b""]):
-                text = self.decoder.decode(data, not data)
-                length += len(text)
-                data = text.encode()
-                digest.update(data)
-                kept.write(data)
-            kept.seek(0)
-            if length <= LONG:
-                return kept.read().decode()
+        end = 0
+        digest, path = hashlib.sha256(), os.path.join(self.scratch, f"long-{os.getpid()}")
+        with open(path, "w+b") as file:
+            for data in itertools.chain([start], blocks):
+                token = before_space(data)
+                part = token if end else token.lstrip(PUNCTUATION)
+                file.write(part)
+                letters = len(part.rstrip(PUNCTUATION))
+                end = file.tell() - len(part) + letters if letters else end
+                if len(token) < len(data):
+                    break
+            file.truncate(end)
+            file.seek(0)
+            if end <= LONG:
+                return file.read(), data[len(token) :]
+            for part in iter(lambda: file.read(BLOCK_BYTES), b""):
+                digest.update(part)
         os.replace(path, os.path.join(self.scratch, digest.hexdigest()))
-        return f" {digest.hexdigest()}"
+        return b" " + digest.hexdigest().encode(), data[len(token) :]
 
 
-def marked(start: int, data: bytes) -> int:
-    """How many bytes a byte-order mark takes."""
-    return 0 if start or not data.startswith(codecs.BOM_UTF8) else len(codecs.BOM_UTF8)
+def before_space(data: bytes) -> bytes:
+    return (b"." + data).split(None, 1)[0][1:]
 
 
-def first_space(file: BinaryIO, start: int, end: int) -> int:
-    """The offset of the first white space from `start` on; `end` where it is not before that."""
-    while start < end:
-        file.seek(start)
-        data = file.read(SCAN_BYTES + 2)  # a space that starts in the last byte may be two bytes longer
-        space = SPACE.search(data)
-        if space and space.start() < SCAN_BYTES:
-            return min(start + space.start(), end)
-        start += SCAN_BYTES
-    return end
+def strip(tokens: Iterable[bytes]) -> Iterator[bytes]:
+    """The words; an empty one is none."""
+    return map(bytes.strip, tokens, itertools.repeat(PUNCTUATION))
 
 
-def pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
-    file.seek(start)
-    while start < stop:
-        data = file.read(min(LONG_READ, stop - start))
-        start += len(data)
-        yield data
+class Tally:
+    """The words that one process has counted, in memory; what became too much is in hash partitions on disk."""
+
+    def __init__(self, text: Text, parts: int, limit: int) -> None:
+        self.text, self.parts, self.limit = text, parts, limit
+        self.saved = self.used = 0
+        self.table: Counter[bytes] = Counter()
+        self.starts: dict[int, int] = {}  # where in the table the words begin that a segment was the first to have
+
+    def count(self, borders: list[int], segments: Iterable[int]) -> None:
+        for segment in segments:
+            self.starts[segment] = len(self.table)
+            for tokens in self.text.tokens(borders[segment], borders[segment + 1]):
+                before = len(self.table)
+                self.table.update(strip(tokens))
+                new = len(self.table) - before
+                self.used += new * WORD_BYTES + len(b"".join(itertools.islice(reversed(self.table), new)))
+                if self.used > self.limit:
+                    self.save(self.parts)
+                    self.starts[segment] = 0
+        if self.text.replaced:
+            self.table[REPLACED] = self.text.replaced
+
+    def save(self, parts: int) -> None:
+        """Move the table to disk."""
+        words, counts = [*self.table], [*self.table.values()]
+        ends = [*self.starts.values(), len(words)]
+        parted = zip(self.starts, map(slice, ends, ends[1:]))  # noqa: B905 (Python 3.8 has no `strict`)
+        write_records(((number, self.saved, words[part], counts[part]) for number, part in parted), self.text, parts)
+        self.saved, self.used, self.table, self.starts = self.saved + 1, 0, Counter(), {}
 
 
-def strip(tokens: Iterable[str]) -> Iterator[str]:
-    """The words; '' among them is none."""
-    return map(str.strip, tokens, itertools.repeat(PUNCTUATION))
+def write_records(records: Iterable[Record], text: Text, parts: int) -> None:
+    """Append them to the files of so many hash partitions, one per process."""
+    for segment, saved, words, counts in records:
+        partitions: list[tuple[list[bytes], list[int]]] = [([], []) for _ in range(parts)]
+        for word, count in zip(words, counts):  # noqa: B905
+            partition = partitions[hash(word) % parts]  # forked processes share the hash
+            partition[0].append(word)
+            partition[1].append(count)
+        for part, (words, counts) in enumerate(partitions):
+            with open(os.path.join(text.scratch, f"{parts}-{part}-{os.getpid()}"), "ab") as file:
+                marshal.dump((segment, saved, b"\n".join(words), array("Q", counts).tobytes()), file)
 
 
-def tally(text: Text, start: int, end: int, name: str, parts: int, table_bytes: int) -> None:
-    """Count the words that start between these offsets into tables named in their order of appearance."""
-    table: Counter[str] = Counter()
-    used = tables = 0
-    for tokens in text.blocks(start, end):
-        before = len(table)
-        table.update(strip(tokens) if text.varied else tokens)
-        new = len(table) - before
-        used += new * WORD_BYTES + sys.getsizeof("".join(itertools.islice(reversed(table), new)))
-        text.varied |= len(table) > MANY and new * 10 > len(tokens)
-        if used > table_bytes:
-            save(table, text, f"{name}-{tables:09}", parts)
-            table, used, tables = Counter(), 0, tables + 1
-    save(table, text, f"{name}-{tables:09}", parts)
+def read_records(text: Text, parts: int, part: int) -> Iterator[Record]:
+    for name in os.listdir(text.scratch):
+        if name.startswith(f"{parts}-{part}-"):
+            with open(os.path.join(text.scratch, name), "rb") as file:
+                while file.peek(1):
+                    segment, saved, words, counts = marshal.load(file)
+                    yield segment, saved, words.split(b"\n"), array("Q", counts).tolist()
 
 
-def save(table: Counter[str], text: Text, name: str, parts: int) -> None:
-    """Write the table by hash partition, after the offsets of the partitions and the number of replaced bytes."""
-    words: list[list[str]] = [[] for _ in range(parts)]
-    more: list[Words] = [[] for _ in range(parts)]
-    for word, count in zip(strip(table), table.values()):  # noqa: B905 (Python 3.8 has no `strict`)
-        part = hash(word) % parts  # forked processes share the hash
-        words[part].append(word)
-        if count > 1:
-            more[part].append((word, count - 1))
-    offsets = array("Q", [text.decoder.replaced])
-    text.decoder.replaced = 0
-    with open(os.path.join(text.scratch, f"{name}.table"), "wb") as file:
-        file.seek(8 * (parts + 2))
-        for part in range(parts):
-            offsets.append(file.tell())
-            # Version 2 looks for no shared references: there are none.
-            file.write(marshal.dumps(("\n".join(words[part]), more[part]), 2))
-        offsets.append(file.tell())
-        file.seek(0)
-        file.write(offsets.tobytes())
+def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Iterator[Counter[bytes]]:
+    """The counts of all words, one hash partition after the other, each in order of first appearance.
+
+    A word longer than LONG is a space and the name of a file in `text.scratch`. What b"" and REPLACED count is no word.
+    """
+    borders = text.borders(min(workers * SEGMENTS, 256) if workers > 1 else 1)
+    parts = 2 + text.size * 16 // table_bytes  # a token takes up to 16 times its bytes in a table
+    tally = Tally(text, parts, table_bytes)
+    if workers == 1:
+        tally.count(borders, [0])
+        if not tally.saved:
+            yield tally.table
+            return
+        tally.save(parts)
+    else:
+        receive, send = os.pipe()
+        os.write(send, bytes(range(len(borders) - 1)))
+        os.close(send)
+
+        def work() -> None:
+            tally.count(borders, map(ord, iter(lambda: os.read(receive, 1), b"")))
+            tally.save(parts if tally.saved else 1)
+
+        in_processes(workers, work)
+        os.close(receive)
+        if any(name.startswith(f"{parts}-") for name in os.listdir(text.scratch)):
+            write_records(read_records(text, 1, 0), text, parts)
+        else:
+            parts = 1
+    for part in range(parts):
+        total: Counter[bytes] = Counter()
+        for _, _, words, counts in sorted(read_records(text, parts, part), key=itemgetter(0, 1)):
+            # Most words of a text that has very many occur once, which is counted faster than added.
+            total.update(words if counts == [1] * len(counts) else dict(zip(words, counts)))  # noqa: B905
+        yield total
 
 
-def merge(scratch: str, part: int, wanted: int, everything: bool = False) -> Words:
-    """The best of one partition. A dict keeps the order of insertion, here that of appearance in the text."""
-    total: Counter[str] = Counter()
-    for name in sorted(os.listdir(scratch)):
-        if name.endswith(".table"):
-            with open(os.path.join(scratch, name), "rb") as file:
-                file.seek(8 * (part + 1))
-                start, stop = array("Q", file.read(16))
-                file.seek(start)
-                words, more = marshal.loads(file.read(stop - start))
-            total.update(words.split("\n"))
-            for word, count in more:
-                total[word] += count
-    del total[""]
-    best = total.most_common(wanted)
-    if everything:
-        write_all(os.path.join(scratch, f"{part:09}.all"), total, scratch)
-    return best
+def in_processes(number: int, work: Callable[[], None]) -> None:
+    children = []
+    for _ in range(number):
+        child = os.fork()
+        if not child:  # nothing of its parent's is flushed or cleaned up a second time
+            status = 1
+            try:
+                work()
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    failed = [status >> 8 or -(status & 127) for status in statuses if status]  # exit codes, or minus the signal
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {number} counting processes failed (exit codes {failed})")
 
 
-def leading(found: Words, wanted: int) -> Words:
-    """The most frequent words, and those that tie for the last places."""
-    counts = sorted((count for _, count in found), reverse=True)
-    return [pair for pair in found if pair[1] >= counts[wanted - 1]] if len(found) > wanted else found
+def top_words(
+    text: Text, wanted: int, workers: int = 1, table_bytes: int = TABLE_BYTES, all_words: BinaryIO | None = None
+) -> tuple[Words, int]:
+    """The most frequent words, ties in order of first appearance, and the number of replaced bytes.
+
+    Words are tokens without `string.punctuation` at both ends; case is kept. All of them are written to `all_words`.
+    """
+    found: Words = []
+    replaced = parts = 0
+    for table in counted(text, workers, table_bytes):
+        replaced += table.pop(REPLACED, 0)
+        table.pop(b"", 0)
+        found += sorted(table.items(), key=itemgetter(1), reverse=True)[:wanted]
+        if all_words:
+            write_all(all_words, table, text.scratch)
+        parts += 1
+    found.sort(key=itemgetter(1), reverse=True)
+    return (in_order(text, found, wanted) if parts > 1 else found), replaced
 
 
 def in_order(text: Text, found: Words, wanted: int) -> Words:
     """The most frequent words; where counts are equal, the text is read up to where it decides between the words."""
-    counts = dict(found)
-    least = min(counts.values(), default=0)
-    ties = Counter(counts.values())
-    places = wanted - sum(ties[count] for count in ties if count > least)
-    missing = {word for word in counts if ties[counts[word]] > 1}
-    seen: dict[str, int] = {}
-    blocks = text.blocks(0, text.size)
-    while missing:
-        for word in dict.fromkeys(filter(missing.__contains__, strip(next(blocks)))):
-            seen[word] = len(seen)
-            places -= counts[word] == least
-        missing = {word for word in missing - seen.keys() if places > 0 or counts[word] > least}
-    return sorted(found, key=lambda pair: (-pair[1], seen.get(pair[0], len(seen))))[:wanted]
-
-
-def top_words(
-    path: str,
-    wanted: int,
-    scratch: str,
-    workers: int = 1,
-    block_bytes: int = BLOCK_BYTES,
-    table_bytes: int = TABLE_BYTES,
-    everything: bool = False,
-) -> tuple[Words, int]:
-    """The `wanted` most frequent words of a UTF-8 file, ties in order of first appearance, and the replaced bytes.
-
-    Words are what str.split() yields, without `string.punctuation` at both ends; case is kept. Of a word longer
-    than LONG, it is a space and the name of a file in the empty folder `scratch`. With `everything`, that folder then
-    has the count of each word in *.all, for write_table to join.
-    """
-    text = Text(path, scratch, block_bytes)
-    segments = 1 if workers == 1 else workers * 4
-    # A token takes up to 16 times its bytes in a table: a partition of one that is all new words, twice TABLE_BYTES.
-    parts = max(64, text.size * 8 // table_bytes) if text.size > SMALL_TEXT else 1
-
-    def count(segment: int) -> None:
-        start, end = (text.size * number // segments for number in (segment, segment + 1))
-        tally(text, start, end, f"{segment:09}", parts, table_bytes)
-
-    def find(part: int) -> None:
-        with open(os.path.join(scratch, f"{part}.best"), "wb") as file:
-            marshal.dump(merge(scratch, part, wanted, everything), file)
-
-    share(workers, segments, count)
-    share(workers, parts, find)
-    found: Words = []
-    replaced = 0
-    for name in os.listdir(scratch):
-        with open(os.path.join(scratch, name), "rb") as file:
-            if name.endswith(".best"):
-                found = leading(found + marshal.load(file), wanted)
-            elif name.endswith(".table"):
-                replaced += int.from_bytes(file.read(8), sys.byteorder)
-    return in_order(text, found, wanted), replaced
-
-
-def share(workers: int, items: int, work: Callable[[int], None]) -> None:
-    """Call work(item) for the numbers below `items`, in this process or in forked ones that draw them from one pipe."""
-    if workers == 1:
-        for item in range(items):
-            work(item)
-        return
-    receive, send = os.pipe()
-    children = []
-    for _ in range(workers):
-        child = os.fork()
-        if not child:
-            os.close(send)  # or the pipe would never end
-            work_and_exit(receive, work)
-        children.append(child)
-    os.close(receive)
-    try:
-        for item in range(items):
-            os.write(send, item.to_bytes(8, "little"))
-    except BrokenPipeError:
-        pass  # every worker has died; their statuses tell
-    finally:
-        os.close(send)
-    statuses = [os.waitpid(child, 0)[1] for child in children]
-    failed = [status >> 8 or -(status & 127) for status in statuses if status]  # exit codes, or minus the signal
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {workers} counting processes failed (exit codes {failed})")
-
-
-def work_and_exit(receive: int, work: Callable[[int], None]) -> None:
-    """The whole life of a forked process; nothing of its parent's is flushed or cleaned up a second time."""
-    status = 1
-    try:
-        # A read of 8 bytes from a pipe that only ever gets 8 at a time is atomic: each number reaches one worker.
-        for number in iter(lambda: os.read(receive, 8), b""):
-            work(int.from_bytes(number, "little"))
-        status = 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+    least = min((count for _, count in found[:wanted]), default=0)
+    counts = {word: count for word, count in found if count >= least}
+    above = {word for word in counts if counts[word] > least}
+    seen: dict[bytes, int] = {}
+    if len(set(counts.values())) < len(counts):
+        for tokens in text.tokens(text.start, text.size):
+            for word in dict.fromkeys(filter(counts.__contains__, strip(tokens))):
+                seen.setdefault(word, len(seen))
+            if len(seen) >= min(wanted, len(counts)) and above <= seen.keys():
+                break
+    return sorted(counts.items(), key=lambda pair: (-pair[1], seen.get(pair[0], len(seen))))[:wanted]
 
 
 # --- the output -------------------------------------------------------------------------------------------
@@ -449,80 +397,55 @@ def output_name(path: str) -> str:
     return os.path.join(os.environ.get("OUTPUT_DIR") or os.fsdecode(folder), os.fsdecode(whole[:LONGEST_NAME]))
 
 
-def write_output(path: str, words: Words, scratch: str, encoding: str, replaced: int) -> None:
+def write_output(path: str, words: Words, text: Text, replaced: int) -> None:
     """The last lines, on encoding and replaced bytes, only where they are not UTF-8 and none."""
     rule = "-" * 30 + "\n"
     names = ("Node", "Task", "Job", "Pool")
     lines = [f"{name + ':':<6}{os.environ.get(f'AZ_BATCH_{name.upper()}_ID', '')}\n" for name in names]
-    lines += [f"Encoding: {encoding}\n"] if encoding != "utf-8" else []
+    lines += [f"Encoding: {text.encoding}\n"] if text.encoding != "utf-8" else []
     lines += [f"Replaced bytes: {replaced}\n"] if replaced else []
     with open(path, "wb") as file:
         file.write(f"Word\tCount\n{rule}".encode())
         for word, count in words:
-            file.writelines(letters(word, scratch))
-            file.write(f":\t{count}\n".encode())
+            file.writelines(letters(word, text.scratch))
+            file.write(b":\t%d\n" % count)
         file.write((rule + "".join(lines)).encode())
 
 
-def letters(word: str, scratch: str) -> Iterator[bytes]:
-    """The word as UTF-8; where it is a space and the name of a file, what is in that file."""
-    if not word.startswith(" "):
-        yield word.encode()
+def letters(word: bytes, scratch: str) -> Iterator[bytes]:
+    """The word; where it is a space and the name of a file, what is in that file."""
+    if not word.startswith(b" "):
+        yield word
         return
-    with open(os.path.join(scratch, word[1:]), "rb") as kept:
-        yield from iter(lambda: kept.read(LONG_READ), b"")
+    with open(os.path.join(scratch, word[1:].decode()), "rb") as kept:
+        yield from iter(lambda: kept.read(BLOCK_BYTES), b"")
 
 
-def write_all(path: str, total: Counter[str], scratch: str) -> None:
-    """Move the counts to a table: a line for each word, with a tab before its count, compressed by gzip."""
+def write_all(file: BinaryIO, table: Counter[bytes], scratch: str) -> None:
+    """A line for each word, with a tab before its count, in gzip: several such files, joined, are one such file."""
     import zlib
 
     # Fast rather than small: level 6 would save an eighth of the size, for twice the time.
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)  # 31: as gzip does
-    with open(path, "wb") as file:
-        for word in [word for word in total if word[0] == " "]:
-            file.writelines(map(packer.compress, letters(word, scratch)))
-            file.write(packer.compress(f"\t{total.pop(word)}\n".encode()))
-        lines = map("{}\t{}\n".format, total, total.values())
-        for text in iter(lambda: "".join(itertools.islice(lines, 10_000)), ""):
-            file.write(packer.compress(text.encode()))
-        file.write(packer.flush())
+    for word in [word for word in table if word.startswith(b" ")]:
+        file.writelines(map(packer.compress, letters(word, scratch)))
+        file.write(packer.compress(b"\t%d\n" % table.pop(word)))
+    lines = map(b"%b\t%d\n".__mod__, table.items())
+    for some in iter(lambda: b"".join(itertools.islice(lines, 10_000)), b""):
+        file.write(packer.compress(some))
+    file.write(packer.flush())
 
 
-def write_table(path: str, scratch: str) -> None:
-    """Join what write_all has written: a file of several gzip files, one after the other, is a gzip file."""
-    with open(path, "wb") as table:
-        for name in sorted(os.listdir(scratch)):
-            if name.endswith(".all"):
-                with open(os.path.join(scratch, name), "rb") as file:
-                    table.writelines(iter(lambda: file.read(LONG_READ), b""))
-
-
-def count(path: str, output: str, options: argparse.Namespace) -> None:
+def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> None:
     """Write the output for the file, in whatever encoding it is."""
-    encoding = encoding_of(path, options.encoding or "")
-    scratch = f".top_words-{os.getpid()}-{time.time_ns()}"
-    os.mkdir(scratch)
-    try:
-        text, replaced = path, 0
-        if encoding != "utf-8":
-            text = os.path.join(scratch, "utf-8")
-            replaced = as_utf8(path, encoding, text)
-        workers = workers_for(text, options.slots)
-        words, more = top_words(text, options.numwords, scratch, workers, everything=bool(options.allwords))
-        replaced += more
-        if options.allwords:
-            write_table(options.allwords, scratch)
-        write_output(output, words, scratch, encoding, replaced)
-    finally:
-        for name in os.listdir(scratch):
-            os.remove(os.path.join(scratch, name))
-        os.rmdir(scratch)
+    text = Text(path, encoding_of(path, options.encoding or ""), scratch)
+    with open(options.allwords or os.devnull, "wb") as file:
+        all_words = file if options.allwords else None
+        words, replaced = top_words(text, options.numwords, workers_for(text.size, options.slots), all_words=all_words)
+    write_output(output, words, text, replaced)
     if replaced:
-        print(
-            f"{shown(path)}: {replaced} bytes are not {encoding} and were replaced; name its encoding with --encoding",
-            file=sys.stderr,
-        )
+        fault = f"{shown(path)}: {replaced} bytes are not {text.encoding} and were replaced"
+        print(f"{fault}; name its encoding with --encoding", file=sys.stderr)
 
 
 # --- uploading --------------------------------------------------------------------------------------------
@@ -599,10 +522,8 @@ def seconds(text: str) -> float:
 def account(text: str) -> str:
     if re.fullmatch(r"[a-z0-9]{3,24}|https?://[^/?#\s]+(/[^?#\s]*)?", text):
         return text
-    raise argparse.ArgumentTypeError(
-        "neither an account name (3 to 24 lower-case letters and digits) nor a blob endpoint such as "
-        "https://NAME.blob.core.windows.net"
-    )
+    names = "an account name (3 to 24 lower-case letters and digits)"
+    raise argparse.ArgumentTypeError(f"neither {names} nor a blob endpoint such as https://NAME.blob.core.windows.net")
 
 
 def text_encoding(name: str) -> str:
@@ -615,19 +536,11 @@ def text_encoding(name: str) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Count the words of a text file, write the most frequent ones to <stem>_OUTPUT<ext> beside it, "
-        "and upload that file to a blob container.",
-        epilog="Without --storageaccount and --storagecontainer nothing is uploaded.",
-    )
-    token = (
-        "SAS token that may create and write blobs in the container; better given in the environment as "
-        "OUTPUT_SAS_TOKEN, since others may read a task's command line"
-    )
-    encoding = (
-        "encoding of a file without byte-order mark, such as windows-1251 "
-        "(default: UTF-8, or UTF-16 or UTF-32 where NUL bytes show it)"
-    )
+    text = "Write the most frequent words of a text file to <stem>_OUTPUT<ext> beside it, and upload that file."
+    upload = "Without --storageaccount and --storagecontainer nothing is uploaded."
+    parser = argparse.ArgumentParser(description=text, epilog=upload)
+    token = "SAS token that may create and write blobs there; better set as OUTPUT_SAS_TOKEN: others may read arguments"
+    encoding = "encoding of a file without byte-order mark (default: UTF-8, or UTF-16 or -32 where NUL bytes show it)"
     slots = "task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)"
     per_node = os.environ.get("TASKS_PER_NODE", "1")
     add = parser.add_argument
@@ -657,10 +570,8 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def workers_for(path: str, slots: int) -> int:
-    if not hasattr(os, "fork") or os.path.getsize(path) < SMALL_FILE_BYTES:
-        return 1
-    return max(1, usable_cores() // slots)
+def workers_for(size: int, slots: int) -> int:
+    return max(1, usable_cores() // slots) if hasattr(os, "fork") and size >= SMALL_FILE_BYTES else 1
 
 
 def shown(name: str) -> str:
@@ -676,7 +587,17 @@ def run(options: argparse.Namespace) -> None:
         print(f"Waiting {options.delay:g} seconds before counting...", flush=True)
         time.sleep(options.delay)
     output = output_name(path)
-    count(path, output, options)
+    if os.path.getsize(path) <= BLOCK_BYTES:  # neither a word nor the table can become too large for memory
+        count(path, output, options, "")
+    else:
+        scratch = f".top_words-{os.getpid()}-{time.time_ns()}"
+        os.mkdir(scratch)
+        try:
+            count(path, output, options, scratch)
+        finally:
+            for name in os.listdir(scratch):
+                os.remove(os.path.join(scratch, name))
+            os.rmdir(scratch)
     if options.storageaccount:
         print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
         with open(output, "rb") as file:
@@ -686,19 +607,21 @@ def run(options: argparse.Namespace) -> None:
         print(f"Wrote {shown(output)}")
 
 
-def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a C locale must not fail on a file's name
-    gc.disable()  # the tables hold no cycles, and to look for some would take a tenth of the time
+def process_file(arguments: list[str]) -> int:
+    """Do what the command line does for one file; returns the exit code. SystemExit for wrong arguments."""
     try:
-        run(parse())
+        run(parse(arguments))
     except Failure as failure:
         print(failure, file=sys.stderr)
-        raise SystemExit(failure.exit_code) from None
+        return failure.exit_code
     except (OSError, RuntimeError) as error:
-        raise SystemExit(f"top_words: {error}") from None
+        print(f"top_words: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a C locale must not fail on a file's name
+    sys.exit(process_file(sys.argv[1:]))

@@ -7,6 +7,7 @@ import base64
 import codecs
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import string
@@ -58,7 +59,7 @@ def replaced_bytes(data: bytes) -> int:
 
 def count(data: bytes, wanted: int = 10, **parameters: int) -> list[tuple[str, int]]:
     Path("text").write_bytes(data)
-    words, replaced = top_words("text", wanted, **parameters)
+    words, replaced = top_words("text", wanted, "utf-8", **parameters)
     assert replaced == replaced_bytes(data)
     assert table("all.gz") == dict(rule(data, len(data)))
     Path("all.gz").unlink()
@@ -72,19 +73,19 @@ def table(path: str) -> dict[str, int]:
     return {word: int(number) for word, number in words}
 
 
-def top_words(path: str, wanted: int, **parameters: int) -> tuple[list[tuple[str, int]], int]:
+def top_words(
+    path: str, wanted: int, encoding: str = "utf-8", block_bytes: int = script.BLOCK_BYTES, **parameters: int
+) -> tuple[list[tuple[str, int]], int]:
     """With the words that the script keeps in files because they are long."""
     Path("scratch").mkdir()
     try:
-        words, replaced = script.top_words(path, wanted, "scratch", **parameters, everything=True)
-        script.write_table("all.gz", "scratch")
-        return [(kept(word) if word.startswith(" ") else word, number) for word, number in words], replaced
+        text = script.Text(path, encoding, "scratch", block_bytes)
+        file = io.BytesIO()
+        words, replaced = script.top_words(text, wanted, **parameters, all_words=file)
+        Path("all.gz").write_bytes(file.getvalue())
+        return [(b"".join(script.letters(word, "scratch")).decode(), number) for word, number in words], replaced
     finally:
         shutil.rmtree("scratch")
-
-
-def kept(word: str) -> str:
-    return Path("scratch", word[1:]).read_bytes().decode()
 
 
 # --- the rule for words -----------------------------------------------------------------------------------
@@ -142,46 +143,53 @@ shared_directory = [HealthCheck.function_scoped_fixture]
     wanted=st.integers(1, 8),
     block=st.integers(1, 30),
     table=st.sampled_from([600, 3000, 1 << 20]),
-    limits=st.sampled_from(
-        [
-            {},
-            {"LONG": 30, "LONG_READ": 1, "SCAN_BYTES": 1, "SMALL_TEXT": 0, "MANY": 0},
-            {"LONG": 50, "LONG_READ": 7, "SCAN_BYTES": 4, "MANY": 9},
-        ]
-    ),
+    long=st.sampled_from([0, 5, 1 << 20]),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=shared_directory)
 def test_every_block_and_table_size_gives_the_same_answer(
-    text: bytes, wanted: int, block: int, table: int, limits: dict[str, int]
+    text: bytes, wanted: int, block: int, table: int, long: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in limits.items():
-            patch.setattr(script, name, value)
+        patch.setattr(script, "LONG", 6 * block + long)
+        patch.setattr(script, "BLOCK_BYTES", 7)
         assert count(text, wanted, block_bytes=block, table_bytes=table) == rule(text, wanted)
 
 
-@given(text=texts, wanted=st.integers(1, 8), block=st.integers(1, 30), workers=st.integers(2, 4))
-@settings(max_examples=20, deadline=None, suppress_health_check=shared_directory)
-def test_every_number_of_workers_gives_the_same_answer(text: bytes, wanted: int, block: int, workers: int) -> None:
-    assert count(text, wanted, block_bytes=block, workers=workers) == rule(text, wanted)
+@given(
+    text=texts,
+    wanted=st.integers(1, 8),
+    block=st.integers(1, 30),
+    workers=st.integers(2, 4),
+    table=st.sampled_from([600, 1 << 20]),
+    look=st.sampled_from([1, 9, 1000]),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=shared_directory)
+def test_every_number_of_workers_gives_the_same_answer(
+    text: bytes, wanted: int, block: int, workers: int, table: int, look: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "LOOK_BYTES", look)
+        assert count(text, wanted, block_bytes=block, workers=workers, table_bytes=table) == rule(text, wanted)
 
 
-def test_text_is_cut_exactly_where_a_string_would_split() -> None:
-    for code in [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]:
-        character = chr(code)
-        found = script.SPACE.search(character.encode())
-        assert bool(found) == character.isspace(), hex(code)
-        assert not found or found.span() == (0, len(character.encode()))
+def test_every_space_that_a_string_splits_at_is_known() -> None:
+    spaces = {chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()}
+    assert {*script.SPACES} == {space for space in spaces if space.encode().split()}
 
 
 def test_the_script_strips_what_string_punctuation_names() -> None:
-    assert string.punctuation == script.PUNCTUATION
+    assert string.punctuation.encode() == script.PUNCTUATION
 
 
-def test_a_space_across_two_looks_for_it_is_found() -> None:
-    for length in range(script.SCAN_BYTES - 4, script.SCAN_BYTES + 2):
-        text = ("a " + "b" * length + "\u3000c c").encode()
-        assert count(text, block_bytes=2) == rule(text, 10)
+def test_segments_begin_at_white_space_that_is_near() -> None:
+    Path("text").write_bytes(b"\xef\xbb\xbf" + b"aa bb\n" * 50 + b"c" * 2 * script.LOOK_BYTES + b" d")
+    text = script.Text("text")
+    borders = text.borders(1000)
+    assert len(borders) > 5
+    assert (borders[0], borders[-1]) == (3, text.size)
+    data = Path("text").read_bytes()
+    assert all(data[border] in b" \n" for border in borders[1:-1])
+    assert script.Text("text", "latin-1").borders(1000) == [0, text.size]
 
 
 # --- bounds -----------------------------------------------------------------------------------------------
@@ -194,15 +202,14 @@ def distinct_words(number: int) -> bytes:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_tables_that_outgrow_their_share_move_to_disk(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = Path("saved")  # a file, since forked workers write to it too
-    save = script.save
+    save = script.Tally.save
 
-    def noted(table: Counter[str], text: script.Text, name: str, parts: int) -> None:
+    def noted(tally: script.Tally, parts: int) -> None:
         with saved.open("a", encoding="utf-8") as file:
-            file.write(f"{len(table)}\n")
-        save(table, text, name, parts)
+            file.write(f"{len(tally.table)}\n")
+        save(tally, parts)
 
-    monkeypatch.setattr(script, "save", noted)
-    monkeypatch.setattr(script, "SMALL_TEXT", 0)
+    monkeypatch.setattr(script.Tally, "save", noted)
     text = distinct_words(6000) + b"twice and twice and " + distinct_words(3000)
     assert count(text, 20, workers=workers, table_bytes=6000, block_bytes=5000) == rule(text, 20)
     sizes = [int(line) for line in saved.read_text(encoding="utf-8").split()]
@@ -211,20 +218,19 @@ def test_tables_that_outgrow_their_share_move_to_disk(workers: int, monkeypatch:
     assert sorted(os.listdir()) == ["saved", "text"]
 
 
-def test_ties_are_decided_by_the_text_whatever_partition_a_word_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "SMALL_TEXT", 0)
+def test_ties_are_decided_by_the_text_whatever_partition_a_word_is_in() -> None:
     text = b" ".join(b"%d" % n for n in [*range(500), *range(100, 200), *range(150, 160), 499, 3])
     for wanted in (1, 5, 12, 60, 115, 400, 600):
-        assert count(text, wanted, block_bytes=300) == rule(text, wanted)
+        assert count(text, wanted, block_bytes=300, table_bytes=9000) == rule(text, wanted)
 
 
 @pytest.mark.parametrize("edge", [b"", b"-" * 50])
 def test_a_long_word_is_kept_in_a_file_and_counted_once(edge: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "LONG", 1000)
-    monkeypatch.setattr(script, "LONG_READ", 64)
+    monkeypatch.setattr(script, "BLOCK_BYTES", 64)
     long = "é--\ufffd".encode() * 400
     text = b"a " + edge + long + edge + b" a " + long[:-3] + b"\xff" + edge + b" " + edge * 60 + b" " + b"b" * 1200
-    for block in (7, 100, 1000):
+    for block in (7, 100, 166):
         assert count(text, block_bytes=block) == rule(text, 10)
     script.run(script.parse(["--filepath=text", "--numwords=2"]))
     lines = Path("text_OUTPUT").read_text(encoding="utf-8").split("\n")
@@ -238,7 +244,8 @@ def test_memory_stays_bounded_when_every_word_is_new() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import top_words\n"
         "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
-        "before = peak(); print(top_words.top_words('text', 2, 'scratch', table_bytes=4 << 20)[0])\n"
+        "before = peak(); text = top_words.Text('text', scratch='scratch')\n"
+        "print(top_words.top_words(text, 2, table_bytes=4 << 20)[0])\n"
         "print(peak() - before)"
     )
     output = subprocess.run(
@@ -247,7 +254,7 @@ def test_memory_stays_bounded_when_every_word_is_new() -> None:
         check=True,
         text=True,
     ).stdout.splitlines()
-    assert output[0] == "[('00000000', 1), ('9e3779b1', 1)]"
+    assert output[0] == "[(b'00000000', 1), (b'9e3779b1', 1)]"
     assert int(output[1]) < 20_000  # kB, where the words alone would take 28,000 and a table of them 60,000
 
 
@@ -255,21 +262,19 @@ def test_a_worker_that_dies_fails_the_count(monkeypatch: pytest.MonkeyPatch) -> 
     def dies(*_: object) -> None:
         os._exit(7)
 
-    monkeypatch.setattr(script, "tally", dies)
+    monkeypatch.setattr(script.Tally, "count", dies)
     with pytest.raises(RuntimeError, match=r"2 of 2 counting processes failed \(exit codes \[7, 7\]\)"):
         count(b"a b", workers=2)
     assert os.listdir() == ["text"]
 
 
 def test_the_cores_of_a_node_are_shared_among_its_task_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Path("large").open("wb") as file:
-        file.truncate(script.SMALL_FILE_BYTES)
-    Path("small").write_bytes(b"a")
     monkeypatch.setattr(script, "usable_cores", lambda: 8)
-    assert [script.workers_for("large", slots) for slots in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
-    assert script.workers_for("small", 1) == 1
+    large = script.SMALL_FILE_BYTES
+    assert [script.workers_for(large, slots) for slots in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+    assert script.workers_for(large - 1, 1) == 1
     monkeypatch.delattr(os, "fork")
-    assert script.workers_for("large", 1) == 1
+    assert script.workers_for(large, 1) == 1
 
 
 def test_a_large_file_is_counted_by_several_processes_from_the_command_line() -> None:
@@ -298,16 +303,15 @@ def test_utf_16_and_32_are_counted_with_and_without_a_mark(text: str, encoding: 
         Path("text").write_bytes(data)
         found = script.encoding_of("text")
         assert found == encoding if encoding[-2] == "-" else found.startswith(encoding)
-        assert script.as_utf8("text", found, "utf8") == 0
-        assert top_words("utf8", 10, block_bytes=7) == (expected, 0)
+        assert top_words("text", 10, found, block_bytes=7) == (expected, 0)
 
 
-def test_wide_text_is_decoded_across_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_text_is_decoded_across_every_read() -> None:
     """Characters of two and four bytes around the edges of what is read at once, and one that is cut off at the end."""
-    text = "x" * ((1 << 19) - 2) + "\U0001f600 \U0001f600\U0001f600 " * 3
+    text = "x" * (script.BLOCK_BYTES // 2 - 2) + "\U0001f600 \U0001f600\U0001f600 " * 3
     Path("text").write_bytes(text.encode("utf-16") + b"\x3d\xd8\x00")
-    assert script.as_utf8("text", "utf-16-le", "utf8") == 3
-    words, _ = top_words("utf8", 3)
+    words, replaced = top_words("text", 3, "utf-16-le")
+    assert replaced == 3
     assert [(word[-2:], number) for word, number in words] == [
         ("\U0001f600\U0001f600", 3),
         *(("\U0001f600", 2), ("x\U0001f600", 1)),
@@ -608,6 +612,37 @@ def test_retry_after_sets_the_pause_up_to_a_minute(server: BlobServer, header: s
     pauses: list[float] = []
     script.upload(f"{server.endpoint}/c/b", SAS, b"x", sleep=pauses.append)
     assert pauses == [pause]
+
+
+# --- many files in one process ----------------------------------------------------------------------------
+
+
+def test_files_are_processed_one_after_the_other_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each in a directory and an environment of its own, and small ones without a process or a directory more."""
+    for folder in "0123":
+        Path(folder).mkdir()
+    monkeypatch.delattr(os, "fork")
+    monkeypatch.delattr(os, "mkdir")
+    for folder, data, code, error in [
+        ("0", b"a b, a", 0, ""),
+        ("1", b"\x1f\x8b", 65, "text is not text: it starts as a gzip file does\n"),
+        ("2", b"c \xff c", 0, "text: 1 bytes are not utf-8 and were replaced; name its encoding with --encoding\n"),
+        ("3", b"b a", 0, ""),
+    ]:
+        monkeypatch.chdir(tmp_path / folder)
+        monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / folder))
+        monkeypatch.setenv("AZ_BATCH_TASK_ID", f"task {folder}")
+        Path("text").write_bytes(data)
+        assert script.process_file(["--filepath=text", "--numwords=1"]) == code
+        assert capsys.readouterr() == ("", error)
+        assert sorted(os.listdir()) == (["text"] if code else ["text", "text_OUTPUT"])
+    lines = Path("text_OUTPUT").read_text(encoding="utf-8").splitlines()
+    assert [lines[2], lines[5], len(lines)] == ["b:\t1", "Task: task 3", 8]
+    assert script.process_file(["--filepath=nowhere", "--numwords=1"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        script.process_file(["--filepath=text"])
 
 
 # --- the command line -------------------------------------------------------------------------------------

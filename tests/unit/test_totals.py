@@ -84,14 +84,12 @@ def processed(folder: Path, texts: Sequence[str], top_n: int) -> list[FileOutput
     for number, text in enumerate(texts):
         place = folder / str(number)
         place.mkdir()
-        (folder / "text").write_bytes(text.encode())
-        (place / "scratch").mkdir()
-        words, replaced = script.top_words(str(folder / "text"), top_n, str(place / "scratch"), everything=True)
-        script.write_table(str(place / "all"), str(place / "scratch"))
-        script.write_output(str(place / "text_OUTPUT"), words, str(place / "scratch"), "utf-8", replaced)
-        for path in (place / "scratch").iterdir():
-            path.unlink()
-        (place / "scratch").rmdir()
+        (place / "text").write_bytes(text.encode())
+        source = script.Text(str(place / "text"))
+        with (place / "all").open("wb") as file:
+            words, replaced = script.top_words(source, top_n, all_words=file)
+        script.write_output(str(place / "text_OUTPUT"), words, source, replaced)
+        (place / "text").unlink()
         outputs.append(parse_output(str(number), place, "all"))
     return outputs
 
