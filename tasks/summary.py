@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -105,9 +106,13 @@ class FileOutput:
 def summarise(outputs: Outputs[FileOutput], *, top_n: int, exact: bool = False) -> Summary:
     """Join the outputs into the summary, and leave its two tables in their folder."""
     files = list(outputs.read.values())
+    started = time.monotonic()
+    overall = exact_overall(files, top_n, outputs.folder) if exact else words_overall(files, top_n)
+    if exact:
+        get_run_logger().info("All words of %d files: added up in %.1f s", len(files), time.monotonic() - started)
     summary = Summary(
         by_file=words_by_file(files),
-        overall=exact_overall(files, top_n, outputs.folder) if exact else words_overall(files, top_n),
+        overall=overall,
         folder=outputs.folder,
         missing=outputs.missing,
         replaced=tuple((file.file, file.replaced) for file in files if file.replaced),

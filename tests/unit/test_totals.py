@@ -39,6 +39,8 @@ WORDS = st.sampled_from(
         "z" * 90,
     ]
 ) | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3).filter(lambda t: t.split() == [t])
+# No control characters: the node script takes a text of these for a binary file.
+TOKENS = WORDS.filter(str.isprintable) | st.sampled_from(["a,", "(b)", "--", "\u2003", "\ufeffx"])
 CORPORA = st.lists(st.lists(WORDS, max_size=40), max_size=6)
 
 
@@ -58,7 +60,7 @@ def rows(paths: Sequence[Path], listed: Sequence[str], most: int, folder: Path, 
 
 
 @given(corpora=CORPORA, listed=st.lists(WORDS, unique=True), most=st.integers(0, 5), memory=st.sampled_from([1, 400]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_totals_are_those_of_one_count_whatever_fits_in_memory(
     corpora: list[list[str]], listed: list[str], most: int, memory: int
 ) -> None:
@@ -95,10 +97,10 @@ def processed(folder: Path, texts: Sequence[str], top_n: int) -> list[FileOutput
 
 
 @given(
-    texts=st.lists(st.lists(WORDS | st.sampled_from(["a,", "(b)", "--", "\u2003"]), max_size=30), max_size=5),
+    texts=st.lists(st.lists(TOKENS, max_size=30), max_size=5),
     top_n=st.integers(1, 4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_corpus_has_the_totals_of_one_count_over_everything(texts: list[list[str]], top_n: int) -> None:
     corpus = [" ".join(words) for words in texts]
     total = sum(map(rule, corpus), Counter[str]())
