@@ -21,6 +21,7 @@ from prefect.events.schemas.automations import AutomationCore
 from pydantic import BaseModel
 
 import benchmarks.flow
+import benchmarks.scaling
 import flows.cli
 import flows.credentials
 import local_azure.__main__
@@ -128,6 +129,7 @@ OPTIONS = {
     "flows.sweep": options_of(flows.cli.sweep_app),
     "flows.credentials": options_of(flows.credentials.app),
     "benchmarks.flow": options_in(benchmarks.flow.arguments()),
+    "benchmarks.scaling": options_in(benchmarks.scaling.arguments()),
     "local_azure": options_in(local_azure.__main__.arguments()),
     "local_azure.faults": {"--help"},
     "flows.run_script": options_of(flows.cli.script_app),
