@@ -1009,7 +1009,7 @@ def show(source: BinaryIO, begin: int, target: BinaryIO, name: str) -> tuple[int
     last = source.read(LONGEST_END)
     target.write(b"" if last.endswith(b"\n") else b"\n")
     target.flush()
-    return size, last.decode("utf-8", "replace")
+    return size, last.decode("utf-8", "surrogateescape")
 
 
 # --- the Batch task ---------------------------------------------------------------------------------------

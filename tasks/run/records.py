@@ -100,7 +100,7 @@ class FileRecord:
 
     problem: why a file of a group failed, where that is no exit code of its script; else empty.
 
-    stdout_end, stderr_end: the end of what was written for a file of a group.
+    stdout_end, stderr_end: the end of what was written for a file of a group; bytes that are no text as surrogates.
 
     void: the client has found earlier outputs to be of no use: those in lists with numbers below `below`, or without
     that in all that were written before.

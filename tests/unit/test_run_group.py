@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from node_scripts import run_file
+from tasks.run.file_outcomes import shown_end
 from tasks.run.records import FileRecord
 from tests.support.awkward_names import AWKWARD_NAMES
 from tests.support.blob_server import SAS, BlobServer
@@ -89,7 +90,7 @@ def run(
         **changed,
     }
     line = [sys.executable, "-S", str(RUN_FILE), command, *arguments]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, env=environment, capture_output=True, errors="surrogateescape", check=False)
     assert "sig=" not in done.stdout + done.stderr
     return done
 
@@ -250,6 +251,14 @@ def test_what_a_file_has_registered_for_its_exit_runs_in_its_fork(server: BlobSe
     )
     assert run(server, script(text), {"a": b"", "b": b""}, "{name}", "{input}", ISOLATE="1").returncode == 0
     assert [each.stdout_end for each in records(server)] == ["of a\n", "of b\n"]
+
+
+def test_what_a_file_has_written_is_recorded_to_the_byte(server: BlobServer) -> None:
+    text = "#!/bin/sh\nprintf 'a\\377\\n'\nprintf '\\303' >&2\nexit 3\n"
+    assert run(server, script(text, "x"), {"a": b""}).returncode == 3
+    (found,) = records(server)
+    assert [os.fsencode(each) for each in (found.stdout_end, found.stderr_end)] == [b"a\xff\n", b"\xc3"]
+    assert shown_end(found.stdout_end) == "a\ufffd"
 
 
 def test_what_is_no_file_is_named_in_the_stderr_of_its_file(server: BlobServer, folder: Path) -> None:
