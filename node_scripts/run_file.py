@@ -1009,6 +1009,8 @@ def show(source: BinaryIO, begin: int, target: BinaryIO, name: str) -> tuple[int
     last = source.read(LONGEST_END)
     target.write(b"" if last.endswith(b"\n") else b"\n")
     target.flush()
+    if size > LONGEST_END:  # not the rest of a line: nobody could see of a part of a secret that it is one
+        last = last.partition(b"\n")[2] or last
     return size, last.decode("utf-8", "surrogateescape")
 
 

@@ -261,6 +261,13 @@ def test_what_a_file_has_written_is_recorded_to_the_byte(server: BlobServer) -> 
     assert shown_end(found.stdout_end) == "a\ufffd"
 
 
+def test_of_a_long_log_whole_lines_are_recorded(server: BlobServer) -> None:
+    text = "import sys\ndef process_file(arguments):\n    print('secret' * 20_000)\n    print('x' * 999)\n"
+    assert run(server, script(text), {"a": b""}).returncode == 0
+    (found,) = records(server)
+    assert (found.record.stdout, found.stdout_end) == (121_001, "x" * 999 + "\n")
+
+
 def test_what_is_no_file_is_named_in_the_stderr_of_its_file(server: BlobServer, folder: Path) -> None:
     text = "import os\ndef process_file(arguments): os.mkfifo(os.environ['OUTPUT_DIR'] + '/' + arguments[0])\n"
     assert run(server, script(text), {"a": b"", "b": b""}, "{name}", "{input}").returncode == 0
