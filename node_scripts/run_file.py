@@ -61,7 +61,7 @@ FETCH_FAILED = 73  # the exit code for an input that is not what was uploaded; E
 UPLOAD_FAILED = 74  # the exit code; EX_IOERR
 TIMED_OUT = 124  # the exit code of a file of a group, as of timeout(1)
 STREAMS = ("stdout", "stderr")
-FOLDERS = ("file/input", "file/work", "file/output")  # of the file of a group that is processed
+FOLDERS = ("input", "work", "output")  # of the file of a group that is processed
 CANNOT_START = 126  # the exit code, as of a shell
 EXISTS = (409, 412)  # the status for a blob that is there
 PROBLEMS = {FETCH_FAILED: "could not fetch", UPLOAD_FAILED: "could not upload", CANNOT_START: "could not start"}
@@ -281,6 +281,7 @@ class Worker:
     """A process that has imported the script, and calls its function for one file after the other."""
 
     def __init__(self, line: list[str], script: Script, isolate: bool, **options: Any) -> None:
+        self.left = 1  # whether something goes on that the function has started
         requests, answers = os.pipe(), os.pipe()
         pipes = requests[0], answers[1]
         self.requests = open(requests[1], "wb", buffering=0)  # noqa: SIM115  # see close
@@ -299,8 +300,9 @@ class Worker:
         """The exit code of the function, or of the process where that has ended; negative for a signal."""
         with suppress(BrokenPipeError):
             self.requests.write(json.dumps(request).encode() + b"\n")
-        answer = self.answers.readline()
-        return int(answer) if answer else self.process.wait()
+        status, _, left = self.answers.readline().partition(b" ")
+        self.left = int(left or 1)
+        return int(status) if status else self.process.wait()
 
     def close(self) -> None:
         """Let the process end by itself."""
@@ -318,6 +320,7 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
         while pipes:
             os.close(pipes.pop())
 
+    adopt_orphans()
     process = os.getpid()
     os.register_at_fork(after_in_child=leave_pipes)  # where this process dies, no child of it is to be waited for
     if not getattr(sys.flags, "safe_path", False):
@@ -350,7 +353,7 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
         if os.getpid() != process:  # the function has forked, and the child has returned too
             os._exit(status & 255)
         try:
-            os.write(answers, b"%d\n" % status)
+            os.write(answers, b"%d %d\n" % (status, has_left()))
         except OSError:  # the function has closed what it has not opened
             os._exit(status & 255)
 
@@ -393,6 +396,14 @@ def call(function: Callable[[], object]) -> int:
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()  # type: ignore[union-attr]  # else what was printed would go with the next file
     return int(code or 0) & 255
+
+
+def has_left() -> bool:
+    """Whether threads, or processes, go on."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises it where there is no child
+        return True
+    return "threading" in sys.modules and sys.modules["threading"].active_count() > 1
 
 
 def in_fork(function: Callable[[], object]) -> int:
@@ -733,6 +744,10 @@ class Runner:
         self.limits = limits
         self._isolate = isolate
         self._line = kept_interpreter(script.path, script.python)
+        self._folder = "file"
+        self._number = 0
+        self._left = False  # something that the file before has started
+        adopt_orphans()
         self._worker: Worker | None = None
         # What all files of the group write; that of one is what comes after the file before.
         self.streams = {name: open(f"file-{name}", "ab+", buffering=0) for name in STREAMS}  # noqa: SIM115
@@ -742,15 +757,31 @@ class Runner:
     def run(self, values: dict[str, str], folder: str) -> int:
         """The exit code, negative for a signal. Raises Interrupted, and Failure where it cannot be started."""
         options = {**self.streams, "cwd": folder, "start_new_session": True}
+        self._left = True
         if not self._line:
             process = self._script.start(values, **options)
-            return self._wait(process, process.wait)
+            status = self._wait(process, process.wait)
+            self._left = not reaped()
+            return status
         if self._worker and self._worker.process.poll() is not None:
             self.close()
         worker = self._worker = self._worker or Worker(self._line, self._script, self._isolate, **options)
         arguments = fill_in(self._script.arguments, values)
         request = {"arguments": arguments, "environment": variables(values), "folder": folder}
-        return self._wait(worker.process, lambda: worker.call(request))
+        status = self._wait(worker.process, lambda: worker.call(request))
+        self._left = bool(worker.left)
+        return status
+
+    def folders(self) -> list[str]:
+        """Empty ones, which are new ones where what the file before has started may still write to its own."""
+        if self._left:
+            import shutil
+
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._number += 1
+            self._folder = f"file-{self._number}"
+            self._left = False
+        return [empty(f"{self._folder}/{name}") for name in FOLDERS]
 
     def _wait(self, process: subprocess.Popen[bytes], status: Callable[[], int]) -> int:
         try:
@@ -965,7 +996,7 @@ def attempt(file: Values, bundle: BinaryIO, runner: Runner) -> Values | None:
     began, at, seconds = datetime.now(timezone.utc), time.monotonic(), None
     outputs: list[Values] = []
     try:
-        inputs, folder, output = map(empty, FOLDERS)
+        inputs, folder, output = runner.folders()
         path = os.path.join(inputs, own_name(name_of(file)) or "input")
         fetch(file, bundle, path)
         at = time.monotonic()
@@ -1020,6 +1051,23 @@ def show(source: BinaryIO, begin: int, target: BinaryIO, name: str) -> tuple[int
 def shown(name: str) -> str:
     """The name without what a terminal would obey."""
     return name if name.isprintable() else repr(name)[1:-1]
+
+
+def adopt_orphans() -> None:
+    """Be the parent of each process that a child of this one leaves behind, so that it is known of."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def reaped() -> bool:
+    """Whether no child of this process is left; those that have ended are reaped."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return False
+    return True
 
 
 def hide_environment() -> None:

@@ -285,6 +285,29 @@ def test_processes_that_a_script_leaves_end_with_its_file(server: BlobServer, fo
     os.close(reader)
 
 
+@pytest.mark.parametrize("isolate", ["", "1"])
+@pytest.mark.parametrize("name", ["process_file", "main"])
+def test_what_a_file_has_left_running_writes_into_no_other_file(
+    server: BlobServer, folder: Path, name: str, isolate: str
+) -> None:
+    for pipe in ("go", "written"):
+        os.mkfifo(pipe)
+    text = (
+        f"#!{sys.executable}\nimport os, subprocess, sys\n"
+        "LATE = 'read x < $PIPES/go; echo late > $OUTPUT_DIR/late; echo > $PIPES/written'\n"
+        f"def {name}(arguments):\n"
+        "    if os.environ['INPUT_NAME'] == 'a':\n"
+        "        subprocess.Popen(['sh', '-c', LATE], start_new_session=True)\n"
+        "    elif os.environ['INPUT_NAME'] == 'b':\n"
+        "        open(os.environ['PIPES'] + '/go', 'w').close()\n"
+        "        open(os.environ['PIPES'] + '/written').read()\n"
+        f"if __name__ == '__main__': {name}(sys.argv[1:])\n"
+    )
+    done = run(server, script(text), {"a": b"", "b": b"", "c": b""}, PIPES=str(folder), ISOLATE=isolate)
+    assert done.returncode == 0, done.stderr
+    assert [contents(each) for each in records(server)] == [{}, {}, {}]
+
+
 def test_a_script_that_cannot_be_imported_fails_each_file_with_the_reason(server: BlobServer) -> None:
     assert (
         run(server, script("import nowhere\ndef process_file(arguments): pass\n"), {"a": b"", "b": b""}).returncode == 1
