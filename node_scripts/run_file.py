@@ -19,8 +19,8 @@ A group comes as GROUP_FILE: a line of JSON that lists its files, then their con
 to process, such as 0-4,7. Each has a folder of its own, and all that holds of a single file holds of it; but its small
 outputs are in its record alone, a file that fails has a record too, and the records are lists: RECORD_URL/00000.json,
 RECORD_URL/00001.json, and so on. A Batch task that runs again reads them, from number RECORDS_FROM on, and leaves out
-what is done. FILE_SECONDS is the time that one file may take. A Python script that has a function process_file is
-imported once, and called for each file; with ISOLATE in a fork of its process.
+what is done. FILE_SECONDS is the time that one file may take. A Python script that has a function process_file, with
+the one parameter arguments, is imported once, and called for each file; with ISOLATE in a fork of its process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from datetime import datetime, timezone
 
 TYPE_CHECKING = False
@@ -55,13 +55,13 @@ BLOCK = 64 << 20
 STORED_EVERY = 20.0  # seconds, of a group's records
 LARGEST_LIST = 4 << 20  # bytes of records that wait to be stored, and of outputs in one record
 LARGEST_SCRIPT = 4 << 20  # bytes in which process_file is looked for
-LONGEST_END = 64 << 10  # bytes of stdout and stderr in the record of a file that failed
+LONGEST_END = 64 << 10  # bytes of stdout and stderr in the record of a file of a group
 GRACE = 2.0  # seconds that a script has from SIGTERM to SIGKILL
 FETCH_FAILED = 73  # the exit code for an input that is not what was uploaded; EX_CANTCREAT of sysexits.h
 UPLOAD_FAILED = 74  # the exit code; EX_IOERR
 TIMED_OUT = 124  # the exit code of a file of a group, as of timeout(1)
 STREAMS = ("stdout", "stderr")
-FOLDERS = ("file/input", "file/work", "file/output")  # of the file of a group that is processed
+FOLDERS = ("input", "work", "output")  # of the file of a group that is processed
 CANNOT_START = 126  # the exit code, as of a shell
 EXISTS = (409, 412)  # the status for a blob that is there
 PROBLEMS = {FETCH_FAILED: "could not fetch", UPLOAD_FAILED: "could not upload", CANNOT_START: "could not start"}
@@ -71,6 +71,8 @@ OURS = (
     *("RECORD_URL", "RECORD_SAS_TOKEN", "RECORDS_FROM", "SAS_EXPIRES"),
     *("GROUP_FILE", "GROUP_DIGEST", "GROUP_MEMBERS", "FILE_SECONDS", "ISOLATE"),
 )
+# With this one parameter: a function that is called so by chance takes another.
+OFFERED = re.compile(rb"^def process_file\(\s*arguments\s*(:[^()]*)?,?\s*\)", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")  # the first is how to write the second as it stands
 # What a blob's name cannot have, or not keep, in every client; what comes after the first planes is rare enough.
 ENCODED = re.compile("[^ -~\xa0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef\U00010000-\U0001fffd]|[%\\\\]|[. ](?=/|\\Z)")
@@ -265,7 +267,7 @@ def kept_interpreter(script: str, python: str) -> list[str]:
     """How to start the Python that runs the script; empty where it offers no process_file, or is not Python."""
     with suppress(OSError), open(script, "rb") as file:
         text = file.read(LARGEST_SCRIPT)
-        if not re.search(rb"^def process_file\(", text, re.MULTILINE):
+        if not OFFERED.search(text):
             return []
         line = command(script, python)[:-1]
         first = text.partition(b"\n")[0]
@@ -279,6 +281,7 @@ class Worker:
     """A process that has imported the script, and calls its function for one file after the other."""
 
     def __init__(self, line: list[str], script: Script, isolate: bool, **options: Any) -> None:
+        self.left = 1  # whether something goes on that the function has started
         requests, answers = os.pipe(), os.pipe()
         pipes = requests[0], answers[1]
         self.requests = open(requests[1], "wb", buffering=0)  # noqa: SIM115  # see close
@@ -297,8 +300,9 @@ class Worker:
         """The exit code of the function, or of the process where that has ended; negative for a signal."""
         with suppress(BrokenPipeError):
             self.requests.write(json.dumps(request).encode() + b"\n")
-        answer = self.answers.readline()
-        return int(answer) if answer else self.process.wait()
+        status, _, left = self.answers.readline().partition(b" ")
+        self.left = int(left or 1)
+        return int(status) if status else self.process.wait()
 
     def close(self) -> None:
         """Let the process end by itself."""
@@ -316,6 +320,8 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
         while pipes:
             os.close(pipes.pop())
 
+    adopt_orphans()
+    process = os.getpid()
     os.register_at_fork(after_in_child=leave_pipes)  # where this process dies, no child of it is to be waited for
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(script)
@@ -344,7 +350,12 @@ def serve(script: str, isolate: bool, requests: int, answers: int) -> None:
             (function,) = functions
             run = in_fork if isolate else call
             status = run(lambda: function(arguments))  # noqa: B023  # called before the next file
-        os.write(answers, b"%d\n" % status)
+        if os.getpid() != process:  # the function has forked, and the child has returned too
+            os._exit(status & 255)
+        try:
+            os.write(answers, b"%d %d\n" % (status, has_left()))
+        except OSError:  # the function has closed what it has not opened
+            os._exit(status & 255)
 
 
 def load(script: str) -> Callable[[list[str]], object]:
@@ -372,11 +383,12 @@ def call(function: Callable[[], object]) -> int:
     except BaseException as error:
         import traceback
 
+        code = exit_code(-signal.SIGINT) if isinstance(error, KeyboardInterrupt) else 1
+
         frames = error.__traceback__
         while frames and frames.tb_frame.f_code.co_filename == __file__:
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
-        code = 1
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
@@ -386,13 +398,25 @@ def call(function: Callable[[], object]) -> int:
     return int(code or 0) & 255
 
 
+def has_left() -> bool:
+    """Whether threads, or processes, go on."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises it where there is no child
+        return True
+    return "threading" in sys.modules and sys.modules["threading"].active_count() > 1
+
+
 def in_fork(function: Callable[[], object]) -> int:
     """As call, in a process of its own; negative for the signal that has ended it."""
+    import atexit
+
     child = os.fork()
     if not child:
         code = 1
         try:
+            atexit._clear()  # what was registered before is the other process's
             code = call(function)
+            atexit._run_exitfuncs()
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
@@ -720,22 +744,44 @@ class Runner:
         self.limits = limits
         self._isolate = isolate
         self._line = kept_interpreter(script.path, script.python)
+        self._folder = "file"
+        self._number = 0
+        self._left = False  # something that the file before has started
+        adopt_orphans()
         self._worker: Worker | None = None
         # What all files of the group write; that of one is what comes after the file before.
         self.streams = {name: open(f"file-{name}", "ab+", buffering=0) for name in STREAMS}  # noqa: SIM115
+        # Appends to it what this process has to say of the file.
+        self.notes = open("file-stderr", "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
 
     def run(self, values: dict[str, str], folder: str) -> int:
         """The exit code, negative for a signal. Raises Interrupted, and Failure where it cannot be started."""
         options = {**self.streams, "cwd": folder, "start_new_session": True}
+        self._left = True
         if not self._line:
             process = self._script.start(values, **options)
-            return self._wait(process, process.wait)
+            status = self._wait(process, process.wait)
+            self._left = not reaped()
+            return status
         if self._worker and self._worker.process.poll() is not None:
             self.close()
         worker = self._worker = self._worker or Worker(self._line, self._script, self._isolate, **options)
         arguments = fill_in(self._script.arguments, values)
         request = {"arguments": arguments, "environment": variables(values), "folder": folder}
-        return self._wait(worker.process, lambda: worker.call(request))
+        status = self._wait(worker.process, lambda: worker.call(request))
+        self._left = bool(worker.left)
+        return status
+
+    def folders(self) -> list[str]:
+        """Empty ones, which are new ones where what the file before has started may still write to its own."""
+        if self._left:
+            import shutil
+
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._number += 1
+            self._folder = f"file-{self._number}"
+            self._left = False
+        return [empty(f"{self._folder}/{name}") for name in FOLDERS]
 
     def _wait(self, process: subprocess.Popen[bytes], status: Callable[[], int]) -> int:
         try:
@@ -929,9 +975,10 @@ def process_member(file: Values, bundle: BinaryIO, runner: Runner, records: Reco
         records.store()
     if deaths < 2:
         records.begin(file)
-        record = attempt(file, bundle, runner)
+        with redirect_stderr(runner.notes):
+            record = attempt(file, bundle, runner)
     else:
-        note(runner, "the Batch task has ended twice while it was at this file")
+        print("the Batch task has ended twice while it was at this file", file=runner.notes)
         record = make_record(file, datetime.now(timezone.utc), 0.0)
         record.update(exit_code=exit_code(-signal.SIGKILL), problem=f"killed by signal {int(signal.SIGKILL)}")
     if record is None:
@@ -939,7 +986,7 @@ def process_member(file: Values, bundle: BinaryIO, runner: Runner, records: Reco
         raise Interrupted
     for name, stream in runner.streams.items():
         record[name], last = show(stream, begins[name], getattr(sys, name).buffer, shown(os.fsdecode(name_of(file))))
-        if record["exit_code"]:
+        if last:
             record[f"{name}_end"] = last
     records.end(record)
 
@@ -949,7 +996,7 @@ def attempt(file: Values, bundle: BinaryIO, runner: Runner) -> Values | None:
     began, at, seconds = datetime.now(timezone.utc), time.monotonic(), None
     outputs: list[Values] = []
     try:
-        inputs, folder, output = map(empty, FOLDERS)
+        inputs, folder, output = runner.folders()
         path = os.path.join(inputs, own_name(name_of(file)) or "input")
         fetch(file, bundle, path)
         at = time.monotonic()
@@ -965,19 +1012,14 @@ def attempt(file: Values, bundle: BinaryIO, runner: Runner) -> Values | None:
         code, problem = TIMED_OUT, "timed out"
     except Failure as failure:
         code, problem = failure.exit_code, PROBLEMS[failure.exit_code]
-        note(runner, str(failure))
+        print(failure, file=sys.stderr)
     except OSError as error:
         code = FETCH_FAILED if seconds is None else UPLOAD_FAILED
         problem = PROBLEMS[code]
-        note(runner, f"{shown(str(error.filename or file['name']))}: {error.strerror}")
+        print(f"{shown(str(error.filename or file['name']))}: {error.strerror}", file=sys.stderr)
     record = make_record(file, began, time.monotonic() - at if seconds is None else seconds)
     record.update(exit_code=code, outputs=outputs, **({"problem": problem} if code else {}))
     return record
-
-
-def note(runner: Runner, message: str) -> None:
-    """Add it to what the script has written to stderr."""
-    runner.streams["stderr"].write(f"{message}\n".encode("utf-8", "backslashreplace"))
 
 
 def size_of(file: BinaryIO) -> int:
@@ -998,7 +1040,9 @@ def show(source: BinaryIO, begin: int, target: BinaryIO, name: str) -> tuple[int
     last = source.read(LONGEST_END)
     target.write(b"" if last.endswith(b"\n") else b"\n")
     target.flush()
-    return size, last.decode("utf-8", "replace")
+    if size > LONGEST_END:  # not the rest of a line: nobody could see of a part of a secret that it is one
+        last = last.partition(b"\n")[2] or last
+    return size, last.decode("utf-8", "surrogateescape")
 
 
 # --- the Batch task ---------------------------------------------------------------------------------------
@@ -1007,6 +1051,23 @@ def show(source: BinaryIO, begin: int, target: BinaryIO, name: str) -> tuple[int
 def shown(name: str) -> str:
     """The name without what a terminal would obey."""
     return name if name.isprintable() else repr(name)[1:-1]
+
+
+def adopt_orphans() -> None:
+    """Be the parent of each process that a child of this one leaves behind, so that it is known of."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def reaped() -> bool:
+    """Whether no child of this process is left; those that have ended are reaped."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return False
+    return True
 
 
 def hide_environment() -> None:

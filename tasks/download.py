@@ -75,8 +75,8 @@ def _fetch_all(
     results = download.results
     with at(results.folder):
         results.folder.mkdir(parents=True, exist_ok=True)
-    clear_logs(outcomes, results)
     download.stored.update(results.downloaded(succeeded))  # by a try of this step that has failed half-way
+    clear_logs(outcomes, results, download.stored)
     missing = [file for file in succeeded if file.name not in download.stored]
     results.forget(file.name for file in missing)
     logger = get_run_logger()
@@ -156,5 +156,5 @@ def _download_logs(
     except ResultsError as error:
         get_run_logger().warning("Logs of failed Batch tasks not downloaded: %s", error)
         return
-    if logs := logs + len(download.logged):
-        get_run_logger().info("%d logs of Batch tasks downloaded to %s", logs, folder)
+    if logs := logs + sum(download.logged.values()):
+        get_run_logger().info("%d logs downloaded to %s", logs, folder)

@@ -86,13 +86,18 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
 def _log_added(run: Run, plan: Plan) -> None:
     count, files = sum(each.adds for each in plan.groups), len(plan.add)
     others = len(plan.decisions) - files
-    get_run_logger().info(
-        "Job %s: %d Batch tasks added, %s%s",
-        run.job_id,
-        count,
-        "one per input file" if count == files else f"for {files:,} input files",
-        f"; {others:,} of a previous attempt reused" if others else "",
+    get_run_logger().info("Job %s: %s", run.job_id, what_is_added(count, files, others))
+
+
+def what_is_added(count: int, files: int, others: int) -> str:
+    """How many Batch tasks, for so many input files, and how many others there are."""
+    reused = f"{others:,} input files are done, or have one, from a previous attempt"
+    if not count:
+        return f"no Batch tasks added; {reused}"
+    added = f"{count:,} Batch tasks added, " + (
+        "one per input file" if count == files else f"for {files:,} input files"
     )
+    return f"{added}; {reused}" if others else added
 
 
 def _replace_job(azure: Azure, run: Run, job: Job, plan: Plan) -> bool:

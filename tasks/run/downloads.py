@@ -45,14 +45,16 @@ class _Part:
 class Download:
     """The outputs that are being downloaded, as far as they have come: those of each input file by its name.
 
-    failed: the files of groups, by the group's id, of which what they wrote to stdout and stderr is downloaded.
+    failed: the files of groups, by the group's id, of which only what they wrote to stdout and stderr is downloaded.
+
+    logged: how many logs there are here of a file of a group.
     """
 
     results: Results
     failed: Mapping[str, Collection[str]] = field(default_factory=dict)
     stored: dict[str, Done] = field(default_factory=dict)
     useless: dict[str, tuple[Cause, str]] = field(default_factory=dict)  # why, and the details
-    logged: set[str] = field(default_factory=set)  # the files whose logs are here
+    logged: dict[str, int] = field(default_factory=dict)
     stop: Event = field(default_factory=Event)  # set: no further one begins
 
     def fetch(
@@ -139,6 +141,7 @@ class _Fetching:
             elif name in wanted and record.succeeded and name not in self._download.stored:
                 part = _Part(file=wanted[name], record=record.record, left=(), group=group, below=below)
                 with self._judging(part):
+                    self._log(record)
                     if left := self._fetcher.store(name, record):
                         yield replace(part, left=left)
                     else:
@@ -152,10 +155,13 @@ class _Fetching:
             return []
 
     def _log(self, record: FileRecord) -> None:
+        texts = dict(zip(STREAMS, (record.stdout_end, record.stderr_end), strict=True))
+        if record.succeeded:
+            texts = {stream: text for stream, text in texts.items() if text}
         with suppress(ResultsError):  # which is no reason to download nothing, and is seen again
-            for stream, text in zip(STREAMS, (record.stdout_end, record.stderr_end), strict=True):
+            for stream, text in texts.items():
                 self._download.results.write_log(record.name, stream, text)
-            self._download.logged.add(record.name)
+            self._download.logged[record.name] = len(texts)
 
     def _complete(self, part: _Part) -> None:
         if self._download.stop.is_set():

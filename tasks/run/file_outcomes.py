@@ -109,5 +109,6 @@ def all_succeeded(names: Sequence[str], records: GroupRecords) -> bool:
 
 
 def shown_end(text: str) -> str:
-    """The end of what was written to stdout or stderr, without secrets."""
-    return without_secrets(text.strip())[-MOST_SHOWN:]  # first blanked, then cut
+    """The end of what was written to stdout or stderr, without secrets, and without bytes that are no text."""
+    readable = text.strip().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return without_secrets(readable)[-MOST_SHOWN:]  # first blanked, then cut

@@ -170,6 +170,7 @@ class TaskOutcome:
 
 
 _EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}
+CAUSES_OF_EXIT = frozenset(_EXIT_CODES.values())
 
 
 def cause_of_exit(exit_code: int) -> Cause:

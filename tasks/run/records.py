@@ -100,6 +100,8 @@ class FileRecord:
 
     problem: why a file of a group failed, where that is no exit code of its script; else empty.
 
+    stdout_end, stderr_end: the end of what was written for a file of a group; bytes that are no text as surrogates.
+
     void: the client has found earlier outputs to be of no use: those in lists with numbers below `below`, or without
     that in all that were written before.
     """
@@ -137,23 +139,25 @@ class FileRecord:
 
     @classmethod
     def of(cls, values: dict[str, Any], *, contents: bool = True) -> FileRecord:
-        """Raises ValueError where it is no record. With `contents`, it has those too."""
+        """Raises ValueError where it is no record. With `contents`, it has those too, and what successes wrote."""
         try:
             name = os.fsdecode(unquote_to_bytes(values["name"]))
             if values.get("void"):
                 return cls(name=name, void=True, below=values.get("below"))
             given, began = values["input"], values.get("began")
+            record, problem = Record.of(values), str(values.get("problem", ""))
+            with_ends = contents or problem or record.exit_code
             return cls(
                 name=name,
                 size=int(given["size"]),
                 md5=str(given["md5"]),
                 etag=str(given.get("etag", "")),
-                record=Record.of(values),
+                record=record,
                 began=datetime.fromisoformat(began) if began else None,
                 contents=_contents(values["outputs"]) if contents else {},
-                problem=str(values.get("problem", "")),
-                stdout_end=str(values.get("stdout_end", "")),
-                stderr_end=str(values.get("stderr_end", "")),
+                problem=problem,
+                stdout_end=str(values.get("stdout_end", "")) if with_ends else "",
+                stderr_end=str(values.get("stderr_end", "")) if with_ends else "",
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is no record of a Batch task ({type(error).__name__}: {error})") from None

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.reporting.events import BatchTaskFailed, RunEvents
 from tasks.run.identity import Run
-from tasks.run.outcomes import TaskOutcome
+from tasks.run.outcomes import CAUSES_OF_EXIT, Cause, TaskOutcome
 from tasks.watching.logs import as_lines, read_stderr
 
 _MOST_LOGGED = 10
@@ -54,9 +54,8 @@ class Failures:
         for outcome in map(self._with_stderr, new):
             self._reported.add(outcome.file)
             if len(self._reported) <= _MOST_LOGGED:
-                self._logger.error(
-                    "Batch task %s (%s) %s%s", outcome.id, outcome.file, outcome.why(), as_lines(outcome.stderr)
-                )
+                why = self._as_a_whole(outcome).why()
+                self._logger.error("Batch task %s (%s) %s%s", outcome.id, outcome.file, why, as_lines(outcome.stderr))
             if self._of_files or outcome.id not in self._groups:
                 self._events.emit(_event(self._run, outcome))
         return [self._with_stderr(outcome) for outcome in outcomes]
@@ -65,6 +64,12 @@ class Failures:
         """Log how many have not been named."""
         if (more := len(self._reported) - _MOST_LOGGED) > 0:
             self._logger.error("and %d more %s failed", more, "files" if self._of_files else "Batch tasks")
+
+    def _as_a_whole(self, outcome: TaskOutcome) -> TaskOutcome:
+        """Of a Batch task with several files, that it failed: what its exit code means holds of one of them."""
+        if self._has_own_stderr(outcome) and outcome.id in self._groups and outcome.cause in CAUSES_OF_EXIT:
+            return replace(outcome, cause=Cause.EXIT_CODE)
+        return outcome
 
     def _has_own_stderr(self, outcome: TaskOutcome) -> bool:
         return not (self._of_files and outcome.id in self._groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from azure.batch import BatchClient
 from azure.batch.models import BatchFileProperties
@@ -36,11 +36,11 @@ def read_stderr(azure: Azure, batch: BatchClient, run: Run, tasks: Sequence[str]
         return dict(zip(tasks, in_parallel(read, tasks), strict=True))
 
 
-def clear_logs(outcomes: Sequence[TaskOutcome], results: Results) -> None:
+def clear_logs(outcomes: Sequence[TaskOutcome], results: Results, kept: Collection[str] = ()) -> None:
     """Delete what a previous attempt of the run has left there of these files. Raises ResultsError."""
     if (results.folder / LOGS).is_dir():
         for outcome in outcomes:
-            if not outcome.earlier:
+            if not outcome.earlier and outcome.file not in kept:
                 shutil.rmtree(results.logs_of(outcome.file), ignore_errors=True)
 
 
@@ -56,13 +56,13 @@ def download_logs(
 
     groups: ids of Batch tasks with several files. logged: files of them whose logs are there already.
     """
-    whole, parts = _wanted(outcomes, results.done(), groups, logged)
-    if not (whole or parts):
+    wanted = _wanted(outcomes, results.done(), groups, logged)
+    if not wanted:
         return 0
     with azure.blobs() as blobs, azure.batch() as batch:
         container = blobs.get_container_client(run.container(Role.OUTPUT))
         stored = _stored(container)
-        failed = {outcome.id: None for outcome, _ in whole if outcome.failed}
+        failed = {outcome.id: None for outcome, _ in wanted if outcome.failed}
         unstored = [id for id in failed if not any(log_blob(id, stream) in stored for stream in STREAMS)]
         asked = set(unstored[:_MOST_ASKED])
 
@@ -79,53 +79,25 @@ def download_logs(
             results.write_log(outcome.file, stream, text.decode(errors="surrogateescape"))
             return 1
 
-        def download_parts(log: tuple[str, str]) -> int:
-            found = dict(parts_of(read(*log) or b"", parts[log]))
-            for file, text in found.items():
-                results.write_log(file, log[1], text.decode(errors="surrogateescape"))
-            return len(found)
-
-        return sum(in_parallel(download, whole)) + sum(in_parallel(download_parts, parts))
+        return sum(in_parallel(download, wanted))
 
 
 def _wanted(
     outcomes: Sequence[TaskOutcome], done: Mapping[str, Done], groups: Collection[str], logged: Collection[str]
-) -> tuple[list[tuple[TaskOutcome, str]], dict[tuple[str, str], dict[str, int]]]:
-    """The logs to download: of Batch tasks with one file, or that left no record of one; and, of the others, parts.
-
-    These are by Batch task and stream, as the number of bytes of each file.
-    """
-    whole: list[tuple[TaskOutcome, str]] = []
-    parts: dict[tuple[str, str], dict[str, int]] = {}
+) -> list[tuple[TaskOutcome, str]]:
+    """The logs to download: of Batch tasks with one file, or that left no record of one of several."""
+    wanted: list[tuple[TaskOutcome, str]] = []
     ended: set[str] = set()
     for outcome in outcomes:
         if outcome.failed and outcome.file not in logged and outcome.id not in ended:
-            whole += [(outcome, stream) for stream in STREAMS]
+            wanted += [(outcome, stream) for stream in STREAMS]
             if outcome.id in groups:
                 ended.add(outcome.id)  # once is enough
-        if not outcome.succeeded or outcome.earlier or outcome.file not in done:
-            continue
-        record = done[outcome.file].record
-        for stream, size in zip(STREAMS, (record.stdout, record.stderr), strict=True):
-            if size and outcome.id in groups:
-                parts.setdefault((outcome.id, stream), {})[outcome.file] = size
-            elif size:
-                whole.append((outcome, stream))
-    return whole, parts
-
-
-def parts_of(log: bytes, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-    """What the log of a group's Batch task has of each of these files, of which so many bytes follow their headline."""
-    names = {f"--- {file if file.isprintable() else repr(file)[1:-1]}".encode(): file for file in sizes}
-    begin = 0
-    while begin < len(log):
-        end = log.find(b"\n", begin)
-        end = len(log) if end < 0 else end
-        file = names.get(log[begin:end])
-        begin = end + 1
-        if file is not None:
-            yield file, log[begin : begin + sizes[file]]
-            begin += sizes[file]
+        if outcome.succeeded and not outcome.earlier and outcome.id not in groups and outcome.file in done:
+            record = done[outcome.file].record
+            sizes = zip(STREAMS, (record.stdout, record.stderr), strict=True)
+            wanted += [(outcome, stream) for stream, size in sizes if size]
+    return wanted
 
 
 def _stored(container: ContainerClient) -> dict[str, int]:

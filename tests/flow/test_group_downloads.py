@@ -188,14 +188,20 @@ def test_what_a_failed_file_wrote_comes_from_its_record(
     assert logs == {"logs/f.txt/stdout.txt": "so far", "logs/f.txt/stderr.txt": "PUT ?sig=***&x"}
 
 
-def test_what_other_files_wrote_is_their_part_of_the_log(
+def test_what_other_files_wrote_comes_from_their_records_also_when_the_step_is_tried_again(
     azure: Azure, run: Run, container: ContainerClient, results: Results
 ) -> None:
-    put(container, 0, success("d/e.txt", stdout=4), success("f.txt", stdout=10), success("g.txt", stderr=1))
-    container.upload_blob(log_blob(GROUP, "stdout.txt"), "--- d/e.txt\none\n--- f.txt\n--- g.txt\n\n--- h.txt\nx")
-    assert without_success(download(azure, run, results)) == []
-    logs = {str(path.relative_to(results.folder)): path.read_text() for path in results.folder.rglob("std*.txt")}
-    assert logs == {"logs/d/e.txt/stdout.txt": "one\n", "logs/f.txt/stdout.txt": "--- g.txt\n"}
+    first = success("d/e.txt", stdout_end="--- g.txt\n", stderr_end="sig=abc")
+    put(container, 0, first, success("f.txt"), success("g.txt", stdout_end="one"))
+    container.upload_blob(log_blob(GROUP, "stdout.txt"), "--- g.txt\nof a later try of the Batch task")
+    for _ in range(2):
+        assert without_success(download(azure, run, results)) == []
+        logs = {str(path.relative_to(results.folder)): path.read_text() for path in results.folder.rglob("std*.txt")}
+        assert logs == {
+            "logs/d/e.txt/stdout.txt": "--- g.txt\n",
+            "logs/d/e.txt/stderr.txt": "sig=***",
+            "logs/g.txt/stdout.txt": "one",
+        }
 
 
 def test_outputs_of_another_group_of_a_previous_attempt_are_found(

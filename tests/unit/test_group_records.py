@@ -78,6 +78,13 @@ def test_a_record_is_read_with_what_it_says_of_a_failure() -> None:
     assert found.began == datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
+@pytest.mark.parametrize(("problem", "end"), [("", ""), ("timed out", "so far")])
+def test_without_contents_only_failures_have_what_they_wrote(problem: str, end: str) -> None:
+    data = json.dumps([values(problem=problem, stderr_end="so far")]).encode()
+    assert [each.stderr_end for each in FileRecord.parse_list(data, contents=False)] == [end]
+    assert [each.stderr_end for each in FileRecord.parse_list(data)] == ["so far"]
+
+
 @pytest.mark.parametrize(("data", "content"), [(None, None), ("aGk=", b"hi"), ("", b""), ("a", b""), ("é", b"")])
 def test_an_output_in_a_record_is_decoded(data: str | None, content: bytes | None) -> None:
     (found,) = FileRecord.parse_list(json.dumps([values(data)]).encode())

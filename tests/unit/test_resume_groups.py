@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from tasks.job import what_is_added
 from tasks.run.group_records import GroupRecords, Written
 from tasks.run.identity import Run
 from tasks.run.previous_attempt import PreviousAttempt, PreviousTask, Progress
@@ -364,3 +365,19 @@ def test_files_whose_outdated_tasks_are_deleted_are_processed_anew() -> None:
     again = [file for file in ABC.inputs if file.name == "b"]
     found = plan(ABC, left(t0=records("a", "b", "c"), job_has_ended=True), RUN, again=again)
     assert (members(found), found.void) == ([(1,)], {"topNtask0": {"b"}})
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ((3, 3, 0), "3 Batch tasks added, one per input file"),
+        ((2, 1100, 0), "2 Batch tasks added, for 1,100 input files"),
+        (
+            (1, 3, 4),
+            "1 Batch tasks added, for 3 input files; 4 input files are done, or have one, from a previous attempt",
+        ),
+        ((0, 0, 100), "no Batch tasks added; 100 input files are done, or have one, from a previous attempt"),
+    ],
+)
+def test_the_log_says_how_many_batch_tasks_are_added_for_what(counts: tuple[int, int, int], text: str) -> None:
+    assert what_is_added(*counts) == text

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from node_scripts import run_file
+from tasks.run.file_outcomes import shown_end
 from tasks.run.records import FileRecord
 from tests.support.awkward_names import AWKWARD_NAMES
 from tests.support.blob_server import SAS, BlobServer
@@ -89,7 +90,7 @@ def run(
         **changed,
     }
     line = [sys.executable, "-S", str(RUN_FILE), command, *arguments]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, env=environment, capture_output=True, errors="surrogateescape", check=False)
     assert "sig=" not in done.stdout + done.stderr
     return done
 
@@ -129,6 +130,7 @@ def test_a_file_that_fails_does_not_stop_its_neighbours(server: BlobServer, isol
     assert (first.succeeded, second.succeeded, third.succeeded) == (True, False, True)
     assert (second.record.exit_code, second.problem, second.record.outputs) == (1, "", ())
     assert (second.stdout_end, second.stderr_end) == ("read x/b\n", "this is bad\n")
+    assert (first.stdout_end, first.stderr_end, third.stdout_end) == ("read x/a\n", "", "read y/a\n")
     assert contents(third) == {"upper": b"TWO"}
     assert len(server.requests) == 1
 
@@ -166,6 +168,7 @@ def test_any_other_script_is_started_for_each_file(server: BlobServer, name: str
         ("sys.exit(200)", 200, ""),
         ("os._exit(5)", 5, ""),
         ("raise KeyError(1)", 1, "KeyError: 1\n"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt\n"),
     ],
 )
 @pytest.mark.parametrize("isolate", ["", "1"])
@@ -213,6 +216,66 @@ def test_each_file_has_its_own_time_limit(server: BlobServer, text: str, isolate
     assert 1 <= records(server)[1].record.seconds < 60
 
 
+@pytest.mark.parametrize(
+    "signature",
+    ["process_file()", "process_file(path)", "process_file(arguments, more=None)", "process_file(*arguments)"],
+)
+def test_a_function_of_that_name_with_other_parameters_is_not_called(server: BlobServer, signature: str) -> None:
+    text = f"import os, sys\ndef {signature}: os._exit(9)\nif __name__ == '__main__': print(len(sys.argv))\n"
+    assert run(server, script(text), {"a": b"", "b": b""}).returncode == 0
+    assert [each.stdout_end for each in records(server)] == ["2\n", "2\n"]
+
+
+@pytest.mark.parametrize("parameter", ["arguments", "arguments: list[str]", " arguments :'list[str]', "])
+def test_the_function_may_name_the_type_of_its_arguments(server: BlobServer, parameter: str) -> None:
+    text = f"def process_file({parameter}) -> int | None: pass\n"
+    assert run_file.kept_interpreter(script(text), sys.executable) == [sys.executable]
+
+
+def test_a_function_that_closes_what_it_has_not_opened_has_succeeded(server: BlobServer) -> None:
+    text = "import os, sys\ndef process_file(arguments):\n    print(1, flush=True)\n    os.closerange(3, 99)\n"
+    assert run(server, script(text), {"a": b"", "b": b""}).returncode == 0
+    assert [(each.stdout_end, each.stderr_end) for each in records(server)] == [("1\n", "")] * 2
+
+
+def test_a_fork_that_returns_from_the_function_ends(server: BlobServer) -> None:
+    text = "import os\ndef process_file(arguments):\n    if os.fork():\n        os.wait()\n        return 3\n"
+    assert run(server, script(text), {"a": b"", "b": b""}).returncode == 3
+    assert [(each.record.exit_code, each.stderr_end) for each in records(server)] == [(3, "")] * 2
+
+
+def test_what_a_file_has_registered_for_its_exit_runs_in_its_fork(server: BlobServer) -> None:
+    text = (
+        "import atexit\natexit.register(print, 'of the import')\n"
+        "def process_file(arguments): atexit.register(print, 'of', arguments[0], flush=True)\n"
+    )
+    assert run(server, script(text), {"a": b"", "b": b""}, "{name}", "{input}", ISOLATE="1").returncode == 0
+    assert [each.stdout_end for each in records(server)] == ["of a\n", "of b\n"]
+
+
+def test_what_a_file_has_written_is_recorded_to_the_byte(server: BlobServer) -> None:
+    text = "#!/bin/sh\nprintf 'a\\377\\n'\nprintf '\\303' >&2\nexit 3\n"
+    assert run(server, script(text, "x"), {"a": b""}).returncode == 3
+    (found,) = records(server)
+    assert [os.fsencode(each) for each in (found.stdout_end, found.stderr_end)] == [b"a\xff\n", b"\xc3"]
+    assert shown_end(found.stdout_end) == "a\ufffd"
+
+
+def test_of_a_long_log_whole_lines_are_recorded(server: BlobServer) -> None:
+    text = "import sys\ndef process_file(arguments):\n    print('secret' * 20_000)\n    print('x' * 999)\n"
+    assert run(server, script(text), {"a": b""}).returncode == 0
+    (found,) = records(server)
+    assert (found.record.stdout, found.stdout_end) == (121_001, "x" * 999 + "\n")
+
+
+def test_what_is_no_file_is_named_in_the_stderr_of_its_file(server: BlobServer, folder: Path) -> None:
+    text = "import os\ndef process_file(arguments): os.mkfifo(os.environ['OUTPUT_DIR'] + '/' + arguments[0])\n"
+    assert run(server, script(text), {"a": b"", "b": b""}, "{name}", "{input}").returncode == 0
+    assert [each.stderr_end for each in records(server)] == [
+        f"{folder}/file/output/{name} is no file and is not kept\n" for name in "ab"
+    ]
+
+
 def test_processes_that_a_script_leaves_end_with_its_file(server: BlobServer, folder: Path) -> None:
     os.mkfifo("held")  # whoever has it open for writing keeps the reader from its end
     text = '#!/bin/sh\n[ -s "$1" ] || exit 0\nsleep 60 9> "$PIPE" &\nexit 0\n'
@@ -222,8 +285,33 @@ def test_processes_that_a_script_leaves_end_with_its_file(server: BlobServer, fo
     os.close(reader)
 
 
+@pytest.mark.parametrize("isolate", ["", "1"])
+@pytest.mark.parametrize("name", ["process_file", "main"])
+def test_what_a_file_has_left_running_writes_into_no_other_file(
+    server: BlobServer, folder: Path, name: str, isolate: str
+) -> None:
+    for pipe in ("go", "written"):
+        os.mkfifo(pipe)
+    text = (
+        f"#!{sys.executable}\nimport os, subprocess, sys\n"
+        "LATE = 'read x < $PIPES/go; echo late > $OUTPUT_DIR/late; echo > $PIPES/written'\n"
+        f"def {name}(arguments):\n"
+        "    if os.environ['INPUT_NAME'] == 'a':\n"
+        "        subprocess.Popen(['sh', '-c', LATE], start_new_session=True)\n"
+        "    elif os.environ['INPUT_NAME'] == 'b':\n"
+        "        open(os.environ['PIPES'] + '/go', 'w').close()\n"
+        "        open(os.environ['PIPES'] + '/written').read()\n"
+        f"if __name__ == '__main__': {name}(sys.argv[1:])\n"
+    )
+    done = run(server, script(text), {"a": b"", "b": b"", "c": b""}, PIPES=str(folder), ISOLATE=isolate)
+    assert done.returncode == 0, done.stderr
+    assert [contents(each) for each in records(server)] == [{}, {}, {}]
+
+
 def test_a_script_that_cannot_be_imported_fails_each_file_with_the_reason(server: BlobServer) -> None:
-    assert run(server, script("import nowhere\ndef process_file(a): pass\n"), {"a": b"", "b": b""}).returncode == 1
+    assert (
+        run(server, script("import nowhere\ndef process_file(arguments): pass\n"), {"a": b"", "b": b""}).returncode == 1
+    )
     assert [each.stderr_end.splitlines()[-1] for each in records(server)] == [
         "ModuleNotFoundError: No module named 'nowhere'"
     ] * 2
@@ -322,7 +410,7 @@ def test_the_function_is_called_by_the_scripts_own_interpreter(server: BlobServe
     (folder / "shared/modules").mkdir()
     (folder / "shared/modules/ours.py").write_text("name = 'ours'\n")
     (folder / "shared/env/bin/python").symlink_to(sys.executable)
-    text = "#!/usr/bin/env python3\nimport ours, sys\ndef process_file(a): print(ours.name, sys.executable)\n"
+    text = "#!/usr/bin/env python3\nimport ours, sys\ndef process_file(arguments): print(ours.name, sys.executable)\n"
     done = run(server, script(text), {"a": b""}, AZ_BATCH_NODE_SHARED_DIR=str(folder / "shared"))
     assert done.stdout == f"--- a\nours {folder}/shared/env/bin/python\n"
 
@@ -351,26 +439,28 @@ def test_another_node_processes_only_what_is_not_done(
     server: BlobServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {"a": b"", "b": b"", "c": b""}
-    fails = script("import os\ndef process_file(a):\n print(end='ran')\n return os.environ['INPUT_NAME'] == 'b'\n")
+    fails = script(
+        "import os\ndef process_file(arguments):\n print(end='ran')\n return os.environ['INPUT_NAME'] == 'b'\n"
+    )
     assert run(server, fails, files).returncode == 1
     (folder / "other").mkdir()
     monkeypatch.chdir(folder / "other")
-    done = run(server, script("def process_file(a): print('again')\n"), files)
+    done = run(server, script("def process_file(arguments): print('again')\n"), files)
     assert (done.returncode, done.stdout) == (0, "--- b\nagain\n")
     assert outcomes(server) == [("a", 0, ""), ("b", 1, ""), ("c", 0, ""), ("b", 0, "")]
     assert [len(each) for each in lists(server)] == [3, 1]
-    assert run(server, script("def process_file(a): print('never')\n"), files).stdout == ""
+    assert run(server, script("def process_file(arguments): print('never')\n"), files).stdout == ""
     assert len(lists(server)) == 2
 
 
 def test_a_file_with_another_content_is_processed_again(server: BlobServer) -> None:
-    path = script("def process_file(a): print('ran')\n")
+    path = script("def process_file(arguments): print('ran')\n")
     run(server, path, {"a": b"1", "b": b"1"})
     assert run(server, path, {"a": b"1", "b": b"2"}, GROUP_DIGEST="d2").stdout == "--- b\nran\n"
 
 
 def test_only_members_are_processed_and_only_their_own_lists_count(server: BlobServer) -> None:
-    path = script("def process_file(a): print('ran')\n")
+    path = script("def process_file(arguments): print('ran')\n")
     files = dict.fromkeys("abcdef", b"")
     assert run(server, path, files, GROUP_MEMBERS="0-1,3").returncode == 0
     assert [each.name for each in records(server)] == ["a", "b", "d"]
@@ -402,7 +492,8 @@ def test_a_file_that_kills_the_batch_task_takes_no_other_along(server: BlobServe
 
 def test_a_journal_of_which_the_last_line_was_not_whole_is_read(server: BlobServer, folder: Path) -> None:
     text = (
-        "import os\ndef process_file(a):\n    print('ran')\n    if os.environ.get('KILL'): os.kill(os.getppid(), 9)\n"
+        "import os\ndef process_file(arguments):\n    print('ran')\n"
+        "    if os.environ.get('KILL'): os.kill(os.getppid(), 9)\n"
     )
     path, files = script(text), {"a": b"", "b": b""}
     assert run(server, path, files, KILL="1").returncode == -9
@@ -418,7 +509,8 @@ def test_the_journal_outlives_the_working_directory(
     server: BlobServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (
-        "import os\ndef process_file(a):\n    print('ran')\n    if os.environ.get('KILL'): os.kill(os.getppid(), 9)\n"
+        "import os\ndef process_file(arguments):\n    print('ran')\n"
+        "    if os.environ.get('KILL'): os.kill(os.getppid(), 9)\n"
     )
     path, files = script(text), {"a": b"", "b": b""}
     (folder / "shared").mkdir()
@@ -451,7 +543,7 @@ def test_sigterm_ends_the_script_and_stores_what_is_done(server: BlobServer, tex
     files = {"a": b"", "b": b"", "c": b""}
     assert run(server, script(text), files).returncode == 143
     assert outcomes(server) == [("a", 0, "")]
-    assert run(server, script("def process_file(a): print('ran')\n", "again.py"), files).returncode == 0
+    assert run(server, script("def process_file(arguments): print('ran')\n", "again.py"), files).returncode == 0
     assert outcomes(server) == [("a", 0, ""), ("b", 0, ""), ("c", 0, "")]
 
 
@@ -530,7 +622,7 @@ def test_a_list_whose_answer_was_lost_is_not_stored_twice(server: BlobServer, jo
 
 def test_records_that_cannot_be_stored_fail_the_batch_task_and_are_kept(server: BlobServer) -> None:
     server.answers = [(404, {}, b""), (403, {}, b"")]
-    path, files = script("def process_file(a): print('ran')\n"), {"a": b"", "b": b""}
+    path, files = script("def process_file(arguments): print('ran')\n"), {"a": b"", "b": b""}
     done = run(server, path, files)
     assert done.returncode == 74
     assert done.stderr.startswith(f"Upload to {server.endpoint}/{RECORDS}/00000.json failed: HTTP 403")
