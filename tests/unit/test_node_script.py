@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node_scripts import top_words as script
+import top_words as script
 
 SCRIPT = Path(script.__file__).resolve()
 FOOTER = "-" * 30 + "\nNode: \nTask: \nJob:  \nPool: \n"
