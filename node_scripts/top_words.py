@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Find the most frequent words of one text file and store them as a blob: the work of one Azure Batch task.
+"""Find the most frequent words of one text file: the node script of the flow `top_words`.
 
 Runs on Python 3.8 and later with nothing but the standard library, so a node can run it as soon as it boots.
 Memory is bounded: the file is read in blocks, one process per core of the task slot counts words, and tables that
@@ -21,6 +21,7 @@ import sys
 import time
 from array import array
 from collections import Counter
+from functools import partial
 from operator import itemgetter
 
 TYPE_CHECKING = False
@@ -58,17 +59,8 @@ IF_TEXT = "if it is text, name its encoding with --encoding"
 # Not in these: white space, BEL, BS and ESC, which terminals put into logs, and \x1c to \x1f, which separate fields.
 CONTROL = re.compile("[\0-\x06\x0e-\x1a\x7f-\x84\x86-\x9f]")
 
-STORAGE_VERSION = "2021-08-06"
-UPLOAD_TIMEOUT = 60.0  # seconds of silence
-UPLOAD_ATTEMPTS = 5
-LONGEST_PAUSE = 60.0  # seconds
 LONGEST_NAME = 255  # bytes, of a file
-UPLOAD_FAILED = 74  # the exit code; EX_IOERR of sysexits.h
 NOT_TEXT = 65  # the exit code; EX_DATAERR
-ADVICE = {
-    403: "The SAS token has expired, or does not permit create and write in this container.",
-    404: "The container or the account does not exist; check --storageaccount and --storagecontainer.",
-}
 
 
 class Failure(Exception):
@@ -330,23 +322,14 @@ def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Ite
 
 
 def in_processes(number: int, work: Callable[[], None]) -> None:
-    children = []
-    for _ in range(number):
-        child = os.fork()
-        if not child:  # nothing of its parent's is flushed or cleaned up a second time
-            status = 1
-            try:
-                work()
-                status = 0
-            except BaseException:
-                import traceback
+    import multiprocessing  # slow, and only needed where counting takes longer
 
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        children.append(child)
-    statuses = [os.waitpid(child, 0)[1] for child in children]
-    failed = [status >> 8 or -(status & 127) for status in statuses if status]  # exit codes, or minus the signal
+    processes = [multiprocessing.get_context("fork").Process(target=work) for _ in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    failed = [process.exitcode for process in processes if process.exitcode]
     if failed:
         raise RuntimeError(f"{len(failed)} of {number} counting processes failed (exit codes {failed})")
 
@@ -448,62 +431,6 @@ def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> 
         print(f"{fault}; name its encoding with --encoding", file=sys.stderr)
 
 
-# --- uploading --------------------------------------------------------------------------------------------
-
-
-def blob_url(account: str, container: str, path: str) -> str:
-    """The blob's address, without SAS; its name is the file's, whatever directory the file is in."""
-    from urllib.parse import quote
-
-    endpoint = account.rstrip("/") if "://" in account else f"https://{account}.blob.core.windows.net"
-    name = os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
-    return "/".join([endpoint, quote(container, safe="$"), quote(name, safe="")])
-
-
-def upload(url: str, sas: str, data: bytes, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Put the blob. What may pass is tried again; the rest is a Failure, with a message without the SAS."""
-    import base64
-    import hashlib
-    import http.client
-    import random
-    import urllib.error
-    import urllib.request
-
-    headers = {
-        "x-ms-blob-type": "BlockBlob",
-        "x-ms-version": STORAGE_VERSION,
-        "Content-Type": "text/plain; charset=utf-8",
-        # The service refuses what does not match, and keeps it for whoever downloads the blob.
-        "Content-MD5": base64.b64encode(hashlib.md5(data).digest()).decode(),
-    }
-    request = urllib.request.Request(f"{url}?{sas}", data=data, headers=headers, method="PUT")
-    local = re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/)", url)
-    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if local else [])
-    reason = advice = ""
-    for attempt in range(1, UPLOAD_ATTEMPTS + 1):
-        pause = 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-        try:
-            opener.open(request, timeout=UPLOAD_TIMEOUT).close()
-            return
-        except urllib.error.HTTPError as error:
-            found = re.search(rb"<Code>(\w+)</Code>", error.read())
-            code = error.headers.get("x-ms-error-code") or (found[1].decode() if found else "")
-            reason = f"HTTP {error.code} {code}".rstrip()
-            advice = ADVICE.get(error.code, "")
-            if error.code not in (408, 429) and error.code < 500 and code != "Md5Mismatch":
-                break
-            wait = error.headers.get("Retry-After", "")  # may also be a date; the storage service sends seconds
-            pause = float(wait) if wait.isdecimal() else pause
-        except (OSError, http.client.HTTPException) as error:
-            # Only a URLError's reason: an HTTPException may quote the URL, and with it the SAS.
-            reason, advice = str(getattr(error, "reason", "")) or type(error).__name__, ""
-        if attempt < UPLOAD_ATTEMPTS:
-            pause = min(pause, LONGEST_PAUSE)
-            print(f"Upload attempt {attempt} failed ({reason}); next in {pause:.1f} s", file=sys.stderr, flush=True)
-            sleep(pause)
-    raise Failure(f"Upload to {url} failed: {reason}. {advice}".rstrip(), UPLOAD_FAILED)
-
-
 # --- the command line -------------------------------------------------------------------------------------
 
 
@@ -519,13 +446,6 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
 
 
-def account(text: str) -> str:
-    if re.fullmatch(r"[a-z0-9]{3,24}|https?://[^/?#\s]+(/[^?#\s]*)?", text):
-        return text
-    names = "an account name (3 to 24 lower-case letters and digits)"
-    raise argparse.ArgumentTypeError(f"neither {names} nor a blob endpoint such as https://NAME.blob.core.windows.net")
-
-
 def text_encoding(name: str) -> str:
     try:
         if isinstance(codecs.getincrementaldecoder(name)().decode(b""), str):  # and not such as base64
@@ -536,10 +456,9 @@ def text_encoding(name: str) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    text = "Write the most frequent words of a text file to <stem>_OUTPUT<ext> beside it, and upload that file."
-    upload = "Without --storageaccount and --storagecontainer nothing is uploaded."
-    parser = argparse.ArgumentParser(description=text, epilog=upload)
-    token = "SAS token that may create and write blobs there; better set as OUTPUT_SAS_TOKEN: others may read arguments"
+    about = "Write the most frequent words of a text file to <stem>_OUTPUT<ext>, in OUTPUT_DIR or beside the file."
+    # With a width of its own: to find the terminal's takes imports.
+    parser = argparse.ArgumentParser(description=about, formatter_class=partial(argparse.HelpFormatter, width=100))
     encoding = "encoding of a file without byte-order mark (default: UTF-8, or UTF-16 or -32 where NUL bytes show it)"
     slots = "task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)"
     per_node = os.environ.get("TASKS_PER_NODE", "1")
@@ -547,31 +466,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--filepath", required=True, help="the text file; write --filepath=-x.txt if its name starts with a dash")
     add("--numwords", required=True, type=at_least_one, metavar="N", help="how many words to list")
     add("--allwords", metavar="FILE", help="also write all words with their counts to this file, compressed by gzip")
-    add("--storageaccount", type=account, metavar="NAME|URL", help="storage account name or blob endpoint URL")
-    add("--storagecontainer", metavar="NAME", help="container that receives the output file")
-    add("--sastoken", metavar="SAS", help=token)
     add("--encoding", type=text_encoding, metavar="NAME", help=encoding)
     add("--delay", type=seconds, default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
     add("--slots", type=at_least_one, default=per_node, metavar="N", help=slots)
-    options = parser.parse_args(arguments)
-    if bool(options.storageaccount) != bool(options.storagecontainer):
-        missing = "--storagecontainer" if options.storageaccount else "--storageaccount"
-        parser.error(f"{missing} is missing: an upload needs both the account and the container")
-    # Not an argparse default, which --help could print.
-    options.sastoken = (options.sastoken or os.environ.get("OUTPUT_SAS_TOKEN", "")).strip().lstrip("?")
-    if options.storageaccount and not re.fullmatch(r"[!-~]+", options.sastoken):
-        fault = "contains a space or a character outside ASCII" if options.sastoken else "is missing"
-        parser.error(f"the SAS token {fault}: set OUTPUT_SAS_TOKEN, or give --sastoken")
-    return options
-
-
-def usable_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return parser.parse_args(arguments)
 
 
 def workers_for(size: int, slots: int) -> int:
-    return max(1, usable_cores() // slots) if hasattr(os, "fork") and size >= SMALL_FILE_BYTES else 1
+    return max(1, len(os.sched_getaffinity(0)) // slots) if size >= SMALL_FILE_BYTES else 1
 
 
 def shown(name: str) -> str:
@@ -598,12 +500,7 @@ def run(options: argparse.Namespace) -> None:
             for name in os.listdir(scratch):
                 os.remove(os.path.join(scratch, name))
             os.rmdir(scratch)
-    if options.storageaccount:
-        print(f"Uploading file {shown(output)} to container [{options.storagecontainer}]...", flush=True)
-        with open(output, "rb") as file:
-            data = file.read()
-        upload(blob_url(options.storageaccount, options.storagecontainer, output), options.sastoken, data)
-    elif "OUTPUT_DIR" not in os.environ:  # else the run stores it, and keeps what is printed for each file
+    if "OUTPUT_DIR" not in os.environ:  # else the run stores it, and keeps what is printed for each file
         print(f"Wrote {shown(output)}")
 
 

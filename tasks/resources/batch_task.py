@@ -30,7 +30,7 @@ from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import STREAMS, log_blob
 from tasks.run.previous_attempt import GROUP_DIGEST, GROUP_MEMBERS, INPUT_NAME, SAS_EXPIRES
 from tasks.run.records import GROUPS, quoted
-from tasks.run.scripts import RUN_FILE
+from tasks.run.scripts import FOR_GROUPS, RUN_FILE
 from tasks.run.settings import TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
 
@@ -94,7 +94,7 @@ class BatchTasks:
         return BatchTaskCreateOptions(
             id=group.id,
             command_line=self._command_line(),
-            resource_files=[ResourceFile(http_url=url, file_path=path), *self._brought()],
+            resource_files=[ResourceFile(http_url=url, file_path=path), *self._brought(group)],
             output_files=[self._kept(group.id, stream) for stream in STREAMS],
             environment_settings=[EnvironmentSetting(name=name, value=value) for name, value in values.items()],
             required_slots=self._work.slots,
@@ -113,12 +113,14 @@ class BatchTasks:
     def _brings(self) -> bool:
         return not self._pool.own or self._pool.outdated
 
-    def _brought(self) -> list[ResourceFile]:
+    def _brought(self, group: Group[UploadedFile]) -> list[ResourceFile]:
         if not self._brings:
             return []
+        left_out = () if group.id in self._uploads.bundles else FOR_GROUPS
         return [
             ResourceFile(http_url=file.sas_url, file_path=f"{self._folder}/{file.name}", file_mode="0755")
             for file in self._uploads.application
+            if file.name not in left_out
         ]
 
     def _command_line(self) -> str:

@@ -12,10 +12,13 @@ from tasks.errors import InputError
 from tasks.errors.local_files import expanded
 from tasks.packages.needed import MODULES, SET_UP_NODE, WHEELS
 
-RUN_FILE = "run_file.py"  # what each Batch task runs: it runs the script
 NODE_SCRIPTS = Path(__file__).resolve().parents[2] / "node_scripts"
-# What the start task puts beside the script.
-_OURS = {RUN_FILE, SET_UP_NODE, WHEELS, MODULES, "env", "modules"}
+RUN_FILE = "run_file.py"  # what each Batch task runs: it runs the script
+_FOR_EACH = (RUN_FILE, "blob_requests.py", "one_file.py", "user_script.py")
+FOR_GROUPS = ("run_group.py", "group_records.py", "script_runner.py", "kept_process.py")  # of no use to other tasks
+OUR_SCRIPTS = {name: NODE_SCRIPTS / name for name in (*_FOR_EACH, *FOR_GROUPS)}
+# What is beside the script on a node.
+_OURS = {*OUR_SCRIPTS, SET_UP_NODE, WHEELS, MODULES, "env", "modules"}
 _PLACEHOLDERS = ("input", "output_dir", "name", "stem")
 _PLACEHOLDER = re.compile(r"\{\{\w+\}\}|\{(\w+)\}")  # as run_file.py has it
 _INTERPRETED = (".py", ".sh")  # also without a line #!
@@ -28,6 +31,13 @@ def name_on_nodes(script: Path) -> str:
     """The script's name there: it becomes part of a command line."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", script.name)
     return f"script_{name}" if name in _OURS or name.startswith(("-", ".")) else name
+
+
+def refuse_bad_modules(modules: Sequence[Path]) -> None:
+    """Raises InputError for a module that would not be found on the nodes, because one beside the script is."""
+    for module in modules:
+        if f"{module.stem}.py" in OUR_SCRIPTS:
+            raise InputError(f"module {str(module)!r}: nodes have a module {module.stem!r} of their own; rename it")
 
 
 def find_script(script: str) -> Path:

@@ -14,7 +14,7 @@ from tasks.packages.archive import files_of
 from tasks.packages.needed import NO_PACKAGES, Packages
 from tasks.run.program import Program
 from tasks.run.results import Outputs
-from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE, name_on_nodes, refuse_bad_arguments, refuse_bad_script
+from tasks.run.scripts import OUR_SCRIPTS, name_on_nodes, refuse_bad_arguments, refuse_bad_modules, refuse_bad_script
 
 T = TypeVar("T")  # one output, as it is read
 J = TypeVar("J")  # what all outputs are joined into
@@ -77,6 +77,7 @@ class Workload(Generic[T, J]):
             )
         refuse_bad_script(self.node_script)
         refuse_bad_arguments(self.arguments)
+        refuse_bad_modules(self.packages.extra)
 
     @property
     def script_name(self) -> str:
@@ -91,4 +92,4 @@ class Workload(Generic[T, J]):
     @property
     def application(self) -> Mapping[str, Path]:
         """What the nodes need besides their input files, by its name there."""
-        return {RUN_FILE: NODE_SCRIPTS / RUN_FILE, self.script_name: self.node_script}
+        return {**OUR_SCRIPTS, self.script_name: self.node_script}

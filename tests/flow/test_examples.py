@@ -20,7 +20,7 @@ from types import ModuleType
 import pytest
 from prefect.settings import get_current_settings
 
-from node_scripts import top_words
+import top_words
 from tests.support.paths import ROOT
 from tests.support.polling import LIMIT
 

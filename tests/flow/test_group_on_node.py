@@ -13,7 +13,7 @@ from typing import Any
 
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
-from node_scripts import run_file
+import run_file
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.records import FileRecord

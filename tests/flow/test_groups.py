@@ -34,6 +34,7 @@ from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.previous_attempt import void_group_records
 from tasks.run.program import Program
 from tasks.run.results import Results
+from tasks.run.scripts import OUR_SCRIPTS
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import Uploads
 from tests.support.monitoring import pace
@@ -439,7 +440,7 @@ class OnNodes:
         folder = attempt.folder.parent
         script = folder / "script.sh"
         script.write_text(SCRIPT.format(folder=folder, log=folder / "log"))
-        application = {"run_file.py": APPLICATION["run_file.py"], "script.sh": script}
+        application = {**OUR_SCRIPTS, "script.sh": script}
         work = Work(script="script.sh", limits=TimeLimits(task_retries=0))
         results = Results(folder=folder / "results", program=Program(script="sha256"))
         return cls(first=replace(attempt, application=application, work=work), results=results)

@@ -30,6 +30,7 @@ from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import find_inputs
 from tasks.inputs.names import original
 from tasks.run.identity import Role, Run
+from tasks.run.scripts import OUR_SCRIPTS
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
 from tasks.run.uploads import Uploads
 from tasks.script_results import ScriptResults
@@ -301,7 +302,7 @@ def test_blobs_are_read_in_place_and_outputs_stay(
     first = asyncio.run(main())
     application = f"/{azure.storage_account.name}/{first.folder.name}-application"
     manifests = [f"{urlsplit(container.url).path}/out/here/manifest{suffix}" for suffix in (".csv", ".parquet")]
-    assert sorted(puts) == sorted([f"{application}/run_file.py", f"{application}/the_script.sh", *manifests])
+    assert sorted(puts) == sorted([*(f"{application}/{name}" for name in (*OUR_SCRIPTS, "the_script.sh")), *manifests])
     stored = texts_below(container, "out/here/")
     del stored["manifest.parquet"]
     manifest = stored.pop("manifest.csv").splitlines()

@@ -47,6 +47,7 @@ from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.program import Program
 from tasks.run.results import Results
+from tasks.run.scripts import OUR_SCRIPTS
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
 from tasks.run.tags import PROJECT
 from tasks.run.uploads import Uploads
@@ -152,13 +153,14 @@ def test_the_pool_is_made_as_its_settings_say(made: Made) -> None:
 def test_every_user_of_the_node_may_run_the_installed_scripts(made: Made) -> None:
     start = made.pool.start_task
     assert start is not None
-    assert start.command_line == "/bin/sh -c 'cp -p run_file.py top_words.py \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
+    names = [*OUR_SCRIPTS, "top_words.py"]
+    assert start.command_line == f"/bin/sh -c 'cp -p {' '.join(names)} \"$AZ_BATCH_NODE_SHARED_DIR\"/'"
     assert (start.wait_for_success, start.max_task_retry_count) == (True, 2)
     assert start.user_identity is not None
     assert start.user_identity.auto_user is not None
     assert (start.user_identity.auto_user.scope, start.user_identity.auto_user.elevation_level) == ("pool", "admin")
     files = start.resource_files or []
-    assert [(file.file_path, file.file_mode) for file in files] == [("run_file.py", "0755"), ("top_words.py", "0755")]
+    assert [(file.file_path, file.file_mode) for file in files] == [(name, "0755") for name in names]
     for file in files:
         url = urlsplit(file.http_url or "")
         assert url.path.endswith(f"/{made.name}-application/{file.file_path}")
@@ -322,7 +324,7 @@ def test_a_script_that_has_changed_processes_all_files_again(azure: Azure, run: 
 
     def attempt(word: str, run: Run) -> list[str]:
         script.write_text(f'#!/bin/sh\necho {word} > "$OUTPUT_DIR/out"\n')
-        application = {"run_file.py": APPLICATION["run_file.py"], "script.sh": script}
+        application = {**OUR_SCRIPTS, "script.sh": script}
         create_containers(azure, run)
         uploads = upload_files(azure, run, find_inputs([str(DATA)]).files, application)
         pool = create_pool(azure, run, ONE_NODE, uploads.application)

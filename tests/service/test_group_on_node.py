@@ -13,7 +13,7 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
 
-from node_scripts import run_file
+import run_file
 from tasks.run.records import FileRecord
 from tests.support.batch_service import create_job, create_pool, task, wait_for, wait_for_task
 from tests.support.blob_server import SAS, BlobServer, serving

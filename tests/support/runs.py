@@ -18,7 +18,7 @@ from tasks.resources.pool import Pool
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask
-from tasks.run.scripts import NODE_SCRIPTS, RUN_FILE
+from tasks.run.scripts import OUR_SCRIPTS
 from tasks.run.settings import PoolSettings
 from tasks.run.uploads import UploadedFile
 from tests.support.accounts import add_pool
@@ -28,7 +28,7 @@ T = TypeVar("T")
 ONE_NODE = PoolSettings(dedicated_nodes=1)
 
 # What runs on the nodes, by its name there.
-APPLICATION = {path.name: path for path in (NODE_SCRIPTS / RUN_FILE, NODE_SCRIPT)}
+APPLICATION = {**OUR_SCRIPTS, NODE_SCRIPT.name: NODE_SCRIPT}
 
 SCRIPT = UploadedFile(
     name="top_words.py",

@@ -26,9 +26,9 @@ import flows.cli
 import flows.credentials
 import local_azure.__main__
 import tasks.summary
+import top_words as node_script
 from flows.run_script import run_script
 from flows.top_words import top_words
-from node_scripts import top_words as node_script
 from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
 from tasks.reporting import events
 from tasks.reporting.artifacts import Key

@@ -7,17 +7,22 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 
-from node_scripts import run_file
+import blob_requests
+import one_file
+import run_file
+import user_script
 from tasks.run.records import FileRecord
+from tasks.run.scripts import NODE_SCRIPTS, OUR_SCRIPTS
 from tests.support.blob_server import SAS, BlobServer, serving
 from tests.support.certificates import self_signed
 from tests.support.records import contents
@@ -43,7 +48,11 @@ def script(text: str, name: str = "script.sh") -> str:
 
 
 def run(
-    server: BlobServer | None, *command: str, name: str = "logs/a.txt", **changed: str
+    server: BlobServer | None,
+    *command: str,
+    name: str = "logs/a.txt",
+    python: Sequence[str] = ("-S", str(RUN_FILE)),
+    **changed: str,
 ) -> subprocess.CompletedProcess[str]:
     endpoint = server.endpoint if server else "http://127.0.0.1:1"
     environment = {
@@ -62,7 +71,7 @@ def run(
         "AZ_BATCH_TASK_ID": "task7",
         **changed,
     }
-    line = [sys.executable, "-I", "-S", str(RUN_FILE), *command]
+    line = [sys.executable, *python, *command]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert "sig=" not in done.stdout + done.stderr
     return done
@@ -128,12 +137,13 @@ def test_the_script_finds_its_input_and_no_token(server: BlobServer, folder: Pat
     assert found["OUTPUT_DIR"] == str(folder / "output")
     assert found["INPUT_NAME"] == "logs/a.txt"
     assert found["AZ_BATCH_TASK_ID"] == "task7"
-    assert not found.keys() & set(run_file.OURS)
+    assert not found.keys() & set(user_script.OURS)
     assert SAS not in done.stdout
 
 
 def test_its_environment_is_hidden_from_processes_of_its_user() -> None:
-    code = "import ctypes, run_file; run_file.hide_environment(); print(ctypes.CDLL(None).prctl(3))"  # PR_GET_DUMPABLE
+    get_dumpable = "ctypes.CDLL(None).prctl(3)"
+    code = f"import ctypes, user_script; user_script.hide_environment(); print({get_dumpable})"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=RUN_FILE.parent, capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
@@ -151,7 +161,7 @@ def test_its_environment_is_hidden_from_processes_of_its_user() -> None:
 )
 def test_placeholders_are_filled_in_and_the_input_comes_last(arguments: list[str], expected: list[str]) -> None:
     values = {"input": "/wd/input/a.txt", "output_dir": "/wd/output", "name": "logs/a.txt", "stem": "a"}
-    filled = run_file.fill_in(arguments, values)
+    filled = user_script.fill_in(arguments, values)
     literal = arguments[:1] == ["{{input}}"]
     known = {name: value for name, value in values.items() if name in ("input", "output_dir")}
     wanted = [
@@ -229,7 +239,8 @@ def test_packages_and_modules_of_the_start_task_are_found(server: BlobServer, tm
     (beside / "env/bin/python").symlink_to(sys.executable)
     (beside / "env/bin/a-tool").write_text("#!/bin/sh\necho tool\n")
     (beside / "env/bin/a-tool").chmod(0o755)
-    (beside / "run_file.py").write_bytes(RUN_FILE.read_bytes())
+    for each in OUR_SCRIPTS.values():
+        shutil.copy(each, beside)
     text = "#!/usr/bin/env python3\nimport ours, subprocess, sys\nprint(ours.name, sys.executable, flush=True)\n"
     path = script(text + "subprocess.check_call(['a-tool'])\n", "uses.py")
     environment = {"INPUT_NAME": "a.txt", "INPUT_SIZE": "8", "INPUT_MD5": "", "INPUT_FILE": "input/a.txt"}
@@ -268,10 +279,10 @@ def test_a_record_has_no_more_than_4_mib_of_outputs(server: BlobServer) -> None:
 def test_a_large_output_goes_in_blocks_with_its_whole_md5(
     server: BlobServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run_file, "LARGEST_PUT", 4)
-    monkeypatch.setattr(run_file, "BLOCK", 3)
+    monkeypatch.setattr(blob_requests, "LARGEST_PUT", 4)
+    monkeypatch.setattr(blob_requests, "BLOCK", 3)
     (tmp_path / "large").write_bytes(b"0123456789")
-    found = run_file.store(f"{server.endpoint}/out/large", SAS, "large")
+    found = blob_requests.store(f"{server.endpoint}/out/large", SAS, "large")
     assert found == (10, hashlib.md5(b"0123456789").hexdigest())
     assert [body for _, _, body in server.requests[:-1]] == [b"012", b"345", b"678", b"9"]
     path, headers, body = server.requests[-1]
@@ -305,8 +316,8 @@ def test_a_service_that_stays_busy_fails_after_five_attempts(server: BlobServer)
 
 def test_pauses_double_while_nobody_answers() -> None:
     pauses: list[float] = []
-    with pytest.raises(run_file.Failure, match="Connection refused") as stopped:
-        run_file.put("http://127.0.0.1:1/c/b", SAS, b"x", 1, {}, sleep=pauses.append)
+    with pytest.raises(blob_requests.Failure, match="Connection refused") as stopped:
+        blob_requests.put("http://127.0.0.1:1/c/b", SAS, b"x", 1, {}, sleep=pauses.append)
     assert "sig=" not in str(stopped.value)
     for nominal, pause in zip((1, 2, 4, 8), pauses, strict=True):
         assert nominal * 0.5 <= pause <= nominal * 1.5
@@ -314,21 +325,21 @@ def test_pauses_double_while_nobody_answers() -> None:
 
 @pytest.fixture
 def no_connections() -> Iterator[None]:
-    run_file.connections.clear()
+    blob_requests.connections.clear()
     yield
-    for connection, _, _ in run_file.connections.values():
+    for connection, _, _ in blob_requests.connections.values():
         connection.close()
-    run_file.connections.clear()
+    blob_requests.connections.clear()
 
 
 @pytest.mark.usefixtures("no_connections")
 def test_requests_share_a_connection_and_one_that_was_closed_is_opened_again(server: BlobServer) -> None:
     for number in range(3):
-        run_file.put(f"{server.endpoint}/c/{number}", SAS, b"x", 1, {}, sleep=lambda _: pytest.fail("paused"))
+        blob_requests.put(f"{server.endpoint}/c/{number}", SAS, b"x", 1, {}, sleep=lambda _: pytest.fail("paused"))
     assert server.connections == 1
     server.hangs_up = True
     for number in range(3, 6):
-        run_file.put(f"{server.endpoint}/c/{number}", SAS, b"x", 1, {}, sleep=lambda _: pytest.fail("paused"))
+        blob_requests.put(f"{server.endpoint}/c/{number}", SAS, b"x", 1, {}, sleep=lambda _: pytest.fail("paused"))
     assert len(server.requests) == 6
 
 
@@ -336,22 +347,22 @@ def test_requests_share_a_connection_and_one_that_was_closed_is_opened_again(ser
 def test_a_proxy_of_the_environment_is_used(server: BlobServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://me:p%40ss@127.0.0.1:{server.server_port}")
     monkeypatch.setenv("no_proxy", "near.example")
-    run_file.put("http://far.example/c/b", SAS, b"x", 1, {})
+    blob_requests.put("http://far.example/c/b", SAS, b"x", 1, {})
     path, headers, _ = server.requests[0]
     assert path == f"http://far.example/c/b?{SAS}"
     assert headers["host"] == "far.example"
     assert headers["proxy-authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
-    run_file.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {})
+    blob_requests.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {})
     assert server.requests[1][0] == f"/account/c/b?{SAS}"
-    with pytest.raises(run_file.Failure, match=r"^Upload to http://near\.example/c/b failed: "):
-        run_file.put("http://near.example/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
+    with pytest.raises(blob_requests.Failure, match=r"^Upload to http://near\.example/c/b failed: "):
+        blob_requests.put("http://near.example/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
 
 
 @pytest.mark.usefixtures("no_connections")
 def test_a_proxy_is_asked_for_a_tunnel_to_https(server: BlobServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", f"127.0.0.1:{server.server_port}")
-    with pytest.raises(run_file.Failure, match=r"Tunnel connection failed: 501 ") as stopped:  # of this server
-        run_file.put("https://far.example/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
+    with pytest.raises(blob_requests.Failure, match=r"Tunnel connection failed: 501 ") as stopped:  # of this server
+        blob_requests.put("https://far.example/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
     assert "sig=" not in str(stopped.value)
 
 
@@ -359,27 +370,41 @@ def test_a_proxy_is_asked_for_a_tunnel_to_https(server: BlobServer, monkeypatch:
 def test_certificates_are_verified_with_those_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = self_signed(tmp_path)
     with serving(tls=(certificate, key)) as server:
-        with pytest.raises(run_file.Failure, match="CERTIFICATE_VERIFY_FAILED"):
-            run_file.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
+        with pytest.raises(blob_requests.Failure, match="CERTIFICATE_VERIFY_FAILED"):
+            blob_requests.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {}, sleep=lambda _: None)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        run_file.connections.clear()
-        run_file.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {})
+        blob_requests.connections.clear()
+        blob_requests.put(f"{server.endpoint}/c/b", SAS, b"x", 1, {})
         assert server.blobs["/account/c/b"] == b"x"
 
 
 def test_a_long_path_of_an_output_has_a_name_that_azure_takes() -> None:
     long = "/".join(["é" * 60] * 10)
-    names = {run_file.blob_name(long + end) for end in ("", "x")}
+    names = {one_file.blob_name(long + end) for end in ("", "x")}
     assert len(names) == 2
     assert {len(name) for name in names} == {192}
 
 
-def test_it_is_one_file_that_python_3_8_can_run() -> None:
-    tree = ast.parse(RUN_FILE.read_text(), feature_version=(3, 8))
-    imported = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
-    }
-    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
+def test_node_scripts_import_each_other_and_python_3_8() -> None:
+    for path in OUR_SCRIPTS.values():
+        tree = ast.parse(path.read_text(), feature_version=(3, 8))
+        imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules = {Path(name).stem for name in OUR_SCRIPTS} - {"run_file"}
+        assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names | modules
+
+
+def test_every_node_script_is_brought_to_the_nodes() -> None:
+    others = {"top_words.py", "set_up_node.py"}  # which only some runs bring
+    assert {path.name for path in NODE_SCRIPTS.glob("*.py")} == {*OUR_SCRIPTS, *others}
+
+
+@pytest.mark.parametrize("option", ["-S", "-I"])  # -I: as PYTHONSAFEPATH in a container image
+@pytest.mark.parametrize("name", ["json.py", "base64.py", "subprocess.py"])
+def test_a_script_may_have_the_name_of_a_module_of_python(
+    server: BlobServer, tmp_path: Path, name: str, option: str
+) -> None:
+    for path in OUR_SCRIPTS.values():
+        shutil.copy(path, tmp_path)
+    done = run(server, script("#!/bin/sh\necho ran\n", name), python=(option, str(tmp_path / RUN_FILE.name)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")

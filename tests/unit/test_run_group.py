@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,15 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from node_scripts import run_file
+import blob_requests
+import group_records
+import one_file
+import run_file
+import script_runner
+import user_script
 from tasks.run.file_outcomes import shown_end
 from tasks.run.records import FileRecord
+from tasks.run.scripts import OUR_SCRIPTS
 from tests.support.awkward_names import AWKWARD_NAMES
 from tests.support.blob_server import SAS, BlobServer
 from tests.support.records import contents
@@ -70,7 +77,12 @@ def bundle(listed: Iterable[dict[str, Any]], *data: bytes) -> None:
 
 
 def run(
-    server: BlobServer, command: str, files: Files | None = None, *arguments: str, **changed: str
+    server: BlobServer,
+    command: str,
+    files: Files | None = None,
+    *arguments: str,
+    python: Sequence[str] = ("-S", str(RUN_FILE)),
+    **changed: str,
 ) -> subprocess.CompletedProcess[str]:
     if files is not None:
         bundle([described(name, data) for name, data in files.items()], *files.values())
@@ -89,7 +101,7 @@ def run(
         "AZ_BATCH_TASK_ID": "task1",
         **changed,
     }
-    line = [sys.executable, "-S", str(RUN_FILE), command, *arguments]
+    line = [sys.executable, *python, command, *arguments]
     done = subprocess.run(line, env=environment, capture_output=True, errors="surrogateescape", check=False)
     assert "sig=" not in done.stdout + done.stderr
     return done
@@ -111,6 +123,15 @@ def outcomes(server: BlobServer) -> list[tuple[str, int, str]]:
 
 
 # --- what is recorded -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["-S", "-I"])
+def test_the_script_may_have_the_name_of_a_module_of_python(server: BlobServer, tmp_path: Path, option: str) -> None:
+    for path in OUR_SCRIPTS.values():
+        shutil.copy(path, tmp_path)
+    done = run(server, script(UPPER, "json.py"), {"a": b"one"}, python=(option, str(tmp_path / RUN_FILE.name)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert outcomes(server) == [("a", 0, "")]
 
 
 @pytest.mark.parametrize("isolate", ["", "1"])
@@ -229,7 +250,7 @@ def test_a_function_of_that_name_with_other_parameters_is_not_called(server: Blo
 @pytest.mark.parametrize("parameter", ["arguments", "arguments: list[str]", " arguments :'list[str]', "])
 def test_the_function_may_name_the_type_of_its_arguments(server: BlobServer, parameter: str) -> None:
     text = f"def process_file({parameter}) -> int | None: pass\n"
-    assert run_file.kept_interpreter(script(text), sys.executable) == [sys.executable]
+    assert script_runner.kept_interpreter(script(text), sys.executable) == [sys.executable]
 
 
 def test_a_function_that_closes_what_it_has_not_opened_has_succeeded(server: BlobServer) -> None:
@@ -375,7 +396,7 @@ def test_a_script_finds_no_token(server: BlobServer) -> None:
         "    for name in ('environ', 'cmdline'): print(open(f'/proc/self/{name}', 'rb').read())\n"
     )
     done = run(server, script(text), {"a": b""})  # which looks for the SAS
-    assert not any(name in done.stdout for name in run_file.OURS)
+    assert not any(name in done.stdout for name in user_script.OURS)
     assert "'INPUT_NAME': 'a'" in done.stdout
 
 
@@ -428,8 +449,8 @@ def test_the_function_is_called_by_the_scripts_own_interpreter(server: BlobServe
 )
 def test_the_function_needs_the_interpreter_of_the_first_line(first: str, expected: list[str]) -> None:
     path = script(f"{first}\ndef process_file(arguments): pass\n")
-    assert run_file.kept_interpreter(path, sys.executable) == expected
-    assert run_file.kept_interpreter(script(f"{first}\nx = 'def process_file('\n"), sys.executable) == []
+    assert script_runner.kept_interpreter(path, sys.executable) == expected
+    assert script_runner.kept_interpreter(script(f"{first}\nx = 'def process_file('\n"), sys.executable) == []
 
 
 # --- a Batch task that runs again -------------------------------------------------------------------------
@@ -578,39 +599,41 @@ def test_an_output_that_cannot_be_stored_fails_its_file_alone(server: BlobServer
 
 
 @pytest.fixture
-def journal(server: BlobServer, tmp_path: Path) -> Iterable[run_file.Records]:
+def journal(server: BlobServer, tmp_path: Path) -> Iterable[group_records.Records]:
     times = iter([0.0, 19.9, 20.0, 20.0, 39.9, 40.0, 40.0])
-    made = run_file.Records(f"{server.endpoint}/{RECORDS}", SAS, str(tmp_path / "journal"), clock=lambda: next(times))
+    made = group_records.Records(
+        f"{server.endpoint}/{RECORDS}", SAS, str(tmp_path / "journal"), clock=lambda: next(times)
+    )
     made.restore(0)
     yield made
     made.close()
-    run_file.connections.clear()
+    blob_requests.connections.clear()
 
 
 def ended(name: str, **more: Any) -> dict[str, Any]:
     file = described(name, b"")
-    return {**run_file.make_record(file, datetime.now(timezone.utc), 0.0), **more}
+    return {**one_file.make_record(file, datetime.now(timezone.utc), 0.0), **more}
 
 
-def test_records_are_stored_every_20_seconds(server: BlobServer, journal: run_file.Records) -> None:
+def test_records_are_stored_every_20_seconds(server: BlobServer, journal: group_records.Records) -> None:
     for name in "abcd":
         journal.end(ended(name))
     assert [[each["name"] for each in group] for group in lists(server)] == [["a", "b"], ["c", "d"]]
 
 
-def test_records_are_stored_before_they_are_many_bytes(server: BlobServer, journal: run_file.Records) -> None:
+def test_records_are_stored_before_they_are_many_bytes(server: BlobServer, journal: group_records.Records) -> None:
     journal.end(ended("a", stdout_end="x" * (4 << 20)))
     assert [len(each) for each in lists(server)] == [1]
 
 
-def test_a_list_that_another_node_has_written_is_kept(server: BlobServer, journal: run_file.Records) -> None:
+def test_a_list_that_another_node_has_written_is_kept(server: BlobServer, journal: group_records.Records) -> None:
     server.blobs[f"/account/{RECORDS}/00000.json"] = b"[]"
     journal.end(ended("a"))
     journal.store()
     assert [len(each) for each in lists(server)] == [0, 1]
 
 
-def test_a_list_whose_answer_was_lost_is_not_stored_twice(server: BlobServer, journal: run_file.Records) -> None:
+def test_a_list_whose_answer_was_lost_is_not_stored_twice(server: BlobServer, journal: group_records.Records) -> None:
     record = ended("a")
     journal.end(record)
     server.blobs[f"/account/{RECORDS}/00000.json"] = json.dumps([record]).encode()

@@ -125,6 +125,7 @@ def test_a_script_without_permission_is_refused(tmp_path: Path, monkeypatch: pyt
         ("-rf.sh", "script_-rf.sh"),
         (".hidden.py", "script_.hidden.py"),
         ("run_file.py", "script_run_file.py"),
+        ("run_group.py", "script_run_group.py"),
         ("set_up_node.py", "script_set_up_node.py"),
         ("env", "script_env"),
         ("wheels.zip", "script_wheels.zip"),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_scripts import top_words as script
+import top_words as script
 from tasks.errors import ResultsError, RunError
 from tasks.summary import FileOutput, Summary, exact_overall, for_report, parse_output
 from tasks.tables.totals import add_up
