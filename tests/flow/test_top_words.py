@@ -171,7 +171,7 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
     name, log = summary.folder.name, caplog.text
     for said in (
         f"Container {name}-application: created",
-        "2 of 2 files",
+        "9 of 9 files",
         f"uploaded to {name}-application",
         f"Pool {name}: created; 2 dedicated nodes",
         f"Job {name}: created; pool {name}",
@@ -293,11 +293,11 @@ def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
 def test_the_sas_links_open_while_the_containers_are_there_and_permit_reading_only(tmp_path: Path) -> None:
     state = top_words(inputs=[str(DATA / "clouds.txt")], output_folder=str(tmp_path), clean_up=KEEP, return_state=True)
     links = re.findall(r"\]\((http\S+)\)", artifact(state, "sas-links"))
-    assert len(links) == 3
-    with urllib.request.urlopen(links[2]) as response:
+    assert len(links) == 10  # what runs on the nodes, and the input file
+    with urllib.request.urlopen(links[-1]) as response:
         assert response.read() == (DATA / "clouds.txt").read_bytes()
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
-    overwrite = urllib.request.Request(links[2], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
+    overwrite = urllib.request.Request(links[-1], b"x", {"x-ms-blob-type": "BlockBlob"}, method="PUT")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(overwrite)
     assert refused.value.code == 403
