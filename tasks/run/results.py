@@ -227,6 +227,6 @@ class Results:
 
 def content_of(file: InputFile) -> str:
     """What is another where the file's content is another. Raises InputError where the file cannot be read."""
-    if isinstance(file.source, Path):
-        return Content.of(file.source).md5.hex()
+    if isinstance(file.source, str):
+        return Content.of(Path(file.source)).md5.hex()
     return file.source.md5 or file.source.etag

@@ -39,7 +39,7 @@ class WordLists:
         self._replaced = array("q")
         self._lengths = array("q")
         self._places: dict[str, int] = {}  # of words, in order of first appearance
-        self._words = array("l")  # places
+        self._words = array("i")  # places
         self._counts = array("q")
         self._tables: list[str] = []
         for output in outputs:
@@ -71,9 +71,11 @@ class WordLists:
         lengths = np.asarray(self._lengths)
         starts = np.cumsum(lengths) - lengths
         rows = int(lengths.sum())
+        ranks = np.arange(1, rows + 1)
+        ranks -= np.repeat(starts, lengths)
         columns: dict[str, object] = {
             "file": _repeated([as_unicode(file) for file in self._files], lengths),
-            "rank": np.arange(1, rows + 1) - np.repeat(starts, lengths),
+            "rank": ranks,
             "word": pd.Series(list(self._places)).array.take(np.asarray(self._words)),
             "count": np.array(self._counts),
             "task": _repeated(self._tasks, lengths),
@@ -121,5 +123,8 @@ class WordLists:
 
 def _repeated(texts: Sequence[str], times: npt.NDArray[np.int64]) -> pd.Categorical[str]:
     """Each text as many times in a row, as categories, which sort as the texts do."""
-    each = pd.Categorical(list(texts))
-    return each.take(np.repeat(np.arange(len(each)), times))
+    distinct = sorted(set(texts))
+    place = {text: at for at, text in enumerate(distinct)}
+    codes = np.fromiter((place[text] for text in texts), np.int32, len(texts))
+    categories = pd.Index(distinct, dtype="str")
+    return pd.Categorical.from_codes(np.repeat(codes, times), categories=categories, validate=False)
