@@ -72,7 +72,7 @@ def find_inputs(inputs: Sequence[str]) -> Found:
         folders.add(os.path.abspath(folder))
         if "**" in entry and not os.path.lexists(Path(entry).expanduser()):
             searched.add(os.path.abspath(folder))
-        paths.update((os.path.abspath(path), path) for path in files)
+        paths.update(map(_absolute, files))
     refuse_too_many(len(paths))
     return Found(files=_input_files(paths, folders), addresses=list(addresses), searched=sorted(searched))
 
@@ -92,6 +92,12 @@ def _entries(given: str) -> Iterable[tuple[str, str]]:
         return [(given, "")]
     lines = _lines_of(given)
     return [(line, f"{given}, line {number}: ") for number, line in lines]
+
+
+def _absolute(path: str) -> tuple[str, str]:
+    """The absolute path and the path, as one text where they are the same."""
+    absolute = os.path.abspath(path)
+    return absolute, absolute if path == absolute else path
 
 
 def _lines_of(given: str) -> list[tuple[int, str]]:

@@ -34,7 +34,7 @@ def manifest(outcomes: Iterable[TaskOutcome], done: Mapping[str, Done]) -> pd.Da
         for row in _rows(as_unicode(outcome.file), outcome, made):
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
-    return pd.DataFrame({name: pd.Series(values, dtype=COLUMNS[name]) for name, values in columns.items()})
+    return pd.DataFrame({name: pd.Series(columns.pop(name), dtype=kind) for name, kind in COLUMNS.items()})
 
 
 def with_others(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class WordLists:
     def add(self, output: FileOutput) -> None:
         places = self._places
         self._files.append(output.file)
-        self._tasks.append(output.task)
-        self._nodes.append(output.node)
+        self._tasks.append(sys.intern(output.task))  # the same of many files
+        self._nodes.append(sys.intern(output.node))
         self._replaced.append(output.replaced)
         self._lengths.append(len(output.words))
         for word, count in output.words:
@@ -77,7 +78,7 @@ class WordLists:
             "file": _repeated([as_unicode(file) for file in self._files], lengths),
             "rank": ranks,
             "word": pd.Series(list(self._places)).array.take(np.asarray(self._words)),
-            "count": np.array(self._counts),
+            "count": np.asarray(self._counts),
             "task": _repeated(self._tasks, lengths),
             "node": _repeated(self._nodes, lengths),
         }
