@@ -30,7 +30,7 @@ from tasks.step import step
 _PLAIN_TEXT = "text/plain; charset=utf-8"  # so that a browser shows a SAS link instead of saving it
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Local:
     """A file of this machine and the name of its blob."""
 
@@ -94,9 +94,9 @@ def _log_in_place(inputs: Sequence[InputFile]) -> None:
 def _upload_alone(azure: Azure, blobs: BlobServiceClient, run: Run, files: Sequence[InputFile]) -> list[UploadedFile]:
     """Upload the files that are processed alone, those that are blobs apart."""
     local = [
-        _Local(name=file.name, path=file.source, size=file.size, task_id=file.task_id)
+        _Local(name=file.name, path=Path(file.source), size=file.size, task_id=file.task_id)
         for file in files
-        if isinstance(file.source, Path)
+        if isinstance(file.source, str)
     ]
     uploaded = _upload(azure, blobs, run, Role.INPUT, local) if local else []
     signer = Signer(azure, run.expires)

@@ -59,7 +59,7 @@ class RunRecord(Generic[J]):
 
     def __post_init__(self) -> None:
         self._of_batch_tasks: Sequence[TaskOutcome] = ()
-        self.outcomes = self.note([])
+        self._outcomes: Sequence[TaskOutcome] | None = None  # of all files, once they were asked for
 
     def note_end(self, monitored: Monitored) -> None:
         """How watching the Batch tasks ended."""
@@ -70,13 +70,18 @@ class RunRecord(Generic[J]):
         """The deletes are about to be sent; what Azure bills is a little less."""
         self.pool_gone = datetime.now(timezone.utc)
 
-    def note(self, outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
-        """What is known of these files now; returns the outcomes of all."""
-        to_do = [TaskOutcome.not_begun(file) for file in self.files]
+    def note(self, outcomes: Sequence[TaskOutcome]) -> None:
+        """What is known of these files now."""
         done = {outcome.file for outcome in self.done}
         self._of_batch_tasks = [outcome for outcome in outcomes if outcome.file not in done]
-        self.outcomes = in_order(self.files, to_do, self.done, outcomes)
-        return self.outcomes
+        self._outcomes = in_order(self.files, self.done, outcomes)
+
+    @property
+    def outcomes(self) -> Sequence[TaskOutcome]:
+        """What is known of all files."""
+        if self._outcomes is None:
+            self._outcomes = in_order(self.files, self.done)
+        return self._outcomes
 
     @property
     def known(self) -> dict[str, TaskOutcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from prefect.runtime import flow_run
 
 from tasks.errors.text import as_unicode, cut, listed, visible
 from tasks.join import save_table
-from tasks.run.outcomes import TaskOutcome
-from tasks.run.records import Record
 from tasks.run.results import Outputs
 from tasks.tables.concatenation import concatenate
 from tasks.tables.joins import Join
@@ -59,6 +57,7 @@ def collect(outputs: Outputs[pa.Table | None], *, join: Join | None = None) -> S
     save_table(outcomes, outputs, OUTCOMES)
     table = None
     if join:
+        outputs = replace(outputs, read=dict(outputs.read))  # they are read once
         read = {file: rows for file, rows in outputs.read.items() if rows is not None}
         warn_without_match(join, outputs)
         table = save_table(concatenate(join, read), outputs, TABLE)
@@ -89,30 +88,26 @@ def warn_without_match(join: Join, outputs: Outputs[Any]) -> None:
 
 def outcomes_table(outputs: Outputs[Any]) -> pd.DataFrame:
     """The table `outcomes` of ScriptResults."""
-    rows = [_row(outcome, outputs.records.get(outcome.file)) for outcome in outputs.outcomes]
-    if outputs.why is not None:
-        why = [outputs.why.get(outcome.file, "") for outcome in outputs.outcomes]
-        rows = [{**row, "processed_because": because} for row, because in zip(rows, why, strict=True)]
-    types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}
-    return pd.DataFrame(rows, columns=list(rows[0] if rows else _row(_NONE, None))).astype(types)
-
-
-_NONE = TaskOutcome(id="", file="", state="")
-
-
-def _row(outcome: TaskOutcome, record: Record | None) -> dict[str, object]:
-    outputs = record.outputs if record else ()
-    return {
-        "file": as_unicode(outcome.file),
-        "succeeded": outcome.succeeded,
-        "exit_code": record.exit_code if record else outcome.exit_code,
-        "seconds": record.seconds if record else outcome.seconds,
-        "node": record.node if record else outcome.node or "",
-        "retries": outcome.retries,
-        "outputs": len(outputs),
-        "bytes": sum(output.size for output in outputs),
-        "reason": "" if outcome.succeeded else outcome.reason,
+    # Not as rows, which would take several times the memory of the table.
+    outcomes = outputs.outcomes
+    records = [outputs.records.get(outcome.file) for outcome in outcomes]
+    both = list(zip(outcomes, records, strict=True))
+    left = [record.outputs if record else () for record in records]
+    columns: dict[str, list[Any]] = {
+        "file": [as_unicode(outcome.file) for outcome in outcomes],
+        "succeeded": [outcome.succeeded for outcome in outcomes],
+        "exit_code": [record.exit_code if record else outcome.exit_code for outcome, record in both],
+        "seconds": [record.seconds if record else outcome.seconds for outcome, record in both],
+        "node": [record.node if record else outcome.node or "" for outcome, record in both],
+        "retries": [outcome.retries for outcome in outcomes],
+        "outputs": [len(each) for each in left],
+        "bytes": [sum(output.size for output in each) for each in left],
+        "reason": ["" if outcome.succeeded else outcome.reason for outcome in outcomes],
     }
+    if outputs.why is not None:
+        columns["processed_because"] = [outputs.why.get(outcome.file, "") for outcome in outcomes]
+    types = {"exit_code": "Int64", "seconds": "Float64", "outputs": "int64", "bytes": "int64"}
+    return pd.DataFrame(columns).astype(types)
 
 
 def _head(frame: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,19 +14,18 @@ from prefect.runtime import flow_run
 
 from tasks.errors import RunError
 from tasks.errors.secrets import without_secrets
-from tasks.errors.text import as_unicode, cut, listed, visible
+from tasks.errors.text import cut, listed, visible
 from tasks.reporting.artifacts import publish_table
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.results import Outputs
-from tasks.tables.totals import add_up
+from tasks.tables.word_lists import FileOutput, WordLists
 from tasks.tables.write import write_table
 
 BY_FILE = "summary.csv"
 OVERALL = "summary_overall.csv"
 TABLES = ("summary", "summary_overall")
 TEXTS = ("file", "word", "task", "node")  # the columns of both tables that hold text
-REPLACED = "replaced_bytes"
 _RULE = "-" * 30
 _MOST_BARS = 30  # in the chart
 _MOST_REPLACED = 200  # files in the report
@@ -53,6 +52,7 @@ class Summary:
 
     by_file: a row per file and rank, with the columns file, rank (from 1), word, count (exact), task, node; and, if any
     file has such, replaced_bytes: how many bytes of the file are not in its encoding, and stand as U+FFFD in its words.
+    The columns file, task and node are categories.
 
     overall: a row per word that is in any file's list, most frequent first, with the columns rank, word, count,
     at_most and files. `count` adds up the lists in which the word is, so it is a LOWER BOUND of its true total: a
@@ -81,8 +81,8 @@ class Summary:
     exact: bool = False
 
     def __str__(self) -> str:
-        by_file = self.by_file.assign(node=self.by_file["node"].map(short_node))
-        parts = [_head(by_file, BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
+        by_file = self.by_file
+        parts = [_head(_short(by_file), BY_FILE), "", _head(self.overall, OVERALL)] if len(by_file) else ["No words."]
         if self.replaced:
             files = [f"{file} ({count:,})" for file, count in self.replaced]
             parts += ["", f"Bytes that are no text and were replaced: {listed(files)}. {_NAME_IT}"]
@@ -91,31 +91,19 @@ class Summary:
         return visible("\n".join(parts))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileOutput:
-    """What the node script wrote for one file: its words with their counts, most frequent first."""
-
-    file: str
-    words: Sequence[tuple[str, int]]
-    task: str
-    node: str
-    replaced: int = 0  # bytes
-    all_words: Path | None = None  # a table with the count of each, where totals are to be exact
-
-
 def summarise(outputs: Outputs[FileOutput], *, top_n: int, exact: bool = False) -> Summary:
     """Join the outputs into the summary, and leave its two tables in their folder."""
-    files = list(outputs.read.values())
+    lists = WordLists(outputs.read.values())
     started = time.monotonic()
-    overall = exact_overall(files, top_n, outputs.folder) if exact else words_overall(files, top_n)
+    overall = lists.exact_overall(top_n, outputs.folder) if exact else lists.overall(top_n)
     if exact:
-        get_run_logger().info("All words of %d files: added up in %.1f s", len(files), time.monotonic() - started)
+        get_run_logger().info("All words of %d files: added up in %.1f s", len(lists), time.monotonic() - started)
     summary = Summary(
-        by_file=words_by_file(files),
+        by_file=lists.by_file(),
         overall=overall,
         folder=outputs.folder,
         missing=outputs.missing,
-        replaced=tuple((file.file, file.replaced) for file in files if file.replaced),
+        replaced=lists.replaced,
         flow_run_id=str(flow_run.id),
         exact=exact,
     )
@@ -124,15 +112,16 @@ def summarise(outputs: Outputs[FileOutput], *, top_n: int, exact: bool = False) 
     publish(summary)
     _warn_of_replaced(summary.replaced)
     get_run_logger().info(
-        "%d words of %d files summarised in %s", len(summary.by_file), len(files), outputs.folder / BY_FILE
+        "%d words of %d files summarised in %s", len(summary.by_file), len(lists), outputs.folder / BY_FILE
     )
     return summary
 
 
 def publish(summary: Summary) -> None:
     """Both tables as artifacts, whose descriptions name the files that they lack."""
-    by_file = summary.by_file.assign(node=summary.by_file["node"].map(short_node))
-    publish_table(by_file, key=Key.BY_FILE.value, description="Top words of each file", missing=summary.missing)
+    publish_table(
+        _short(summary.by_file), key=Key.BY_FILE.value, description="Top words of each file", missing=summary.missing
+    )
     totals = "`count` is exact" if summary.exact else "a word's true total is between `count` and `at_most`"
     overall = f"Top words over all files ({totals})"
     publish_table(summary.overall, key=Key.OVERALL.value, description=overall, missing=summary.missing)
@@ -181,49 +170,9 @@ def parse_output(file: str, folder: Path, all_words: str = "") -> FileOutput:
         raise RunError(f"{path} is not an output of the node script: {error}") from None
 
 
-def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
-    rows = [
-        (as_unicode(output.file), rank, word, count, output.task, output.node, output.replaced)
-        for output in outputs
-        for rank, (word, count) in enumerate(output.words, start=1)
-    ]
-    table = pd.DataFrame(rows, columns=["file", "rank", "word", "count", "task", "node", REPLACED])
-    return table if table[REPLACED].any() else table.drop(columns=REPLACED)
-
-
-def words_overall(outputs: Sequence[FileOutput], top_n: int) -> pd.DataFrame:
-    """Bounds of each listed word's total; see Summary for what `count` and `at_most` mean."""
-    # What a file can hold at most of a word that its list lacks.
-    unlisted = [output.words[-1][1] if len(output.words) >= top_n else 0 for output in outputs]
-    count: dict[str, int] = {}
-    files: dict[str, int] = {}
-    listed: dict[str, int] = {}  # the sum of `unlisted` over the files that do list the word
-    for output, most in zip(outputs, unlisted, strict=True):
-        for word, occurrences in output.words:
-            count[word] = count.get(word, 0) + occurrences
-            files[word] = files.get(word, 0) + 1
-            listed[word] = listed.get(word, 0) + most
-    everywhere = sum(unlisted)
-    ranked = sorted(count, key=lambda word: -count[word])  # stable: ties stay in order of first appearance
-    rows = [
-        (rank, word, count[word], count[word] + everywhere - listed[word], files[word])
-        for rank, word in enumerate(ranked, start=1)
-    ]
-    return pd.DataFrame(rows, columns=["rank", "word", "count", "at_most", "files"])
-
-
-def exact_overall(outputs: Sequence[FileOutput], top_n: int, folder: Path) -> pd.DataFrame:
-    """Exact totals of each listed word and of the overall top words; see Summary. Uses disk space in the folder."""
-    listed = list(dict.fromkeys(word for output in outputs for word, _ in output.words))
-    tables = [output.all_words for output in outputs if output.all_words]
-    totals = add_up(tables, listed, top_n, folder).to_pandas()
-    # Ties stay in order of first appearance in the lists, before words that are in none.
-    place = {word: number for number, word in enumerate(listed)}
-    totals["place"] = totals["word"].map(lambda word: place.get(word, len(place)))
-    totals = totals.sort_values(["count", "place"], ascending=[False, True], kind="stable", ignore_index=True)
-    rows = totals[(totals["place"] < len(place)) | (totals.index < top_n)].reset_index(drop=True)
-    columns = {"rank": range(1, len(rows) + 1), "word": rows["word"], "count": rows["count"]}
-    return pd.DataFrame({**columns, "at_most": rows["count"], "files": rows["files"]})
+def _short(by_file: pd.DataFrame) -> pd.DataFrame:
+    """The table with the nodes' ids cut."""
+    return by_file.assign(node=by_file["node"].map(short_node))
 
 
 def _word_and_count(line: str) -> tuple[str, int]:
@@ -242,7 +191,7 @@ def _warn_of_replaced(replaced: Sequence[tuple[str, int]]) -> None:
 
 def _head(frame: pd.DataFrame, file: str) -> str:
     head = frame.head(_MOST_PRINTED)
-    texts = {name: head[name].map(lambda text: cut(str(text), _WIDEST)) for name in TEXTS if name in head}
+    texts = {name: [cut(str(text), _WIDEST) for text in head[name]] for name in TEXTS if name in head}
     text = head.assign(**texts).to_string(index=False)
     more = len(frame) - _MOST_PRINTED
     return f"{text}\n... and {more} more rows in {file}" if more > 0 else text

@@ -26,7 +26,7 @@ def as_unicode(text: str) -> str:
 
     Distinct names stay distinct, and UTF-8, pandas and Parquet take them.
     """
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def cut(text: str, columns: int) -> str:

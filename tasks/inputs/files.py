@@ -16,13 +16,13 @@ from tasks.inputs.globs import Glob
 MOST_FILES = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
     """A file on this machine or a blob, for one Batch task to process; no two of a run have the same name."""
 
     name: str  # its path below the folder that all have in common, with /
     size: int  # bytes
-    source: Path | SourceBlob
+    source: str | SourceBlob  # a path, as text: there may be very many
     task_id: str = ""  # of the Batch task that is to process it
 
 
@@ -57,7 +57,7 @@ def find_inputs(inputs: Sequence[str]) -> Found:
     """
     if not inputs:
         raise InputError("no input is given; name at least one file, folder or glob such as 'data/*.txt'")
-    paths: dict[str, Path] = {}  # by absolute path
+    paths: dict[str, str] = {}  # by absolute path
     folders: set[str] = set()
     searched: set[str] = set()
     addresses: dict[BlobAddress, None] = {}
@@ -72,7 +72,7 @@ def find_inputs(inputs: Sequence[str]) -> Found:
         folders.add(os.path.abspath(folder))
         if "**" in entry and not os.path.lexists(Path(entry).expanduser()):
             searched.add(os.path.abspath(folder))
-        paths |= {os.path.abspath(path): path for path in files}
+        paths.update(map(_absolute, files))
     refuse_too_many(len(paths))
     return Found(files=_input_files(paths, folders), addresses=list(addresses), searched=sorted(searched))
 
@@ -92,6 +92,12 @@ def _entries(given: str) -> Iterable[tuple[str, str]]:
         return [(given, "")]
     lines = _lines_of(given)
     return [(line, f"{given}, line {number}: ") for number, line in lines]
+
+
+def _absolute(path: str) -> tuple[str, str]:
+    """The absolute path and the path, as one text where they are the same."""
+    absolute = os.path.abspath(path)
+    return absolute, absolute if path == absolute else path
 
 
 def _lines_of(given: str) -> list[tuple[int, str]]:
@@ -114,12 +120,12 @@ def _lines_of(given: str) -> list[tuple[int, str]]:
     return entries
 
 
-def _readable_files_of(entry: str) -> tuple[str, Iterable[Path]]:
+def _readable_files_of(entry: str) -> tuple[str, Sequence[str]]:
     if not entry.strip():  # an unset shell variable, say; as a path it would be the current folder
         raise InputError("an input is empty; name a file, a folder or a glob such as 'data/*.txt'")
     try:
         folder, files = _files_of(entry)
-        return folder, [path for path in files if path.is_file() or _refuse_other(path)]
+        return folder, [path for path in files if Path(path).is_file() or _refuse_other(path)]
     except (OSError, RuntimeError) as error:  # no such home directory, a name too long, a folder that nobody may enter
         raise InputError(
             f"input {entry!r}: cannot be looked up ({_reason(error)}); check the path and its folders' permissions"
@@ -130,21 +136,21 @@ def _reason(error: OSError | RuntimeError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _refuse_other(path: Path) -> bool:
-    raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a file")
+def _refuse_other(path: str) -> bool:
+    raise InputError(f"input {path!r}: not a regular file (or a link to nowhere); name a file")
 
 
-def _files_of(entry: str) -> tuple[str, Iterable[Path]]:
+def _files_of(entry: str) -> tuple[str, Iterable[str]]:
     """The folder that the entry names or searches, and the files it stands for."""
     path = Path(entry).expanduser()
     if path.is_dir():
         return str(path), _files_in(path)
     if os.path.lexists(path):
-        return str(path.parent), [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    files = [match for match in matches if match.is_file()]
+        return str(path.parent), [str(path)]
+    matches = [str(Path(match)) for match in sorted(glob.glob(str(path), recursive=True))]
+    files = [match for match in matches if Path(match).is_file()]
     if not files:
-        only_folders = f"; it matches only folders, such as {str(matches[0])!r}" if matches else ""
+        only_folders = f"; it matches only folders, such as {matches[0]!r}" if matches else ""
         raise InputError(
             f"input {entry!r}: no file matches, seen from {str(Path.cwd())!r}{only_folders}; "
             "check the spelling, name a file or a folder, and write [[] for a [ that is part of a folder's name"
@@ -152,22 +158,23 @@ def _files_of(entry: str) -> tuple[str, Iterable[Path]]:
     return Glob(str(path)).folder, files
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _files_in(folder: Path) -> list[str]:
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if entry.is_file() and not entry.name.startswith("."))
     except OSError as error:
         raise InputError(
             f"input {str(folder)!r}: the folder cannot be read ({error.strerror}); grant read access to it"
         ) from None
-    if not files:
+    if not names:
         raise InputError(
             f"input {str(folder)!r}: the folder holds no files; those in folders inside it need "
             f"a glob such as '{folder}/**/*.txt'"
         )
-    return files
+    return [os.path.join(folder, name) for name in names]  # not as Path objects, which take several times the memory
 
 
-def _input_files(paths: Mapping[str, Path], folders: Set[str]) -> list[InputFile]:
+def _input_files(paths: Mapping[str, str], folders: Set[str]) -> list[InputFile]:
     """The files by absolute path as inputs, named by what is below the deepest folder that all entries share."""
     # A glob such as */../x leads out of its own folder.
     common = os.path.commonpath([*folders, *map(os.path.dirname, paths)]).rstrip("/") if paths else ""
@@ -177,12 +184,12 @@ def _input_files(paths: Mapping[str, Path], folders: Set[str]) -> list[InputFile
     ]
 
 
-def _readable_size(path: Path) -> int:
+def _readable_size(path: str) -> int:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             file.read(1)
             return os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(
-            f"input {str(path)!r}: cannot be read ({error.strerror}); grant read access or leave it out"
+            f"input {path!r}: cannot be read ({error.strerror}); grant read access or leave it out"
         ) from None

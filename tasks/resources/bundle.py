@@ -117,8 +117,8 @@ def pack(files: Sequence[InputFile], prefix_of: Callable[[str], str], url_of: Ca
     contents: list[bytes] = []
     for file in files:
         name, prefix = quoted(file.name), prefix_of(file.name)
-        if isinstance(file.source, Path):
-            data = _read(file.source)
+        if isinstance(file.source, str):
+            data = _read(Path(file.source))
             contents.append(data)
             entries.append(Entry(name=name, size=len(data), md5=new_md5(data).hexdigest(), prefix=prefix))
         else:

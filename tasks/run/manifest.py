@@ -28,12 +28,13 @@ COLUMNS = {
 
 def manifest(outcomes: Iterable[TaskOutcome], done: Mapping[str, Done]) -> pd.DataFrame:
     """A row for each output, and one for each input without outputs or that failed, in the order of the inputs."""
-    rows: list[dict[str, object]] = []
+    columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
     for outcome in outcomes:
         made = done.get(outcome.file) if outcome.succeeded else None
-        file = as_unicode(outcome.file)
-        rows += _rows(file, made) if made else [{"file": file, "exit_code": outcome.exit_code}]
-    return _table(rows)
+        for row in _rows(as_unicode(outcome.file), outcome, made):
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+    return pd.DataFrame({name: pd.Series(columns.pop(name), dtype=kind) for name, kind in COLUMNS.items()})
 
 
 def with_others(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
@@ -58,25 +59,14 @@ def made_in(table: pd.DataFrame) -> dict[str, Done]:
     return found
 
 
-def _rows(file: str, made: Done) -> list[dict[str, object]]:
-    record = made.record
-    shared = {
-        "file": file,
-        "exit_code": record.exit_code,
-        "node": record.node,
-        "seconds": record.seconds,
-        "input": made.content,
-        "script": made.program.script,
-        "arguments": made.program.arguments,
-    }
-    each = [
-        {"output": as_unicode(out.path), "size": out.size, "md5": out.md5, "blob": out.blob} for out in record.outputs
+def _rows(file: str, outcome: TaskOutcome, made: Done | None) -> list[tuple[object, ...]]:
+    """With the values in the order of the columns."""
+    if made is None:
+        return [(file, "", None, "", outcome.exit_code, "", None, "", "", "", "")]
+    record, program = made.record, made.program
+    ran = (record.exit_code, record.node, record.seconds)
+    of = (made.content, program.script, program.arguments)
+    each: list[tuple[object, ...]] = [
+        (as_unicode(out.path), out.size, out.md5, *ran, out.blob, *of) for out in record.outputs
     ]
-    return [{**shared, **output} for output in each or [{}]]
-
-
-def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
-    texts = [name for name, kind in COLUMNS.items() if kind == "str"]
-    frame[texts] = frame[texts].fillna("")
-    return frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})
+    return [(file, *values) for values in each or [("", None, "", *ran, "", *of)]]

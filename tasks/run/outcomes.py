@@ -184,9 +184,9 @@ def log_blob(task: str, stream: str) -> str:
 
 
 def in_order(files: Sequence[InputFile], *several: Sequence[TaskOutcome]) -> list[TaskOutcome]:
-    """The outcomes in the order of their files."""
+    """The last outcome of each file, in the order of the files, of which some may not have begun."""
     known = {outcome.file: outcome for outcomes in several for outcome in outcomes}
-    return [known[file.name] for file in files]
+    return [known.get(file.name) or TaskOutcome.not_begun(file) for file in files]
 
 
 def missing(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -36,7 +36,8 @@ def _any_output(file: str, folder: Path) -> None:
 class Outputs(Generic[T]):
     """The outputs of a run: of each file that succeeded, by the file's name and in the order of the files.
 
-    read: what the workload has read of them; nothing where the outputs stay in Blob Storage.
+    read: what the workload reads of them, each time that it is asked for, so that not all need be in memory; nothing
+    where the outputs stay in Blob Storage.
     """
 
     read: Mapping[str, T]
@@ -49,6 +50,25 @@ class Outputs(Generic[T]):
     def missing(self) -> tuple[str, ...]:
         """The files without output."""
         return tuple(outcome.file for outcome in missing(self.outcomes))
+
+
+class _Reading(Mapping[str, T]):
+    """What is read of each name when it is asked for."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], T]) -> None:
+        self._names = dict.fromkeys(names)
+        self._read = read
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +153,7 @@ class Results:
     def outputs(self, outcomes: Sequence[TaskOutcome]) -> Outputs[Any]:
         """All that there is to join."""
         succeeded = [outcome.file for outcome in outcomes if outcome.succeeded]
-        read = {} if self.kept else {file: self.parse(file, self.folder_of(file)) for file in succeeded}
+        read = {} if self.kept else _Reading(succeeded, lambda file: self.parse(file, self.folder_of(file)))
         done = self.done()
         records = {file: done[file].record for file in succeeded if file in done}
         return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder, why=self.why)
@@ -207,6 +227,6 @@ class Results:
 
 def content_of(file: InputFile) -> str:
     """What is another where the file's content is another. Raises InputError where the file cannot be read."""
-    if isinstance(file.source, Path):
-        return Content.of(file.source).md5.hex()
+    if isinstance(file.source, str):
+        return Content.of(Path(file.source)).md5.hex()
     return file.source.md5 or file.source.etag

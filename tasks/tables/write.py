@@ -22,6 +22,7 @@ from tasks.errors.text import as_unicode
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?", re.ASCII)  # a number to a spreadsheet, and harmless
+_ROWS = 100_000  # that are in memory at once while they are written as Parquet
 # What pyarrow raises for values that no column of Parquet can hold: mixed types, lone surrogates, large integers.
 _UNSUITABLE = (ValueError, TypeError, OverflowError, NotImplementedError)
 
@@ -37,7 +38,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     with _replacing(_with_suffix(path, ".csv")) as file:
         _write_csv(table, file)
     with _replacing(_with_suffix(path, ".parquet")) as file:
-        pq.write_table(_exact(table), file)
+        pq.write_table(_exact(table), file, row_group_size=_ROWS)
 
 
 def distinct(names: Iterable[str]) -> list[str]:
@@ -68,14 +69,34 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 def _write_csv(table: pd.DataFrame, file: IO[bytes]) -> None:
     numbers = [name for name in table.columns if is_numeric_dtype(table[name]) or is_bool_dtype(table[name])]
-    safe = table.assign(**{name: _mapped(table[name], _guarded) for name in table.columns if name not in numbers})
-    texts = safe.drop(columns=numbers)
+    texts = {name: _safe(table[name]) for name in table.columns if name not in numbers}
     # The csv module does not quote a carriage return by itself.
-    returns = any("\r" in text for name in texts for text in texts[name].dropna())
+    returns = any(map(_has_returns, texts.values()))
     quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    safe = table.assign(**texts)
     safe.set_axis([_guarded(name) for name in safe.columns], axis="columns").to_csv(
         file, mode="wb", index=False, quoting=quoting, lineterminator="\n", encoding="utf-8"
     )
+
+
+def _safe(column: pd.Series) -> pd.Series:
+    """The column as text that a spreadsheet does not run."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        categories = column.cat.categories.to_series()
+        return column.cat.rename_categories(list(_safe(categories)))
+    if not isinstance(column.dtype, pd.StringDtype):
+        return _mapped(column, _guarded)
+    # Without a Python object for each text, of which there may be millions.
+    suspicious = column.str.startswith(_GUARDED).fillna(False).astype(bool)
+    return column.where(~suspicious, _mapped(column[suspicious], _guarded)) if suspicious.any() else column
+
+
+def _has_returns(texts: pd.Series) -> bool:
+    if isinstance(texts.dtype, pd.CategoricalDtype):
+        texts = texts.cat.categories.to_series()
+    if isinstance(texts.dtype, pd.StringDtype):
+        return bool(texts.str.contains("\r", regex=False).any())
+    return any("\r" in text for text in texts.dropna())
 
 
 def _guarded(value: object) -> str:

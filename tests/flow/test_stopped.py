@@ -64,7 +64,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
 @pytest.fixture
 def chronicle(azure: Azure, run: Run, container: ContainerClient, tmp_path: Path) -> RunRecord[Any]:
     """Of a run with four files, of which a look has seen one finished, and the service three."""
-    files = [InputFile(source=Path(name), name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
+    files = [InputFile(source=name, name=name, size=1, task_id=file(name).task_id) for name in (*NAMES, LATE)]
     results = Results(folder=tmp_path / "results", parse=parse)
     results.folder.mkdir()
     told: RunRecord[Any] = RunRecord(

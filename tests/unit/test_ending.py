@@ -33,7 +33,7 @@ def ended(allowed: int) -> RunRecord[Any]:
         azure=missing,
         run=missing,
         results=Results(folder=Path("r")),
-        files=[InputFile(source=Path(name), name=name, size=1, task_id=f"t{at}") for at, name in enumerate(NAMES)],
+        files=[InputFile(source=name, name=name, size=1, task_id=f"t{at}") for at, name in enumerate(NAMES)],
         done=[],
         allowed=allowed,
         steps=[],

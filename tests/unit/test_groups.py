@@ -23,8 +23,7 @@ K, M = 1 << 10, 1 << 20
 
 def files(sizes: Sequence[int]) -> list[InputFile]:
     return [
-        InputFile(name=f"{at}.txt", size=size, source=Path(f"{at}.txt"), task_id=task_id(at))
-        for at, size in enumerate(sizes)
+        InputFile(name=f"{at}.txt", size=size, source=f"{at}.txt", task_id=task_id(at)) for at, size in enumerate(sizes)
     ]
 
 
@@ -110,9 +109,9 @@ def test_a_bundle_is_a_line_that_lists_its_files_and_their_contents(tmp_path: Pa
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "b").write_bytes(b"\0\n\xff")
     group = [
-        InputFile(name="ä b.txt", size=3, source=tmp_path / "a"),
+        InputFile(name="ä b.txt", size=3, source=str(tmp_path / "a")),
         InputFile(name="c.log", size=5, source=IN_PLACE),
-        InputFile(name="b", size=3, source=tmp_path / "b"),
+        InputFile(name="b", size=3, source=str(tmp_path / "b")),
     ]
     packed = pack(group, lambda name: f"outputs/{name}", lambda blob: f"https://{blob.name}?sig=x")
     head, _, contents = packed.data.partition(b"\n")
@@ -147,4 +146,4 @@ def test_a_file_that_grows_too_large_for_a_group_is_refused(tmp_path: Path) -> N
     path = tmp_path / "a.log"
     path.write_bytes(b"x" * (M + 1))
     with pytest.raises(InputError, match=r"input '.*a\.log' grows while it is uploaded; run again when nothing"):
-        pack([InputFile(name="a.log", size=3, source=path)], str, str)
+        pack([InputFile(name="a.log", size=3, source=str(path))], str, str)

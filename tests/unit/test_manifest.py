@@ -80,9 +80,7 @@ def test_rows_of_other_inputs_are_kept(tmp_path: Path) -> None:
     table = with_others(new, old)
     assert table[["file", "output"]].values.tolist() == [["b", "z"], ["c", ""], ["a", "x"], ["a", "y"]]
     assert made_in(written(table, tmp_path)) == {"a": done("x", "y"), "b": done("z", content="c1")}
-    assert {name: str(kind) for name, kind in table.dtypes.items()} == {
-        name: "object" if kind == "str" else kind for name, kind in COLUMNS.items()
-    }
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == COLUMNS
 
 
 def test_with_none_of_others_the_new_rows_are_all() -> None:

@@ -26,7 +26,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOGGER = logging.getLogger("tests.record")
 POOL = UsedPool(id="top-words-1", slots_per_node=1, own=True, vm_size="Standard_D2s_v3", spot_nodes=4)
 HELPED = replace(POOL, added_nodes=4, added_at=NOON + timedelta(minutes=20))
-FILES = [InputFile(source=Path(name), name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
+FILES = [InputFile(source=name, name=name, size=1, task_id=f"topNtask{at}") for at, name in enumerate("abc")]
 
 
 def record(pool: UsedPool | None = POOL, counted: tuple[str, ...] = ()) -> RunRecord[Any]:

@@ -60,8 +60,8 @@ def results(tmp_path: Path, files: list[InputFile]) -> Results:
 
 
 def source(file: InputFile) -> Path:
-    assert isinstance(file.source, Path)
-    return file.source
+    assert isinstance(file.source, str)
+    return Path(file.source)
 
 
 def to_process(results: Results, files: list[InputFile]) -> list[str]:

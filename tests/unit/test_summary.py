@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +14,10 @@ from tasks.errors import RunError
 from tasks.summary import (
     BY_FILE,
     OVERALL,
-    FileOutput,
     Summary,
     parse_output,
-    words_by_file,
-    words_overall,
 )
+from tasks.tables.word_lists import FileOutput, WordLists
 from tasks.tables.write import write_table
 
 RULE = "-" * 30
@@ -27,6 +26,14 @@ COLUMNS = ["file", "rank", "word", "count", "task", "node"]
 
 def output(file: str, *words: tuple[str, int]) -> FileOutput:
     return FileOutput(file=file, words=words, task=f"task of {file}", node="node")
+
+
+def words_by_file(outputs: Iterable[FileOutput]) -> pd.DataFrame:
+    return WordLists(outputs).by_file()
+
+
+def words_overall(outputs: Iterable[FileOutput], top_n: int) -> pd.DataFrame:
+    return WordLists(outputs).overall(top_n)
 
 
 def test_there_is_a_row_per_file_and_rank() -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import top_words as script
 from tasks.errors import ResultsError, RunError
-from tasks.summary import FileOutput, Summary, exact_overall, for_report, parse_output
+from tasks.summary import Summary, for_report, parse_output
 from tasks.tables.totals import add_up
+from tasks.tables.word_lists import FileOutput, WordLists
 
 # What a reader of CSV might take for something else, what sorts oddly, and lengths around a small block.
 WORDS = st.sampled_from(
@@ -106,7 +107,7 @@ def test_every_corpus_has_the_totals_of_one_count_over_everything(texts: list[li
     total = sum(map(rule, corpus), Counter[str]())
     with tempfile.TemporaryDirectory() as name:
         outputs = processed(Path(name), [f" {text}" for text in corpus], top_n)
-        overall = exact_overall(outputs, top_n, Path(name))
+        overall = WordLists(outputs).exact_overall(top_n, Path(name))
     assert overall["count"].tolist() == overall["at_most"].tolist() == [total[word] for word in overall["word"]]
     assert overall["count"].tolist()[:top_n] == [count for _, count in total.most_common(top_n)]
     assert overall["files"].tolist() == [sum(word in rule(text) for text in corpus) for word in overall["word"]]
@@ -116,13 +117,13 @@ def test_every_corpus_has_the_totals_of_one_count_over_everything(texts: list[li
 
 def test_a_word_just_below_every_list_is_found_and_ties_go_to_listed_words(tmp_path: Path) -> None:
     outputs = processed(tmp_path, ["x x x mid mid rare", "y y y mid mid tie tie", "z z z w w"], 1)
-    assert exact_overall(outputs, 1, tmp_path).values.tolist() == [
+    assert WordLists(outputs).exact_overall(1, tmp_path).values.tolist() == [
         [1, "mid", 4, 4, 2],
         [2, "x", 3, 3, 1],
         [3, "y", 3, 3, 1],
         [4, "z", 3, 3, 1],
     ]
-    first = exact_overall(outputs[:1], 1, tmp_path)
+    first = WordLists(outputs[:1]).exact_overall(1, tmp_path)
     assert first.values.tolist() == [[1, "x", 3, 3, 1]]
 
 
@@ -147,7 +148,7 @@ def test_an_output_without_its_table_is_none(tmp_path: Path) -> None:
 
 def test_the_report_says_that_totals_are_exact(tmp_path: Path) -> None:
     outputs = processed(tmp_path, ["a a b"], 1)
-    overall = exact_overall(outputs, 1, tmp_path)
+    overall = WordLists(outputs).exact_overall(1, tmp_path)
     report = for_report(Summary(by_file=overall, overall=overall, folder=tmp_path, exact=True))
     assert "exact total over all files" in report
     assert "lower bound" not in report
