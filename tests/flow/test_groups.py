@@ -27,14 +27,14 @@ from tasks.job import add_tasks, create_job, find_done
 from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool
 from tasks.reporting.artifacts import sas_links
-from tasks.resources.batch_task import Work
+from tasks.resources.batch_task import BatchTasks, Work
 from tasks.resources.pool import slots
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.previous_attempt import void_group_records
 from tasks.run.program import Program
 from tasks.run.results import Results
-from tasks.run.scripts import OUR_SCRIPTS
+from tasks.run.scripts import FOR_GROUPS, OUR_SCRIPTS
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import Uploads
 from tests.support.monitoring import pace
@@ -212,6 +212,18 @@ def test_slots_of_a_new_pool_are_those_of_its_settings() -> None:
 
 
 # Step 5
+
+
+def test_on_an_existing_pool_a_batch_task_brings_what_its_work_needs(attempt: Attempt) -> None:
+    (attempt.folder / LARGE).write_bytes(bytes((1 << 20) + 1))
+    uploads = in_flow(attempt.upload)
+    pool = UsedPool(id="theirs", slots_per_node=1, own=False)
+    tasks = BatchTasks(attempt.azure, attempt.run, pool, uploads, WORK)
+    for group in uploads.groups:
+        made = tasks.make(group, range(len(group.files)))
+        brought = [str(file.file_path).rpartition("application/")[2] for file in (made.resource_files or [])[1:]]
+        own = set() if group.id in uploads.bundles else set(FOR_GROUPS)
+        assert brought == [name for name in APPLICATION if name not in own]
 
 
 def test_the_batch_task_of_a_group_gets_its_bundle_and_says_where_records_go(attempt: Attempt) -> None:
