@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 # Started in the background, as by `make test &`, a process ignores Ctrl-C, and so would all that the tests start;
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise by nohup
+
+# Set, it has each process that the tests start compile all our modules again, as each worker does all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,15 +60,18 @@ def azure(no_azure: None, azure_settings: dict[str, str], monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness  # slow: it imports the server
 
-    from tests.support.deployed import SERVER
+    from tests.support.deployed import SERVER, migrated_database
 
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         for name, value in SERVER.items():
             patch.setenv(name, value)
+        home = tmp_path_factory.mktemp("prefect")
+        shutil.copy(migrated_database(), home / "prefect-test.db")
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(home))  # where the server has its database
         stack.enter_context(prefect_test_harness(server_startup_timeout=120))
         patch.undo()
         # Without heartbeats a flow run does not wait a second for its heartbeat thread.

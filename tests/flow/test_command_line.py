@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from prefect.settings import get_current_settings
 
 from tasks.accounts.clients import Azure
 from tests.support.accounts import list_leftovers
+from tests.support.deployed import migrated_database
 from tests.support.paths import DATA, ROOT
 from tests.support.polling import LIMIT, wait_until
 
@@ -118,6 +120,8 @@ def test_a_closed_terminal_ends_the_run_and_all_that_it_started(
     environment: dict[str, str], azure: Azure, tmp_path: Path
 ) -> None:
     before = {each.name for each in list_leftovers(azure)}
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(migrated_database(), tmp_path / "prefect" / "prefect.db")
     accounts = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
     command = start({**environment, **accounts}, str(DATA), "--delay", "600")
     read_until(command, "2 running")

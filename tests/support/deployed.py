@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -67,7 +68,7 @@ class Deployed:
     def starting(cls, **environment: str) -> Deployed:
         """The server, started; the rest is done by `deploy` and `start_worker`."""
         home = Path(tempfile.mkdtemp(prefix="prefect-"))
-        shutil.copy(_migrated_database(), home / "prefect.db")
+        shutil.copy(migrated_database(), home / "prefect.db")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -215,18 +216,20 @@ class Deployed:
         self.client.set_flow_run_state(run_id, Cancelling())
 
 
-def _migrated_database() -> Path:
+def migrated_database() -> Path:
     """An empty database of the installed Prefect, made once: its migrations take longer than the rest of a start."""
     made = ROOT / ".pytest_cache" / f"prefect-{prefect.__version__}.db"
-    if not made.exists():
-        made.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory() as home:
-            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-            subprocess.run(command, env={**environment, "PREFECT_HOME": home}, check=True, capture_output=True)
-            own = made.with_suffix(f".{os.getpid()}")  # another worker may make one at the same time
-            shutil.copy(Path(home) / "prefect.db", own)
-            own.replace(made)
+    made.parent.mkdir(exist_ok=True)
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other workers wait for the one that makes it
+        if not made.exists():
+            with tempfile.TemporaryDirectory() as home:
+                command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+                environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+                subprocess.run(command, env={**environment, "PREFECT_HOME": home}, check=True, capture_output=True)
+                own = made.with_suffix(".new")  # an interrupted copy is no database
+                shutil.copy(Path(home) / "prefect.db", own)
+                own.replace(made)
     return made
 
 

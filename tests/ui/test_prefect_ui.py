@@ -35,6 +35,13 @@ def ui(deployed: Deployed) -> Iterator[PrefectUI]:
         yield PrefectUI(page=page, deployed=deployed)
 
 
+@pytest.fixture(autouse=True)
+def no_page_stays_open(ui: PrefectUI) -> Iterator[None]:
+    """While the next test waits for its run, nothing is drawn."""
+    yield
+    ui.leave()
+
+
 @pytest.fixture(scope="module")
 def accounts(azure_settings: dict[str, str]) -> Azure:
     azure = Azure.from_environment(azure_settings)
@@ -315,7 +322,7 @@ def test_the_answers_for_job_and_pool_are_followed(
     expect(job).to_be_checked()
     expect(pool).to_be_checked()
     job.click()
-    form.get_by_role("button", name="Resume").click()
+    ui.resume(form)
     deployed.wait(from_the_form, "Completed")
     assert left_over(accounts, from_the_form) == [f"job {named(from_the_form).job_id}"]
 
