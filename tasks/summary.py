@@ -107,12 +107,14 @@ def summarise(outputs: Outputs[FileOutput], *, top_n: int, exact: bool = False) 
         flow_run_id=str(flow_run.id),
         exact=exact,
     )
+    count = len(lists)
+    del lists  # the tables have it all
     write_table(summary.by_file, outputs.folder / BY_FILE)
     write_table(summary.overall, outputs.folder / OVERALL)
     publish(summary)
     _warn_of_replaced(summary.replaced)
     get_run_logger().info(
-        "%d words of %d files summarised in %s", len(summary.by_file), len(lists), outputs.folder / BY_FILE
+        "%d words of %d files summarised in %s", len(summary.by_file), count, outputs.folder / BY_FILE
     )
     return summary
 
