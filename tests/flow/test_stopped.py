@@ -19,6 +19,7 @@ from tasks.accounts.clients import Azure
 from tasks.containers import delete_containers
 from tasks.inputs.files import InputFile
 from tasks.record import RunRecord
+from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.report import RunFacts
 from tasks.run.fetch import Fetcher
 from tasks.run.identity import Role, Run
@@ -105,6 +106,7 @@ def test_finished_outputs_are_downloaded_and_reported(
     chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(TaskBoard, "is_shown", True)  # as monitoring has begun
     monkeypatch.setattr(chronicle.seen.board, "show", lambda outcomes, *more: shown.append(more))
     stop(chronicle)
     assert shown == [(3, 4, "3 of 4 Batch tasks completed (3 succeeded, 0 failed), 1 not completed: Stopped: ")]
