@@ -106,6 +106,7 @@ def test_finished_outputs_are_downloaded_and_reported(
     chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(TaskBoard, "is_shown", True)  # as monitoring has begun
     monkeypatch.setattr(chronicle.seen.board, "show", lambda outcomes, *more: shown.append(more))
     monkeypatch.setattr(TaskBoard, "is_shown", True)  # by monitoring
     stop(chronicle)

@@ -21,6 +21,7 @@ from tasks.resources.pool import _start_task, set_up_seconds
 from tasks.run.settings import PoolSettings
 from tasks.run.uploads import UploadedFile
 from tests.support.batch_service import (
+    QUICK,
     HttpFiles,
     RunningService,
     create_job,
@@ -55,14 +56,20 @@ def served(http_files: HttpFiles, *files: Path) -> list[UploadedFile]:
     ]
 
 
-@pytest.fixture
-def packed(client: BatchClient, tmp_path: Path) -> Wheelhouse:
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Wheelhouse:
     """A package with a compiled module, and a folder of ours that the script imports."""
+    tmp_path = tmp_path_factory.mktemp("packed")
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "prices.py").write_text("PRICE = 12\n")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("markupsafe==3.0.2\n")
-    target = python_of_nodes(client, PoolSettings())
+    service = RunningService(tmp_path / "batch", QUICK)
+    service.start()
+    try:
+        target = python_of_nodes(service.client(), PoolSettings())
+    finally:
+        service.stop()
     assert target.version == "{}.{}".format(*sys.version_info)
     found = resolve(Packages(requirements=requirements, extra=(tmp_path / "shop",)), target, tmp_path)
     assert found is not None
