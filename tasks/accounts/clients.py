@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import azure.batch.models
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
 from azure.storage.blob import (
@@ -26,6 +27,16 @@ from tasks.errors.service import EmbeddedAzureEnded
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}
 # Downloads come in parts that a slow line can carry, each retried by itself; for uploads see resources/upload.py.
 _PARTS: dict[str, Any] = {"max_single_get_size": 4 << 20, "max_chunk_get_size": 4 << 20}
+
+
+def _prepare_models() -> None:
+    """Make one of each model of Azure's SDK, which prepares its class: two threads that do so at once can fail."""
+    for model in vars(azure.batch.models).values():
+        if isinstance(model, type) and issubclass(model, MutableMapping):
+            model.__new__(model)
+
+
+_prepare_models()
 
 
 class Access(Enum):

@@ -28,7 +28,6 @@ from tasks.accounts.clients import Azure
 from tasks.reporting.prefect_api import limited
 from tasks.run.settings import PoolSettings
 from tasks.summary import Summary
-from tests.support.attempts import prepare_models
 from tests.support.polling import LIMIT
 
 RUNS = 5
@@ -81,7 +80,6 @@ def ended(
             return_state=True,
         )
 
-    prepare_models()
     with temporary_settings({PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2}), ThreadPoolExecutor(RUNS) as pool:
         states = [future.result() for future in [pool.submit(copy_context().run, run) for _ in range(RUNS)]]
     with get_client(sync_client=True) as client:

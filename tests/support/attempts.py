@@ -7,14 +7,13 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import azure.batch.models
 import pytest
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
@@ -207,17 +206,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Nodes:
     return nodes
 
 
-def prepare_models() -> None:
-    """Make one of each model of Azure's SDK, which prepares the class: two threads that do so at once can fail."""
-    for model in vars(azure.batch.models).values():
-        if isinstance(model, type) and issubclass(model, MutableMapping):
-            model.__new__(model)
-
-
 @pytest.fixture(scope="module")
 def watched(prefect_server: None, slow_settings: dict[str, str], nodes: Nodes) -> Iterator[None]:
     """Each attempt of the flow does as its Attempt says. Waits are short, and no hook runs."""
-    prepare_models()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in slow_settings.items():
             patch.setenv(name, value)
