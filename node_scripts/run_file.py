@@ -28,6 +28,9 @@ from __future__ import annotations
 import os
 import sys
 
+# All else is imported where it is needed: after the folder has its place in sys.path, and of it only what the work
+# takes. So Python compiles no more than this file each time, and keeps the bytecode of the others.
+
 
 def main() -> int:
     if len(sys.argv) < 2:
