@@ -45,15 +45,15 @@ AZURE = Place(
     requests=20_000,
 )
 LOCAL = Place(
-    start=5,
-    upload=0.0002,
+    start=2.5,
+    upload=0.00007,
     upload_alone=0.002,
-    add=0.0003,
-    per_batch_task=0.35,
-    per_file=0.006,
-    download=0.0008,
+    add=0.0001,
+    per_batch_task=0.1,
+    per_file=0.001,
+    download=0.0005,
     storage=1e9,
-    requests=600,
+    requests=1_000,
 )
 
 
