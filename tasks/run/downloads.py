@@ -16,7 +16,7 @@ from tasks.accounts.parallel import in_parallel
 from tasks.accounts.whole_blobs import WholeBlobs
 from tasks.errors import ResultsError
 from tasks.run.fetch import Fetcher, Useless
-from tasks.run.group_records import RecordList, last_records, lists_by_group, make_void
+from tasks.run.group_records import RecordList, last_records, lists_by_group, make_void, next_number, read_list
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import STREAMS, Cause, TaskOutcome
 from tasks.run.program import Done
@@ -103,15 +103,12 @@ class _Fetching:
                 of_groups.setdefault(file.task_id, {})[file.name] = file
         if of_groups:
             self._lists = lists_by_group(self._azure, self._run)
-        found = [part for parts in self._in_groups(of_groups) for part in parts]
-        self._in_parallel(self._complete, found)
-        seen = {part.file.name for part in found} | self._download.stored.keys() | self._download.useless.keys()
+        seen = self._in_groups(of_groups) | self._download.stored.keys() | self._download.useless.keys()
         alone = [file for file in files if file.name not in seen]
         lost = {file.name: file for file in self._in_parallel(self._fetch_alone, alone) if file}
         if lost:  # or a previous attempt had them in other groups
             self._lists = self._lists or lists_by_group(self._azure, self._run)
-            others = [part for parts in self._in_groups(dict.fromkeys(self._lists, lost)) for part in parts]
-            self._in_parallel(self._complete, others)
+            self._in_groups(dict.fromkeys(self._lists, lost))
         for file in lost.values() if not self._download.stop.is_set() else ():
             if file.name not in self._download.stored:
                 self._download.useless.setdefault(file.name, self._why_lost(file, groups))
@@ -121,16 +118,21 @@ class _Fetching:
     def _in_parallel(self, work: Callable[[T], R], items: Sequence[T], **more: int) -> list[R]:
         return in_parallel(work, items, meanwhile=self._meanwhile, **more)
 
-    def _in_groups(self, wanted: Mapping[str, Mapping[str, UploadedFile]]) -> list[list[_Part]]:
+    def _in_groups(self, wanted: Mapping[str, Mapping[str, UploadedFile]]) -> set[str]:
+        """Download the outputs of these files of the groups; returns the names of those with outputs beside records."""
+
         def fetch(group: str) -> list[_Part]:
             return list(self._in_group(group, wanted[group]))
 
-        return self._in_parallel(fetch, list(wanted), at_a_time=_GROUPS_AT_A_TIME)
+        found = self._in_parallel(fetch, list(wanted), at_a_time=_GROUPS_AT_A_TIME)
+        parts = [part for of_group in found for part in of_group]
+        self._in_parallel(self._complete, parts)
+        return {part.file.name for part in parts}
 
     def _in_group(self, group: str, wanted: Mapping[str, UploadedFile]) -> Iterator[_Part]:
         """Store the outputs that are in the records of the group's files; returns those with further outputs."""
         lists = self._lists.get(group, ())
-        below = 1 + max((each.number for each in lists), default=-1)
+        below = next_number(lists)
         failed = self._download.failed.get(group, ())
         for record in last_records(lists, self._read):
             if self._download.stop.is_set():
@@ -149,7 +151,7 @@ class _Fetching:
 
     def _read(self, each: RecordList) -> list[FileRecord]:
         try:
-            return self._fetcher.records(each)
+            return read_list(self._fetcher.blobs, each)
         except ValueError as error:
             self._damaged[each.group] = f"{each.blob}: {error}"
             return []

@@ -17,7 +17,6 @@ from tasks.accounts.whole_blobs import WholeBlobs
 from tasks.errors.local_files import at
 from tasks.errors.service import ServiceError, error_code
 from tasks.inputs.content import new_md5
-from tasks.run.group_records import RecordList
 from tasks.run.outcomes import Cause
 from tasks.run.records import FileRecord, Output, record_blob
 from tasks.run.results import Results
@@ -54,15 +53,6 @@ class Fetcher:
             return None
         except ValueError as error:
             raise Useless(Cause.DAMAGED, f"{blob}: {error}") from None
-
-    def records(self, each: RecordList) -> list[FileRecord]:
-        """The records in a list. Raises ValueError where it is damaged."""
-        try:
-            return FileRecord.parse_list(self.blobs.read(each.blob))
-        except ServiceError as error:
-            if error.code != "BlobNotFound":
-                raise
-            return []
 
     def store(self, name: str, record: FileRecord) -> list[tuple[Output, Path]]:
         """Put the outputs that are in the record at their places; returns the others, for `fetch`."""

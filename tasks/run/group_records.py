@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -81,20 +82,25 @@ def for_each_group(
     blobs = WholeBlobs(azure, run.container(Role.OUTPUT))
 
     def read(each: RecordList) -> list[FileRecord]:
-        try:
-            return FileRecord.parse_list(blobs.read(each.blob), contents=False)
-        except ValueError:
-            return []
-        except ServiceError as error:
-            if error.code != "BlobNotFound":
-                raise
-            return []
+        with suppress(ValueError):
+            return read_list(blobs, each, contents=False)
+        return []
 
     def read_group(group: str) -> T:
         found = combine((each, read(each)) for each in lists[group])
         return act(group, found[group])
 
     return dict(zip(lists, in_parallel(read_group, lists), strict=True))
+
+
+def read_list(blobs: WholeBlobs, each: RecordList, *, contents: bool = True) -> list[FileRecord]:
+    """The records in the list, none where it is gone. Raises ValueError where it is damaged."""
+    try:
+        return FileRecord.parse_list(blobs.read(each.blob), contents=contents)
+    except ServiceError as error:
+        if error.code != "BlobNotFound":
+            raise
+        return []
 
 
 def lists_by_group(azure: Azure, run: Run, groups: Collection[str] | None = None) -> dict[str, list[RecordList]]:
@@ -125,7 +131,12 @@ def _combine(lists: list[tuple[RecordList, Iterable[FileRecord]]]) -> GroupRecor
             if voids.count(each, record):
                 before = files.get(record.name)
                 files[record.name] = Written(record=record, at=each.written, tries=before.tries + 1 if before else 1)
-    return GroupRecords(files=files, next_list=1 + max(each.number for each, _ in lists))
+    return GroupRecords(files=files, next_list=next_number(each for each, _ in lists))
+
+
+def next_number(lists: Iterable[RecordList]) -> int:
+    """The number of the list that comes after these."""
+    return 1 + max((each.number for each in lists), default=-1)
 
 
 def last_records(

@@ -14,7 +14,7 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
-from tasks.run.group_records import GroupRecords, list_group_records, make_void, read_group_records
+from tasks.run.group_records import GroupRecords, lists_by_group, make_void, next_number, read_group_records
 from tasks.run.groups import parse_ranges
 from tasks.run.identity import Role, Run
 from tasks.run.records import RECORDS, FileRecord
@@ -152,9 +152,4 @@ def void_group_records(
 
 def next_lists_there(azure: Azure, run: Run) -> dict[str, int]:
     """The number of each group's next list of records, by the group's id; of a group without lists none."""
-    with azure.blobs() as blobs:
-        lists = list_group_records(blobs.get_container_client(run.container(Role.OUTPUT)))
-    found: dict[str, int] = {}
-    for each in lists:
-        found[each.group] = max(found.get(each.group, 0), each.number + 1)
-    return found
+    return {group: next_number(lists) for group, lists in lists_by_group(azure, run).items()}
