@@ -106,13 +106,8 @@ def plan(uploads: Uploads, previous: PreviousAttempt, run: Run, again: Collectio
 
 
 def _void(groups: Mapping[str, GroupRecords], names: set[str]) -> dict[str, frozenset[str]]:
-    found = {id: _counting(group).keys() & names for id, group in groups.items()}
+    found = {id: group.files.keys() & names for id, group in groups.items()}
     return {id: frozenset(files) for id, files in found.items() if files}
-
-
-def _counting(group: GroupRecords) -> dict[str, Written]:
-    """Its records but those that do not count any more."""
-    return {name: written for name, written in group.files.items() if not written.record.void}
 
 
 class _Judge:
@@ -193,7 +188,7 @@ class _Judge:
         for id, group in self._previous.groups.items():
             if id in tasks and tasks[id].digest and self._precedes(tasks[id], self._programmed):
                 continue
-            for name, written in _counting(group).items():
+            for name, written in group.files.items():
                 if name not in found or found[name].at <= written.at:
                     found[name] = written
         return found

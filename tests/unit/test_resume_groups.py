@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tasks.job import what_is_added
-from tasks.run.group_records import GroupRecords, Written
+from tasks.run.group_records import GroupRecords, RecordList, combine
 from tasks.run.identity import Run
 from tasks.run.previous_attempt import PreviousAttempt, PreviousTask, Progress
 from tasks.run.records import FileRecord, Record, record_blob
@@ -53,7 +53,8 @@ def record(name: str, *, exit_code: int = 0, md5: str = "", size: int = 1, **mor
 def records(*of: FileRecord | str, at: datetime = DONE_AT, next_list: int = 3) -> GroupRecords:
     """The last records of files of a group; of a name, a record of success."""
     all = [record(each) if isinstance(each, str) else each for each in of]
-    return GroupRecords(files={each.name: Written(record=each, at=at) for each in all}, next_list=next_list)
+    written = RecordList(group="", number=next_list - 1, blob="", written=at)
+    return combine([(written, all)])[""]
 
 
 def task(
