@@ -55,23 +55,15 @@ class Signer:
         The endpoint is that of another account than the run's own, which only Entra ID can sign for.
         """
         target = SourceContainer(endpoint=endpoint or self._own.endpoint, name=container)
-        return generate_container_sas(
-            self._name(target),
-            container,
-            permission=ContainerSasPermissions(read=read, create=True, write=True),
-            expiry=self.expires,
-            **self._with(target),
-        )
+        return self._container_token(target, ContainerSasPermissions(read=read, create=True, write=True))
 
     def read_token(self, container: str) -> str:
         """A SAS token that lets its bearer read the blobs of a container of the run's account; nothing else."""
-        own = replace(self._own, name=container)
+        return self._container_token(replace(self._own, name=container), ContainerSasPermissions(read=True))
+
+    def _container_token(self, target: SourceContainer, permission: ContainerSasPermissions) -> str:
         return generate_container_sas(
-            self._name(own),
-            container,
-            permission=ContainerSasPermissions(read=True),
-            expiry=self.expires,
-            **self._with(own),
+            self._name(target), target.name, permission=permission, expiry=self.expires, **self._with(target)
         )
 
     def _read_token(self, source: SourceContainer, blob: str) -> str:

@@ -36,7 +36,6 @@ class Bundler:
         """programmed: when what processes the files got its content."""
         self.container = blobs.get_container_client(run.container(Role.INPUT))
         self.line = Line()
-        self._container_name = run.container(Role.INPUT)
         self._present = {blob.name: blob for blob in self.container.list_blobs(name_starts_with=f"{_FOLDER}/")}
         self._signer = Signer(azure, run.expires)
         self._destination = work.destination or Destination.of(azure, run, "")
@@ -60,8 +59,8 @@ class Bundler:
             md5=content.md5.hex(),
             modified=modified,
             task_id=group.id,
-            container=self._container_name,
-            sas_url=self._signer.read_url(self._container_name, name),
+            container=self.container.container_name,
+            sas_url=self._signer.read_url(self.container.container_name, name),
             # With URLs it has SAS of the user's blobs, which outlive the run's containers: its link is not shown.
             uploaded=not any(entry.url for entry in packed.entries),
         )
@@ -76,7 +75,7 @@ class Bundler:
                 etag=entry.etag,
                 modified=self._programmed,
                 task_id=group.id,
-                container=self._container_name,
+                container=self.container.container_name,
                 uploaded=not entry.url,
             )
             for file, entry in zip(group.files, entries, strict=True)

@@ -88,7 +88,7 @@ def by_batch_task(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
     groups: dict[tuple[str, bool], list[TaskOutcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.id, outcome.earlier), []).append(outcome)
-    return [each if len(group) == 1 else _together(group) for group in groups.values() for each in group[:1]]
+    return [group[0] if len(group) == 1 else _together(group) for group in groups.values()]
 
 
 def _together(files: Sequence[TaskOutcome]) -> TaskOutcome:
