@@ -1,4 +1,4 @@
-"""The decorator of every flow that runs a workload (run name, hooks), and the type of its inputs."""
+"""The decorator of every flow that runs a workload (run name, hooks), and types of parameters that all have."""
 
 # No postponed annotations: a flow that is served is pickled, and looks for the names in them.
 
@@ -8,17 +8,20 @@ from typing import Annotated, ParamSpec, TypeVar
 
 from prefect import Flow, flow
 from prefect.runtime import flow_run
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from flows.hooks import clean_up_dead_run
 from tasks.errors import InputError
 from tasks.errors.log import log_errors_without_traceback
 from tasks.inputs.files import as_list, find_inputs
+from tasks.run.groups import MOST_FILES_PER_TASK
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Inputs = Annotated[list[str], BeforeValidator(as_list)]
+NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+FilesPerTask = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MOST_FILES_PER_TASK})] | None
 
 
 def batch_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:

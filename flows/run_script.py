@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
-from flows.batch_flow import Inputs, batch_flow
+from flows.batch_flow import FilesPerTask, Inputs, NoneOrMore, batch_flow
 from flows.nine_steps import run_workload
 from tasks.packages.needed import find_packages
 from tasks.run.output_address import refuse_join_of_kept_outputs
@@ -30,8 +30,6 @@ from tasks.script_results import OUTCOMES, TABLE, ScriptResults, collect
 from tasks.tables.joins import Join
 from tasks.tables.outputs import read_outputs
 
-NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
-FilesPerTask = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 1000})] | None
 Text = Annotated[str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, os.PathLike) else given)]
 
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flows.batch_flow import Inputs, batch_flow
+from flows.batch_flow import FilesPerTask, Inputs, NoneOrMore, batch_flow
 from flows.nine_steps import run_workload
 from flows.word_arguments import ALL_WORDS, word_arguments
 from tasks.run.output_address import refuse_join_of_kept_outputs
@@ -27,8 +27,6 @@ from tasks.summary import TABLES, Summary, for_report, parse_output, summarise
 NODE_SCRIPT = Path(__file__).resolve().parents[1] / "node_scripts" / "top_words.py"
 
 AtLeastOne = Annotated[int, Field(json_schema_extra={"minimum": 1})]
-NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
-FilesPerTask = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 1000})] | None
 NotNegative = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 
 

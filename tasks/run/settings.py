@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.run.groups import MOST_FILES_PER_TASK
+
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
 _IDENTITY = (
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/]+"
@@ -233,7 +235,7 @@ class RunSettings(_Settings):
     files_per_task: int | None = Field(
         default=None,
         description="The most small files that one Batch task processes, 1 to 1,000. None: chosen from their sizes.",
-        json_schema_extra={"minimum": 1, "maximum": 1000},
+        json_schema_extra={"minimum": 1, "maximum": MOST_FILES_PER_TASK},
     )
     isolate: bool = Field(
         default=False,
