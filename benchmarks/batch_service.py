@@ -1,6 +1,6 @@
 """How fast the local Batch service is, beside what this machine can do without it.
 
-    python benchmarks/batch_service.py [--tasks 100000] [--runs 2000]
+    python -m benchmarks.batch_service [--tasks 100000] [--runs 2000]
 
 Requests are sent by the unmodified SDK. A figure stands beside the same requests to a server that only ever gives one
 ready-made answer, or the same commands without Batch, measured in turn; the ratio of the two depends least on what else
@@ -39,11 +39,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.services import LocalAzure, local_azure, process_tree
+
 SLOTS = 8
 COMPARED = 10_000  # tasks that are added to both servers
 SLICE = 1000  # of them, in turn
-FAILING = 100  # each so many-th task fails
+FAILING = 100  # one task in that many fails
 ASKED = 20  # times that a request is repeated
 IDLE_FOR = 5.0  # seconds
 API = "api-version=2025-06-01"
@@ -89,25 +90,20 @@ class Row:
 
 
 class Service:
-    """The local Batch service in a process of its own, through python -m local_azure."""
+    """The local Batch service, in a process of its own."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "local_azure", "--batch-port=0", "--blob-port=0", "--until-stdin-closes"]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout
-        settings = dict(self.process.stdout.readline().rstrip("\n").split("=", 1) for _ in range(5))
+    def __init__(self, azure: LocalAzure) -> None:
+        self._pid = azure.batch
+        settings = azure.settings
         credential = AzureNamedKeyCredential(settings["AZURE_BATCH_ACCOUNT"], settings["AZURE_BATCH_ACCESS_KEY"])
         self.client = BatchClient(settings["AZURE_BATCH_ENDPOINT"], credential)
 
     def _processes(self) -> Iterator[Path]:
         """The process and its supervisors, without Azurite and commands, in /proc."""
-        pending = [self.process.pid]
-        while pending:
-            process = Path(f"/proc/{pending.pop()}")
+        for process in map("/proc/{}".format, process_tree(self._pid)):
             with contextlib.suppress(OSError):  # a command that has just ended
-                pending += map(int, (process / f"task/{process.name}/children").read_text().split())
-                if (process / "exe").readlink().name.startswith("python"):
-                    yield process
+                if Path(process, "exe").readlink().name.startswith("python"):
+                    yield Path(process)
 
     def memory(self) -> float:
         """Memory in MB; what processes share counts once."""
@@ -122,13 +118,8 @@ class Service:
         total = 0
         for process in self._processes():
             fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
-            total += sum(map(int, fields[11:13] if int(process.name) == self.process.pid else fields[11:15]))
+            total += sum(map(int, fields[11:13] if int(process.name) == self._pid else fields[11:15]))
         return total / os.sysconf("SC_CLK_TCK")
-
-    def stop(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
 
 
 @contextmanager
@@ -276,14 +267,6 @@ def running(service: Service, runs: int, count: int) -> Iterator[Row]:
     yield Row(what=what, value=cpu_of_many, unit="ms", machine=cpu, most_times=1.25)
 
 
-def run_alone(directory: Path, number: int) -> None:
-    """What a node must do at least: a directory, two output files, the command."""
-    working = directory / str(number) / "wd"
-    working.mkdir(parents=True)
-    with (working.parent / "stdout.txt").open("w") as output, (working.parent / "stderr.txt").open("w") as errors:
-        subprocess.run(["/bin/true"], cwd=working, stdout=output, stderr=errors, check=True)
-
-
 def completing(service: Service, pool: str, job: str, runs: int) -> tuple[float, float]:
     """Create the pool of a job; returns milliseconds of processor time per task, and tasks per second."""
     client = service.client
@@ -330,15 +313,10 @@ def main() -> int:
     options = parser.parse_args()
     print(f"{'':48} {'service':>9} {'machine':>10} {'ratio':>6} {'unit':8} {'target':>12}", flush=True)
     reached = True
-    with tempfile.TemporaryDirectory() as temporary:
-        os.environ["TMPDIR"] = temporary
-        service = Service()
-        try:
-            for row in measure(service, options.tasks, options.runs):
-                print(row, flush=True)
-                reached = reached and row.reached
-        finally:
-            service.stop()
+    with tempfile.TemporaryDirectory() as temporary, local_azure(Path(temporary)) as azure:
+        for row in measure(Service(azure), options.tasks, options.runs):
+            print(row, flush=True)
+            reached = reached and row.reached
     return 0 if reached else 1
 
 

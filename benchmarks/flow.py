@@ -37,7 +37,7 @@ LEAST_RATIO = {300: 3.0, 1000: 5.0, 10_000: 8.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """Runs of both clients with so many files, of which each two follow each other."""
+    """Runs of both clients with that number of files; the runs of a pair follow each other."""
 
     files: int
     flow: Sequence[Measured]

@@ -74,7 +74,7 @@ def take_turn(client: Callable[[Work], Done]) -> None:
 
 
 class Turn:
-    """The process of a run, which waits until it is told to run."""
+    """The process of a run, which waits until `run` is called."""
 
     def __init__(self, client: Client, work: Work, settings: Mapping[str, str]) -> None:
         self._log = work.results / "client.log"

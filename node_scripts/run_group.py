@@ -110,12 +110,12 @@ def attempt(file: Values, bundle: BinaryIO, runner: Runner) -> Values | None:
 
 
 def members_of(bundle: BinaryIO, chosen: str) -> list[Values]:
-    """The files that are to be processed, each with its number and where it begins in the bundle."""
+    """The files that are to be processed, each with the place where it begins in the bundle."""
     try:
         files: list[Values] = json.loads(bundle.readline())["files"]
         at = bundle.tell()
-        for index, file in enumerate(files):
-            file["index"], file["at"] = index, at
+        for file in files:
+            file["at"] = at
             at += 0 if file.get("url") else file["size"]
         ranges = [part.partition("-") for part in chosen.split(",")]
         return [files[index] for low, _, high in ranges for index in range(int(low), int(high or low) + 1)]

@@ -20,10 +20,9 @@ from pathlib import Path
 
 from local_azure.batch.node import leftovers, shim
 from local_azure.batch.node.command import Command, Ending, Outcome
-from local_azure.batch.node.supervisors import Supervisor, Supervisors
+from local_azure.batch.node.supervisors import SPAWN_ATTEMPTS, Supervisor, Supervisors
 
 DEFAULT_GRACE = 2.0  # seconds
-SPAWN_ATTEMPTS = 2  # the first may find that the spawner was killed
 SHIM_GRACE = 2.0  # seconds in which the shims of a killed service end their process trees
 
 
