@@ -159,7 +159,7 @@ class Text:
         self.start = next((len(mark) for mark, name in MARKS if name == encoding and start.startswith(mark)), 0)
 
     def borders(self, segments: int) -> list[int]:
-        """Offsets of at most so many segments; all but the first begin at ASCII white space."""
+        """Offsets of at most that many segments; all but the first begin at ASCII white space."""
         borders = [self.start]
         with open(self.path, "rb") as file:
             for number in range(1, segments if self.encoding == "utf-8" else 1):
@@ -263,7 +263,7 @@ class Tally:
 
 
 def write_records(records: Iterable[Record], text: Text, parts: int) -> None:
-    """Append them to the files of so many hash partitions, one per process."""
+    """Append them to the files of that many hash partitions, one per process."""
     for segment, saved, words, counts in records:
         partitions: list[tuple[list[bytes], list[int]]] = [([], []) for _ in range(parts)]
         for word, count in zip(words, counts):  # noqa: B905

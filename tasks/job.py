@@ -90,7 +90,7 @@ def _log_added(run: Run, plan: Plan) -> None:
 
 
 def what_is_added(count: int, files: int, others: int) -> str:
-    """How many Batch tasks, for so many input files, and how many others there are."""
+    """Such as "16 Batch tasks added, for 300 input files"; others are input files that need no new one."""
     reused = f"{others:,} input files are done, or have one, from a previous attempt"
     if not count:
         return f"no Batch tasks added; {reused}"

@@ -124,7 +124,7 @@ class Scheduler:
         return [self._start(task, job, place.node, slots) for task, place, slots in chosen]
 
     def _tasks_to_run(self, job: Row, most_slots: int, limit: int) -> Iterator[Row]:
-        """Active tasks that need at most so many slots, in the order of their creation; reads no other tasks."""
+        """Active tasks that need at most that number of slots, in the order of their creation; reads no other tasks."""
         store = self._service.store
         # Exactly the terms of the index tasks_to_run.
         to_run = "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
