@@ -7,13 +7,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-cache-dir
 UV := $(BIN)/python -m tasks.packages.indexes # uv with the settings of pip
 INPUTS ?= 'data/*.txt'
 
-.PHONY: run help ui deploy worker test lint bench lock clean
+.PHONY: run help ui deploy worker test test-live lint bench lock clean
 
 run: .venv/installed ## count the words of data/, or of INPUTS="'my/*.txt' --top-n 20"
 	@$(BIN)/python -m flows.top_words $(INPUTS)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # If its Python was removed or replaced, .venv has no packages. Checked in milliseconds, except by `make help` and `clean`.
 WORKS = import sys, importlib.util; sys.exit(not importlib.util.find_spec("prefect"))
@@ -54,6 +54,9 @@ SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration
 # minute. Three at a time on two cores: a test waits for services a quarter of its time.
 test: .venv/installed-dev ## run all tests; with COVERAGE=1, fail where they reach too little of the code
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+
+test-live: .venv/installed-dev ## run the live tests against your account; with RECORD=1, record what Azure Batch answers
+	@$(BIN)/python -m tests.live $(if $(RECORD),--record)
 
 lint: .venv/installed-dev ## check with ruff, mypy and the import contracts of pyproject.toml
 	@$(BIN)/python -m ruff check .
