@@ -27,9 +27,10 @@ from operator import itemgetter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     Words = list[tuple[bytes, int]]  # with their counts
+    Made = tuple[Words, int]  # of a partition: its most frequent words, and the number of replaced bytes
     # A segment, a number that rises in it, and words with their counts: records sort by where their words appear first.
     Record = tuple[int, int, list[bytes], list[int]]
 
@@ -215,7 +216,7 @@ class Text:
             file.seek(0)
             if end <= LONG:
                 return file.read(), data[len(token) :]
-            for part in iter(lambda: file.read(BLOCK_BYTES), b""):
+            for part in chunks(file):
                 digest.update(part)
         os.replace(path, os.path.join(self.scratch, digest.hexdigest()))
         return b" " + digest.hexdigest().encode(), data[len(token) :]
@@ -276,18 +277,24 @@ def write_records(records: Iterable[Record], text: Text, parts: int) -> None:
 
 
 def read_records(text: Text, parts: int, part: int) -> Iterator[Record]:
+    for segment, saved, words, counts in read_all(text, f"{parts}-{part}-"):
+        yield segment, saved, words.split(b"\n"), array("Q", counts).tolist()
+
+
+def read_all(text: Text, prefix: str) -> Iterator[Any]:
+    """What all processes have written to the files whose names begin so."""
     for name in os.listdir(text.scratch):
-        if name.startswith(f"{parts}-{part}-"):
+        if name.startswith(prefix):
             with open(os.path.join(text.scratch, name), "rb") as file:
                 while file.peek(1):
-                    segment, saved, words, counts = marshal.load(file)
-                    yield segment, saved, words.split(b"\n"), array("Q", counts).tolist()
+                    yield marshal.load(file)
 
 
-def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Iterator[Counter[bytes]]:
-    """The counts of all words, one hash partition after the other, each in order of first appearance.
+def counted(text: Text, workers: int, table_bytes: int, use: Callable[[Counter[bytes]], Made]) -> list[Made]:
+    """What `use` makes of the counts of all words, a hash partition at a time, each in order of first appearance.
 
-    A word longer than LONG is a space and the name of a file in `text.scratch`. What b"" and REPLACED count is no word.
+    Marshal takes it from process to process. A word longer than LONG is a space and the name of a file in
+    `text.scratch`. What b"" and REPLACED count is no word.
     """
     borders = text.borders(min(workers * SEGMENTS, 256) if workers > 1 else 1)
     parts = 2 + text.size * 16 // table_bytes  # a token takes up to 16 times its bytes in a table
@@ -295,36 +302,47 @@ def counted(text: Text, workers: int = 1, table_bytes: int = TABLE_BYTES) -> Ite
     if workers == 1:
         tally.count(borders, [0])
         if not tally.saved:
-            yield tally.table
-            return
+            return [use(tally.table)]
         tally.save(parts)
     else:
         receive, send = os.pipe()
         os.write(send, bytes(range(len(borders) - 1)))
         os.close(send)
 
-        def work() -> None:
+        def count(_: int) -> None:
             tally.count(borders, map(ord, iter(lambda: os.read(receive, 1), b"")))
             tally.save(parts if tally.saved else 1)
 
-        in_processes(workers, work)
+        in_processes(workers, count)
         os.close(receive)
         if any(name.startswith(f"{parts}-") for name in os.listdir(text.scratch)):
             write_records(read_records(text, 1, 0), text, parts)
         else:
-            parts = 1
-    for part in range(parts):
-        total: Counter[bytes] = Counter()
-        for _, _, words, counts in sorted(read_records(text, parts, part), key=itemgetter(0, 1)):
-            # Most words of a text that has very many occur once, which is counted faster than added.
-            total.update(words if counts == [1] * len(counts) else dict(zip(words, counts)))  # noqa: B905
-        yield total
+            parts = workers = 1
+    if workers == 1:
+        return [use(merged(text, parts, part)) for part in range(parts)]
+
+    def merge(number: int) -> None:
+        with open(os.path.join(text.scratch, f"made-{number}"), "wb") as file:
+            for part in range(number, parts, workers):
+                marshal.dump(use(merged(text, parts, part)), file)
+
+    in_processes(workers, merge)
+    return [*read_all(text, "made-")]
 
 
-def in_processes(number: int, work: Callable[[], None]) -> None:
+def merged(text: Text, parts: int, part: int) -> Counter[bytes]:
+    total: Counter[bytes] = Counter()
+    for _, _, words, counts in sorted(read_records(text, parts, part), key=itemgetter(0, 1)):
+        # Most words of a text that has very many occur once, which is counted faster than added.
+        total.update(words if counts == [1] * len(counts) else dict(zip(words, counts)))  # noqa: B905
+    return total
+
+
+def in_processes(number: int, work: Callable[[int], None]) -> None:
     import multiprocessing  # slow, and only needed where counting takes longer
 
-    processes = [multiprocessing.get_context("fork").Process(target=work) for _ in range(number)]
+    processes = [multiprocessing.get_context("fork").Process(target=work, args=(each,)) for each in range(number)]
     for process in processes:
         process.start()
     for process in processes:
@@ -335,23 +353,32 @@ def in_processes(number: int, work: Callable[[], None]) -> None:
 
 
 def top_words(
-    text: Text, wanted: int, workers: int = 1, table_bytes: int = TABLE_BYTES, all_words: BinaryIO | None = None
+    text: Text, wanted: int, workers: int = 1, table_bytes: int = TABLE_BYTES, all_words: str = ""
 ) -> tuple[Words, int]:
     """The most frequent words, ties in order of first appearance, and the number of replaced bytes.
 
-    Words are tokens without `string.punctuation` at both ends; case is kept. All of them are written to `all_words`.
+    Words are tokens without `string.punctuation` at both ends; case is kept. All are written to the file `all_words`.
     """
-    found: Words = []
-    replaced = parts = 0
-    for table in counted(text, workers, table_bytes):
-        replaced += table.pop(REPLACED, 0)
+    own = os.getpid()
+
+    def use(table: Counter[bytes]) -> Made:
+        replaced = table.pop(REPLACED, 0)
         table.pop(b"", 0)
-        found += sorted(table.items(), key=itemgetter(1), reverse=True)[:wanted]
+        words = sorted(table.items(), key=itemgetter(1), reverse=True)[:wanted]
         if all_words:
-            write_all(all_words, table, text.scratch)
-        parts += 1
-    found.sort(key=itemgetter(1), reverse=True)
-    return (in_order(text, found, wanted) if parts > 1 else found), replaced
+            here = os.getpid()
+            path = all_words if here == own else os.path.join(text.scratch, f"all-{here}")
+            with open(path, "ab") as file:
+                write_all(file, table, text.scratch)
+        return words, replaced
+
+    made = counted(text, workers, table_bytes, use)
+    for name in os.listdir(text.scratch) if all_words and text.scratch else ():
+        if name.startswith("all-"):
+            with open(all_words, "ab") as file, open(os.path.join(text.scratch, name), "rb") as part:
+                file.writelines(chunks(part))
+    found = sorted(itertools.chain.from_iterable(words for words, _ in made), key=itemgetter(1), reverse=True)
+    return (in_order(text, found, wanted) if len(made) > 1 else found), sum(replaced for _, replaced in made)
 
 
 def in_order(text: Text, found: Words, wanted: int) -> Words:
@@ -401,7 +428,11 @@ def letters(word: bytes, scratch: str) -> Iterator[bytes]:
         yield word
         return
     with open(os.path.join(scratch, word[1:].decode()), "rb") as kept:
-        yield from iter(lambda: kept.read(BLOCK_BYTES), b"")
+        yield from chunks(kept)
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, BLOCK_BYTES), b"")
 
 
 def write_all(file: BinaryIO, table: Counter[bytes], scratch: str) -> None:
@@ -422,9 +453,10 @@ def write_all(file: BinaryIO, table: Counter[bytes], scratch: str) -> None:
 def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> None:
     """Write the output for the file, in whatever encoding it is."""
     text = Text(path, encoding_of(path, options.encoding or ""), scratch)
-    with open(options.allwords or os.devnull, "wb") as file:
-        all_words = file if options.allwords else None
-        words, replaced = top_words(text, options.numwords, workers_for(text.size, options.slots), all_words=all_words)
+    workers, all_words = workers_for(text.size, options.slots), options.allwords or ""
+    if all_words and os.path.exists(all_words):
+        os.remove(all_words)  # of an earlier attempt
+    words, replaced = top_words(text, options.numwords, workers, all_words=all_words)
     write_output(output, words, text, replaced)
     if replaced:
         fault = f"{shown(path)}: {replaced} bytes are not {text.encoding} and were replaced"

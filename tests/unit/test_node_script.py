@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import codecs
 import gzip
-import io
 import os
 import shutil
 import string
@@ -76,9 +75,7 @@ def top_words(
     Path("scratch").mkdir()
     try:
         text = script.Text(path, encoding, "scratch", block_bytes)
-        file = io.BytesIO()
-        words, replaced = script.top_words(text, wanted, **parameters, all_words=file)
-        Path("all.gz").write_bytes(file.getvalue())
+        words, replaced = script.top_words(text, wanted, **parameters, all_words="all.gz")
         return [(b"".join(script.letters(word, "scratch")).decode(), number) for word, number in words], replaced
     finally:
         shutil.rmtree("scratch")

@@ -89,8 +89,7 @@ def processed(folder: Path, texts: Sequence[str], top_n: int) -> list[FileOutput
         place.mkdir()
         (place / "text").write_bytes(text.encode())
         source = script.Text(str(place / "text"))
-        with (place / "all").open("wb") as file:
-            words, replaced = script.top_words(source, top_n, all_words=file)
+        words, replaced = script.top_words(source, top_n, all_words=str(place / "all"))
         script.write_output(str(place / "text_OUTPUT"), words, source, replaced)
         (place / "text").unlink()
         outputs.append(parse_output(str(number), place, "all"))
