@@ -44,7 +44,7 @@ class KeptTokens:
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         wanted: TokenRequestOptions = {**({"tenant_id": self._tenant} if self._tenant else {}), **(options or {})}
-        key = (scopes, *sorted(wanted.items()))
+        key = (scopes, wanted.get("tenant_id"), wanted.get("enable_cae"))
         with self._lock:
             kept = self._tokens.get(key)
             if kept is None or "claims" in wanted or not _lasts(kept):  # claims: the service refused the kept one

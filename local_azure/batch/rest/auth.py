@@ -74,6 +74,12 @@ def verify(
         _verify_signature(request, account, credentials.strip(), machine_time)
 
 
+def has_header(request: SignedRequest, entra: Entra) -> bool:
+    """True if the request has the header with which tokens are issued."""
+    given = request.headers.get("x-identity-header", "")
+    return hmac.compare_digest(given.encode("utf-8", "replace"), entra.header.encode())
+
+
 def _verify_token(request: SignedRequest, token: str, now: datetime, access: Access, entra: Entra) -> None:
     try:
         tokens.verify(token, entra.secret, now)
