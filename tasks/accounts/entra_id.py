@@ -47,7 +47,8 @@ class KeptTokens:
         key = (scopes, wanted.get("tenant_id"), wanted.get("enable_cae"))
         with self._lock:
             kept = self._tokens.get(key)
-            if kept is None or "claims" in wanted or not _lasts(kept):  # claims: the service refused the kept one
+            # With claims the service has refused the token that is kept.
+            if kept is None or wanted.get("claims") or not _lasts(kept):
                 kept = self._tokens[key] = self._credential.get_token_info(*scopes, options=wanted)
             return kept
 

@@ -5,6 +5,7 @@ Both services take tokens alone, and check signature, tenant, audience and expir
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 import hmac
@@ -17,8 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from azure.batch import BatchClient
+from azure.batch import aio as aio_batch
 from azure.core.exceptions import HttpResponseError
+from azure.identity import DefaultAzureCredential
+from azure.identity import aio as aio_identity
 from azure.storage.blob import BlobClient, BlobServiceClient, UserDelegationKey
+from azure.storage.blob import aio as aio_blob
 
 from flows.run_script import run_script
 from flows.top_words import top_words
@@ -80,6 +86,23 @@ def test_a_failing_script_fails_the_run_without_a_key_too(azure: Azure, prefect_
     with pytest.raises(TasksFailed, match=r"exit code 3[^$]*no good"):
         run_script(script=str(script), inputs=[str(tmp_path / "in.txt")], output_folder=str(tmp_path / "results"))
     assert left_over(azure) == []
+
+
+def test_an_unmodified_credential_signs_in_with_the_sdks_of_both_kinds(azure: Azure) -> None:
+    batch, storage = azure.batch_account.endpoint, azure.storage_account.endpoint
+    with DefaultAzureCredential() as credential, BatchClient(batch, credential) as client:
+        assert [pool.id for pool in client.list_pools()] == []
+
+    verify = os.environ["SSL_CERT_FILE"]  # which aiohttp reads when it is imported, here too early
+
+    async def sign_in() -> list[str]:
+        async with aio_identity.DefaultAzureCredential() as credential:
+            async with aio_batch.BatchClient(batch, credential, connection_verify=verify) as client:
+                pools = [pool.id async for pool in client.list_pools()]
+            async with aio_blob.BlobServiceClient(storage, credential, connection_verify=verify) as blobs:
+                return pools + [each.name async for each in blobs.list_containers(name_starts_with="none")]
+
+    assert asyncio.run(sign_in()) == []
 
 
 def test_sas_urls_without_an_account_key_permit_only_what_is_needed(azure: Azure) -> None:
