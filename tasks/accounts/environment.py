@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from tasks.accounts.clouds import Cloud, cloud_of
 from tasks.errors import InputError
 
 BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
@@ -54,7 +55,10 @@ def accounts_in(environment: Mapping[str, str]) -> tuple[BatchAccount, StorageAc
     there: a run never falls back to another place.
     """
     given = settings_in(environment)
-    return (_batch_account(given), _storage_account(given)) if given else None
+    if not given:
+        return None
+    batch = _batch_account(given)
+    return batch, _storage_account(given, cloud_of(batch.endpoint))
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
@@ -133,25 +137,28 @@ def _listed(names: list[str]) -> str:
 def _batch_account(given: Mapping[str, str]) -> BatchAccount:
     key = given.get("AZURE_BATCH_ACCESS_KEY", "")
     endpoint = _url("AZURE_BATCH_ENDPOINT", given["AZURE_BATCH_ENDPOINT"], "https://<account>.<region>.batch.azure.com")
-    if not key and endpoint.startswith("http:"):
-        raise InputError(
-            f"AZURE_BATCH_ENDPOINT is {endpoint}, and no Entra ID token is ever sent over plain http; "
-            "set AZURE_BATCH_ACCESS_KEY, or use the https endpoint"
-        )
+    _refuse_a_token_in_the_clear("AZURE_BATCH_ENDPOINT", endpoint, "AZURE_BATCH_ACCESS_KEY", key)
     name, _ = _name_and_host("AZURE_BATCH_ACCOUNT", given["AZURE_BATCH_ACCOUNT"], ".batch.")
     return BatchAccount(name=name, endpoint=endpoint, key=_key("AZURE_BATCH_ACCESS_KEY", key))
 
 
-def _storage_account(given: Mapping[str, str]) -> StorageAccount:
+def _storage_account(given: Mapping[str, str], cloud: Cloud) -> StorageAccount:
     if connection_string := given.get("AZURE_STORAGE_CONNECTION_STRING"):
         return _from_connection_string(connection_string)
     name, host = _name_and_host("AZURE_STORAGE_ACCOUNT", given["AZURE_STORAGE_ACCOUNT"], ".blob.")
-    endpoint = given.get(BLOB_ENDPOINT) or (host if "." in host else f"{name}.blob.core.windows.net")
-    return StorageAccount(
-        name=name,
-        endpoint=_url(BLOB_ENDPOINT, endpoint, "https://<account>.blob.core.windows.net"),
-        key=_key("AZURE_STORAGE_KEY", given.get("AZURE_STORAGE_KEY", "")),
-    )
+    endpoint = given.get(BLOB_ENDPOINT) or (host if "." in host else f"{name}.{cloud.blobs}")
+    endpoint = _url(BLOB_ENDPOINT, endpoint, f"https://<account>.{cloud.blobs}")
+    key = given.get("AZURE_STORAGE_KEY", "")
+    _refuse_a_token_in_the_clear(BLOB_ENDPOINT, endpoint, "AZURE_STORAGE_KEY", key)
+    return StorageAccount(name=name, endpoint=endpoint, key=_key("AZURE_STORAGE_KEY", key))
+
+
+def _refuse_a_token_in_the_clear(setting: str, endpoint: str, key_setting: str, key: str) -> None:
+    if not key and endpoint.startswith("http:"):
+        raise InputError(
+            f"{setting} is {endpoint}, and no Entra ID token is ever sent over plain http; "
+            f"set {key_setting}, or use the https endpoint"
+        )
 
 
 def _name_and_host(setting: str, value: str, service: str) -> tuple[str, str]:
