@@ -19,11 +19,9 @@ from azure.core.exceptions import (
 )
 
 from tasks.errors import RunError
+from tasks.errors.codes import PASSING_CONFLICTS
 from tasks.errors.responses import Response, UnusableResponse
 
-# What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
-# what was damaged on the way.
-_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized", "Md5Mismatch"}
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -75,7 +73,7 @@ class ServiceError(RunError):
     ) -> ServiceError:
         """Of a response that refuses the request: its code, its message in a line, and further values."""
         status = response.status
-        transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
+        transient = code in PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
         if not response.request_id:  # so its body is not the service's either
             return cls(f"no answer from {response.service.value}: {response.origin}", code=code, transient=transient)
         lines = [f"{response.service.value} answered {status} {code}: {text}"]
