@@ -137,11 +137,7 @@ def _listed(names: list[str]) -> str:
 def _batch_account(given: Mapping[str, str]) -> BatchAccount:
     key = given.get("AZURE_BATCH_ACCESS_KEY", "")
     endpoint = _url("AZURE_BATCH_ENDPOINT", given["AZURE_BATCH_ENDPOINT"], "https://<account>.<region>.batch.azure.com")
-    if not key and endpoint.startswith("http:"):
-        raise InputError(
-            f"AZURE_BATCH_ENDPOINT is {endpoint}, and no Entra ID token is ever sent over plain http; "
-            "set AZURE_BATCH_ACCESS_KEY, or use the https endpoint"
-        )
+    _refuse_a_token_in_the_clear("AZURE_BATCH_ENDPOINT", endpoint, "AZURE_BATCH_ACCESS_KEY", key)
     name, _ = _name_and_host("AZURE_BATCH_ACCOUNT", given["AZURE_BATCH_ACCOUNT"], ".batch.")
     return BatchAccount(name=name, endpoint=endpoint, key=_key("AZURE_BATCH_ACCESS_KEY", key))
 
@@ -151,11 +147,18 @@ def _storage_account(given: Mapping[str, str], cloud: Cloud) -> StorageAccount:
         return _from_connection_string(connection_string)
     name, host = _name_and_host("AZURE_STORAGE_ACCOUNT", given["AZURE_STORAGE_ACCOUNT"], ".blob.")
     endpoint = given.get(BLOB_ENDPOINT) or (host if "." in host else f"{name}.{cloud.blobs}")
-    return StorageAccount(
-        name=name,
-        endpoint=_url(BLOB_ENDPOINT, endpoint, f"https://<account>.{cloud.blobs}"),
-        key=_key("AZURE_STORAGE_KEY", given.get("AZURE_STORAGE_KEY", "")),
-    )
+    endpoint = _url(BLOB_ENDPOINT, endpoint, f"https://<account>.{cloud.blobs}")
+    key = given.get("AZURE_STORAGE_KEY", "")
+    _refuse_a_token_in_the_clear(BLOB_ENDPOINT, endpoint, "AZURE_STORAGE_KEY", key)
+    return StorageAccount(name=name, endpoint=endpoint, key=_key("AZURE_STORAGE_KEY", key))
+
+
+def _refuse_a_token_in_the_clear(setting: str, endpoint: str, key_setting: str, key: str) -> None:
+    if not key and endpoint.startswith("http:"):
+        raise InputError(
+            f"{setting} is {endpoint}, and no Entra ID token is ever sent over plain http; "
+            f"set {key_setting}, or use the https endpoint"
+        )
 
 
 def _name_and_host(setting: str, value: str, service: str) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def test_no_key_is_in_the_environment_and_the_run_counts_the_words(
     azure: Azure, prefect_server: None, tmp_path: Path
 ) -> None:
     assert not [name for name in os.environ if name.startswith("AZURE_") and ("KEY" in name or "CONNECTION" in name)]
-    faults.ask("tokens", {"lifetime": 2})  # so that each expires within the run
+    faults.ask("tokens", {"lifetime": 5})  # so that no client keeps one, and each expires within the run
     summary = top_words(inputs=[str(DATA)], top_n=1, output_folder=str(tmp_path))
     assert summary.by_file[["file", "word", "count"]].to_numpy().tolist() == [
         ["clouds.txt", "the", 16],

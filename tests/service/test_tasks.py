@@ -7,6 +7,7 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
+from local_azure.batch.http.server import Security
 from tests.support.batch_service import (
     create_job,
     create_pool,
@@ -252,6 +253,26 @@ def test_environment_is_a_nodes_and_not_the_services(ready, service, monkeypatch
     assert int(variables["AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES"]) > 0
     assert "LEAKED" not in variables
     assert not any(name.startswith(("AZURE_", "PREFECT_", "PYTHON", "VIRTUAL_ENV")) for name in variables)
+
+
+def test_tasks_trust_the_certificates_of_a_service_with_tls(service, tmp_path):
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_text("certificates")
+    service.stop()
+    service.security = Security(trusted=trusted)
+    service.start()
+    client = service.client()
+    create_pool(client)
+    create_job(client)
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+    command = f"/bin/sh -c 'cat {' '.join(f'${name}' for name in names)}; echo; echo $SSL_CERT_FILE'"
+    run_task(client, command)
+    content, path = stdout(client).split()
+    assert content == "certificates" * 3
+    assert path.startswith(f"{service.data}/nodes/pool/")  # which containers have, too
+    trusted.write_text("renewed")
+    run_task(client, command, "next")
+    assert stdout(client, "next").split()[0] == "renewed" * 3
 
 
 def test_python3_has_only_the_standard_library(ready):

@@ -21,7 +21,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 
-from local_azure.batch.http.server import Account, AutoStorage, Clock, Timings, serve
+from local_azure.batch.http.server import Account, AutoStorage, Clock, Security, Timings, serve
 from tests.support.contract import CheckedAsyncTransport, CheckedTransport
 from tests.support.polling import LIMIT
 
@@ -42,6 +42,7 @@ class RunningService:
         self.clock = Clock()
         self.administered = True
         self.auto_storage: AutoStorage | None = None
+        self.security = Security()
         self.endpoint = ""
 
     def start(self) -> None:
@@ -63,6 +64,7 @@ class RunningService:
                 timings=self.timings,
                 administered=self.administered,
                 auto_storage=self.auto_storage,
+                security=self.security,
             )
 
         def run() -> None:

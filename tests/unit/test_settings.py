@@ -201,9 +201,19 @@ def test_a_key_that_is_not_base64_is_refused_without_being_shown(environment: di
     assert "not base64 !!" not in message
 
 
-def test_no_key_over_plain_http_is_refused() -> None:
-    environment = {**BATCH, **STORAGE, "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:1", "AZURE_BATCH_ACCESS_KEY": ""}
-    assert "no Entra ID token is ever sent over plain http" in refusal(environment)
+@pytest.mark.parametrize(
+    ("endpoint", "key"),
+    [
+        ("AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY"),
+        ("AZURE_STORAGE_SERVICE_ENDPOINT", "AZURE_STORAGE_KEY"),
+    ],
+)
+def test_no_key_over_plain_http_is_refused(endpoint: str, key: str) -> None:
+    message = refusal({**BATCH, **STORAGE, endpoint: "http://127.0.0.1:1", key: ""})
+    assert message == (
+        f"{endpoint} is http://127.0.0.1:1, and no Entra ID token is ever sent over plain http; set {key}, or use the "
+        "https endpoint"
+    )
 
 
 def test_an_emptied_pool_id_means_a_new_pool() -> None:
