@@ -44,6 +44,8 @@ _BATCH_QUOTA = (
     'dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota}}"'
 )
 _FAMILY_QUOTA = "az batch account list --query \"[?name=='{account}'].dedicatedCoreQuotaPerVMFamily\""
+_BATCH_ACCOUNTS = 'az batch account list --query "[].{{name:name, endpoint:accountEndpoint}}" --output table'
+_STORAGE_ACCOUNTS = 'az storage account list --query "[].{{name:name, endpoint:primaryEndpoints.blob}}" --output table'
 _SIZES = "az batch location list-skus --location {region}"
 _ACTIVE_JOBS = "az batch job list --filter \"state eq 'active'\" --query [].id"
 
@@ -144,8 +146,24 @@ _REQUESTS = (
         code=Code.ACCOUNT_NOT_FOUND,
         meaning="there is no Batch account of this name in the region of its endpoint",
         advice="set AZURE_BATCH_ACCOUNT and AZURE_BATCH_ENDPOINT to one that is listed",
-        command='az batch account list --query "[].{{name:name, endpoint:accountEndpoint}}" --output table',
+        command=_BATCH_ACCOUNTS,
         source="the code of Resource Manager; not in Batch's own list",
+    ),
+    *(
+        Known(
+            code=Code.HOST_NOT_FOUND,
+            service=service,
+            where=Where.REQUEST,
+            meaning="there is no such host: the account does not exist, or is in another region or cloud",
+            advice=f"set {settings} to one that is listed",
+            command=command,
+            reaction=Reaction.REFUSE,
+            source="the name of this project where DNS does not know the host",
+        )
+        for service, settings, command in (
+            (Service.BATCH, "AZURE_BATCH_ACCOUNT and AZURE_BATCH_ENDPOINT", _BATCH_ACCOUNTS),
+            (Service.STORAGE, "the AZURE_STORAGE_* settings", _STORAGE_ACCOUNTS),
+        )
     ),
     # Who may use the storage account.
     _refused_by_storage(

@@ -54,6 +54,7 @@ class Code(StrEnum):
     ACCOUNT_NOT_FOUND = "AccountNotFound"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
     AUTHORIZATION_FAILURE = "AuthorizationFailure"
+    HOST_NOT_FOUND = "HostNotFound"  # not of a service: there was no response
     INTERNAL_ERROR = "InternalError"
     OPERATION_TIMED_OUT = "OperationTimedOut"
     REQUEST_BODY_TOO_LARGE = "RequestBodyTooLarge"
