@@ -11,8 +11,10 @@ from pathlib import Path
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
+from tasks.accounts.access import ask_batch, ask_storage, explained
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
+from tasks.errors.codes import Service
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
@@ -55,15 +57,24 @@ def check_input(
 def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None) -> None:
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
     _make_folder(results.folder)
-    with _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"), azure.batch() as batch:
+    with (
+        _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"),
+        explained(azure, Service.BATCH),
+        azure.batch() as batch,
+    ):
+        ask_batch(batch)
         if pool.existing_pool_id:
             existing_pool(batch, pool)
         else:
             image_of(batch, pool)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
-    with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
-        next(blobs.list_containers(results_per_page=1).by_page(), None)
+    with (
+        _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"),
+        explained(azure, Service.STORAGE),
+        azure.blobs() as blobs,
+    ):
+        ask_storage(azure, blobs)
         if destination:
             check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")

@@ -21,7 +21,8 @@ from urllib3.exceptions import HTTPError
 from tasks.accounts.clients import Azure, check_embedded
 from tasks.accounts.parallel import AT_A_TIME
 from tasks.accounts.sas import Signer
-from tasks.errors.responses import Response, Service, code_of, problem
+from tasks.errors.codes import Code, Service
+from tasks.errors.responses import Response, code_of, problem
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
 
@@ -75,7 +76,7 @@ class WholeBlobs:
                     return response
                 failure = refused
                 pause = max(pause, _asked_to_wait(response.headers))
-            if not failure.transient or failure.code == "ContainerBeingDeleted" or attempt == _ATTEMPTS:
+            if not failure.transient or failure.code == Code.CONTAINER_BEING_DELETED or attempt == _ATTEMPTS:
                 raise failure
             self.sleep(min(pause, _LONGEST_PAUSE))
         raise AssertionError("the last attempt raises")

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,30 +14,15 @@ from xml.etree import ElementTree
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import RequestsTransport
 
+from tasks.errors.codes import GONE, Service
+
 _BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-# The codes of a 404 that say that the thing itself is gone. Others say something else, such as AccountNotFound.
-GONE = {
-    *(f"{kind}NotFound" for kind in ("Pool", "Job", "Task", "Node", "File", "Container", "Blob", "Resource")),
-    "",  # of a HEAD, whose response has no body
-}
 _LISTS = {"pools": "id", "jobs": "id", "tasks": "id", "nodes": "id", "supportedimages": "imageReference"}
 _COUNTS = ("active", "running", "completed", "succeeded", "failed")
 _TASK_STATES = {"active", "preparing", "running", "completed"}
 _RESULTS = {"success", "failure"}
 _ADDED = {"success", "clienterror", "servererror"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z|P[\dYMWDTHS.]+")  # a point in time, or how long
-
-
-class Service(str, Enum):
-    """A service as a message names it."""
-
-    BATCH = "Azure Batch"
-    STORAGE = "Blob Storage"
-
-    @property
-    def request_id(self) -> str:
-        """The header that each of its responses carries."""
-        return "request-id" if self is Service.BATCH else "x-ms-request-id"
 
 
 class UnusableResponse(ServiceResponseError):
@@ -99,8 +83,8 @@ class CheckedTransport(RequestsTransport):  # type: ignore[misc]  # which azure-
         )
         if found := problem(response):
             raise UnusableResponse(found)
-        if response.status == HTTPStatus.NOT_FOUND and (code := code_of(response)) not in GONE:
-            # The SDKs make every 404 a ResourceNotFoundError.
+        if response.status == HTTPStatus.NOT_FOUND and (code := code_of(response)) and code not in GONE:
+            # The SDKs make every 404 a ResourceNotFoundError. One of a HEAD has no body, so no code.
             error = HttpResponseError(f"{code}: the address is not found", response=answer)
             error.error_code = code  # type: ignore[attr-defined]  # as the SDK for storage does
             raise error

@@ -1,4 +1,4 @@
-"""Blanks SAS signatures, account keys, authorization headers and the users of URLs in texts."""
+"""Blanks SAS signatures, account keys, authorization headers, tokens and the users of URLs in texts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _SIGNATURE = re.compile(
     r"(?:(?!\\u0026|%(?:25)*26)[^&;\s'\"])+",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"(?:(?<=Bearer )[\w.~+/-]{16,}=*)|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?")  # of Entra ID
 _USER = re.compile(r"(?<=://)[^/\s@?#'\"]+(?=@)")  # of a URL, with the password: that of a package index, say
 
 
 def without_secrets(text: str) -> str:
-    """The text with SAS signatures, account keys, authorization headers and the users of URLs blanked."""
-    return _USER.sub("***", _SIGNATURE.sub(r"\1***", text))
+    """The text with SAS signatures, account keys, authorization headers, tokens and the users of URLs blanked."""
+    return _TOKEN.sub("***", _USER.sub("***", _SIGNATURE.sub(r"\1***", text)))

@@ -19,11 +19,10 @@ from azure.core.exceptions import (
 )
 
 from tasks.errors import RunError
+from tasks.errors.advice import help_of, known
+from tasks.errors.codes import PASSING_CONFLICTS, Where
 from tasks.errors.responses import Response, UnusableResponse
 
-# What has to be over first: a resource of the same name that is still going away, or a pool's change of size; and
-# what was damaged on the way.
-_PASSING_CONFLICTS = {"ContainerBeingDeleted", "JobBeingDeleted", "PoolBeingDeleted", "PoolBeingResized", "Md5Mismatch"}
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -55,7 +54,7 @@ class ServiceError(RunError):
             message = "incomplete answer from the service: a value in it cannot be read"
             return cls(message, code="NoAnswer", transient=True)
         lost = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError, DecodeError))
-        no_token = isinstance(error, ClientAuthenticationError) and not _of_a_service(error)
+        no_token = isinstance(error, ClientAuthenticationError) and not is_of_a_service(error)
         if isinstance(error, HttpResponseError) and error.response is not None and not lost and not no_token:
             return cls._answered(error)
         if no_token:
@@ -67,7 +66,7 @@ class ServiceError(RunError):
 
     @classmethod
     def _answered(cls, error: HttpResponseError) -> ServiceError:
-        return cls.answered(_response(error), error_code(error), _first_line(error), _details(error))
+        return cls.answered(_response(error), error_code(error), text_of(error), details_of(error))
 
     @classmethod
     def answered(
@@ -75,12 +74,15 @@ class ServiceError(RunError):
     ) -> ServiceError:
         """Of a response that refuses the request: its code, its message in a line, and further values."""
         status = response.status
-        transient = code in _PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
+        transient = code in PASSING_CONFLICTS or status in _TRANSIENT_STATUSES or status >= 500 or status < 400
         if not response.request_id:  # so its body is not the service's either
             return cls(f"no answer from {response.service.value}: {response.origin}", code=code, transient=transient)
         lines = [f"{response.service.value} answered {status} {code}: {text}"]
         lines += [f"  {name}: {value}" for name, value in details]
         lines.append(f"  request id: {response.request_id}")
+        said = " ".join([text, *(value for _, value in details)])
+        if (entry := known(response.service, Where.REQUEST, code, said)) and (helps := help_of(entry, {})):
+            lines.append(f"  {helps} [{code}]")
         return cls("\n".join(lines), code=code, transient=transient)
 
 
@@ -102,7 +104,7 @@ def error_code(error: HttpResponseError) -> str:
     return str(getattr(storage, "value", storage) or batch or f"HTTP {error.status_code}")
 
 
-def _of_a_service(error: HttpResponseError) -> bool:
+def is_of_a_service(error: HttpResponseError) -> bool:
     """Whether Batch or Storage has sent it, and not the service that issues their tokens."""
     return bool(getattr(error, "model", None) or getattr(error, "error_code", None))
 
@@ -116,13 +118,14 @@ def _response(error: HttpResponseError) -> Response:
     )
 
 
-def _first_line(error: HttpResponseError) -> str:
+def text_of(error: HttpResponseError) -> str:
+    """The first line of the service's message."""
     message = getattr(getattr(getattr(error, "model", None), "message", None), "value", None)
     text: str = message or error.message or str(error.reason)
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
-def _details(error: HttpResponseError) -> list[tuple[str, str]]:
+def details_of(error: HttpResponseError) -> list[tuple[str, str]]:
     """The key-value details of a Batch error, or the additional fields of a Storage error."""
     values = getattr(getattr(error, "model", None), "error_values", None)  # the SDK's name for `values`
     details = [(str(value.key), str(value.value)) for value in values or ()]

@@ -18,8 +18,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
+from xml.sax.saxutils import escape
 
 from tasks.accounts.whole_blobs import USER_AGENT
 from tests.support.polling import LIMIT
@@ -78,7 +80,22 @@ class Call:
         return f"{self.service.value}: {self.method} {self.path}{query} #{self.occurrence}"
 
 
-Decide = Callable[[Call], "Mode | None"]
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An error of the service itself, before it acted, in its own form; values are its key-value details."""
+
+    status: int
+    code: str
+    message: str = "This error was asked for."
+    values: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+_ERRORS = {
+    Mode.REFUSED: Refusal(status=503, code="ServerBusy"),
+    Mode.DISOWNED: Refusal(status=500, code="InternalError"),
+}
+Decide = Callable[[Call], "Mode | Refusal | None"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +137,7 @@ class Passage:
         """From now on; where they are held back, no Batch task can have begun before."""
         self._loop.call_soon_threadsafe(self._open_to_nodes.set)
 
-    async def admit(self, service: Service, request: _Message) -> tuple[Call | None, Mode | None]:
+    async def admit(self, service: Service, request: _Message) -> tuple[Call | None, Mode | Refusal | None]:
         """Write the request down; which call it is, if it is one, and how it is to be faulted, if it is."""
         method, target, _ = request.start.split(" ", 2)
         url = urlsplit(target)
@@ -138,7 +155,7 @@ class Passage:
         call = Call(service=service, method=method, path=key[2], query=telling, occurrence=self._seen[key])
         self.calls.append(call)
         mode = self._decide(call)
-        if mode:
+        if isinstance(mode, Mode):
             self.faulted.append((call, mode))
         return call, mode
 
@@ -240,7 +257,7 @@ class _Proxy:
         request = await _read(reader)
         method = request.start.split(" ", 1)[0]
         call, mode = await self._passage.admit(self._service, request)
-        answer = None if mode in _NOT_ACTED else await upstream.ask(request, method)
+        answer = None if mode in _NOT_ACTED or isinstance(mode, Refusal) else await upstream.ask(request, method)
         if call and answer and answer.raw.partition(b"\r\n\r\n")[2]:
             self._passage.with_body.add(call)
         if mode in (Mode.DROPPED, Mode.UNHEARD):
@@ -317,10 +334,12 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
             return body
 
 
-def _false_answer(mode: Mode, service: Service, method: str) -> bytes:
+def _false_answer(mode: Mode | Refusal, service: Service, method: str) -> bytes:
     """What comes in the place of the service's answer."""
-    if mode in (Mode.REFUSED, Mode.DISOWNED):
-        return _error(service, 503 if mode is Mode.REFUSED else 500, method)
+    if isinstance(mode, Refusal):
+        return _error(service, mode, method)
+    if mode in _ERRORS:
+        return _error(service, _ERRORS[mode], method)
     if mode is Mode.NOTHING_204:
         return b"HTTP/1.1 204 No Content\r\n\r\n"
     page = b"" if mode is Mode.EMPTY_200 else _PAGE
@@ -351,16 +370,20 @@ def _unchunked(body: bytes) -> bytes:
     return data
 
 
-def _error(service: Service, status: int, method: str) -> bytes:
+def _error(service: Service, refusal: Refusal, method: str) -> bytes:
     """What the service itself would say."""
-    reason, code = {503: ("Service Unavailable", "ServerBusy"), 500: ("Internal Server Error", "InternalError")}[status]
+    code, values = refusal.code, refusal.values
     if service is Service.BATCH:
-        error = {"code": code, "message": {"lang": "en-US", "value": "This error was asked for."}}
+        pairs = [{"key": key, "value": value} for key, value in values]
+        error = {"code": code, "message": {"lang": "en-US", "value": refusal.message}, "values": pairs}
         kind, body = "application/json; odata=minimalmetadata", json.dumps(error)
     else:
         kind = "application/xml"
-        body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>Asked for.</Message></Error>'
-    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nx-ms-error-code: {code}\r\n"
+        details = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in values)
+        body = f"<Error><Code>{code}</Code><Message>{escape(refusal.message)}</Message>{details}</Error>"
+        body = f'<?xml version="1.0" encoding="utf-8"?>{body}'
+    head = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\nContent-Type: {kind}\r\n"
+    head += f"x-ms-error-code: {code}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in refusal.headers)
     head += f"{'request-id' if service is Service.BATCH else 'x-ms-request-id'}: asked-for\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{'' if method == 'HEAD' else body}".encode()
 

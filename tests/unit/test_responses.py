@@ -19,8 +19,9 @@ from pydantic import SecretStr
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.check import check_accounts
+from tasks.errors.codes import Service
 from tasks.errors.log import log_errors_without_traceback
-from tasks.errors.responses import Response, Service, UnusableResponse, problem
+from tasks.errors.responses import Response, UnusableResponse, problem
 from tasks.errors.service import ServiceError
 from tasks.resources.ownership import Ending, dispose
 from tasks.resources.resource import Found, Kind, Resource

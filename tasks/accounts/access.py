@@ -1,0 +1,149 @@
+"""Asks both accounts for what a run will need of them, and explains a refusal.
+
+Which account, which identity, what it means, and the command that helps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from azure.batch import BatchClient
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.storage.blob import BlobServiceClient
+
+from tasks.accounts.claims import Identity, identity_of
+from tasks.accounts.clients import Azure
+from tasks.accounts.entra_id import entra_id
+from tasks.errors import InputError
+from tasks.errors.advice import help_of, known
+from tasks.errors.code_table import CLOCK, DELEGATION
+from tasks.errors.codes import Code, Known, Service, Where
+from tasks.errors.service import details_of, error_code, is_of_a_service, text_of
+
+_CLOCKS_APART = timedelta(minutes=15)  # Azure refuses what was signed longer ago, or will be
+_UNKNOWN_HOST = re.compile("NameResolutionError|Failed to resolve|getaddrinfo|Name or service not known", re.IGNORECASE)
+_GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_AADSTS = re.compile(r"AADSTS\d+")
+_KINDS = {Service.BATCH: "the Batch account", Service.STORAGE: "the storage account"}
+
+
+def ask_batch(batch: BatchClient) -> None:
+    """Read pools and jobs, which is all that can be asked of the account without changing it."""
+    next(iter(batch.list_pools(select=["id"])), None)
+    next(iter(batch.list_jobs(select=["id"])), None)
+
+
+def ask_storage(azure: Azure, blobs: BlobServiceClient) -> None:
+    """List containers and, without a key, get what signs SAS."""
+    next(blobs.list_containers(results_per_page=1).by_page(), None)
+    if azure.storage_account.key is None:
+        now = datetime.now(timezone.utc)
+        with explained(azure, Service.STORAGE, DELEGATION):
+            blobs.get_user_delegation_key(now - timedelta(minutes=15), now + timedelta(hours=1))
+
+
+@contextmanager
+def explained(
+    azure: Azure,
+    service: Service,
+    asked_for: str = "",
+    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+) -> Iterator[None]:
+    """Raise InputError, with the command that helps, where the service refuses with a code that is known for that.
+
+    Others pass as they are.
+    """
+    try:
+        yield
+    except HttpResponseError as error:
+        if isinstance(error, ClientAuthenticationError) and not is_of_a_service(error):
+            reason = _no_token(azure, service, error)
+        else:
+            reason = _refusal(azure, service, error, asked_for, now())
+        if not reason:
+            raise
+        raise InputError(reason) from None
+    except ServiceRequestError as error:
+        if not _UNKNOWN_HOST.search(str(error)):
+            raise
+        name, endpoint = _account(azure, service)
+        entry = known(service, Where.REQUEST, Code.HOST_NOT_FOUND)
+        assert entry
+        lines = [f"{_KINDS[service]} {name} at {endpoint}: {entry.meaning}", help_of(entry, {"account": name})]
+        raise InputError("\n  ".join([*lines, f"there was no response: {entry.code}"])) from None
+
+
+def _refusal(azure: Azure, service: Service, error: HttpResponseError, asked_for: str, now: datetime) -> str:
+    """The refusal of a service, explained; nothing where its code is not known for one."""
+    code = error_code(error)
+    headers = error.response.headers if error.response is not None else {}
+    apart = _apart(headers.get("Date", ""), now)
+    said = [text_of(error), *(value for _, value in details_of(error)), asked_for, CLOCK if apart else ""]
+    entry = known(service, Where.REQUEST, code, " ".join(said))
+    if entry is None or not _is_refusal(entry, error):
+        return ""
+    name, _ = _account(azure, service)
+    who = _who(azure, service)
+    tenant = _GUID.search(headers.get("WWW-Authenticate", ""))
+    names = _names(azure, service, who if isinstance(who, Identity) else Identity())
+    names["tenant"] = tenant[0] if tenant else ""
+    request = headers.get(service.request_id, "unknown")
+    answered = f"{service.value} answered {error.status_code}, request id {request}: {code}"
+    return "\n  ".join([f"{_KINDS[service]} {name} refuses {who}: {entry.meaning}", help_of(entry, names), answered])
+
+
+def _no_token(azure: Azure, service: Service, error: ClientAuthenticationError) -> str:
+    """Why Entra ID gave no token, explained; nothing where its code is not known."""
+    codes = _AADSTS.findall(str(error.message)) or [Code.CREDENTIAL_UNAVAILABLE]
+    entry = next((each for code in codes if (each := known(Service.ENTRA_ID, Where.SIGN_IN, code))), None)
+    if entry is None:
+        return ""
+    name, _ = _account(azure, service)
+    lines = [f"no token for {_KINDS[service]} {name}: {entry.meaning}", help_of(entry, {})]
+    return "\n  ".join([*lines, f"{Service.ENTRA_ID.value} gave no token: {entry.code}"])
+
+
+def _is_refusal(entry: Known, error: HttpResponseError) -> bool:
+    """Whether it is the account that refuses, and not a thing in it that is missing."""
+    return bool(entry.command) and (error.status_code in (401, 403) or entry.code == Code.ACCOUNT_NOT_FOUND)
+
+
+def _apart(date: str, now: datetime) -> bool:
+    """Whether the clocks of the service and of this machine differ by more than the service permits."""
+    try:
+        return abs(parsedate_to_datetime(date) - now) >= _CLOCKS_APART
+    except (TypeError, ValueError):
+        return False
+
+
+def _who(azure: Azure, service: Service) -> Identity | str:
+    account = azure.batch_account if service is Service.BATCH else azure.storage_account
+    if account.key is not None:
+        return "the account key"
+    try:
+        return identity_of(entra_id(azure.cloud).get_token_info(f"{azure.cloud.batch_audience}/.default").token)
+    except AzureError:
+        return Identity()
+
+
+def _account(azure: Azure, service: Service) -> tuple[str, str]:
+    account = azure.batch_account if service is Service.BATCH else azure.storage_account
+    return account.name, account.endpoint
+
+
+def _names(azure: Azure, service: Service, who: Identity) -> dict[str, str]:
+    """What is known of the placeholders in commands."""
+    host = urlsplit(azure.batch_account.endpoint).hostname or ""
+    region = host.split(".")[1] if host.endswith(azure.cloud.batch) else ""
+    return {
+        "account": _account(azure, service)[0],
+        "storage": azure.storage_account.name,
+        "region": region,
+        "principal": who.object_id or who.app_id,
+        "client": who.app_id,
+    }

@@ -1,0 +1,38 @@
+"""What helps against a service code, in a sentence and a command, with the names of the accounts filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+
+from tasks.errors.code_table import KNOWN
+from tasks.errors.codes import Known, Service, Where
+
+
+def known(service: Service, where: Where, code: str, text: str = "") -> Known | None:
+    """The entry of a code seen there; None for one that is not in the table.
+
+    text: the service's message and values, which tell entries of one code apart.
+    """
+    text = text.lower()
+    same = (each for each in KNOWN if (each.service, each.where) == (service, where) and each.code == code)
+    return next((each for each in same if each.detail in text), None)
+
+
+def filled(text: str, names: Mapping[str, str]) -> str:
+    """The text with the placeholders that are known filled in, and the others as <placeholder>."""
+    used = {field for _, field, _, _ in Formatter().parse(text) if field}
+    return text.format_map({field: names.get(field) or f"<{field}>" for field in used})
+
+
+def help_of(entry: Known, names: Mapping[str, str]) -> str:
+    """What helps, as "advice: `command`"; either may be all there is, or nothing."""
+    command = f"`{filled(entry.command, names)}`" if entry.command else ""
+    return ": ".join(part for part in (filled(entry.advice, names), command) if part)
+
+
+def advice(where: Where, code: str | None, names: Mapping[str, str] | None = None) -> str:
+    """What helps against a code of Azure Batch, as the end of a sentence; nothing where nothing is known to."""
+    entry = known(Service.BATCH, where, code or "")
+    found = help_of(entry, names or {}) if entry else ""
+    return f"; {found}" if found else ""
