@@ -55,7 +55,7 @@ def test_nodes_are_not_read_while_the_most_they_can_cost_is_within_the_limit() -
 
 def test_a_run_ends_before_its_nodes_cost_more() -> None:
     watched = Watched(TWO, LIMITED)
-    decision = watched.look(running(0, 0), at=40)  # 0.80, and 0.20 for ten minutes more
+    decision = watched.look(running(0, 0), at=40.1)  # 0.80, and 0.20 for ten minutes more
     assert decision.action is Action.GIVE_UP
     assert isinstance(decision.problem, CostLimit)
     told = str(decision.problem)
@@ -73,18 +73,18 @@ def test_what_the_rest_would_cost_is_told_where_the_speed_is_known() -> None:
     for at in range(0, 40, 10):
         watched.look(Service(counts=counts(running=1, completed=0)), at=at)
     watched.look(running(0, 0), at=30)
-    assert "at the speed so far they would cost about $" in str(watched.look(running(0, 0), at=40).problem)
+    assert "at the speed so far they would cost about $" in str(watched.look(running(0, 0), at=40.1).problem)
 
 
 def test_nodes_that_came_late_count_from_their_allocation() -> None:
     watched = Watched(TWO, LIMITED)
-    decision = watched.look(running(20, 20), at=40)  # read: 0.40 so far
+    decision = watched.look(running(20, 20), at=40.5)  # read: 0.41 so far
     assert (decision.action, Part.POOL in watched.read) == (Action.GO_ON, True)
     assert watched.memory.spent is not None
-    assert round(watched.memory.spent.dollars, 6) == 0.4
-    watched.look(running(20, 20), at=41)
+    assert round(watched.memory.spent.dollars, 6) == 0.41
+    watched.look(running(20, 20), at=41.5)
     assert Part.POOL not in watched.read
-    assert isinstance(watched.look(running(20, 20), at=60).problem, CostLimit)
+    assert isinstance(watched.look(running(20, 20), at=60.5).problem, CostLimit)
 
 
 def test_the_time_until_the_next_look_is_counted() -> None:
