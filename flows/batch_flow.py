@@ -21,6 +21,7 @@ R = TypeVar("R")
 
 Inputs = Annotated[list[str], BeforeValidator(as_list)]
 NoneOrMore = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+CostLimit = Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None
 FilesPerTask = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MOST_FILES_PER_TASK})] | None
 
 

@@ -20,7 +20,7 @@ from prefect.settings import (
 
 from flows.prefect_server import ensure_prefect_server
 from tasks.errors import RunError
-from tasks.reporting.pages import Page, address, forget_report, latest_report, ui_url
+from tasks.reporting.pages import Page, address, forget_report, latest_cost, latest_report, ui_url
 from tasks.script_results import ScriptResults
 from tasks.summary import Summary
 
@@ -38,10 +38,14 @@ def run_flow(entrypoint: str, parameters: Mapping[str, Any]) -> None:
         except RunError as error:
             if error.summary:
                 print(f"\n{error.summary}\n\n{_page_of_run(error.summary)}")
+            if cost := latest_cost():
+                print(f"\n{cost}")
             raise error.with_report(latest_report()) from None
         except Exception as error:
             raise RunError(_explained(error, parameters["output_folder"])).with_report(latest_report()) from error
     print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
+    if cost := latest_cost():
+        print(cost)
     print(_page_of_run(summary))
     if report := latest_report():
         print(f"Report: {report}")

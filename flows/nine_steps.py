@@ -23,8 +23,8 @@ def run_workload(workload: Workload[T, J], inputs: Sequence[str], settings: RunS
     Raises RunError: InputError before anything is created, else what kept the run from succeeding.
     """
     with BatchRun(workload, settings) as run:
-        azure, id, clean_up = run.azure, run.id, run.clean_up
         files = run.begin(inputs)  # 0: all of them, unless a previous attempt of this run has done some
+        azure, id, clean_up = run.azure, run.id, run.clean_up
         if files:
             create_containers(azure, id, clean_up.containers)  # 1
             uploads = run.note_uploads(upload_files(azure, id, files, run.application, settings.pool, run.work))  # 2

@@ -82,6 +82,9 @@ class RunOptions:
         bool, typer.Option("--keep-pool", help="Do not delete the pool. It bills until the run's limit.")
     ] = False
     ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False
+    cost_limit: Annotated[
+        float | None, typer.Option(help="End before the nodes cost more than so many US dollars, by estimate.")
+    ] = _RUN.cost_limit
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = _RUN.accounts
 
     def settings(self) -> RunSettings:
@@ -95,6 +98,7 @@ class RunOptions:
             files_per_task=self.files_per_task,
             isolate=self.isolate,
             skip_done=self.skip_done,
+            cost_limit=self.cost_limit,
             accounts=self.accounts,
         )
 

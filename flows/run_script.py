@@ -19,7 +19,7 @@ from typing import Annotated
 import pyarrow as pa
 from pydantic import BeforeValidator
 
-from flows.batch_flow import FilesPerTask, Inputs, NoneOrMore, batch_flow
+from flows.batch_flow import CostLimit, FilesPerTask, Inputs, NoneOrMore, batch_flow
 from flows.nine_steps import run_workload
 from tasks.packages.needed import find_packages
 from tasks.run.output_address import refuse_join_of_kept_outputs
@@ -49,6 +49,7 @@ def run_script(
     files_per_task: FilesPerTask = None,
     isolate: bool = False,
     skip_done: bool = False,
+    cost_limit: CostLimit = None,
     accounts: str | None = None,
 ) -> ScriptResults:
     """Run a script over many files on Azure Batch, one Batch task per file or group of small files.
@@ -70,6 +71,7 @@ def run_script(
             files are processed one by one, and many in groups.
         isolate: Run each file in a process of its own, also where the script offers `process_file`.
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
+        cost_limit: The most that the nodes may cost in US dollars, by estimate. The run ends before they cost more.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
     """
     path = find_script(script)
@@ -92,6 +94,7 @@ def run_script(
         files_per_task=files_per_task,
         isolate=isolate,
         skip_done=skip_done,
+        cost_limit=cost_limit,
         accounts=accounts,
     )
     return run_workload(workload, inputs, settings)

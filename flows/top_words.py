@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flows.batch_flow import FilesPerTask, Inputs, NoneOrMore, batch_flow
+from flows.batch_flow import CostLimit, FilesPerTask, Inputs, NoneOrMore, batch_flow
 from flows.nine_steps import run_workload
 from flows.word_arguments import ALL_WORDS, word_arguments
 from tasks.run.output_address import refuse_join_of_kept_outputs
@@ -42,6 +42,7 @@ def top_words(
     files_per_task: FilesPerTask = None,
     isolate: bool = False,
     skip_done: bool = False,
+    cost_limit: CostLimit = None,
     accounts: str | None = None,
     delay_seconds: NotNegative = 0,
     encoding: str | None = None,
@@ -61,6 +62,7 @@ def top_words(
             files are processed one by one, and many in groups.
         isolate: Run each file in a process of its own, also where the script offers `process_file`.
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
+        cost_limit: The most that the nodes may cost in US dollars, by estimate. The run ends before they cost more.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
@@ -85,6 +87,7 @@ def top_words(
         files_per_task=files_per_task,
         isolate=isolate,
         skip_done=skip_done,
+        cost_limit=cost_limit,
         accounts=accounts,
     )
     return run_workload(workload, inputs, settings)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Generic, cast
 
 from prefect.futures import PrefectFuture, wait
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from typing_extensions import Self
 
@@ -21,11 +22,14 @@ from tasks.check import check_accounts, check_input, resolve_packages
 from tasks.containers import delete_containers
 from tasks.direct_clean_up import DirectCleanUp
 from tasks.ending import end_with, failure_of
-from tasks.inputs.files import InputFile
+from tasks.inputs.files import InputFile, as_list
 from tasks.job import delete_job
 from tasks.kept import skip_done
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
+from tasks.reporting.cost import budget_of
+from tasks.reporting.report import is_loopback
+from tasks.reporting.retail_prices import PriceLookup
 from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
@@ -77,6 +81,7 @@ class BatchRun(Generic[T, J]):
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
         """Step 0: check all that can be checked; returns the files that no previous attempt has processed."""
         settings = self._settings
+        prices = self._begin_prices()
         files = check_input(
             self.azure, self.id, inputs, settings.allow_failures, settings.output_folder, settings.files_per_task
         )
@@ -85,6 +90,7 @@ class BatchRun(Generic[T, J]):
         results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
         check_accounts(self.azure, settings.pool, results, self.destination)
+        self._take_budget(prices)
         if settings.skip_done:
             results = replace(results, why=skip_done(self.azure, files, results, self.destination))
         done, to_do = results.sort(files)
@@ -97,6 +103,7 @@ class BatchRun(Generic[T, J]):
             allowed=settings.allow_failures,
             steps=self._steps,
             report_joined=self._workload.report,
+            prices=prices,
         )
         if to_do and workload.packages:
             folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
@@ -104,6 +111,27 @@ class BatchRun(Generic[T, J]):
             self.application |= {path.name: path for path in installed.files} if installed else {}
         self._direct.arm(self._record.outputs_left)
         return to_do
+
+    def _begin_prices(self) -> PriceLookup:
+        """Begin to look up what a node costs, in the background."""
+        prices = PriceLookup(self.azure.batch_account.endpoint)
+        if not self._settings.pool.existing_pool_id:
+            prices.start(as_list(self._settings.pool.vm_size))
+        return prices
+
+    def _take_budget(self, prices: PriceLookup) -> None:
+        """Let the run's names carry what it may spend, from which the pool's deadline follows."""
+        limit, pool = self._settings.cost_limit, self._settings.pool
+        if limit is None:
+            return
+        if is_loopback(self.azure.batch_account.endpoint):
+            get_run_logger().info("cost_limit: nothing to bound, the embedded local Azure costs nothing")
+            return
+        vm_sizes = as_list(pool.vm_size)
+        budget = budget_of(limit, pool, vm_sizes, [prices.of(vm_size) for vm_size in vm_sizes])
+        self.id = replace(self.id, budget=budget)
+        until = self.id.nodes_until(pool.dedicated_nodes, pool.spot_nodes)
+        get_run_logger().info("cost_limit: $%.2f; the pool gives up its nodes by %s", limit, f"{until:%H:%M %Z}")
 
     @property
     def work(self) -> Work:
@@ -130,9 +158,9 @@ class BatchRun(Generic[T, J]):
         return pool
 
     def note_end(self, monitored: Monitored) -> None:
-        """How watching the Batch tasks ended; of a run that was cancelled, pool and job are deleted at once."""
+        """How watching the Batch tasks ended; where nodes are to bill no longer, pool and job are deleted at once."""
         self._known.note_end(monitored)
-        if self._known.cancelled:
+        if self._known.ends_at_once:
             self._delete_what_bills()
 
     def note_outcomes(self, outcomes: Sequence[TaskOutcome]) -> bool:

@@ -91,6 +91,7 @@ def _limits(run: Run, tasks: Sequence[AddedTask], patience: Patience) -> Limits:
         stall_minutes=patience.limits.stall_minutes,
         dedicated_after_minutes=patience.pool.dedicated_after_minutes,
         added_nodes=patience.pool.spot_nodes,
+        budget=run.budget,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Generic
@@ -13,13 +14,19 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
-from tasks.errors import Cancelled, RunError
+from tasks.errors import Cancelled, CostLimit, RunError
+from tasks.errors.service import SERVICE_FAILURES
 from tasks.errors.text import listed
 from tasks.inputs.files import InputFile
 from tasks.reporting.artifacts import attempt_suffix, publish_report
+from tasks.reporting.cost import node_seconds
 from tasks.reporting.events import CleanedUp, RunEvents
-from tasks.reporting.prices import price_of, region_of
+from tasks.reporting.node_time import NODE_FIELDS, NodeTime, node_time
+from tasks.reporting.pages import remember_cost
+from tasks.reporting.prices import Price
 from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
+from tasks.reporting.retail_prices import PriceLookup
+from tasks.resources.nodes import nodes_now
 from tasks.run.file_outcomes import by_batch_task, outcome_of_file
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome, in_order
@@ -55,6 +62,8 @@ class RunRecord(Generic[J]):
     seen: LastSeen = field(default_factory=LastSeen)
     stored: bool = False  # all that the run was to leave is on this machine, and the containers are needed no more
     pool_gone: datetime | None = None  # when its delete was sent
+    prices: PriceLookup | None = None  # None: the table's
+    nodes_read: datetime | None = None  # by the service's clock, just before the delete
     not_downloaded: Sequence[str] | None = None  # the finished files whose outputs are not; None: not known
 
     def __post_init__(self) -> None:
@@ -67,8 +76,13 @@ class RunRecord(Generic[J]):
         self.note(monitored.outcomes)
 
     def note_deletes(self) -> None:
-        """The deletes are about to be sent; what Azure bills is a little less."""
+        """The deletes are about to be sent: the last look at the pool's nodes, whose times go with them."""
         self.pool_gone = datetime.now(timezone.utc)
+        if self.pool is None or not self.pool.own:
+            return
+        with suppress(*SERVICE_FAILURES), self.azure.batch() as batch:  # the estimate is only less exact then
+            nodes, self.nodes_read = nodes_now(batch, self.pool.id, NODE_FIELDS)
+            self.seen.nodes = self.seen.nodes.noted(nodes, self.nodes_read)
 
     def note(self, outcomes: Sequence[TaskOutcome]) -> None:
         """What is known of these files now."""
@@ -96,9 +110,9 @@ class RunRecord(Generic[J]):
         return outcome_of_file(seen, file.name, None) if seen else TaskOutcome.of(_added(file), None)
 
     @property
-    def cancelled(self) -> bool:
-        """Whether somebody has cancelled the run while it waited for its Batch tasks."""
-        return isinstance(self.problem, Cancelled)
+    def ends_at_once(self) -> bool:
+        """Whether nodes are to bill no longer than they must: the run was cancelled, or has reached its cost_limit."""
+        return isinstance(self.problem, Cancelled | CostLimit)
 
     def outputs_left(self) -> bool:
         """Whether containers hold outputs, or may do so, that are nowhere else."""
@@ -159,7 +173,7 @@ class RunRecord(Generic[J]):
         reason = "\n".join(filter(None, [_reason(ending) if ending else "", self.left_text()]))
         if self.seen.board.is_shown and ending is not None and not isinstance(ending, Exception):
             self._show_end(reason)
-        publish_report(lambda: report(self._facts(cleaned_up, reason)))
+        publish_report(lambda: self._report(cleaned_up, reason))
         RunEvents(account=self.azure.batch_account.name, flow_run_id=self.run.flow_run_id).emit(cleaned_up)
 
     def _show_end(self, reason: str) -> None:
@@ -178,14 +192,19 @@ class RunRecord(Generic[J]):
         nodes = pool.nodes
         if is_loopback(self.azure.batch_account.endpoint):
             return f"The pool's {nodes} nodes are on the embedded local Azure and cost nothing."
-        price = price_of(pool.vm_size, region_of(self.azure.batch_account.endpoint))
+        price = self._price(pool.vm_size, wait=False)
         if price is None:
             return f"The pool's {nodes} nodes of {pool.vm_size} bill while you decide; their price is not known here."
-        most = "at most " if pool.spot_nodes else "about "
+        most = "at most " if pool.spot_nodes and price.spot_per_hour is None else "about "
+        hourly = price.hourly(pool.dedicated_nodes + pool.added_nodes, pool.spot_nodes)
         return (
-            f"The pool's {nodes} nodes of {pool.vm_size} cost {most}${price.per_hour * nodes:.2f} an hour while you "
-            f"decide ({price.source})."
+            f"The pool's {nodes} nodes of {pool.vm_size} cost {most}${hourly:.2f} an hour while you decide "
+            f"({price.source})."
         )
+
+    def _price(self, vm_size: str, *, wait: bool = True) -> Price | None:
+        lookup = self.prices or PriceLookup(self.azure.batch_account.endpoint)
+        return lookup.of(vm_size, wait=wait)
 
     def failure(self) -> str:
         """Why the run fails, for the person who is asked what to delete; empty where it completes."""
@@ -203,11 +222,20 @@ class RunRecord(Generic[J]):
             return False
         return getattr(clean_up, thing) is not Disposal.KEEP
 
+    def _report(self, cleaned_up: CleanedUp, problem: str) -> str:
+        """The page; and the cost in a line, for the log and for the end of the command."""
+        facts = self._facts(cleaned_up, problem)
+        if facts.node_time and facts.estimate:
+            text = f"{facts.estimate} for {node_seconds(facts.node_time)}".replace("**", "")
+            remember_cost(f"Estimated cost: {text} ({facts.estimate.price.source})")
+            get_run_logger().info("Pool %s: estimated cost %s", facts.pool_id, text)
+        return report(facts)
+
     def _facts(self, cleaned_up: CleanedUp, problem: str) -> RunFacts:
         pool = self.pool or _NO_POOL
         made, gone = self._pool_times()
         alive = (gone - made).total_seconds() if pool.own and made else None
-        added = pool.added_nodes * (gone - pool.added_at).total_seconds() if pool.added_at else 0
+        time = self._node_time(pool, made, alive)
         return RunFacts(
             run_name=f"{flow_run.name}{attempt_suffix()}",
             flow_run_id=self.run.flow_run_id,
@@ -221,8 +249,8 @@ class RunRecord(Generic[J]):
             added_nodes=pool.added_nodes,
             steps=[(step.name, step.seconds) for step in sorted(self.steps, key=lambda step: step.began)],
             pool_seconds=alive,
-            node_seconds=None if alive is None else alive * pool.dedicated_nodes + added,
-            spot_node_seconds=(alive or 0) * pool.spot_nodes,
+            node_time=time,
+            price=self._price(pool.vm_size) if time else None,
             started=self.began,
             ended=datetime.now(timezone.utc),
             outcomes=self.outcomes,
@@ -232,10 +260,25 @@ class RunRecord(Generic[J]):
             kept=cleaned_up.kept,
             not_deleted=cleaned_up.not_deleted,
             pool_stays=pool.own and "pool" not in cleaned_up.deleted,
-            nodes_until=self.run.expires_text,
+            nodes_until=f"{self._nodes_until(pool):%Y-%m-%d %H:%M %Z}",
             problem=problem,
             joined=self.report_joined(self.joined) if self.joined is not None else "",
         )
+
+    def _node_time(self, pool: UsedPool, made: datetime | None, alive: float | None) -> NodeTime | None:
+        """By the nodes that were seen; else as if all that were asked for had been there, which is the most."""
+        if alive is None or made is None:
+            return None
+        if self.seen.nodes.spans:
+            until = self.nodes_read or self.pool_gone or datetime.now(timezone.utc)
+            return node_time(self.seen.nodes, by_batch_task(self._of_batch_tasks), made, until)
+        if self.nodes_read:  # and there was none
+            return NodeTime()
+        added = pool.added_nodes * (self._pool_times()[1] - pool.added_at).total_seconds() if pool.added_at else 0
+        return NodeTime.at_most(alive * pool.dedicated_nodes + added, alive * pool.spot_nodes)
+
+    def _nodes_until(self, pool: UsedPool) -> datetime:
+        return self.run.nodes_until(pool.dedicated_nodes, pool.spot_nodes, pool.added_nodes, pool.added_at)
 
     def _pool_times(self) -> tuple[datetime | None, datetime]:
         """When the pool was asked for, and when its end was, or now; what Azure bills is a little less."""

@@ -5,6 +5,7 @@ RunError
  ├ ServiceError    Azure Batch or Blob Storage refused a request, or did not answer (tasks/errors/service.py)
  ├ ConflictError   a resource with this run's name exists and is not this run's
  ├ RunTimeout      the run reached a time limit
+ ├ CostLimit       the run ended before its nodes cost more than its limit
  ├ Stalled         no Batch task made progress for too long
  ├ Cancelled       somebody cancelled the run while it waited for its Batch tasks
  ├ TasksFailed     Batch tasks ended without success, or can never run
@@ -80,6 +81,10 @@ class ConflictError(RunError):
 
 class RunTimeout(RunError):
     """The run reached one of its time limits."""
+
+
+class CostLimit(RunError):
+    """The run ended before its nodes would have cost more than its limit."""
 
 
 class Stalled(RunError):

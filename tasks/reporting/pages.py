@@ -18,7 +18,7 @@ class Page(str, Enum):
     ARTIFACT = "artifacts/artifact"
 
 
-_report = ""  # of the run that this process has reported on last
+_report = _cost = ""  # of the run that this process has reported on last
 
 
 def address(page: Page, id: object) -> str:
@@ -71,7 +71,18 @@ def latest_report() -> str:
     return _report
 
 
+def remember_cost(text: str) -> None:
+    """What the run's nodes cost, in a line, for the end of the command."""
+    global _cost
+    _cost = text
+
+
+def latest_cost() -> str:
+    """Empty where it is not known, or nothing was billed."""
+    return _cost
+
+
 def forget_report() -> None:
     """For a command that begins: what this process reported on before is not its run."""
-    global _report
-    _report = ""
+    global _report, _cost
+    _report = _cost = ""

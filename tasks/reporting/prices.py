@@ -1,76 +1,111 @@
-"""Prices of nodes per hour, as far as known, and the estimated cost of a run's nodes.
+"""Prices of nodes per hour from the table in prices.csv, and what nodes cost by them.
 
-The figures are Azure's pay-as-you-go list prices for Linux, as Apache Libcloud recorded them from Azure's own price
-calculator; the date is that of its file, and single figures in it may be older. A price here is for an estimate only:
-what is billed depends on the offer, the currency and the day, and https://prices.azure.com/api/retail/prices knows it.
-There is no spot price in it, because spot prices change by the day; they never exceed the pay-as-you-go price.
+The table has pay-as-you-go list prices of Linux VMs in US dollars with the day on which each was read: the European
+regions from a public record of Azure's Retail Prices API, the American ones from Apache Libcloud, which recorded
+Azure's price calculator and has no spot prices. A price here is for an estimate only: what is billed depends on the
+offer, the currency and the day. retail_prices.py asks Azure for those of today.
 """
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.accounts.clouds import cloud_of
 
-PRICES_OF = date(2025, 3, 2)
 SOURCE = "Azure's list price for Linux, pay-as-you-go"
 LEFT_OUT = "disks, network, storage, and any discount of yours"
 
-_REGIONS = ("eastus", "westus2", "westeurope", "northeurope")
-_USD_PER_HOUR = {
-    "standard_a1_v2": (0.043, 0.036, 0.041, 0.041),
-    "standard_a2_v2": (0.091, 0.076, 0.087, 0.087),
-    "standard_a4_v2": (0.191, 0.159, 0.183, 0.183),
-    "standard_d2_v3": (0.096, 0.096, 0.12, 0.107),
-    "standard_d4_v3": (0.192, 0.192, 0.24, 0.214),
-    "standard_d8_v3": (0.384, 0.384, 0.48, 0.428),
-    "standard_d2s_v3": (0.096, 0.096, 0.12, 0.107),
-    "standard_d4s_v3": (0.192, 0.192, 0.24, 0.214),
-    "standard_d8s_v3": (0.384, 0.384, 0.48, 0.428),
-    "standard_d16s_v3": (0.768, 0.768, 0.96, 0.856),
-    "standard_d2s_v4": (0.096, 0.096, 0.115, 0.107),
-    "standard_d4s_v4": (0.192, 0.192, 0.23, 0.214),
-    "standard_d8s_v4": (0.384, 0.384, 0.46, 0.428),
-    "standard_d2as_v4": (0.096, 0.096, 0.115, 0.107),
-    "standard_d4as_v4": (0.192, 0.192, 0.23, 0.214),
-    "standard_d8as_v4": (0.384, 0.384, 0.46, 0.428),
-    "standard_e2s_v3": (0.126, 0.126, 0.16, 0.141),
-    "standard_e4s_v3": (0.252, 0.252, 0.32, 0.282),
-    "standard_e8s_v3": (0.504, 0.504, 0.64, 0.564),
-    "standard_f2s_v2": (0.0846, 0.0846, 0.097, 0.096),
-    "standard_f4s_v2": (0.169, 0.169, 0.194, 0.192),
-    "standard_f8s_v2": (0.338, 0.338, 0.388, 0.384),
-    "standard_f16s_v2": (0.677, 0.677, 0.776, 0.768),
-}
+_TABLE = Path(__file__).with_name("prices.csv")
+_ELSEWHERE = ("westeurope", "eastus")  # whose prices stand for those of regions that the table lacks
+_OTHER_CLOUDS = ("usgov", "usdod", "china")  # how the names of their regions begin; their prices are others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """US dollars for one node and hour, and where the figure comes from."""
+    """US dollars for one node and hour, and where the figures come from; spot_per_hour is None where it is not known.
+
+    A spot node without a price counts as a dedicated one: it never costs more.
+    """
 
     per_hour: float
+    spot_per_hour: float | None = None
     source: str
 
-    def of(self, node_seconds: float) -> float:
-        """US dollars for that many seconds of a node; Azure bills by the second."""
-        return self.per_hour * node_seconds / 3600
+    def of(self, node_seconds: float, spot_node_seconds: float = 0) -> float:
+        """US dollars for so many seconds of dedicated nodes and of spot nodes; Azure bills by the second."""
+        return (self.per_hour * node_seconds + self.spot * spot_node_seconds) / 3600
+
+    def hourly(self, dedicated: int, spot: int) -> float:
+        """US dollars for an hour of so many nodes."""
+        return self.per_hour * dedicated + self.spot * spot
+
+    @property
+    def spot(self) -> float:
+        """What a spot node costs in an hour, at most."""
+        return self.per_hour if self.spot_per_hour is None else self.spot_per_hour
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCost:
+    """The estimated cost of nodes in US dollars, and the source and date of the prices."""
+
+    dollars: float
+    per_hour: float  # of all nodes together
+    source: str
+
+
+def plan_cost(price: Price, dedicated: int, spot: int, seconds: float) -> PlanCost:
+    """What so many nodes cost that all live for so many seconds."""
+    hourly = price.hourly(dedicated, spot)
+    return PlanCost(dollars=hourly * seconds / 3600, per_hour=hourly, source=price.source)
+
+
+def dearest(prices: Sequence[Price | None]) -> Price | None:
+    """A price that none of these exceeds, for a pool that may get any of their VM sizes; None where one is unknown."""
+    known = [price for price in prices if price]
+    if not known or len(known) < len(prices):
+        return None
+    most = max(known, key=lambda price: price.per_hour)
+    return Price(per_hour=most.per_hour, spot_per_hour=max(price.spot for price in known), source=most.source)
 
 
 def price_of(vm_size: str, region: str | None = None) -> Price | None:
-    """The price of a dedicated Linux node, or None where none is known.
+    """The price of a Linux node by the table, or None where none is known.
 
-    In a region without prices it is that of East US, and its source names it.
+    In a region without prices it is that of another, and its source names it.
     """
-    prices = _USD_PER_HOUR.get(vm_size.lower())
-    if prices is None:
+    if not is_public(region):
         return None
-    if region in _REGIONS:
-        return Price(per_hour=prices[_REGIONS.index(region)], source=f"{SOURCE}, in {region}, of {PRICES_OF}")
-    elsewhere = f", which may differ from that in {region}" if region else ""
-    return Price(per_hour=prices[0], source=f"{SOURCE}, in eastus{elsewhere}, of {PRICES_OF}")
+    prices = _table().get(vm_size.lower(), {})
+    found = next((name for name in (region, *_ELSEWHERE) if name in prices), None)
+    if found is None:
+        return None
+    elsewhere = f", which may differ from that in {region}" if region and region != found else ""
+    per_hour, spot, read = prices[found]
+    return Price(per_hour=per_hour, spot_per_hour=spot, source=f"{SOURCE}, in {found}{elsewhere}, of {read}")
+
+
+def is_public(region: str | None) -> bool:
+    """Whether the region may be one of Azure's public cloud."""
+    return not (region and region.startswith(_OTHER_CLOUDS))
+
+
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Mapping[str, tuple[float, float | None, date]]]:
+    table: dict[str, dict[str, tuple[float, float | None, date]]] = {}
+    with _TABLE.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            spot = float(row["spot"]) if row["spot"] else None
+            prices = float(row["dedicated"]), spot, date.fromisoformat(row["read"])
+            table.setdefault(row["vm_size"], {})[row["region"]] = prices
+    return table
 
 
 def region_of(batch_endpoint: str) -> str | None:

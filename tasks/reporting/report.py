@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from tasks.errors.secrets import without_secrets
 from tasks.errors.text import cut, visible
 from tasks.reporting.charts import timeline
-from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
+from tasks.reporting.cost import Estimate, node_seconds, usd
+from tasks.reporting.node_time import NodeTime
+from tasks.reporting.prices import Price
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.file_outcomes import by_batch_task
 from tasks.run.outcomes import TaskOutcome, missing
@@ -21,6 +23,7 @@ from tasks.run.outcomes import TaskOutcome, missing
 MOST_FAILURES_IN_FULL = 50
 MOST_NAMES = 200  # of files without output
 MOST_STEPS = 100
+LOCAL = "The embedded local Azure costs nothing."
 _NAMED = 3  # files, in the line with the reason why a run failed
 STDERR_LINES = 20
 STDERR_CHARACTERS = 2_000
@@ -31,8 +34,8 @@ class RunFacts:
     """The facts of a run when it is over.
 
     `where` describes the accounts it used, without secrets. `pool_seconds` go from the pool's creation until its
-    deletion was sent, or the run's end; node-seconds are nodes × seconds alive. All of these are None where unknown,
-    as they are for an existing pool; `pool_id` is empty where none was used. `kept` was to be kept, while `not_deleted`
+    deletion was sent, or the run's end. These, the nodes' time and their price are None where unknown, as they are for
+    an existing pool; `pool_id` is empty where none was used. `kept` was to be kept, while `not_deleted`
     was to be deleted and was not.
     """
 
@@ -48,8 +51,8 @@ class RunFacts:
     added_nodes: int = 0  # dedicated ones, while the run waited for spot nodes
     steps: Sequence[tuple[str, float]] = ()
     pool_seconds: float | None = None
-    node_seconds: float | None = None  # of dedicated nodes
-    spot_node_seconds: float = 0
+    node_time: NodeTime | None = None
+    price: Price | None = None
     started: datetime
     ended: datetime
     outcomes: Sequence[TaskOutcome] = ()
@@ -62,6 +65,14 @@ class RunFacts:
     problem: str = ""  # why the run ended early
     nodes_until: str = ""  # when the pool's autoscale formula gives up its nodes
     joined: str = ""  # what the workload shows of its joined outputs, as markdown
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What the nodes cost; None where that is not known, or they are not this run's."""
+        if self.node_time is None or self.price is None or not self.own_pool:
+            return None
+        files = sum(outcome.completed and not outcome.earlier for outcome in self.outcomes)
+        return Estimate(time=self.node_time, price=self.price, files=files)
 
     @property
     def no_node_seen(self) -> bool:
@@ -228,41 +239,34 @@ def _cost(facts: RunFacts) -> str:
 
 
 def _cost_lines(facts: RunFacts) -> Iterable[str]:
-    if is_loopback(facts.batch_endpoint):
-        yield "The embedded local Azure costs nothing."
-        return
     if not facts.pool_id:
         yield "No pool was used, so no node was billed."
         return
     if not facts.own_pool:
-        yield "The pool was there before this run and is billed whether or not it runs."
+        free = is_loopback(facts.batch_endpoint)
+        yield LOCAL if free else "The pool was there before this run and is billed whether or not it runs."
         return
     lived = f" The pool lived {_span(facts.pool_seconds)}." if facts.pool_seconds is not None else ""
-    spot = f" and {facts.spot_node_seconds:,.0f} of spot nodes" if facts.spot_node_seconds else ""
-    price = price_of(facts.vm_size, region_of(facts.batch_endpoint))
-    if facts.node_seconds is None:
+    if facts.node_time is None:
         yield f"How long the nodes lived is not known.{lived}"
     else:
-        most = "At most " if facts.no_node_seen else ""
-        yield f"{most}{facts.node_seconds:,.0f} node-seconds of dedicated nodes{spot}.{lived}"
-        yield _estimate(facts, price, facts.node_seconds)
+        seconds = node_seconds(facts.node_time)
+        yield f"{seconds[0].upper()}{seconds[1:]}.{lived}"
+    if is_loopback(facts.batch_endpoint):
+        yield LOCAL
+        return
+    if facts.node_time is not None:
+        yield facts.estimate.sentences if facts.estimate else _without_price(facts)
     if facts.pool_stays:
         until = f"{facts.nodes_until} at the latest, or " if facts.nodes_until else ""
-        hourly = price.per_hour * (facts.dedicated_nodes + facts.added_nodes) if price else 0
-        about = f", about {_usd(hourly)} an hour for the dedicated ones" if hourly else ""
+        price = facts.price
+        hourly = price.hourly(facts.dedicated_nodes + facts.added_nodes, facts.spot_nodes) if price else 0
+        about = f", about {usd(hourly)} an hour" if hourly else ""
         yield f"**The pool is still there: its nodes go on billing until {until}it is deleted{about}.**"
 
 
-def _estimate(facts: RunFacts, price: Price | None, node_seconds: float) -> str:
-    if price is None:
-        return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
-    least, most = price.of(node_seconds), price.of(node_seconds + facts.spot_node_seconds)
-    cost = f"{'at most ' if facts.no_node_seen else ''}**{_usd(least)}**"
-    if facts.spot_node_seconds:
-        cost = f"between {cost} and **{_usd(most)}**" if node_seconds else f"at most **{_usd(most)}**"
-    rate = f"at {_usd(price.per_hour)} for a dedicated node and hour ({price.source})"
-    spot = "; a spot node never costs more, and often far less" if facts.spot_node_seconds else ""
-    return f"Estimated cost: {cost} {rate}{spot}. Compute alone, without {LEFT_OUT}."
+def _without_price(facts: RunFacts) -> str:
+    return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
 
 
 def is_loopback(endpoint: str) -> bool:
@@ -290,7 +294,3 @@ def _span(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60:,} h {minutes % 60} min"
-
-
-def _usd(dollars: float) -> str:
-    return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"

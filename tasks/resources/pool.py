@@ -110,8 +110,9 @@ class Pool(PoolResource, Creatable):
 
     def add_dedicated(self) -> None:
         """Ask for as many dedicated nodes, besides, as there should be spot nodes."""
-        settings = self._settings
-        self._scale(scale(self._run.expires, settings.dedicated_nodes + settings.spot_nodes, settings.spot_nodes))
+        dedicated, spot = self._settings.dedicated_nodes, self._settings.spot_nodes
+        until = self._run.nodes_until(dedicated, spot, added=spot, added_at=datetime.now(timezone.utc))
+        self._scale(scale(until, dedicated + spot, spot))
 
     def _scale(self, formula: str) -> None:
         # The service takes a formula at most every 30 seconds, so none is sent twice.
@@ -129,7 +130,8 @@ class Pool(PoolResource, Creatable):
                     self._batch.begin_reboot_node(self.id, node.id, _REQUEUE)
 
     def _formula(self) -> str:
-        return scale(self._run.expires, self._settings.dedicated_nodes, self._settings.spot_nodes)
+        dedicated, spot = self._settings.dedicated_nodes, self._settings.spot_nodes
+        return scale(self._run.nodes_until(dedicated, spot), dedicated, spot)
 
     def _start_task(self) -> BatchStartTask | None:
         return _start_task(self._files) if self._files else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 
+from tasks.run.budget import Budget
 from tasks.run.settings import TimeLimits
 from tasks.run.tags import Tags
 
@@ -29,6 +30,7 @@ class Run:
     flow_run_id: str
     started: datetime
     lifetime: timedelta
+    budget: Budget | None = None  # for its nodes
 
     @classmethod
     def start(cls, flow_run_id: str, workload: str, limits: TimeLimits) -> Run:
@@ -55,6 +57,19 @@ class Run:
     @property
     def expires(self) -> datetime:
         return self.started + self.lifetime
+
+    def nodes_until(self, dedicated: int, spot: int, added: int = 0, added_at: datetime | None = None) -> datetime:
+        """When the pool gives up its nodes by itself: when the run expires, or sooner where its budget ends.
+
+        added: dedicated nodes besides, from `added_at` on.
+        """
+        if self.budget is None:
+            return self.expires
+        began, spent = self.started, 0.0
+        if added_at is not None:
+            spent = self.budget.hourly(dedicated, spot) * ((added_at - began) / timedelta(hours=1))
+            began = added_at
+        return min(self.expires, began + self.budget.lasts(dedicated + added, spot, spent))
 
     @property
     def expires_text(self) -> str:

@@ -245,6 +245,12 @@ class RunSettings(_Settings):
         default=False,
         description="Process only inputs that are new or changed since outputs of the same script and arguments.",
     )
+    cost_limit: float | None = Field(
+        default=None,
+        description="The most that the nodes may cost in US dollars, by estimate; the run ends before they cost more, "
+        "and keeps what is done. None: no limit but run_minutes.",
+        json_schema_extra={"exclusiveMinimum": 0},
+    )
     accounts: str | None = Field(
         default=None, description="Name of a Prefect block with the accounts; without one, the environment's."
     )

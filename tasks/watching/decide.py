@@ -9,9 +9,10 @@ from enum import Enum
 
 from azure.batch.models import BatchTaskState
 
-from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
+from tasks.errors import CostLimit, RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.run.outcomes import TaskOutcome
+from tasks.watching.cost import within_cost
 from tasks.watching.due import Due, due
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
@@ -126,10 +127,11 @@ def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits
     action = Action.GIVE_UP
     if problem is None:
         try:
+            memory = within_cost(snapshot, memory, limits.budget, counts.left, now)
             # Only a job that has ended runs no task.
             ended = (waits or news.stagnant) and _job_has_ended(snapshot, counts, memory, limits)
             action = Action.ALL_COMPLETED if ended else _within_limits(snapshot, counts, memory, limits, now)
-        except (TasksFailed, RunTimeout, Stalled) as found:
+        except (TasksFailed, RunTimeout, CostLimit, Stalled) as found:
             problem = found
     return Decision(
         action=action,

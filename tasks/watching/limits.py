@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tasks.run.budget import Budget
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -17,6 +19,7 @@ class Limits:
     stall_minutes: int
     dedicated_after_minutes: int | None = None  # None: no dedicated nodes are added
     added_nodes: int = 0  # how many of them are added
+    budget: Budget | None = None  # for the nodes; None: no limit
 
     @property
     def stall(self) -> timedelta:

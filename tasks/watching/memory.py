@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from tasks.reporting.node_time import NodeLog
 from tasks.resources.pool import is_spot
+from tasks.run.budget import Spent
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.records import record_blob
@@ -49,6 +51,8 @@ class Memory:
     counted_preempted: Mapping[str, datetime] = field(default_factory=dict)  # spot nodes, and when they were counted
     preemptions: int = 0
     resize_refused: bool = False
+    nodes: NodeLog = field(default_factory=NodeLog)  # that were seen, where they were read
+    spent: Spent | None = None  # on nodes, where that was read
 
     @classmethod
     def start(

@@ -15,13 +15,14 @@ from azure.core.exceptions import ResourceNotFoundError
 from tasks.accounts.clients import Azure
 from tasks.errors.service import SERVICE_FAILURES
 from tasks.reporting.artifacts import MOST_TABLE_ROWS
+from tasks.reporting.node_time import NODE_FIELDS
 from tasks.run.identity import Run
 from tasks.run.outcomes import OUTCOME_FIELDS, AddedTask, TaskOutcome
 from tasks.watching.file_results import proven
 from tasks.watching.logs import start_task_stderr
 from tasks.watching.progress import Progress
 
-_NODE_FIELDS = ["id", "state", "startTaskInfo", "errors", "runningTasksCount", "recentTasks"]
+_NODE_FIELDS = [*NODE_FIELDS, "errors", "runningTasksCount", "recentTasks"]
 _PREEMPTED = "state eq 'preempted'"
 _RUNNING, _FAILED = "state eq 'running'", "executionInfo/result eq 'failure'"
 

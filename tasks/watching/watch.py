@@ -11,6 +11,7 @@ from azure.core.exceptions import ResourceExistsError
 from tasks.errors import Cancelled, RunError
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
+from tasks.reporting.node_time import NodeLog
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.polling import Polling
 from tasks.run.settings import PoolSettings, TimeLimits
@@ -37,6 +38,7 @@ class LastSeen:
     outcomes: dict[str, TaskOutcome] = field(default_factory=dict)  # by the Batch tasks' ids; the memory fills it
     succeeded: int = 0  # as the service counts them
     board: TaskBoard = field(default_factory=TaskBoard)
+    nodes: NodeLog = field(default_factory=NodeLog)  # of the pool, where they were read
 
 
 @dataclass(kw_only=True)
@@ -90,6 +92,9 @@ class Watch:
             if counts := self.snapshot.counts:
                 self.seen.succeeded = max(self.seen.succeeded, counts.succeeded)
         self.memory = decision.memory.settled()
+        if self.snapshot.has(Part.POOL):
+            self.memory = replace(self.memory, nodes=self.memory.nodes.noted(self.snapshot.nodes, now))
+            self.seen.nodes = self.memory.nodes
         self.narrator.report(decision)
         return decision
 

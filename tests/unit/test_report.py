@@ -12,7 +12,8 @@ import pytest
 
 from tasks.errors import TasksFailed
 from tasks.reporting.charts import bar_chart
-from tasks.reporting.prices import PRICES_OF, price_of, region_of
+from tasks.reporting.node_time import KindTime, NodeTime
+from tasks.reporting.prices import price_of, region_of
 from tasks.reporting.report import RunFacts, report, result_line, why_failed
 from tasks.run.outcomes import Cause, Failure, TaskOutcome
 
@@ -217,34 +218,48 @@ def test_the_steps_are_a_table_of_seconds() -> None:
     ]
 
 
+WEST_EUROPE = price_of("Standard_D2s_v3", "westeurope")
+LIST = "(Azure's list price for Linux, pay-as-you-go, in westeurope, of 2026-08-20)"
+
+
+def billed(dedicated: float, spot: float = 0) -> dict[str, Any]:
+    return {"node_time": NodeTime(dedicated=KindTime(running=dedicated), spot=KindTime(running=spot))}
+
+
 def test_the_estimated_cost_names_price_date_and_what_is_left_out() -> None:
-    page = report(facts(node_seconds=3_600, pool_seconds=1_800))
+    page = report(facts(outcome("a.txt"), outcome("b.txt"), **billed(3_600), pool_seconds=1_800, price=WEST_EUROPE))
     assert section(page, "Cost") == (
-        "3,600 node-seconds of dedicated nodes. The pool lived 30 min 0 s.\n\n"
-        "Estimated cost: **$0.1200** at $0.1200 for a dedicated node and hour (Azure's list price for Linux, "
-        "pay-as-you-go, in westeurope, of 2025-03-02). Compute alone, without disks, network, storage, and any "
-        "discount of yours."
+        "3,600 node-seconds: 0 starting, 0 idle, 3,600 running. The pool lived 30 min 0 s.\n\n"
+        f"Estimated cost: **$0.1200**, $0.0600 a file at $0.1200 for a dedicated node and hour {LIST}. "
+        "Compute alone, without disks, network, storage, and any discount of yours."
     )
 
 
 @pytest.mark.parametrize(
     ("dedicated", "cost"),
-    [(3_600, "between **$0.1200** and **$0.1800**"), (0, "at most **$0.0600**")],
+    [
+        (3_600, "**$0.1311** at $0.1200 for a dedicated node and hour and at $0.0222 for a spot node and hour"),
+        (0, "**$0.0111** at $0.0222 for a spot node and hour"),
+    ],
     ids=["beside dedicated ones", "alone"],
 )
-def test_spot_nodes_cost_at_most_what_dedicated_ones_do(dedicated: float, cost: str) -> None:
-    told = section(report(facts(node_seconds=dedicated, spot_node_seconds=1_800)), "Cost")
-    assert f"{dedicated:,} node-seconds of dedicated nodes and 1,800 of spot nodes." in told
-    assert f"Estimated cost: {cost} at $0.1200 for a dedicated node and hour (Azure's list price" in told
-    assert "; a spot node never costs more, and often far less. Compute alone" in told
+def test_spot_nodes_have_a_price_of_their_own(dedicated: float, cost: str) -> None:
+    told = section(report(facts(**billed(dedicated, 1_800), price=WEST_EUROPE)), "Cost")
+    assert f"Estimated cost: {cost} {LIST}." in told
 
 
 def test_nodes_that_were_added_for_want_of_spot_nodes_are_told() -> None:
-    page = report(facts(dedicated_nodes=0, spot_nodes=4, added_nodes=4, node_seconds=0.0, pool_stays=True))
+    added = facts(dedicated_nodes=0, spot_nodes=4, added_nodes=4, **billed(0), pool_stays=True, price=WEST_EUROPE)
+    page = report(added)
     assert (
         "| nodes | 0 dedicated and 4 spot, of Standard_D2s_v3; 4 dedicated were added while it waited for spot nodes |"
     ) in page
-    assert "about $0.4800 an hour for the dedicated ones" in page
+    assert "about $0.5687 an hour.**" in page
+
+
+def test_a_run_that_ends_early_has_its_estimate() -> None:
+    told = section(report(facts(problem="cancelled", **billed(3_600), price=WEST_EUROPE)), "Cost")
+    assert "Estimated cost: **$0.1200** at" in told
 
 
 def test_failed_deletes_are_listed_apart_from_what_is_kept() -> None:
@@ -265,23 +280,22 @@ def test_run_log_and_artifacts_are_links_on_the_artifact_page() -> None:
         ({"batch_endpoint": "http://localhost:4711/"}, "The embedded local Azure costs nothing."),
         ({"batch_endpoint": "http://[::1]:4711"}, "The embedded local Azure costs nothing."),
         ({"own_pool": False}, "The pool was there before this run and is billed whether or not it runs."),
-        ({"vm_size": "Standard_X9"}, "No price is known for Standard_X9, so there is no estimate."),
-        ({"node_seconds": None}, "How long the nodes lived is not known."),
-        ({"node_seconds": None, "pool_seconds": 0.3}, "How long the nodes lived is not known. The pool lived 0.3 s."),
+        ({"vm_size": "Standard_X9", "price": None}, "No price is known for Standard_X9, so there is no estimate."),
+        ({"node_time": None}, "How long the nodes lived is not known."),
+        ({"node_time": None, "pool_seconds": 0.3}, "How long the nodes lived is not known. The pool lived 0.3 s."),
         ({"pool_id": "", "own_pool": False}, "No pool was used, so no node was billed."),
         (
-            {"pool_stays": True, "dedicated_nodes": 0, "spot_nodes": 2},
+            {"pool_stays": True, "price": None},
             "**The pool is still there: its nodes go on billing until it is deleted.**",
         ),
         (
             {"pool_stays": True},
-            "**The pool is still there: its nodes go on billing until it is deleted, "
-            "about $0.2400 an hour for the dedicated ones.**",
+            "**The pool is still there: its nodes go on billing until it is deleted, about $0.2400 an hour.**",
         ),
     ],
 )
 def test_what_is_not_billed_or_not_known_is_said(changes: dict[str, Any], told: str) -> None:
-    assert section(report(facts(**{"node_seconds": 60.0, **changes})), "Cost").endswith(told)
+    assert section(report(facts(**{**billed(60), "price": WEST_EUROPE, **changes})), "Cost").endswith(told)
 
 
 def test_an_empty_run_has_a_report() -> None:
@@ -312,31 +326,36 @@ def test_the_report_of_thousands_of_failures_stays_small() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vm_size", "region", "per_hour"),
+    ("vm_size", "region", "per_hour", "read"),
     [
-        ("Standard_D2s_v3", "eastus", 0.096),
-        ("STANDARD_d2S_V3", "westeurope", 0.12),
-        ("Standard_F2s_v2", "northeurope", 0.096),
-        ("Standard_A1_v2", "westus2", 0.036),
+        ("Standard_D2s_v3", "eastus", 0.096, "2025-03-02"),
+        ("STANDARD_d2S_V3", "westeurope", 0.12, "2026-08-20"),
+        ("Standard_D2ads_v5", "swedencentral", 0.11, "2026-08-20"),
+        ("Standard_A1_v2", "westus2", 0.036, "2025-03-02"),
     ],
 )
-def test_a_price_is_that_of_the_size_in_the_region(vm_size: str, region: str, per_hour: float) -> None:
+def test_a_price_is_that_of_the_size_in_the_region(vm_size: str, region: str, per_hour: float, read: str) -> None:
     price = price_of(vm_size, region)
     assert price is not None
     assert price.per_hour == per_hour
-    assert price.source == f"Azure's list price for Linux, pay-as-you-go, in {region}, of {PRICES_OF:%Y-%m-%d}"
+    assert price.source == f"Azure's list price for Linux, pay-as-you-go, in {region}, of {read}"
     assert price.of(1_800) == per_hour / 2
 
 
 def test_in_a_region_without_prices_the_price_says_which_it_is() -> None:
     price = price_of("Standard_D2s_v3", "japaneast")
     assert price is not None
-    assert price.per_hour == 0.096
-    assert "in eastus, which may differ from that in japaneast, of 2025-03-02" in price.source
+    assert price.per_hour == 0.12
+    assert "in westeurope, which may differ from that in japaneast, of 2026-08-20" in price.source
 
 
 def test_a_size_that_is_not_listed_has_no_price() -> None:
     assert price_of("Standard_D2s_v99", "eastus") is None
+
+
+@pytest.mark.parametrize("region", ["usgovvirginia", "chinaeast2"])
+def test_other_clouds_have_no_price_in_the_table(region: str) -> None:
+    assert price_of("Standard_D2s_v5", region) is None
 
 
 @pytest.mark.parametrize(
