@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from azure.batch import BatchClient
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
@@ -22,7 +23,8 @@ from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
 from tasks.resources.container_image import registries
-from tasks.resources.images import image_of, python_of_nodes
+from tasks.resources.images import image_of, python_of_nodes, with_image, with_image_of_pool
+from tasks.resources.network import refuse_account_key
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
@@ -52,14 +54,22 @@ def check_input(
 
 
 @step("0 check accounts")
-def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None) -> None:
-    """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
+def check_accounts(
+    azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None, previous_pool: str = ""
+) -> PoolSettings:
+    """Ask both accounts something that needs their credentials, and whether the pool's settings can work.
+
+    Returns the settings with the image of a new pool named, so that no later step chooses another.
+
+    previous_pool: the id of the pool that a previous attempt may have left, whose image then is kept.
+    """
     _make_folder(results.folder)
     with _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"), azure.batch() as batch:
         if pool.existing_pool_id:
             existing_pool(batch, pool)
         else:
-            image_of(batch, pool)
+            refuse_account_key(azure.batch_account, pool)
+            pool = _with_image(batch, pool, previous_pool)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
     with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
@@ -67,6 +77,18 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destinati
         if destination:
             check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+    return pool
+
+
+def _with_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> PoolSettings:
+    if previous_pool and (kept := with_image_of_pool(batch, pool, previous_pool)):
+        get_run_logger().info("Image %s: that of pool %s of a previous attempt", kept.image, previous_pool)
+        return kept
+    chosen = image_of(batch, pool)
+    get_run_logger().info("Image %s: %s", chosen.name, chosen.reason)
+    for warning in chosen.warnings:
+        get_run_logger().warning("Image %s: %s", chosen.name, warning)
+    return with_image(pool, chosen)
 
 
 @step("0 resolve packages")

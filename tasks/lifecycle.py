@@ -51,6 +51,7 @@ class BatchRun(Generic[T, J]):
     def __init__(self, workload: Workload[T, J], settings: RunSettings) -> None:
         self.id = Run.start(str(flow_run.id), workload.name, settings.limits)
         self.clean_up = settings.clean_up.of_pool(settings.pool)
+        self.pool = settings.pool  # from step 0 on with the image that the run uses
         self._workload = workload
         self._settings = settings
         self._contexts = ExitStack()
@@ -84,7 +85,8 @@ class BatchRun(Generic[T, J]):
         program = workload.program.in_container(settings.pool.container_image)
         results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
-        check_accounts(self.azure, settings.pool, results, self.destination)
+        previous_pool = self.id.pool_id if self.is_retry else ""
+        self.pool = check_accounts(self.azure, settings.pool, results, self.destination, previous_pool)
         if settings.skip_done:
             results = replace(results, why=skip_done(self.azure, files, results, self.destination))
         done, to_do = results.sort(files)
@@ -100,7 +102,7 @@ class BatchRun(Generic[T, J]):
         )
         if to_do and workload.packages:
             folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
-            installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
+            installed = resolve_packages(self.azure, self.pool, workload.packages, folder)
             self.application |= {path.name: path for path in installed.files} if installed else {}
         self._direct.arm(self._record.outputs_left)
         return to_do

@@ -30,6 +30,7 @@ from tasks.errors import InputError
 from tasks.packages.needed import FILES_TO_INSTALL, SET_UP_NODE
 from tasks.resources.container_image import refuse_pool_without_containers
 from tasks.resources.images import machine
+from tasks.resources.network import network
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
@@ -91,6 +92,7 @@ class Pool(PoolResource, Creatable):
                 id=self.id,
                 vm_size=settings.vm_size,
                 virtual_machine_configuration=machine(self._batch, settings),
+                network_configuration=network(settings),
                 enable_auto_scale=True,
                 auto_scale_formula=self._formula(),
                 auto_scale_evaluation_interval=EVALUATION_INTERVAL,

@@ -20,7 +20,23 @@ _CONTAINER_IMAGE = (  # as for `docker pull`: the registry, the path in it, a ta
     r"^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
-_IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
+_IMAGE = r"[^:/\s]+:[^:/\s]+:[^:/\s]+(:[^:/\s]+)?"
+_GALLERY_IMAGE = (
+    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Compute/galleries/[^/\s]+/images/[^/\s]+"
+    r"(/versions/[^/\s]+)?"
+)
+_SUBNET = (
+    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Network/virtualNetworks/[^/\s]+"
+    r"/subnets/[^/\s]+"
+)
+_NODE_AGENT = r"^batch\.node\.[A-Za-z0-9. -]+$"
+
+
+class PublicIp(str, Enum):
+    """Whether the nodes of a run's own pool have public IP addresses."""
+
+    MANAGED = "managed"  # Azure Batch gives them
+    NONE = "none"
 
 
 class Disposal(str, Enum):
@@ -58,10 +74,18 @@ class PoolSettings(_Settings):
         title="VM Size",
         description="VM size of a node; `az batch location list-skus --location <region>` has them.",
     )
-    image: str = Field(
-        default="canonical:ubuntu-24_04-lts:server",
-        description="Linux image, publisher:offer:sku[:version]; `az batch pool supported-images list` has them.",
-        json_schema_extra={"pattern": _IMAGE},
+    image: str | None = Field(
+        default=None,
+        description="Linux image: publisher:offer:sku[:version] of `az batch pool supported-images list`, or the id of "
+        "an image in an Azure compute gallery. None: the newest verified Ubuntu LTS that the Batch account lists.",
+        json_schema_extra={"pattern": f"^({_IMAGE}|{_GALLERY_IMAGE})$"},
+    )
+    node_agent_sku: str | None = Field(
+        default=None,
+        title="Node Agent SKU",
+        description="For an image of a gallery: the node agent of its operating system, such as batch.node.ubuntu "
+        "24.04.",
+        json_schema_extra={"pattern": _NODE_AGENT},
     )
     node_python: str | None = Field(
         default=None,
@@ -80,6 +104,19 @@ class PoolSettings(_Settings):
         default=None,
         description="How nodes sign in to the registry of the container image: name of a Prefect block of the type "
         "Docker Registry Credentials; for an existing pool also the resource id of a managed identity of it.",
+    )
+    subnet_id: str | None = Field(
+        default=None,
+        title="Subnet ID",
+        description="Subnet that the nodes of the new pool join: "
+        "/subscriptions/.../virtualNetworks/NAME/subnets/NAME. Needs sign-in with Entra ID.",
+        json_schema_extra={"pattern": f"^{_SUBNET}$"},
+    )
+    public_ip: PublicIp = Field(
+        default=PublicIp.MANAGED,
+        title="Public IP",
+        description="Public IP addresses of the new pool's nodes: managed by Azure Batch, or none, which needs a "
+        "subnet with another way out.",
     )
     slots_per_node: int = Field(default=1, ge=1, le=256, description="Task slots of one node.")
     slots_per_task: int = Field(
@@ -105,6 +142,28 @@ class PoolSettings(_Settings):
             )
         if self.dedicated_after_minutes and not self.spot_nodes:
             raise ValueError("dedicated_after_minutes is for pools with spot_nodes, and there are none")
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_agent(self) -> PoolSettings:
+        if is_gallery_image(self.image) and not self.node_agent_sku:
+            raise ValueError(
+                "node_agent_sku is not set, and image is of a gallery: Azure Batch cannot see what operating system "
+                "that has; set node_agent_sku, such as batch.node.ubuntu 24.04"
+            )
+        if self.node_agent_sku and not is_gallery_image(self.image):
+            raise ValueError("node_agent_sku is for an image of a gallery; that of other images is known")
+        return self
+
+    @model_validator(mode="after")
+    def _can_reach_azure(self) -> PoolSettings:
+        if self.existing_pool_id and self.subnet_id:
+            raise ValueError("subnet_id is for a new pool; existing_pool_id names one, whose network stays as it is")
+        if self.public_ip is PublicIp.NONE and not (self.subnet_id or self.existing_pool_id):
+            raise ValueError(
+                "public_ip is none, which Azure Batch permits only in a subnet of your own: nodes would have no way to "
+                "Azure Batch and Blob Storage; set subnet_id to a subnet with a NAT gateway or private endpoints"
+            )
         return self
 
     @model_validator(mode="after")
@@ -143,12 +202,37 @@ class PoolSettings(_Settings):
 
     @field_validator("image")
     @classmethod
-    def _is_an_image(cls, image: str) -> str:
-        if not re.fullmatch(_IMAGE, image):
+    def _is_an_image(cls, image: str | None) -> str | None:
+        if not image:  # a field of the form that was filled in and emptied again
+            return None
+        if "/" in image and not is_gallery_image(image):
+            raise ValueError(
+                f"{image!r} is not the id of an image in a gallery; it looks like /subscriptions/ID/resourceGroups/"
+                "NAME/providers/Microsoft.Compute/galleries/NAME/images/NAME/versions/1.0.0, or without the version "
+                "for the newest"
+            )
+        if "/" not in image and not re.fullmatch(_IMAGE, image):
             raise ValueError(
                 f"{image!r} is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server"
             )
         return image
+
+    @field_validator("node_agent_sku")
+    @classmethod
+    def _is_an_agent(cls, agent: str | None) -> str | None:
+        if agent and not re.fullmatch(_NODE_AGENT, agent):
+            raise ValueError(f"{agent!r} is not a node agent; it looks like batch.node.ubuntu 24.04")
+        return agent or None
+
+    @field_validator("subnet_id")
+    @classmethod
+    def _is_a_subnet(cls, subnet: str | None) -> str | None:
+        if subnet and not re.fullmatch(_SUBNET, subnet, re.IGNORECASE):
+            raise ValueError(
+                f"{subnet!r} is not the id of a subnet; it looks like /subscriptions/ID/resourceGroups/NAME/providers/"
+                "Microsoft.Network/virtualNetworks/NAME/subnets/NAME"
+            )
+        return subnet or None
 
     @field_validator("node_python")
     @classmethod
@@ -167,6 +251,11 @@ class PoolSettings(_Settings):
         if not re.fullmatch(_BATCH_ID, pool_id):
             raise ValueError(f"{pool_id!r} is not a pool id; an id has 1 to 64 letters, digits, - and _")
         return pool_id
+
+
+def is_gallery_image(image: str | None) -> bool:
+    """Whether it is the resource id of an image in an Azure compute gallery, and not publisher:offer:sku."""
+    return bool(image and re.fullmatch(_GALLERY_IMAGE, image, re.IGNORECASE))
 
 
 def is_identity(container_registry: str | None) -> bool:

@@ -214,3 +214,31 @@ def test_node_counts_name_every_pool(client):
     assert (counts["one"].dedicated.idle, counts["one"].dedicated.total) == (1, 1)
     assert (counts["two"].low_priority.idle, counts["two"].dedicated.total) == (2, 0)
     assert [item.pool_id for item in client.list_pool_node_counts(filter="poolId eq 'two'")] == ["two"]
+
+
+@pytest.mark.parametrize("kind", ["Network", "Compute"])
+def test_resources_of_the_user_need_entra_id_as_in_azure(client, kind):
+    resource = f"/subscriptions/s/resourceGroups/g/providers/Microsoft.{kind}/x"
+    image = m.VirtualMachineConfiguration(
+        image_reference=m.BatchVmImageReference(virtual_machine_image_id=resource),
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+    )
+    if kind == "Network":
+        options = pool_options(network_configuration=m.NetworkConfiguration(subnet_id=resource))
+    else:
+        options = pool_options(virtual_machine_configuration=image)
+    with pytest.raises(HttpResponseError) as error:
+        client.create_pool(options)
+    assert (error.value.status_code, error.value.error.code) == (403, "AuthenticationFailed")
+    detail = f"authentication SharedKey is not allowed when external resources of type {kind} are linked."
+    assert error.value.response.json()["values"] == [
+        {"key": "AuthenticationErrorDetail", "value": f"The specified type of {detail}"}
+    ]
+
+
+def test_a_pool_without_public_addresses_needs_a_subnet(client):
+    addresses = m.BatchPublicIpAddressConfiguration(ip_address_provisioning_type="nopublicipaddresses")
+    network = m.NetworkConfiguration(public_ip_address_configuration=addresses)
+    with pytest.raises(HttpResponseError) as error:
+        client.create_pool(pool_options(network_configuration=network))
+    assert (error.value.status_code, error.value.error.code) == (400, "InvalidPropertyValue")

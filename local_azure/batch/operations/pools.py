@@ -43,7 +43,10 @@ def show(service: Service, call: Call, row: Row) -> Document:
 
 
 def create_pool(service: Service, call: Call) -> Response:
-    document = add_pool(service, pool_specs.with_defaults(call.body("BatchPoolCreateOptions"))).document
+    spec = call.body("BatchPoolCreateOptions")
+    if call.headers.get("authorization", "").lower().startswith("sharedkey "):
+        pool_specs.refuse_linked_resources(spec)
+    document = add_pool(service, pool_specs.with_defaults(spec)).document
     return created(call, document, "pools", document["id"])
 
 
