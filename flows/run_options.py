@@ -60,6 +60,9 @@ class RunOptions:
     pool_id: Annotated[str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")] = (
         _POOL.existing_pool_id
     )
+    node_identity: Annotated[
+        str | None, typer.Option(help="Managed identity of that pool for reading and storing blobs, in place of SAS.")
+    ] = _POOL.node_identity
     run_minutes: Annotated[int, typer.Option(help="Limit of the whole run; SAS URLs expire with it.")] = (
         _LIMITS.run_minutes
     )
@@ -127,6 +130,7 @@ class RunOptions:
             slots_per_task=self.slots_per_task,
             existing_pool_id=self.pool_id,
             node_python=self.node_python,
+            node_identity=self.node_identity,
         )
 
     def _limits(self) -> TimeLimits:

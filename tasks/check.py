@@ -17,6 +17,7 @@ from tasks.errors import InputError
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
+from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import InputFile
 from tasks.kept import check_destination
@@ -46,11 +47,22 @@ def check_input(
     """The files and blobs that the parameters name; see refuse_bad_input and all_inputs."""
     found = refuse_bad_input(inputs, allow_failures, output, files_per_task)
     files = all_inputs(azure, found, run.expires)
+    _refuse_sas(azure, files)
     size = sum(file.size for file in files)
     blobs = len(files) - len(found.files)
     in_place = f", {blobs:,} of them blobs that are read where they are" if blobs else ""
     get_run_logger().info("%d input files, %s bytes%s", len(files), f"{size:,}", in_place)
     return files
+
+
+def _refuse_sas(azure: Azure, files: Sequence[InputFile]) -> None:
+    signed = [file.source for file in files if isinstance(file.source, SourceBlob) and file.source.container.sas]
+    if azure.node_identity and signed:
+        raise InputError(
+            f"inputs in {signed[0].container.endpoint}/{signed[0].container.name} have a SAS in their address, and "
+            "with node_identity no SAS reaches a node; leave the SAS out, and give the identity the role Storage Blob "
+            "Data Reader there"
+        )
 
 
 @step("0 check accounts")

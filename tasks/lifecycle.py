@@ -69,7 +69,8 @@ class BatchRun(Generic[T, J]):
     def __enter__(self) -> Self:
         terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
         with ExitStack() as contexts:
-            self.azure: Azure = contexts.enter_context(azure_for_run(self._settings.accounts))
+            azure = contexts.enter_context(azure_for_run(self._settings.accounts))
+            self.azure: Azure = replace(azure, node_identity=self._settings.pool.node_identity)
             self._steps = contexts.enter_context(timed_steps())
             self._direct = contexts.enter_context(DirectCleanUp(self.azure, self.id, self.clean_up))
             self._contexts = contexts.pop_all()

@@ -28,7 +28,7 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
 from tasks.packages.needed import FILES_TO_INSTALL, SET_UP_NODE
-from tasks.resources.container_image import refuse_pool_without_containers
+from tasks.resources.container_image import refuse_pool_without_containers, refuse_pool_without_identity
 from tasks.resources.images import machine
 from tasks.resources.network import network
 from tasks.resources.resource import Creatable, Found, Kind, Resource
@@ -183,6 +183,7 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
             "no node could ever run such a task"
         )
     refuse_pool_without_containers(pool, settings)
+    refuse_pool_without_identity(pool, settings.node_identity)
     return pool
 
 

@@ -129,6 +129,14 @@ class PoolSettings(_Settings):
         json_schema_extra={"pattern": _BATCH_ID},
     )
 
+    node_identity: str | None = Field(
+        default=None,
+        title="Node Identity",
+        description="Resource id of a managed identity of the existing pool, with which its nodes read and store "
+        "blobs. None: with SAS URLs.",
+        json_schema_extra={"pattern": f"^{_IDENTITY}$"},
+    )
+
     @model_validator(mode="after")
     def _can_run_a_task(self) -> PoolSettings:
         if self.existing_pool_id:
@@ -177,6 +185,25 @@ class PoolSettings(_Settings):
                 "Prefect block with user name and password"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_an_identity(self) -> PoolSettings:
+        if self.node_identity and not self.existing_pool_id:
+            raise ValueError(
+                "node_identity is set, and Azure Batch gives managed identities only to pools that are made in the "
+                "Azure portal or with its management API; make such a pool and name it as the existing pool"
+            )
+        return self
+
+    @field_validator("node_identity")
+    @classmethod
+    def _is_an_identity(cls, identity: str | None) -> str | None:
+        if identity and not is_identity(identity):
+            raise ValueError(
+                f"{identity!r} is not the resource id of a managed identity; it looks like /subscriptions/ID/"
+                "resourceGroups/NAME/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
+            )
+        return identity or None
 
     @field_validator("container_image")
     @classmethod
@@ -258,9 +285,9 @@ def is_gallery_image(image: str | None) -> bool:
     return bool(image and re.fullmatch(_GALLERY_IMAGE, image, re.IGNORECASE))
 
 
-def is_identity(container_registry: str | None) -> bool:
-    """Whether it is the resource id of a user-assigned managed identity, and not the name of a block."""
-    return bool(container_registry and re.fullmatch(_IDENTITY, container_registry, re.IGNORECASE))
+def is_identity(text: str | None) -> bool:
+    """Whether it is the resource id of a user-assigned managed identity."""
+    return bool(text and re.fullmatch(_IDENTITY, text, re.IGNORECASE))
 
 
 class TimeLimits(_Settings):

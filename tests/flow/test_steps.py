@@ -303,7 +303,7 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
         ("0 of 3 files", f"{run.name}-input", there),
         ("1 of 3 files", f"{run.name}-input", there),
     ]
-    assert re.findall(rf"(\d) of {len(APPLICATION)} files", caplog.text) == [f"{len(APPLICATION)}", "0", "0"]
+    assert re.findall(rf"(\d+) of {len(APPLICATION)} files", caplog.text) == [f"{len(APPLICATION)}", "0", "0"]
     for uploads in (first, second, third):
         assert [(file.name, file.size, file.record) for file in uploads.inputs] == [
             (f"{name}.txt", 6, f"records/{name}.txt.json") for name in ("a", "b", "c")

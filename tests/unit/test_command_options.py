@@ -111,6 +111,7 @@ NO_CONTAINER_IMAGE = (
 FILES_PER_TASK = "give a Batch task 1 to 1,000 files, or leave it out to have it chosen"
 
 GALLERY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/ours/images/align"
+IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
 AGENT = "batch.node.ubuntu 24.04"
 SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/ours/subnets/nodes"
 
@@ -146,6 +147,10 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "node_python": (["--node-python", "3.10"], {"pool": PoolSettings(node_python="3.10")}),
     "pool_id": (["--pool-id", "team-pool"], {"pool": PoolSettings(existing_pool_id="team-pool")}),
+    "node_identity": (
+        ["--node-identity", IDENTITY, "--pool-id", "team-pool"],
+        {"pool": PoolSettings(node_identity=IDENTITY, existing_pool_id="team-pool")},
+    ),
     "run_minutes": (["--run-minutes", "33"], {"limits": TimeLimits(run_minutes=33)}),
     "task_minutes": (["--task-minutes", "7"], {"limits": TimeLimits(task_minutes=7)}),
     "task_retries": (["--task-retries", "6"], {"limits": TimeLimits(task_retries=6)}),
@@ -205,6 +210,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
                 slots_per_node=4,
                 slots_per_task=2,
                 existing_pool_id="team-pool",
+                node_identity=IDENTITY,
             ),
             "limits": TimeLimits(run_minutes=33, task_minutes=7, task_retries=6, stall_minutes=11),
             "output_folder": "elsewhere",

@@ -223,6 +223,7 @@ def test_an_image_that_is_not_in_three_parts_is_refused() -> None:
 
 
 GALLERY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/ours/images/align"
+IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
 SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/ours/subnets/nodes"
 
 
@@ -254,19 +255,27 @@ SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualN
             "subnet_id is for a new pool; existing_pool_id names one, ",
         ),
         (
+            {"node_identity": "nodes", "existing_pool_id": "team"},
+            "'nodes' is not the resource id of a managed identity; ",
+        ),
+        (
+            {"node_identity": IDENTITY},
+            "node_identity is set, and Azure Batch gives managed identities only to pools that ",
+        ),
+        (
             {"public_ip": "none"},
             "public_ip is none, which Azure Batch permits only in a subnet of your own: nodes would",
         ),
     ],
 )
-def test_an_image_or_a_network_that_cannot_work_is_refused(settings: dict[str, str], said: str) -> None:
+def test_an_image_network_or_identity_that_cannot_work_is_refused(settings: dict[str, str], said: str) -> None:
     with pytest.raises(ValidationError) as error:
         PoolSettings.model_validate(settings)
     assert said in str(error.value)
 
 
-def test_an_emptied_image_and_network_are_the_defaults() -> None:
-    assert PoolSettings(image="", node_agent_sku="", subnet_id="") == PoolSettings()
+def test_an_emptied_image_network_and_identity_are_the_defaults() -> None:
+    assert PoolSettings(image="", node_agent_sku="", subnet_id="", node_identity="") == PoolSettings()
 
 
 def test_a_task_that_needs_more_slots_than_a_new_node_has_is_refused() -> None:
