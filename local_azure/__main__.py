@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import socket
@@ -17,10 +18,13 @@ from typing import Any
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, Azurite, AzuriteFailed, azurite, ensure_installed
 from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
+from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
+from local_azure.security import Security, SignIn
 
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
+_PORTS = ("--batch-port", "--blob-port", "--identity-port")
 _LOSS = (
     "Blob Storage was killed before it could save; changes of its last "
     f"{AUTOSAVE} seconds to containers and blobs may be lost"
@@ -50,6 +54,20 @@ def arguments() -> argparse.ArgumentParser:
         metavar="FILE",
         help="also write the settings to this file (mode 0600); it is removed at exit",
     )
+    parser.add_argument("--tls", action="store_true", help="serve over https, with a certificate made for loopback")
+    parser.add_argument(
+        "--entra",
+        choices=[mode.value for mode in SignIn],
+        help="take tokens of an identity endpoint, which DefaultAzureCredential finds, beside the keys (accept) or "
+        "instead of them (only); needs --tls",
+    )
+    parser.add_argument(
+        "--identity-port",
+        type=_port,
+        default=0,
+        metavar="N",
+        help="of the identity endpoint, which is http (default: a free one)",
+    )
     parser.add_argument("--faults", action="store_true", help="let clients inject faults; see local_azure.faults")
     parser.add_argument("--until-stdin-closes", action="store_true", help="exit when stdin closes, as the parent ends")
     return parser
@@ -65,6 +83,8 @@ def main() -> int:
     options = arguments().parse_args()
     try:
         _check_env_file(options.env_file)
+        if options.entra and not options.tls:
+            raise accounts.Unusable("--entra needs --tls: clients send no token over plain http")
         _check_ports(options)
         ensure_installed()
         with data_directory(options.data) as data:
@@ -76,9 +96,11 @@ def main() -> int:
 
 def _check_ports(options: argparse.Namespace) -> None:
     """Check the ports first: an error raised later, when listening, could not name the option to change."""
-    if options.batch_port == options.blob_port != 0:
-        raise accounts.Unusable(f"--batch-port and --blob-port are both {options.batch_port}; give two different ports")
-    for option, port in (("--batch-port", options.batch_port), ("--blob-port", options.blob_port)):
+    ports = {name: getattr(options, name.strip("-").replace("-", "_")) for name in _PORTS}
+    for (one, port), (other, same) in itertools.combinations(ports.items(), 2):
+        if port == same != 0:
+            raise accounts.Unusable(f"{one} and {other} are both {port}; give two different ports")
+    for option, port in ports.items():
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError as error:
@@ -104,6 +126,16 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     if options.until_stdin_closes:
         _stop_when_stdin_closes(stop)
     keys = accounts.keys_of(data)
+    security = Security.of(
+        data,
+        keys,
+        tls=options.tls,
+        sign_in=SignIn(options.entra) if options.entra else None,
+        identity_port=options.identity_port,
+        administered=options.faults,
+    )
+    if security.certificate:
+        print(security.certificate.advice(), file=sys.stderr, flush=True)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     account = Account(name=accounts.NAME, key=keys.batch)
     linked: asyncio.Future[AutoStorage] = asyncio.get_running_loop().create_future()
@@ -116,16 +148,17 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             stop=stop,
             administered=options.faults,
             auto_storage=linked,
+            security=security.batch,
         )
     )
     try:
-        async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port) as blob:
+        async with azurite(data / "blob", accounts.NAME, keys.storage, options.blob_port, security.blob) as blob:
             if blob.killed_now:
                 print(f"local Azure: {data / 'blob'}: {_LOSS}", file=sys.stderr, flush=True)
             linked.set_result(_auto_storage(blob, keys))
             await _first_of(batch, ready)
             if ready.done():
-                with _settings_published(accounts.settings(keys, ready.result(), blob.endpoint), options.env_file):
+                with _settings_published(security.settings(keys, ready.result(), blob.endpoint), options.env_file):
                     await _first_of(batch, blob.ended)
             if blob.ended.done():
                 raise AzuriteFailed(f"Azurite exited unexpectedly: {blob.ended.result()}")
@@ -145,7 +178,7 @@ def _settings_published(settings: dict[str, str], env_file: Path | None) -> Iter
     """Print the settings, and keep them in the file while the services run."""
     lines = "".join(f"{name}={value}\n" for name, value in settings.items())
     if env_file:
-        accounts.write_private(env_file, lines)
+        write_private(env_file, lines)
     print(lines, end="", flush=True)
     try:
         yield

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from local_azure.batch.state.access import Entra
+from local_azure.batch.state.paths import write_private
+from local_azure.loopback import TRUST
 
 NAME = "localazure"
 _KEY_BYTES = {"batch": 64, "storage": 64}  # as long as Azure's own
@@ -42,8 +46,10 @@ def keys_of(data: Path) -> Keys:
 
 def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, str]:
     """The five environment variables that `az`, the SDKs and the flow read."""
+    protocol = urlsplit(blob_endpoint).scheme
     connection_string = (
-        f"DefaultEndpointsProtocol=http;AccountName={NAME};AccountKey={keys.storage};BlobEndpoint={blob_endpoint};"
+        f"DefaultEndpointsProtocol={protocol};AccountName={NAME};AccountKey={keys.storage};"
+        f"BlobEndpoint={blob_endpoint};"
     )
     return {
         "AZURE_BATCH_ACCOUNT": NAME,
@@ -54,17 +60,21 @@ def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, s
     }
 
 
+def keyless_settings(entra: Entra, identity_endpoint: str, batch_endpoint: str, blob_endpoint: str) -> dict[str, str]:
+    """The variables without any key: those of the accounts, and by which `DefaultAzureCredential` gets its tokens."""
+    return {
+        "AZURE_BATCH_ACCOUNT": NAME,
+        "AZURE_BATCH_ENDPOINT": batch_endpoint,
+        "AZURE_STORAGE_ACCOUNT": NAME,
+        "AZURE_STORAGE_SERVICE_ENDPOINT": blob_endpoint,
+        "IDENTITY_ENDPOINT": identity_endpoint,
+        "IDENTITY_HEADER": entra.header,
+    }
+
+
 def is_settings_file(path: Path) -> bool:
     """True if the file contains only settings written by a local Azure, or nothing."""
-    ours = settings(Keys(batch="", storage=""), "", "")
-    return all(line.split("=", 1)[0] in ours for line in path.read_text(errors="replace").splitlines())
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file atomically, readable by its owner only from the start."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    keys = Keys(batch="", storage="")
+    ours = {*settings(keys, "", ""), *keyless_settings(Entra.of(""), "", "", ""), *TRUST}
+    names = {line.split("=", 1)[0] for line in path.read_text(errors="replace").splitlines()}
+    return names <= ours and (not names or "AZURE_BATCH_ACCOUNT" in names)

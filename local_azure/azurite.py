@@ -15,16 +15,18 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 from local_azure.batch.node.command import Command, Outcome
 from local_azure.batch.node.runner import Runner
+from local_azure.batch.state.access import TENANT
 
 PACKAGE = Path(__file__).resolve().parent / "npm"
 MODULES = PACKAGE / "node_modules"
 MAIN = MODULES / "azurite" / "dist" / "src" / "blob" / "main.js"
+ACCESS = PACKAGE / "access.js"  # what Azure checks, and Azurite does not
 
 # What Node.js does not run: source maps, types, documents, and what is built for browsers beside what is built for it.
 _UNUSED = re.compile(r"(?!licen[cs]e|notice).*\.(map|[cm]?ts|md|min\.js)", re.IGNORECASE)
@@ -36,7 +38,7 @@ AUTOSAVE = 5  # seconds
 _SAVE_LIMIT = 10.0  # seconds
 _START_LIMIT = 60.0  # seconds; it usually takes half a second
 _POLL_INTERVAL = 0.02  # seconds, while it starts
-_LISTENING = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
+_LISTENING = re.compile(r"successfully listens on (https?://127\.0\.0\.1:\d+)")
 
 
 class AzuriteFailed(Exception):
@@ -113,8 +115,20 @@ class Azurite:
     killed_at: datetime | None  # when that was last detected, now or at a previous start
 
 
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """TLS, sign-in with tokens, and who may use the account. Without any of them Azurite takes the key alone."""
+
+    certificate: tuple[Path, Path] | None = None  # the files of the certificate and its key
+    token_secret: bytes = field(default=b"", repr=False)  # signs the tokens that are taken
+    access_file: Path | None = None  # which Azurite reads before each request
+
+
+PLAIN = Security()
+
+
 @asynccontextmanager
-async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterator[Azurite]:
+async def azurite(data: Path, account: str, key: str, port: int, security: Security = PLAIN) -> AsyncIterator[Azurite]:
     """Run Azurite on the data directory while the context lasts; port 0 is a free one.
 
     It saves its data and ends with this process, even if that is killed. Raises AzuriteFailed if it does not start.
@@ -127,7 +141,7 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
     else:
         _running(data).unlink(missing_ok=True)
     try:
-        attempt = await runner.start(_command(data, account, key, port))
+        attempt = await runner.start(_command(data, account, key, port, security))
         ended = asyncio.ensure_future(attempt.outcome())
         try:
             listening = await asyncio.wait_for(_listening(ended, data), _START_LIMIT)
@@ -135,7 +149,7 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
             raise AzuriteFailed(f"Azurite did not start to listen within {_START_LIMIT:g} seconds") from None
         _running(data).touch(mode=0o600)
         yield Azurite(
-            endpoint=f"http://127.0.0.1:{listening}/{account}",
+            endpoint=f"{listening}/{account}",
             ended=ended,
             killed_now=killed_now,
             killed_at=_killed_at(data),
@@ -144,20 +158,46 @@ async def azurite(data: Path, account: str, key: str, port: int) -> AsyncIterato
         await runner.close()
 
 
-def _command(data: Path, account: str, key: str, port: int) -> Command:
+def _command(data: Path, account: str, key: str, port: int, security: Security) -> Command:
     # --skipApiVersionCheck: the SDK uses a newer version of the REST API than Azurite lists.
-    arguments = f"--blobHost 127.0.0.1 --blobPort {port} --silent --disableTelemetry --skipApiVersionCheck --location"
+    words = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
+    words += ["--skipApiVersionCheck", "--location", str(data), *_options(security)]
+    required = ["--require", str(ACCESS)] if security.access_file else []
     _output(data).unlink(missing_ok=True)  # it may contain the port of a previous Azurite
     return Command(
-        command_line=f"{shlex.quote(str(node()))} {shlex.quote(str(MAIN))} {arguments} {shlex.quote(str(data))}",
+        command_line=shlex.join([str(node()), *required, str(MAIN), *words]),
         working_directory=data,
         stdout=_output(data),
         stderr=_output(data).with_suffix(".err"),
-        environment={"AZURITE_ACCOUNTS": f"{account}:{key}", "HOME": str(data), "PATH": "/usr/bin:/bin"},
+        environment={
+            "AZURITE_ACCOUNTS": f"{account}:{key}",
+            "HOME": str(data),
+            "PATH": "/usr/bin:/bin",
+            **_access(security),
+        },
         status_file=_status(data),
         orphan_grace=_SAVE_LIMIT,
         umask=0o077,
     )
+
+
+def _options(security: Security) -> list[str]:
+    options = ["--oauth", "basic"] if security.token_secret else []
+    if security.certificate:
+        certificate, key = security.certificate
+        options += ["--cert", str(certificate), "--key", str(key)]
+    return options
+
+
+def _access(security: Security) -> dict[str, str]:
+    """The variables that access.js reads."""
+    if security.access_file is None:
+        return {}
+    return {
+        "LOCAL_AZURE_ACCESS": str(security.access_file),
+        "LOCAL_AZURE_TENANT": TENANT,
+        "LOCAL_AZURE_TOKEN_SECRET": security.token_secret.hex(),
+    }
 
 
 def _status(data: Path) -> Path:
@@ -193,12 +233,12 @@ def _output(data: Path) -> Path:
     return data / "azurite.out"
 
 
-async def _listening(ended: asyncio.Future[Outcome], data: Path) -> int:
-    """Wait until Azurite listens; returns its port."""
+async def _listening(ended: asyncio.Future[Outcome], data: Path) -> str:
+    """Wait until Azurite listens; returns its address."""
     output = _output(data)
     while not ended.done():
         if found := _LISTENING.search(_read(output)):
-            return int(found[1])
+            return found[1]
         await asyncio.wait([ended], timeout=_POLL_INTERVAL)
     output_text = (_read(output) + _read(output.with_suffix(".err"))).strip()
     raise AzuriteFailed(f"Azurite did not start: {output_text or ended.result().message or 'it exited without output'}")

@@ -1,9 +1,12 @@
-"""Requests to this machine bypass proxies."""
+"""Requests to this machine: they bypass proxies, and trust the certificate of its services."""
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping
 
+# Where programs look for the certificates that they trust: OpenSSL, and so Python, curl, Go, .NET; requests, and so the
+# Azure SDKs for Python and `az`; Node.js, which adds them to its own.
+TRUST = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 _OURS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -14,3 +17,8 @@ def bypass_proxies(environment: MutableMapping[str, str]) -> None:
     if "*" not in hosts:
         value = ",".join(hosts | dict.fromkeys(_OURS))
         environment.update({"no_proxy": value, "NO_PROXY": value})
+
+
+def trusting(bundle: str) -> dict[str, str]:
+    """The variables by which programs trust the certificates in the file."""
+    return dict.fromkeys(TRUST, bundle)

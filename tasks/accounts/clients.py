@@ -11,13 +11,15 @@ from urllib.parse import urlsplit
 
 import azure.batch.models
 from azure.batch import BatchClient
-from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
+from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.storage.blob import (
     BlobServiceClient,
     ContainerClient,
     ExponentialRetry,
 )
 
+from tasks.accounts.clouds import Cloud, cloud_of
+from tasks.accounts.entra_id import entra_id
 from tasks.accounts.environment import BatchAccount, StorageAccount, accounts_in
 from tasks.accounts.sources import SourceContainer
 from tasks.errors.responses import CheckedTransport
@@ -63,14 +65,22 @@ class Azure:
         found = accounts_in(environment)
         return cls(batch_account=found[0], storage_account=found[1]) if found else None
 
+    @property
+    def cloud(self) -> Cloud:
+        return cloud_of(self.batch_account.endpoint)
+
     def batch(self) -> BatchClient:
         account = self.batch_account
-        credential: AzureNamedKeyCredential | TokenCredential
+        credential: Any
         if account.key is None:
-            credential = _entra_id()
+            credential = entra_id(self.cloud)
         else:
             credential = AzureNamedKeyCredential(account.name, account.key.get_secret_value())
-        return BatchClient(account.endpoint, credential, transport=_transport(account.endpoint))
+        # The SDK's own scope is that of the public cloud. The service wants the last slash of the audience, too.
+        scopes = [f"{self.cloud.batch_audience}/.default"]
+        return BatchClient(
+            account.endpoint, credential, credential_scopes=scopes, transport=_transport(account.endpoint)
+        )
 
     def blobs(self, endpoint: str = "") -> BlobServiceClient:
         """The client of the run's storage account, or with its identity that of another."""
@@ -101,12 +111,12 @@ class Azure:
         if account == own.name:
             return own.endpoint
         suffix = (urlsplit(own.endpoint).hostname or "").partition(".blob.")[2]
-        return f"https://{account}.blob.{suffix or 'core.windows.net'}"
+        return f"https://{account}.{f'blob.{suffix}' if suffix else self.cloud.blobs}"
 
     def _storage_credential(self) -> Any:
         account = self.storage_account
         if account.key is None:
-            return _entra_id()
+            return entra_id(self.cloud)
         return {"account_name": account.name, "account_key": account.key.get_secret_value()}
 
     def describe(self) -> str:
@@ -133,9 +143,3 @@ def check_embedded(endpoint: str) -> None:
             f"the embedded local Azure ended (exit code {code}), and what was in it is gone with it; "
             "start the run again: nothing bills"
         )
-
-
-def _entra_id() -> TokenCredential:
-    from azure.identity import DefaultAzureCredential  # slow to import, and not needed with keys
-
-    return DefaultAzureCredential()

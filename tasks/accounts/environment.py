@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from tasks.accounts.clouds import Cloud, cloud_of
 from tasks.errors import InputError
 
 BATCH_SETTINGS = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCESS_KEY")
@@ -54,7 +55,10 @@ def accounts_in(environment: Mapping[str, str]) -> tuple[BatchAccount, StorageAc
     there: a run never falls back to another place.
     """
     given = settings_in(environment)
-    return (_batch_account(given), _storage_account(given)) if given else None
+    if not given:
+        return None
+    batch = _batch_account(given)
+    return batch, _storage_account(given, cloud_of(batch.endpoint))
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
@@ -142,14 +146,14 @@ def _batch_account(given: Mapping[str, str]) -> BatchAccount:
     return BatchAccount(name=name, endpoint=endpoint, key=_key("AZURE_BATCH_ACCESS_KEY", key))
 
 
-def _storage_account(given: Mapping[str, str]) -> StorageAccount:
+def _storage_account(given: Mapping[str, str], cloud: Cloud) -> StorageAccount:
     if connection_string := given.get("AZURE_STORAGE_CONNECTION_STRING"):
         return _from_connection_string(connection_string)
     name, host = _name_and_host("AZURE_STORAGE_ACCOUNT", given["AZURE_STORAGE_ACCOUNT"], ".blob.")
-    endpoint = given.get(BLOB_ENDPOINT) or (host if "." in host else f"{name}.blob.core.windows.net")
+    endpoint = given.get(BLOB_ENDPOINT) or (host if "." in host else f"{name}.{cloud.blobs}")
     return StorageAccount(
         name=name,
-        endpoint=_url(BLOB_ENDPOINT, endpoint, "https://<account>.blob.core.windows.net"),
+        endpoint=_url(BLOB_ENDPOINT, endpoint, f"https://<account>.{cloud.blobs}"),
         key=_key("AZURE_STORAGE_KEY", given.get("AZURE_STORAGE_KEY", "")),
     )
 

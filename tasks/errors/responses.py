@@ -62,9 +62,7 @@ class Response:
 
     @property
     def request_id(self) -> str | None:
-        # Azurite gives none with a user delegation key, but says that it is Azurite.
-        azurite = next(iter(re.findall("^Azurite[^ ]*", self.headers.get("server", ""))), None)
-        return self.headers.get(self.service.request_id) or azurite
+        return self.headers.get(self.service.request_id)
 
     @property
     def origin(self) -> str:

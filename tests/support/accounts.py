@@ -28,9 +28,10 @@ from tests.support.polling import wait_until
 
 
 @contextmanager
-def azure_with_faults(folder: Path) -> Iterator[dict[str, str]]:
+def azure_with_faults(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     """The settings of a local Azure that makes faults on demand, and lives as long as the context."""
-    arguments = ["--faults", "--batch-port=0", "--blob-port=0", "--until-stdin-closes"]
+    file = folder / "local.env"
+    arguments = ["--faults", "--batch-port=0", "--blob-port=0", "--until-stdin-closes", f"--env-file={file}", *options]
     with subprocess.Popen(
         [sys.executable, "-m", "local_azure", *arguments],
         cwd=ROOT,
@@ -40,7 +41,8 @@ def azure_with_faults(folder: Path) -> Iterator[dict[str, str]]:
         text=True,
     ) as process:
         assert process.stdout
-        yield dict(process.stdout.readline().rstrip("\n").split("=", 1) for _ in range(5))
+        process.stdout.readline()  # the file is there before they are printed
+        yield dict(line.split("=", 1) for line in file.read_text().splitlines())
 
 
 def accounts_of(settings: dict[str, str], environment: pytest.MonkeyPatch) -> Azure:

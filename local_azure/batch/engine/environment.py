@@ -11,8 +11,10 @@ from pathlib import Path
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Document
+from local_azure.loopback import trusting
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TRUSTED = "trusted.pem"  # the certificates that commands trust, below the node's root
 _PYTHON = "python"  # the Python of all nodes, below the data directory
 # Azure's Ubuntu images have python3 only. These hide programs of this machine, whose packages a node would not have.
 _ABSENT = ("python", "pip", "pip3")
@@ -59,6 +61,7 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
     }
     return {
         **({} if task.get("containerSettings") else of_machine),
+        **(_trust(service.trusted, root) if service.trusted else {}),
         "AZ_BATCH_ACCOUNT_NAME": service.account.name,
         "AZ_BATCH_ACCOUNT_URL": service.endpoint + "/",
         "AZ_BATCH_CERTIFICATES_DIR": str(directory / "certs"),
@@ -74,6 +77,18 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
         "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(_free_bytes(root)),
         "AZ_BATCH_TASK_WORKING_DIR": working,
     }
+
+
+def _trust(trusted: Path, root: Path) -> dict[str, str]:
+    """The variables by which a command trusts the services of this machine, as a node of Azure trusts Azure's.
+
+    They name a copy in the node's directory, which containers have too.
+    """
+    copy = root / _TRUSTED
+    if not copy.exists() or copy.stat().st_mtime_ns != trusted.stat().st_mtime_ns:
+        make_private(root)
+        shutil.copy2(trusted, copy)
+    return trusting(str(copy))
 
 
 def of_job(root: Path, job: Document, task_id: str) -> dict[str, str]:

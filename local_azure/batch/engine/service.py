@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from asyncio import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from local_azure.batch.engine.reconciler import Reconciler
+from local_azure.batch.state.access import ALL, Access, Entra
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.faults import Faults
+from local_azure.batch.state.paths import write_private
 from local_azure.batch.state.store import Document, Row, Store
 from local_azure.batch.state.wire import next_etag, timestamp
 
@@ -30,10 +33,24 @@ class Service:
     faults: Faults = field(default_factory=Faults)
     auto_storage: Future[AutoStorage] | None = None  # the linked storage account; it may still be starting
     endpoint: str = ""  # set once the service listens
+    entra: Entra | None = None  # without it no tokens are taken
+    usual_access: Access = ALL  # to both accounts
+    storage_access_file: Path | None = None  # where Blob Storage reads its own
+    trusted: Path | None = None  # the certificates that nodes trust; None if they are those of the machine
 
     @property
     def timings(self) -> Timings:
         return self.faults.timings or self.usual_timings
+
+    @property
+    def access(self) -> Access:
+        return self.faults.batch_access or self.usual_access
+
+    def publish_storage_access(self) -> None:
+        """Tell Blob Storage, another process, who may use it."""
+        if self.storage_access_file:
+            access = self.faults.storage_access or self.usual_access
+            write_private(self.storage_access_file, json.dumps(asdict(access)))
 
     def now(self) -> datetime:
         return self.clock.now()

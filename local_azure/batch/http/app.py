@@ -16,6 +16,7 @@ from local_azure.batch.http.routes import Operation, Router
 from local_azure.batch.operations import admin
 from local_azure.batch.rest import auth
 from local_azure.batch.rest.call import Call, Response
+from local_azure.batch.state.access import ALL
 from local_azure.batch.state.errors import BatchError, Code, not_implemented
 from local_azure.batch.state.faults import Injected, RequestFault
 from local_azure.batch.state.wire import http_date, timestamp
@@ -79,8 +80,9 @@ class App:
         query = scope["query_string"].decode("latin-1")
         self._check_host(headers.get("host", ""))
         request = auth.SignedRequest(method=scope["method"], raw_path=raw_path, query=query, headers=headers)
-        auth.verify(request, self._service.account, self._service.clock.machine_time())
-        if self._administered and raw_path.startswith(admin.PREFIX):
+        administration = self._administered and raw_path.startswith(admin.PREFIX)
+        self._authorize(request, administration=administration)
+        if administration:
             operation, raw_ids = ADMIN, dict[str, str]()
         else:
             operation, raw_ids = self._router.find(scope["method"], raw_path)
@@ -105,6 +107,15 @@ class App:
             await _inject(fault)
         return response
 
+    def _authorize(self, request: auth.SignedRequest, *, administration: bool) -> None:
+        """Faults do not apply to the operations that make and remove them, nor does the identity need a good token."""
+        service = self._service
+        if administration and service.entra and auth.has_header(request, service.entra):
+            return
+        access = ALL if administration else service.access
+        machine_time = service.clock.machine_time()
+        auth.verify(request, service.account, machine_time, now=service.now(), access=access, entra=service.entra)
+
     def _check_host(self, host: str) -> None:
         """Refuse other host names, so that no web page reaches the service by DNS rebinding."""
         name = re.sub(r":\d+\Z", "", host).lower()
@@ -124,13 +135,10 @@ class App:
         return common
 
     def _error(self, error: BatchError, request_id: str) -> Response:
-        if error.code.status == 304:
+        if error.status == 304:
             return Response(status=304)
         document = error.document(request_id, timestamp(self._service.now()))
-        if isinstance(error, Injected):
-            document["code"] = error.name
-            return Response(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
-        return Response(status=error.code.status, document=document, kind="errors/@Element")
+        return Response(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
 
     async def _send(self, response: Response, common: dict[str, str], method: str, send: Send) -> None:
         headers = {**common, **response.headers}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -38,13 +39,13 @@ def listen(port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def accepting(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+async def accepting(app: Any, listener: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """Serve the ASGI application while the context lasts, then let requests finish for DRAIN seconds."""
     config = _config(app)
     config.load()
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: _connection(config, state), sock=listener, backlog=512
+        lambda: _connection(config, state), sock=listener, backlog=512, ssl=tls
     )
     try:
         yield

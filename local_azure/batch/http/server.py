@@ -6,8 +6,11 @@ import asyncio
 import fcntl
 import logging
 import os
+import socket
+import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from local_azure.batch.engine import environment
@@ -21,9 +24,11 @@ from local_azure.batch.engine.schedules import Schedules
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
 from local_azure.batch.http.connections import HOST, accepting, listen
+from local_azure.batch.http.identity import IdentityApp
 from local_azure.batch.http.routes import Router
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
+from local_azure.batch.state.access import ALL, Access, Entra
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Timings
@@ -31,11 +36,36 @@ from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Store
 from local_azure.batch.state.wire import parse_timestamp
 
-__all__ = ["Account", "AutoStorage", "Clock", "DataDirectoryInUse", "Timings", "serve"]
+__all__ = [
+    "Access",
+    "Account",
+    "AutoStorage",
+    "Clock",
+    "DataDirectoryInUse",
+    "Entra",
+    "Security",
+    "Timings",
+    "serve",
+]
 
 logger = logging.getLogger(__name__)
 
 LOCAL_TIMINGS = Timings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """TLS, and sign-in with tokens. Without any of them the service speaks plain HTTP and takes the account's key."""
+
+    tls: ssl.SSLContext | None = None
+    trusted: Path | None = None  # the certificates that nodes are to trust
+    entra: Entra | None = None
+    identity_listener: socket.socket | None = None  # on which tokens are issued
+    access: Access = ALL  # to both accounts
+    storage_access_file: Path | None = None  # where Blob Storage reads who may use it
+
+
+PLAIN = Security()
 
 
 class DataDirectoryInUse(Exception):
@@ -53,13 +83,14 @@ async def serve(
     timings: Timings = LOCAL_TIMINGS,
     administered: bool = False,
     auto_storage: AutoStorage | asyncio.Future[AutoStorage] | None = None,
+    security: Security = PLAIN,
 ) -> None:
     """Serve until `stop` is set; `ready` is called with the endpoint once requests are accepted.
 
     At the end no new requests are accepted, running commands are ended (the next service on the directory runs them
     again), and the state is closed. `administered` lets clients inject faults and move the clock. `auto_storage` is the
     storage account linked to the Batch account; it may be a future, which is awaited where the account is needed.
-    Raises DataDirectoryInUse, and OSError if the port is in use.
+    `security` is TLS and sign-in with tokens. Raises DataDirectoryInUse, and OSError if the port is in use.
     """
     make_private(data)
     with _locked(data):
@@ -75,10 +106,22 @@ async def serve(
                 data=data.resolve(),
                 reconciler=Reconciler(clock),
                 auto_storage=_as_future(auto_storage),
+                entra=security.entra,
+                usual_access=security.access,
+                storage_access_file=security.storage_access_file,
+                trusted=security.trusted,
             )
-            await _serve(service, port, administered, ready, stop)
+            service.publish_storage_access()
+            await _serve(service, port, administered, ready, stop, security)
         finally:
             store.close()
+
+
+def _issuing(service: Service, security: Security) -> AbstractAsyncContextManager[None]:
+    """Serve the identity endpoint, if there is one, while the context lasts."""
+    if security.entra is None or security.identity_listener is None:
+        return nullcontext()
+    return accepting(IdentityApp(service, security.entra), security.identity_listener)
 
 
 def _as_future(account: AutoStorage | asyncio.Future[AutoStorage] | None) -> asyncio.Future[AutoStorage] | None:
@@ -114,7 +157,12 @@ def _continue_clock(clock: Clock, store: Store) -> None:
 
 
 async def _serve(
-    service: Service, port: int, administered: bool, ready: Callable[[str], None], stop: asyncio.Event
+    service: Service,
+    port: int,
+    administered: bool,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+    security: Security,
 ) -> None:
     for name in ("nodes", "attempts"):
         make_private(service.data / name)
@@ -123,7 +171,7 @@ async def _serve(
         logger.warning("Data directory: killed %d leftover processes of the previous service", len(killed))
     environment.make_python(service.data)
     listener = listen(port)
-    service.endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
+    service.endpoint = f"{'https' if security.tls else 'http'}://{HOST}:{listener.getsockname()[1]}"
     agent = NodeAgent(runner, service.data / "trash", service.auto_storage)
     job_tasks = JobTasks(service, agent)
     controllers = (
@@ -138,7 +186,8 @@ async def _serve(
     agent.empty_trash()
     reconciler = asyncio.create_task(service.reconciler.run())
     try:
-        async with accepting(App(service, Router(), administered=administered), listener):
+        app = App(service, Router(), administered=administered)
+        async with accepting(app, listener, security.tls), _issuing(service, security):
             ready(service.endpoint)
             await stop.wait()
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,8 +78,10 @@ def open_container(url: str, limits: Limits) -> ContainerClient:
 
     return ContainerClient.from_container_url(
         url,
-        # Requests to this machine bypass proxies.
-        transport=RequestsTransport(use_env_settings=not is_loopback(url)),
+        # Requests to this machine bypass proxies. That ignores all of the environment, so its certificates are named.
+        transport=RequestsTransport(
+            use_env_settings=not is_loopback(url), connection_verify=os.environ.get("REQUESTS_CA_BUNDLE") or True
+        ),
         # Retries at once, then after 2 and 4 seconds: the SDK takes whole seconds only, and its default starts at 15.
         retry_policy=ExponentialRetry(
             initial_backoff=0, increment_base=2, retry_total=len(limits.retry_delays), random_jitter_range=0

@@ -6,7 +6,7 @@ They are requests below the path /$local, signed with the account's key like all
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from local_azure.batch.engine import attempts
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Response
+from local_azure.batch.state.access import Access, Issued
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.faults import RequestFault, ResizeFault
 from local_azure.batch.state.states import NODE
@@ -22,6 +23,7 @@ from local_azure.batch.state.wire import LAST, parse_duration, timestamp
 
 PREFIX = "/$local/"
 MAXIMUM_NUMBER = 10**9
+_ACCOUNTS = {"batch": "batch_access", "storage": "storage_access"}  # where the faults have their access
 _YEARS_LEFT = timedelta(days=365 * 1000)  # of margin before the latest time that can be written
 
 
@@ -61,6 +63,7 @@ def _requests(service: Service, body: dict[str, Any]) -> None:
 def _reset(service: Service, body: dict[str, Any]) -> None:
     """Remove all faults and restore the timings, also for transitions under way."""
     service.faults = type(service.faults)()
+    service.publish_storage_access()
     service.reconciler.wake_all()
 
 
@@ -97,6 +100,30 @@ def _resize_error(service: Service, body: dict[str, Any]) -> None:
 def _task_statuses(service: Service, body: dict[str, Any]) -> None:
     """Write the statuses of tasks in a collection in capitals or in lower case: {"capitalised": true}."""
     service.faults.capitalised_statuses = _arguments(body, capitalised=True)["capitalised"]
+
+
+def _access(service: Service, body: dict[str, Any]) -> dict[str, Any]:
+    """Set who may use an account: {"account": "batch", "sharedKey": false}. Returns it for both accounts.
+
+    No `role`: the identity of the tokens lacks it. No `network`: the account's firewall is closed to the client.
+    """
+    if (account := body.get("account")) not in _ACCOUNTS:
+        raise invalid_property("account", account, f"it must be one of {', '.join(_ACCOUNTS)}")
+    of_account = {name: getattr(service.faults, name) or service.usual_access for name in _ACCOUNTS.values()}
+    current = of_account[_ACCOUNTS[account]]
+    defaults = {"sharedKey": current.shared_key, "role": current.role, "network": current.network}
+    wanted = _arguments({name: value for name, value in body.items() if name != "account"}, **defaults)
+    changed = Access(shared_key=wanted["sharedKey"], role=wanted["role"], network=wanted["network"])
+    setattr(service.faults, _ACCOUNTS[account], changed)
+    service.publish_storage_access()
+    return {"account": account, **wanted}
+
+
+def _tokens(service: Service, body: dict[str, Any]) -> dict[str, Any]:
+    """Set what the tokens say that are issued from now on: {"lifetime": 60, "tenant": "...", "audience": "..."}."""
+    issued = _arguments(body, **asdict(service.faults.issued))
+    service.faults.issued = Issued(**issued)
+    return issued
 
 
 def _start_tasks(service: Service, body: dict[str, Any]) -> None:
@@ -152,6 +179,8 @@ _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any] | None
     "timings": _timings,
     "resizeerror": _resize_error,
     "starttasks": _start_tasks,
+    "access": _access,
+    "tokens": _tokens,
     "taskcounts": _task_counts,
     "taskstatuses": _task_statuses,
     "quota": _quota,

@@ -1,7 +1,7 @@
-"""SharedKey authentication: verifies the signature of a request, made with the account's key.
+"""Authentication of a request: by a signature made with the account's key, or by an access token.
 
-The rule is Microsoft's "Authenticate requests to the Azure Batch service". Clients differ in how they sign a
-Content-Length of 0; both forms are accepted.
+The rule of signatures is Microsoft's "Authenticate requests to the Azure Batch service". Clients differ in how they
+sign a Content-Length of 0; both forms are accepted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from urllib.parse import parse_qs
 
+from local_azure.batch.rest import tokens
+from local_azure.batch.state.access import ALL, TENANT, Access, Entra
 from local_azure.batch.state.account import Account
-from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.errors import BatchError, Code, TokenRefused
 
 WINDOW = timedelta(minutes=15)  # the largest difference between a request's date and the service's time
 
@@ -45,12 +47,54 @@ class SignedRequest:
     headers: Mapping[str, str]
 
 
-def verify(request: SignedRequest, account: Account, now: datetime) -> None:
-    """Raises AuthenticationFailed unless the request is signed with the account's key and dated within WINDOW."""
+def verify(
+    request: SignedRequest,
+    account: Account,
+    machine_time: datetime,
+    *,
+    now: datetime | None = None,
+    access: Access = ALL,
+    entra: Entra | None = None,
+) -> None:
+    """Raises BatchError unless the request is signed with the account's key or has a token, and that is permitted.
+
+    A signature's date is to be within WINDOW of the machine's time; tokens expire by the service's, `now`. Without
+    `entra` no token is taken.
+    """
+    if not access.network:
+        raise BatchError(Code.AuthorizationFailure)
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "sharedkey":
+    if entra and scheme.lower() == "bearer":
+        _verify_token(request, credentials.strip(), now or machine_time, access, entra)
+    elif scheme.lower() != "sharedkey":
         raise _refused("The Authorization header is missing or its scheme is not SharedKey.")
-    name, _, signature = credentials.strip().rpartition(":")
+    elif not access.shared_key:
+        raise _refused("The specified type of authentication SharedKey is not allowed for this account.")
+    else:
+        _verify_signature(request, account, credentials.strip(), machine_time)
+
+
+def has_header(request: SignedRequest, entra: Entra) -> bool:
+    """True if the request has the header with which tokens are issued."""
+    given = request.headers.get("x-identity-header", "")
+    return hmac.compare_digest(given.encode("utf-8", "replace"), entra.header.encode())
+
+
+def _verify_token(request: SignedRequest, token: str, now: datetime, access: Access, entra: Entra) -> None:
+    try:
+        tokens.verify(token, entra.secret, now)
+    except tokens.InvalidToken as error:
+        raise TokenRefused(str(error), TENANT, tokens.BATCH) from None
+    if not access.role:
+        # Azure is not recorded in this case; the reason is worded, and spelled, as where a linked resource is denied.
+        verb = {"GET": "read", "HEAD": "read", "DELETE": "delete"}.get(request.method, "write")
+        action = f"Microsoft.Batch/batchAccounts/{request.raw_path.split('/')[1]}/{verb}"
+        reason = f"The user identity used for this operation does not have the required privelege {action}"
+        raise BatchError(Code.PermissionDenied, Reason=reason)
+
+
+def _verify_signature(request: SignedRequest, account: Account, credentials: str, now: datetime) -> None:
+    name, _, signature = credentials.rpartition(":")
     if name.lower() != account.name.lower():
         raise _refused("The account in the Authorization header is not the account of this service.")
     _verify_date(request.headers, now)

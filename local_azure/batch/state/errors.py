@@ -56,6 +56,9 @@ class Code(Enum):
         " including the signature.",
     )
 
+    AuthorizationFailure = (403, "This request is not authorized to perform this operation.")
+    PermissionDenied = (403, "Server failed to authorize the request.")
+
     ApplicationNotFound = (404, "The specified application does not exist.")
     FileNotFound = (404, "The specified file does not exist.")
     JobNotFound = (404, "The specified job does not exist.")
@@ -129,6 +132,9 @@ class BatchError(Exception):
         self.code = code
         self.detail = detail
         self.values = values
+        self.status = code.status
+        self.name = code.name
+        self.headers: dict[str, str] = {}
 
     @property
     def text(self) -> str:
@@ -141,10 +147,24 @@ class BatchError(Exception):
         return body
 
     def fields(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"code": self.code.name, "message": {"lang": "en-US", "value": self.text}}
+        body: dict[str, Any] = {"code": self.name, "message": {"lang": "en-US", "value": self.text}}
         if self.values:
             body["values"] = [{"key": key, "value": str(value)} for key, value in self.values.items()]
         return body
+
+
+class TokenRefused(BatchError):
+    """The code of a wrong signature, but with status 401, another message and a challenge."""
+
+    def __init__(self, reason: str, tenant: str, audience: str) -> None:
+        super().__init__(Code.AuthenticationFailed, AuthenticationErrorDetail=reason)
+        self.status = 401
+        authority = f"https://login.microsoftonline.com/{tenant}"
+        self.headers = {"WWW-Authenticate": f'Bearer authorization_uri="{authority}", resource_id="{audience}"'}
+
+    @property
+    def text(self) -> str:
+        return self.code.message.replace(" including the signature", "")
 
 
 def invalid_property(name: str, value: object, reason: str) -> BatchError:

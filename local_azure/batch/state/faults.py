@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from local_azure.batch.state.access import Access, Issued
 from local_azure.batch.state.clock import Timings
 from local_azure.batch.state.errors import BatchError, Code
 
@@ -50,6 +51,9 @@ class Faults:
     failing_start_tasks: int = 0  # the number of next start tasks that fail
     stale_task_counts: int = 0  # the number of next task counts that are all zero
     timings: Timings | None = None  # instead of the service's own
+    batch_access: Access | None = None  # likewise
+    storage_access: Access | None = None  # likewise
+    issued: Issued = field(default_factory=Issued)
     capitalised_statuses: bool = False  # write the statuses of tasks in a collection as "Success" and "ClientError"
 
     def for_request(self, operation: str) -> RequestFault | None:

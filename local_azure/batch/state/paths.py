@@ -1,9 +1,10 @@
-"""Confines paths given by clients to their directory."""
+"""Paths: private files, and paths given by clients, which are confined to their directory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,6 +24,16 @@ def make_private(directory: Path) -> None:
     if not directory.is_dir():
         make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file atomically, readable by its owner only from the start."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def remove_tree(directory: Path) -> None:

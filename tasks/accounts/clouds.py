@@ -1,0 +1,67 @@
+"""The clouds of Azure: where their services are, and who issues their tokens.
+
+The values are those that `az cloud show` prints for AzureCloud, AzureUSGovernment and AzureChinaCloud, and Microsoft's
+"Compare Azure Government and global Azure" and "Azure Private Endpoint private DNS zone values".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """One cloud. The endpoint of a Batch account is <account>.<region>.<batch>, that of its blobs <account>.<blobs>."""
+
+    name: str
+    batch: str
+    blobs: str
+    batch_audience: str  # of a token for Batch, exactly so; one for Blob Storage has the same audience in all clouds
+    authority: str
+
+
+PUBLIC = Cloud(
+    name="AzureCloud",
+    batch="batch.azure.com",
+    blobs="blob.core.windows.net",
+    batch_audience="https://batch.core.windows.net/",
+    authority="login.microsoftonline.com",
+)
+US_GOVERNMENT = Cloud(
+    name="AzureUSGovernment",
+    batch="batch.usgovcloudapi.net",
+    blobs="blob.core.usgovcloudapi.net",
+    batch_audience="https://batch.core.usgovcloudapi.net/",
+    authority="login.microsoftonline.us",
+)
+CHINA = Cloud(
+    name="AzureChinaCloud",
+    batch="batch.chinacloudapi.cn",
+    blobs="blob.core.chinacloudapi.cn",
+    batch_audience="https://batch.chinacloudapi.cn/",
+    authority="login.chinacloudapi.cn",
+)
+CLOUDS = (PUBLIC, US_GOVERNMENT, CHINA)
+
+
+def cloud_of(batch_endpoint: str) -> Cloud:
+    """The cloud of a Batch account by its endpoint; the public one where the host is none of Azure's, as 127.0.0.1."""
+    host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
+    return next((cloud for cloud in CLOUDS if host.endswith(f".{cloud.batch}")), PUBLIC)
+
+
+def region_of(batch_endpoint: str) -> str | None:
+    """The region in the endpoint of a Batch account, such as https://mybatch.westeurope.batch.azure.com."""
+    host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
+    for cloud in CLOUDS:
+        account, _, region = host.removesuffix(f".{cloud.batch}").partition(".")
+        if host.endswith(f".{cloud.batch}") and account.isalnum() and region.isalnum():
+            return region
+    return None
+
+
+def authority_of(cloud: Cloud, environment: Mapping[str, str]) -> str:
+    """Who issues the tokens: AZURE_AUTHORITY_HOST, which azure-identity reads too, or the cloud's own."""
+    return environment.get("AZURE_AUTHORITY_HOST") or cloud.authority
