@@ -14,7 +14,7 @@ from local_azure.batch.engine import attempts
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Response
-from local_azure.batch.state.access import Access, Issued
+from local_azure.batch.state.access import PRINCIPAL, Access, Issued
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.faults import RequestFault, ResizeFault
 from local_azure.batch.state.states import NODE
@@ -126,6 +126,17 @@ def _tokens(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     return issued
 
 
+def _identity(service: Service, body: dict[str, Any]) -> None:
+    """Give a pool a managed identity: {"poolId": "p", "resourceId": "/subscriptions/..."}; in Azure only its portal and
+    its management API can.
+    """
+    arguments = _arguments(body, poolId="", resourceId="")
+    pool = service.pool(arguments["poolId"])
+    identity = {"resourceId": arguments["resourceId"], "clientId": PRINCIPAL, "principalId": PRINCIPAL}
+    pool.document["identity"] = {"type": "UserAssigned", "userAssignedIdentities": [identity]}
+    service.store.pools.save(pool)
+
+
 def _start_tasks(service: Service, body: dict[str, Any]) -> None:
     """Fail the next start tasks: {"fail": 2}."""
     service.faults.failing_start_tasks = _arguments(body, fail=1)["fail"]
@@ -181,6 +192,7 @@ _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any] | None
     "starttasks": _start_tasks,
     "access": _access,
     "tokens": _tokens,
+    "identity": _identity,
     "taskcounts": _task_counts,
     "taskstatuses": _task_statuses,
     "quota": _quota,
