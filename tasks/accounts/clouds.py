@@ -52,16 +52,6 @@ def cloud_of(batch_endpoint: str) -> Cloud:
     return next((cloud for cloud in CLOUDS if host.endswith(f".{cloud.batch}")), PUBLIC)
 
 
-def region_of(batch_endpoint: str) -> str | None:
-    """The region in the endpoint of a Batch account, such as https://mybatch.westeurope.batch.azure.com."""
-    host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
-    for cloud in CLOUDS:
-        account, _, region = host.removesuffix(f".{cloud.batch}").partition(".")
-        if host.endswith(f".{cloud.batch}") and account.isalnum() and region.isalnum():
-            return region
-    return None
-
-
 def authority_of(cloud: Cloud, environment: Mapping[str, str]) -> str:
     """Who issues the tokens: AZURE_AUTHORITY_HOST, which azure-identity reads too, or the cloud's own."""
     return environment.get("AZURE_AUTHORITY_HOST") or cloud.authority

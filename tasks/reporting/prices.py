@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import date
 from urllib.parse import urlsplit
 
+from tasks.accounts.clouds import cloud_of
+
 PRICES_OF = date(2025, 3, 2)
 SOURCE = "Azure's list price for Linux, pay-as-you-go"
 LEFT_OUT = "disks, network, storage, and any discount of yours"
@@ -74,5 +76,5 @@ def price_of(vm_size: str, region: str | None = None) -> Price | None:
 def region_of(batch_endpoint: str) -> str | None:
     """The region in the endpoint of a Batch account, such as https://mybatch.westeurope.batch.azure.com."""
     host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
-    found = re.fullmatch(r"[a-z0-9]+\.([a-z0-9]+)\.batch\.azure\.com", host)
+    found = re.fullmatch(rf"[a-z0-9]+\.([a-z0-9]+)\.{re.escape(cloud_of(batch_endpoint).batch)}", host)
     return found[1] if found else None

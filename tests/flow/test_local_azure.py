@@ -11,6 +11,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pytest
 from azure.core.pipeline.transport import HttpTransport
 
 from local_azure import embedded
+from local_azure.azurite import node
 from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
 from tasks.accounts.clients import Azure
@@ -151,6 +154,29 @@ def test_a_port_that_is_taken_is_named_with_its_option(option: str, start: Calla
 def test_one_port_for_both_services_is_refused(start: Callable[..., LocalAzure]) -> None:
     _, error = start("--batch-port=10100", "--blob-port=10100").process.communicate(timeout=LIMIT)
     assert error == "local Azure: --batch-port and --blob-port are both 10100; give two different ports\n"
+
+
+def test_with_tls_its_settings_make_clients_trust_it(
+    start: Callable[..., LocalAzure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "local.env"
+    start("--tls", "--env-file", str(file))
+    settings = dict(line.split("=", 1) for line in file.read_text().splitlines())
+    assert list(settings) == [*NAMES, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"]
+    endpoint = settings["AZURE_BATCH_ENDPOINT"]
+    assert endpoint.startswith("https://127.0.0.1:")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert (containers(settings), pools(settings)) == ([], [])
+    with pytest.raises(urllib.error.HTTPError, match="403"):  # the standard library, and the other name
+        urllib.request.urlopen(endpoint.replace("127.0.0.1", "localhost"), timeout=LIMIT)
+    program = f"fetch('{endpoint}').then(answer => console.log(answer.status))"
+    assert subprocess.run([node(), "-e", program], capture_output=True, text=True, check=True).stdout == "403\n"
+
+
+def test_tokens_without_tls_are_refused_at_the_start(start: Callable[..., LocalAzure]) -> None:
+    _, error = start("--entra=accept").process.communicate(timeout=LIMIT)
+    assert error == "local Azure: --entra needs --tls: clients send no token over plain http\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

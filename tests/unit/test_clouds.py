@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.accounts.clients import Azure
-from tasks.accounts.clouds import CHINA, CLOUDS, PUBLIC, US_GOVERNMENT, Cloud, authority_of, cloud_of, region_of
+from tasks.accounts.clouds import CHINA, CLOUDS, PUBLIC, US_GOVERNMENT, Cloud, authority_of, cloud_of
+from tasks.reporting.prices import region_of
 
 EACH = pytest.mark.parametrize("cloud", CLOUDS, ids=lambda cloud: cloud.name)
 

@@ -29,7 +29,7 @@ import tasks.summary
 import top_words as node_script
 from flows.run_script import run_script
 from flows.top_words import top_words
-from tasks.accounts.environment import BATCH_SETTINGS, STORAGE_SETTINGS
+from tasks.accounts.environment import BATCH_SETTINGS, BLOB_ENDPOINT, STORAGE_SETTINGS
 from tasks.reporting import events
 from tasks.reporting.artifacts import Key
 from tasks.run.outcomes import Cause
@@ -40,6 +40,17 @@ README = ROOT / "README.md"
 PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "examples/**/*.md") for page in ROOT.glob(pattern))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 GROUPS: dict[str, type[BaseModel]] = {"pool": PoolSettings, "limits": TimeLimits, "clean_up": CleanUp}
+OF_AZURE_IDENTITY = {
+    f"AZURE_{name}"
+    for name in (
+        "AUTHORITY_HOST",
+        "CLIENT_CERTIFICATE_PATH",
+        "CLIENT_ID",
+        "CLIENT_SECRET",
+        "TENANT_ID",
+        "TOKEN_CREDENTIALS",
+    )
+}
 PAYLOADS = [getattr(events, name) for name in ("PoolReady", "BatchTaskFailed", "Preempted", "JobStalled", "CleanedUp")]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -186,7 +197,8 @@ def test_fields_are_in_the_parameter_group_that_is_named(page: Path) -> None:
 
 @each_page
 def test_environment_settings_exist(page: Path) -> None:
-    known = {*BATCH_SETTINGS, *STORAGE_SETTINGS, "AZURE_BATCH_", "AZURE_STORAGE_", "AZURE_"}
+    prefixes = {"AZURE_BATCH_", "AZURE_STORAGE_", "AZURE_"}
+    known = {*BATCH_SETTINGS, *STORAGE_SETTINGS, BLOB_ENDPOINT, *OF_AZURE_IDENTITY, *prefixes}
     assert set(re.findall(r"\bAZURE_[A-Z_]*", page.read_text())) <= known
 
 
