@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
+from azure.batch.models import (
+    BatchJobCreateOptions,
+    BatchNodeIdentityReference,
+    BatchPoolInfo,
+    BatchTaskCreateOptions,
+    ResourceFile,
+)
 
 from flows.top_words import top_words
 from local_azure import faults
@@ -19,6 +28,7 @@ from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
 from tests.support.accounts import accounts_of, add_pool, azure_with_faults, clear
 from tests.support.paths import DATA
+from tests.support.polling import wait_until
 from tests.support.runs import in_flow, new_run, own_pool
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -83,6 +93,24 @@ def test_a_pool_with_a_subnet_and_a_gallery_image_is_made_with_entra_id(azure: A
         assert pool.virtual_machine_configuration.image_reference.virtual_machine_image_id == GALLERY
         assert with_image_of_pool(batch, PoolSettings(subnet_id=SUBNET), run.pool_id) == settings
     clear(azure, run.pool_id)
+
+
+def test_a_task_cannot_use_an_identity_that_its_pool_has_not(azure: Azure) -> None:
+    reference = BatchNodeIdentityReference(resource_id=OTHER)
+    url = f"{azure.storage_account.endpoint}/in/a"
+    file = ResourceFile(http_url=url, file_path="a", identity_reference=reference)
+    with azure.batch() as batch:
+        batch.create_job(BatchJobCreateOptions(id=POOL, pool_info=BatchPoolInfo(pool_id=POOL)))
+        batch.create_task(POOL, BatchTaskCreateOptions(id="task", command_line="true", resource_files=[file]))
+        wait_until(lambda: batch.get_task(POOL, "task").state == "completed")
+        info = batch.get_task(POOL, "task").execution_info
+    assert info is not None
+    assert info.failure_info is not None
+    assert (info.failure_info.category, info.failure_info.code) == ("usererror", "BlobAccessDenied")
+    asked = {"api-version": "2019-08-01", "resource": "https://storage.azure.com/", "mi_res_id": OTHER}
+    headers = {"X-IDENTITY-HEADER": os.environ["IDENTITY_HEADER"]}
+    answer = requests.get(os.environ["IDENTITY_ENDPOINT"], params=asked, headers=headers, timeout=20)
+    assert (answer.status_code, answer.json()["statusCode"]) == (400, 400)
 
 
 def test_an_identity_that_the_pool_has_not_is_refused_in_step_0(azure: Azure, tmp_path: Path) -> None:
