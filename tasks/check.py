@@ -24,7 +24,8 @@ from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
 from tasks.resources.container_image import registries
-from tasks.resources.images import image_of, python_of_nodes, with_image, with_image_of_pool
+from tasks.resources.image_choice import Chosen
+from tasks.resources.images import image_of, image_of_pool, python_of_nodes, with_image
 from tasks.resources.network import refuse_account_key
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination
@@ -81,7 +82,7 @@ def check_accounts(
             existing_pool(batch, pool)
         else:
             refuse_account_key(azure.batch_account, pool)
-            pool = _with_image(batch, pool, previous_pool)
+            pool = with_image(pool, _choose_image(batch, pool, previous_pool))
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
     with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
@@ -92,15 +93,13 @@ def check_accounts(
     return pool
 
 
-def _with_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> PoolSettings:
-    if previous_pool and (kept := with_image_of_pool(batch, pool, previous_pool)):
-        get_run_logger().info("Image %s: that of pool %s of a previous attempt", kept.image, previous_pool)
-        return kept
-    chosen = image_of(batch, pool)
+def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> Chosen:
+    there = image_of_pool(batch, pool, previous_pool) if previous_pool else None
+    chosen = there or image_of(batch, pool)
     get_run_logger().info("Image %s: %s", chosen.name, chosen.reason)
     for warning in chosen.warnings:
         get_run_logger().warning("Image %s: %s", chosen.name, warning)
-    return with_image(pool, chosen)
+    return chosen
 
 
 @step("0 resolve packages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from azure.batch import BatchClient
@@ -35,8 +36,8 @@ def with_image(settings: PoolSettings, chosen: Chosen) -> PoolSettings:
     return settings.model_copy(update={"image": chosen.name, "node_agent_sku": agent})
 
 
-def with_image_of_pool(batch: BatchClient, settings: PoolSettings, pool_id: str) -> PoolSettings | None:
-    """The settings naming the image of the pool that a previous attempt created; None where there is no such pool."""
+def image_of_pool(batch: BatchClient, settings: PoolSettings, pool_id: str) -> Chosen | None:
+    """The image of the pool that a previous attempt created; None where there is no such pool."""
     try:
         pool = batch.get_pool(pool_id)
     except ResourceNotFoundError:
@@ -49,7 +50,8 @@ def with_image_of_pool(batch: BatchClient, settings: PoolSettings, pool_id: str)
     gallery_image = reference.virtual_machine_image_id
     image = gallery_image or ":".join(str(part) for part in parts)
     agent = machine.node_agent_sku_id if gallery_image else None
-    return settings.model_copy(update={"image": image, "node_agent_sku": agent})
+    chosen = image_of(batch, settings.model_copy(update={"image": image, "node_agent_sku": agent}))
+    return replace(chosen, why=f"that of pool {pool_id} of a previous attempt", warnings=())
 
 
 def python_of_nodes(batch: BatchClient, settings: PoolSettings) -> NodePython:

@@ -29,6 +29,7 @@ _SUBNET = (
     r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Network/virtualNetworks/[^/\s]+"
     r"/subnets/[^/\s]+"
 )
+_RESOURCE = r"^/.+$"  # for the form, whose patterns know no ids that differ in case alone
 _NODE_AGENT = r"^batch\.node\.[A-Za-z0-9. -]+$"
 
 
@@ -78,7 +79,7 @@ class PoolSettings(_Settings):
         default=None,
         description="Linux image: publisher:offer:sku[:version] of `az batch pool supported-images list`, or the id of "
         "an image in an Azure compute gallery. None: the newest verified Ubuntu LTS that the Batch account lists.",
-        json_schema_extra={"pattern": f"^({_IMAGE}|{_GALLERY_IMAGE})$"},
+        json_schema_extra={"pattern": f"^({_IMAGE}|/.+)$"},
     )
     node_agent_sku: str | None = Field(
         default=None,
@@ -110,7 +111,7 @@ class PoolSettings(_Settings):
         title="Subnet ID",
         description="Subnet that the nodes of the new pool join: "
         "/subscriptions/.../virtualNetworks/NAME/subnets/NAME. Needs sign-in with Entra ID.",
-        json_schema_extra={"pattern": f"^{_SUBNET}$"},
+        json_schema_extra={"pattern": _RESOURCE},
     )
     public_ip: PublicIp = Field(
         default=PublicIp.MANAGED,
@@ -134,7 +135,7 @@ class PoolSettings(_Settings):
         title="Node Identity",
         description="Resource id of a managed identity of the existing pool, with which its nodes read and store "
         "blobs. None: with SAS URLs.",
-        json_schema_extra={"pattern": f"^{_IDENTITY}$"},
+        json_schema_extra={"pattern": _RESOURCE},
     )
 
     @model_validator(mode="after")

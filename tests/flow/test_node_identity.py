@@ -23,7 +23,7 @@ from tasks.accounts import entra_id
 from tasks.accounts.clients import Azure
 from tasks.check import check_accounts
 from tasks.errors import InputError
-from tasks.resources.images import with_image_of_pool
+from tasks.resources.images import image_of_pool
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
 from tests.support.accounts import accounts_of, add_pool, azure_with_faults, clear
@@ -91,7 +91,9 @@ def test_a_pool_with_a_subnet_and_a_gallery_image_is_made_with_entra_id(azure: A
         assert pool.network_configuration.subnet_id == SUBNET
         assert pool.virtual_machine_configuration is not None
         assert pool.virtual_machine_configuration.image_reference.virtual_machine_image_id == GALLERY
-        assert with_image_of_pool(batch, PoolSettings(subnet_id=SUBNET), run.pool_id) == settings
+        there = image_of_pool(batch, PoolSettings(), run.pool_id)
+        assert there is not None
+        assert (there.name, there.image.node_agent_sku_id) == (GALLERY, settings.node_agent_sku)
     clear(azure, run.pool_id)
 
 

@@ -331,7 +331,7 @@ def test_the_image_is_chosen_once_and_a_retry_keeps_that_of_its_pool(
     listed = "the newest verified Ubuntu LTS that the Batch account lists; no end of its support is announced"
     assert [message for message in caplog.messages if message.startswith("Image ")] == [
         f"Image {newest}: {listed}",
-        f"Image {kept}: that of pool {run.pool_id} of a previous attempt",
+        f"Image {kept}: that of pool {run.pool_id} of a previous attempt; supported by Azure Batch until 2025-04-23",
         f"Image {kept}: which image names; supported by Azure Batch until 2025-04-23",
         f"Image {kept}: Azure Batch has not supported {ending.image} since 2025-04-23: a pool of it may get no nodes; "
         "name another image, or none for the newest Ubuntu LTS",
