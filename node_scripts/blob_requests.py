@@ -108,11 +108,12 @@ def send(
 ) -> tuple[int, bytes]:
     """One request. What may pass is tried again; the rest is a Failure, with a message without the SAS.
 
-    Without a SAS it has a token of the node's managed identity, if there is one.
+    Without a SAS it has a token of the node's managed identity, if there is one; no token leaves it unencrypted.
     """
     import http.client
 
-    identity = "" if sas else os.environ.get(IDENTITY, "")
+    encrypted = url.startswith("https:") or is_loopback(url)
+    identity = os.environ.get(IDENTITY, "") if encrypted and not sas else ""
     signed = f"{url}{'&' if '?' in url else '?'}{sas}" if sas else url
     headers = {"x-ms-version": STORAGE_VERSION, **(headers or {})}
     what, of, code = ("Upload", "to", UPLOAD_FAILED) if method == "PUT" else ("Download", "of", FETCH_FAILED)

@@ -85,10 +85,12 @@ def _newest_ubuntu(images: Sequence[BatchSupportedImage], settings: PoolSettings
     ending = ", ".join(f"{name_of(each)} (until {each.batch_support_end_of_life:%Y-%m-%d})" for each in passed_over)
     if chosen is None:
         reasons = _misfits(found[0], settings, images) if found and not fitting else ending
+        usable = [each for each in images if not settings.container_image or _runs_containers(each)]
+        able = _choice([each for each in usable if not _misfits(each, settings, images)], now)
         raise InputError(
             f"this Batch account lists no image that is a {kind} and fits the run"
-            + (f": {reasons}" if reasons else "")
-            + f"; name one as image: {_choice(images, now)}"
+            + (f": {reasons}; " if reasons else "; ")
+            + (f"name one as image: {able}" if able else "name another vm_size, or use an existing pool")
         )
     warnings = [f"Azure Batch supports {ending} no longer, or not for long; the next is used"] if ending else []
     return Chosen(image=chosen, why=f"the newest {kind} that the Batch account lists", warnings=warnings)

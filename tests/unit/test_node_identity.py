@@ -186,6 +186,12 @@ def test_a_sas_is_used_where_there_is_one(blobs: BlobServer, identity: IdentityS
     assert (identity.asked, "authorization" in blobs.requests[0][1]) == ([], False)
 
 
+def test_no_token_is_sent_unencrypted(identity: IdentityServer) -> None:
+    with pytest.raises(blob_requests.Failure, match=r"^Upload to http://no-such-host\.invalid/x failed: "):
+        blob_requests.put("http://no-such-host.invalid/x", "", b"", 0, {}, sleep=lambda _: None)
+    assert identity.asked == []
+
+
 def test_on_a_node_of_azure_the_metadata_service_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IDENTITY_ENDPOINT", raising=False)
     url, body, headers = node_identity.where(IDENTITY)
