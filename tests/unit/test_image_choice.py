@@ -123,8 +123,8 @@ def test_no_image_is_chosen_whose_support_has_ended() -> None:
 def test_where_no_image_fits_the_reason_and_the_choice_are_named() -> None:
     assert refusal(container_image="team/align", vm_size="Standard_D2ps_v6") == (
         "this Batch account lists no image that is a verified Ubuntu LTS that runs containers and fits the run: "
-        "vm_size Standard_D2ps_v6 has an ARM processor, and microsoft-dsvm:ubuntu-hpc:2404 is for an x86-64 one; name another "
-        "vm_size, or use an existing pool"
+        "vm_size Standard_D2ps_v6 has an ARM processor, and microsoft-dsvm:ubuntu-hpc:2404 is for an x86-64 one; "
+        "name another vm_size, or use an existing pool"
     )
 
 
