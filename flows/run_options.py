@@ -31,7 +31,13 @@ class RunOptions:
     dedicated_after_minutes: Annotated[
         int | None, typer.Option(help="Minutes without progress on spot nodes before dedicated nodes are added.")
     ] = _POOL.dedicated_after_minutes
-    vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size
+    vm_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="VM size of a node; several, with commas or repeated, are tried in their order where Azure has no "
+            f"quota or capacity. [default: {','.join(_POOL.vm_size)}]",
+        ),
+    ] = None
     image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image
     container_image: Annotated[
         str | None, typer.Option(help="Container image in which each Batch task runs, with python3 in it.")
@@ -104,7 +110,7 @@ class RunOptions:
             dedicated_nodes=self.dedicated_nodes,
             spot_nodes=self.spot_nodes,
             dedicated_after_minutes=self.dedicated_after_minutes,
-            vm_size=self.vm_size,
+            vm_size=self.vm_size or _POOL.vm_size,
             image=self.image,
             container_image=self.container_image,
             container_registry=self.container_registry,

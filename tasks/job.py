@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from azure.batch import BatchClient
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
@@ -14,12 +15,14 @@ from tasks.accounts.parallel import in_parallel
 from tasks.errors.service import error_code
 from tasks.resources.batch_task import BatchTasks, Work
 from tasks.resources.bulk import ENDED_CODES, add_all
-from tasks.resources.job import Job
+from tasks.resources.job import Job, list_jobs
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
+from tasks.resources.quota import UNTIL_ROOM, create_within_quota
 from tasks.run import resume
 from tasks.run.groups import label
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.polling import Polling
 from tasks.run.previous_attempt import (
     delete_records,
     next_lists_there,
@@ -34,14 +37,22 @@ from tasks.step import RETRIES_OF_DELETES, step
 
 
 @step("4 create job")
-def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposal: Disposal = Disposal.DELETE) -> str:
+def create_job(
+    azure: Azure,
+    run: Run,
+    pool: UsedPool,
+    uploads: Uploads,
+    disposal: Disposal = Disposal.DELETE,
+    polling: Polling = UNTIL_ROOM,
+) -> str:
     """Create the run's job, or adopt that of a previous attempt; returns its id.
 
-    One that has ended takes no more tasks: if some are to be added, it is replaced.
+    One that has ended takes no more tasks: if some are to be added, it is replaced. Where the account's quota of jobs
+    is used up, wait for other runs of this project.
     """
     with azure.batch() as batch:
         job = Job(batch, run, pool.id, disposal)
-        created = create_or_adopt(run, job)
+        created = create_within_quota(run, job, partial(list_jobs, batch), polling)
         if not created and job.has_ended():
             previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
             created = _replace_job(azure, run, job, resume.plan(uploads, previous, run))

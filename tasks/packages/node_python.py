@@ -27,6 +27,11 @@ _OLDEST_PYTHON = (3, 8)
 _ARM = re.compile(r"[a-z]+_[a-z]+\d+(-\d+)?[a-z]*p[a-z]*(_|$)", re.IGNORECASE)
 
 
+def is_arm(vm_size: str) -> bool:
+    """Whether nodes of that VM size have ARM processors."""
+    return _ARM.match(vm_size) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodePython:
     """The Python for which packages are resolved, and the platform whose wheels it can install."""
@@ -59,7 +64,7 @@ def node_python(
     operating system. Raises InputError, with the setting to use, where the version is unknown or too old.
     """
     python, glibc = _SYSTEMS.get(node_agent.lower().removeprefix("batch.node."), (None, _OLDEST_GLIBC))
-    machine = "aarch64" if _ARM.match(vm_size) else "x86_64"
+    machine = "aarch64" if is_arm(vm_size) else "x86_64"
     for capability in capabilities:
         if found := re.fullmatch(r"Python(3\.\d+)", capability):
             python = found[1]

@@ -53,7 +53,7 @@ def python_of_nodes(batch: BatchClient, settings: PoolSettings) -> NodePython:
         image=settings.image,
         node_agent=supported.node_agent_sku_id or "",
         capabilities=supported.capabilities or (),
-        vm_size=settings.vm_size,
+        vm_size=settings.vm_size[0],  # all have the same processor
         version=settings.node_python,
     )
 

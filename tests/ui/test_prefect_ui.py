@@ -336,7 +336,7 @@ def test_the_report_of_a_run_shows_its_pictures_and_what_was_kept(
         expect(report.get_by_text("3 files: 3 succeeded, 0 failed").first).to_be_visible()
         for picture in ("Bar chart of the top words", "Timeline"):
             assert drawn_width(report.get_by_role("img", name=picture)) == 720
-        for fact in ("nodes 2 dedicated, of Standard_D2s_v3", "deleted containers, pool", "kept job"):
+        for fact in ("nodes 2 dedicated, of Standard_D2ads_v5", "deleted containers, pool", "kept job"):
             expect(report.get_by_role("row", name=fact)).to_be_visible()
 
 

@@ -107,7 +107,12 @@ class Looked:
         self.minute += 1
         assert self.minute < 300
 
-    def watched(self, limits: Limits = LIMITS, add_nodes: Callable[[], None] = lambda: None) -> Monitored:
+    def watched(
+        self,
+        limits: Limits = LIMITS,
+        add_nodes: Callable[[], None] = lambda: None,
+        use_size: Callable[[str, int], bool] = lambda size, added: True,
+    ) -> Monitored:
         return Watch(
             reader=cast(SnapshotReader, self),
             narrator=cast(Narrator, self),
@@ -116,6 +121,7 @@ class Looked:
             memory=Memory.start(POOL, limits, self.now(), self.seen.outcomes),
             seen=self.seen,
             add_nodes=add_nodes,
+            use_size=use_size,
         ).until_the_end()
 
 
