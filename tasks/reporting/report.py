@@ -142,7 +142,7 @@ def _overview(facts: RunFacts) -> str:
     rows = [
         ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was used"),
         ("nodes", _nodes(facts) if facts.pool_id else "none"),
-        ("not of", "; ".join(map(str, facts.refused_sizes))),
+        ("no nodes of", "; ".join(map(str, facts.refused_sizes))),
         ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("took", _span((facts.ended - facts.started).total_seconds())),
@@ -154,7 +154,7 @@ def _overview(facts: RunFacts) -> str:
         ("flow run", facts.flow_run_id),
     ]
     absent = {
-        "not of": not facts.refused_sizes,
+        "no nodes of": not facts.refused_sizes,
         "requeues": not requeues,
         "NOT deleted": not facts.not_deleted,
     }

@@ -43,6 +43,8 @@ RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default, explicit because a qu
 
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
 
+FORMULAS_APART = timedelta(seconds=31)  # the service takes one at most every 30 seconds
+
 # The SDK keeps the model of this body private, and fails without a body.
 _REQUEUE: Any = {"nodeRebootOption": "requeue"}
 LOST_NODES = {BatchNodeState.START_TASK_FAILED, BatchNodeState.UNUSABLE}
@@ -143,19 +145,11 @@ class Pool(PoolResource, Creatable):
         # Off and on again: Azure evaluates a formula when it is enabled, but may not do so any more after a failed
         # allocation: Microsoft's GA4GH TES resets it so. A pool without nodes gets none while it is off.
         self._batch.disable_pool_auto_scale(self.id)
-        self._enable(scale(self._run.expires, settings.dedicated_nodes + added, settings.spot_nodes))
+        _scale(self._batch, self.id, scale(self._run.expires, settings.dedicated_nodes + added, settings.spot_nodes))
         return True
 
     def _scale(self, formula: str) -> None:
-        # The service takes a formula at most every 30 seconds, so none is sent twice.
-        if self._batch.get_pool(self.id).auto_scale_formula != formula:
-            self._enable(formula)
-
-    def _enable(self, formula: str) -> None:
-        options = BatchPoolEnableAutoScaleOptions(
-            auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
-        )
-        self._batch.enable_pool_auto_scale(self.id, options)
+        _scale(self._batch, self.id, formula)
 
     def _reboot_lost_nodes(self) -> None:
         """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""
@@ -186,6 +180,20 @@ def scale(deadline: datetime, dedicated: int, spot: int) -> str:
         f"$TargetLowPriorityNodes = over ? 0 : {spot};\n"
         "$NodeDeallocationOption = requeue;"
     )
+
+
+def _scale(batch: BatchClient, pool_id: str, formula: str) -> None:
+    # The service takes a formula at most every 30 seconds, so none is sent twice.
+    if batch.get_pool(pool_id).auto_scale_formula != formula:
+        options = BatchPoolEnableAutoScaleOptions(
+            auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
+        )
+        batch.enable_pool_auto_scale(pool_id, options)
+
+
+def set_nodes(batch: BatchClient, run: Run, dedicated: int, spot: int) -> None:
+    """Have the run's own pool keep so many nodes; none, for example, while the run cannot use them."""
+    _scale(batch, run.pool_id, scale(run.expires, dedicated, spot))
 
 
 def list_pools(batch: BatchClient) -> Iterator[Found]:

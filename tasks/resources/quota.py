@@ -24,11 +24,16 @@ UNTIL_ROOM = Polling(shortest=2.0, longest=30.0)
 
 
 def create_within_quota(
-    run: Run, resource: Creatable, list_all: Callable[[], Iterable[Found]], polling: Polling = UNTIL_ROOM
+    run: Run,
+    resource: Creatable,
+    list_all: Callable[[], Iterable[Found]],
+    polling: Polling = UNTIL_ROOM,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> bool:
     """As create_or_adopt, but where the account's quota is used up, wait while other runs of this project hold some.
 
-    Raises ServiceError, with what to do, where none of them will make room, and RunTimeout at the run's limit.
+    meanwhile: what is done each time before it waits. Raises ServiceError, with what to do, where none of them will
+    make room, and RunTimeout at the run's limit.
     """
     named: list[str] = []
     for _ in polling.ticks():
@@ -54,6 +59,7 @@ def create_within_quota(
                 listed(holders),
             )
             named = holders
+        meanwhile()
     raise AssertionError("polling does not end")
 
 

@@ -11,7 +11,7 @@ from azure.batch.models import BatchTaskState
 
 from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
-from tasks.resources.pool import EVALUATION_INTERVAL
+from tasks.resources.pool import EVALUATION_INTERVAL, FORMULAS_APART
 from tasks.run.outcomes import TaskOutcome
 from tasks.watching.due import Due, due
 from tasks.watching.limits import Limits
@@ -22,7 +22,6 @@ from tasks.watching.sizes import NextSize
 from tasks.watching.snapshot import NotRead, Part, Snapshot
 
 CHANCE = EVALUATION_INTERVAL + timedelta(minutes=1)  # of a VM size for which Azure has no capacity
-FORMULAS_APART = timedelta(seconds=31)  # the service takes one at most every 30 seconds
 
 
 class Action(Enum):

@@ -5,7 +5,7 @@ Which code leads to which size, `tests/unit/test_vm_sizes.py` has; when, `tests/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from tasks.run.identity import Run, UsedPool
 from tasks.run.polling import Polling
 from tasks.run.settings import PoolSettings
 from tasks.run.uploads import Uploads
-from tests.support.accounts import add_pool, clear
+from tests.support.accounts import accounts_of, add_pool, azure_with_faults, clear
 from tests.support.flow_runs import artifact, write_texts
 from tests.support.monitoring import monitor_at, pace
 from tests.support.polling import wait_until
@@ -72,7 +72,7 @@ def test_without_quota_for_the_first_size_the_run_uses_the_next(
     ]
     report = artifact(state, "run-report").replace("\\", "")
     assert f"| nodes | 1 dedicated, of {INTEL} |" in report
-    assert f"| not of | {AMD}: {QUOTA}: No cores. |" in report
+    assert f"| no nodes of | {AMD}: {QUOTA}: No cores. |" in report
     wait_until(lambda: is_gone(troubled))
 
 
@@ -202,3 +202,38 @@ def test_the_job_quota_is_waited_for_no_longer_than_the_run(troubled: Azure, tro
     finally:
         clear(troubled, other.job_id)
     assert in_flow(wait) == troubled_run.job_id
+
+
+@pytest.fixture
+def alone(no_azure: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+    """An Azure of the test's own, since its clock is moved."""
+    with azure_with_faults(tmp_path) as settings:
+        yield accounts_of(settings, monkeypatch)
+
+
+def test_while_the_job_quota_is_waited_for_the_pool_has_no_nodes(alone: Azure) -> None:
+    run, other = new_run(), replace(new_run(), lifetime=timedelta(hours=3))
+    pool = created(alone, run)
+    nodes: list[int | None] = []
+    with alone.batch() as batch:
+        pool_info = BatchPoolInfo(pool_id=other.pool_id)
+        batch.create_job(BatchJobCreateOptions(id=other.job_id, pool_info=pool_info, metadata=metadata(other.tags)))
+
+        def current() -> int | None:
+            found = batch.get_pool(pool.id)
+            return found.current_dedicated_nodes if found.allocation_state == "steady" else None
+
+        def sleep(seconds: float) -> None:
+            if nodes:  # the wait between two formulas
+                faults.ask("clock", {"advance": "PT31S"})
+            else:
+                wait_until(lambda: current() == 0)
+                nodes.append(current())
+                clear(alone, other.job_id)
+
+        wait_until(lambda: current() == 1)
+        faults.ask("quota", {"jobs": 1})
+        uploads = Uploads(application=(), inputs=())
+        in_flow(lambda: create_job(alone, run, pool, uploads, polling=Polling(sleep=sleep)))
+        assert nodes == [0]
+        wait_until(lambda: current() == 1)

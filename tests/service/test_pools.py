@@ -231,7 +231,7 @@ def test_pool_without_nodes_takes_another_vm_size(client):
 
 
 def test_autoscaled_pool_without_nodes_takes_another_vm_size(client):
-    formula = {"enable_auto_scale": True, "auto_scale_formula": "$TargetDedicatedNodes = 0;"}
+    formula: dict[str, Any] = {"enable_auto_scale": True, "auto_scale_formula": "$TargetDedicatedNodes = 0;"}
     client.create_pool(pool_options(target_dedicated_nodes=None, **formula))
     wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
     client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D4s_v5"))
