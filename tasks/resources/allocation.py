@@ -42,7 +42,7 @@ _SPOT_QUOTAS = {"accountlowprioritycorequotareached", "accountspotcorequotareach
 
 QUOTA_COMMAND = (
     'az batch account list --query "[].{account:name, dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota, '
-    'families:dedicatedCoreQuotaPerVMFamily}"'
+    'families:dedicatedCoreQuotaPerVmFamily || dedicatedCoreQuotaPerVMFamily}"'
 )
 SIZES_COMMAND = "az batch location list-skus --location REGION"
 
