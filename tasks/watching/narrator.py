@@ -93,8 +93,10 @@ class Narrator:
         self._refused_sizes = len(pool.refused_sizes)
         self._logger.warning("Pool %s: now of VM size %s, asking for nodes again", pool.id, pool.vm_size)
 
-    def report_size_not_offered(self, pool_id: str, size: str) -> None:
-        self._logger.warning("Pool %s: Batch does not offer VM size %s in this region, passing it over", pool_id, size)
+    def report_size_not_offered(self, pool: UsedPool) -> None:
+        """The last of the pool's refused sizes."""
+        self._refused_sizes = len(pool.refused_sizes)
+        self._logger.warning("Pool %s: not changed to VM size %s", pool.id, pool.refused_sizes[-1])
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
         """Report the end, from each task's outcome: the service's counts may lag behind. Returns the outcomes."""

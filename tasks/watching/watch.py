@@ -118,7 +118,7 @@ class Watch:
             if not is_size_refused(error):
                 raise
             self.memory = self.memory.without_size("Batch does not offer it in this region", error_code(error))
-            self.narrator.report_size_not_offered(self.memory.pool.id, size)
+            self.narrator.report_size_not_offered(self.memory.pool)
             return
         if not given:  # nodes have come, or are being allocated
             self.memory = replace(self.memory, changing=None)

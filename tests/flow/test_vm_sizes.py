@@ -16,6 +16,7 @@ from azure.batch.models import BatchJobCreateOptions, BatchPoolInfo
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.clients import Azure
+from tasks.check import check_accounts
 from tasks.errors import InputError, RunTimeout, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.job import create_job
@@ -25,6 +26,7 @@ from tasks.resources.pool import Pool
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
 from tasks.run.polling import Polling
+from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
 from tasks.run.uploads import Uploads
 from tests.support.accounts import accounts_of, add_pool, azure_with_faults, clear
@@ -134,6 +136,15 @@ def test_a_pool_that_has_nodes_keeps_its_size(troubled: Azure, troubled_run: Run
         assert not Pool(batch, troubled_run, RANKED).use_size(INTEL)
         found = batch.get_pool(troubled_run.pool_id)
     assert (found.vm_size, found.enable_auto_scale) == (AMD, True)
+
+
+def test_a_size_that_azure_will_retire_is_warned_of_in_step_0(
+    troubled: Azure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = PoolSettings(vm_size=(AMD, "Standard_F2s_v2"))
+    in_flow(lambda: check_accounts(troubled, settings, Results(folder=tmp_path / "results")))
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warning.startswith("VM size Standard_F2s_v2: Azure retires its series Fsv2 on 2028-11-15 and limits")
 
 
 # Quotas of pools and jobs.

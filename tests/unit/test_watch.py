@@ -108,8 +108,8 @@ class Looked:
     def report_size(self, pool: UsedPool) -> None:
         self.sizes.append(pool.vm_size)
 
-    def report_size_not_offered(self, pool_id: str, size: str) -> None:
-        self.sizes.append(f"not {size}")
+    def report_size_not_offered(self, pool: UsedPool) -> None:
+        self.sizes.append(f"not {pool.refused_sizes[-1].size}")
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
         return [memory.outcome(task.id) or TaskOutcome.of(task, None) for task in TASKS]
