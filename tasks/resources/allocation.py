@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import Enum
 
+from azure.batch.models import ResizeError
 from azure.core.exceptions import HttpResponseError
 
 from tasks.errors.service import error_code
+from tasks.errors.text import cut
 
 
 class Remedy(Enum):
@@ -46,6 +48,8 @@ QUOTA_COMMAND = (
 )
 SIZES_COMMAND = "az batch location list-skus --location REGION"
 
+_LONGEST = 300  # characters of the details of an error
+
 _BAD_PROPERTY, _VM_SIZE = "InvalidPropertyValue", "vmSize"
 
 
@@ -61,6 +65,12 @@ def is_temporary(code: str | None) -> bool:
 
 def is_spot_quota(code: str | None) -> bool:
     return (code or "").lower() in _SPOT_QUOTAS
+
+
+def described(error: ResizeError) -> str:
+    """Code and message, with the details: of AllocationFailed only these have the reason."""
+    details = "; ".join(f"{detail.name}: {detail.value}" for detail in error.error_values or ())
+    return f"{error.code}: {error.message}" + (f" ({cut(details, _LONGEST)})" if details else "")
 
 
 def advice(codes: Collection[str | None]) -> str:

@@ -48,6 +48,7 @@ class Decision:
     outlook: str = ""  # rate and time left, as the end of a sentence
     late: str = ""  # that the run ends before its Batch tasks complete
     warns: bool = False  # of being late
+    fewer: str = ""  # why the pool got only some of its nodes
     shown: Sequence[TaskOutcome] | None = None  # for the table of Batch tasks; None where it is not due
 
 
@@ -149,6 +150,7 @@ def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits
         outlook=memory.outlook(counts),
         late=late,
         warns=warns,
+        fewer=waiting.fewer,
         shown=_listed(snapshot, memory) if snapshot.has(Part.SHOWN_TASKS) else None,
     )
 

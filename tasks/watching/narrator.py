@@ -41,6 +41,7 @@ class Narrator:
         self._requeues = 0
         self._preemptions = 0
         self._refused_sizes = refused_sizes
+        self._fewer = ""
 
     def report(self, decision: Decision) -> None:
         """Report the decision of one look."""
@@ -55,6 +56,9 @@ class Narrator:
                 self._job_id,
                 decision.late,
             )
+        if decision.fewer not in ("", self._fewer):
+            self._fewer = decision.fewer
+            self._logger.warning("Pool %s: %s", memory.pool.id, decision.fewer)
         if counts and (decision.line or decision.shown is not None) and decision.problem is None:
             self._show(decision, counts)
         self._report_losses(memory)

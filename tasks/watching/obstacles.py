@@ -21,7 +21,7 @@ from azure.batch.models import (
 )
 
 from tasks.errors import RunError, RunTimeout, TasksFailed
-from tasks.resources.allocation import is_spot_quota, is_temporary
+from tasks.resources.allocation import described, is_spot_quota, is_temporary
 from tasks.resources.pool import LOST_NODES
 from tasks.run.identity import UsedPool
 from tasks.watching.limits import Limits
@@ -31,10 +31,16 @@ from tasks.watching.snapshot import Part, Snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Why queued tasks wait, as the end of a sentence; and the VM size that may end it, of a pool that got no nodes."""
+    """Why queued tasks wait, as the end of a sentence.
+
+    next_size: the VM size to try, of a pool that got no nodes.
+
+    fewer: why the pool got only some of its nodes, with which the run goes on.
+    """
 
     text: str = ""
     next_size: NextSize | None = None
+    fewer: str = ""
 
 
 def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> Waiting:
@@ -53,7 +59,7 @@ def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> Waiting:
     parts += [f"VM size {used.vm_size} instead of {used.instead_of}"] if used.refused_sizes else []
     parts += [f"Azure could not allocate: {found.text}"] if found.text else []
     parts += [why for why in (_disabled(snapshot, limits.job_id), _busy(limits.job_id, nodes)) if why]
-    return Waiting(text="; ".join(parts), next_size=found.next_size)
+    return Waiting(text="; ".join(parts), next_size=found.next_size, fewer=_fewer(pool, nodes, used))
 
 
 def when_added(snapshot: Snapshot, limits: Limits) -> datetime:
@@ -99,6 +105,14 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool, helped
     return reasons
 
 
+def _fewer(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool) -> str:
+    """Why the run's own pool got only some of its nodes; empty where it got all, or none."""
+    some = 0 < len(nodes) < used.nodes and pool.allocation_state == AllocationState.STEADY
+    if not (used.own and some and pool.resize_errors):
+        return ""
+    return f"got {len(nodes)} of its {used.nodes} nodes and goes on with them: {_resize_errors(pool)}"
+
+
 def _may_pass(code: str | None, helped: bool) -> bool:
     """Whether nodes may still come without any change; helped: dedicated ones will be added to spot nodes."""
     return is_temporary(code) or (helped and is_spot_quota(code))
@@ -111,7 +125,7 @@ def _resized_since_change(pool: BatchPool) -> bool:
 
 
 def _resize_errors(pool: BatchPool) -> str:
-    return "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
+    return "; ".join(map(described, pool.resize_errors or ()))
 
 
 def _scaled_since(pool: BatchPool, added: datetime) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from azure.batch.models import ResizeError
 
-from tasks.resources.allocation import Remedy, advice, is_spot_quota, remedy_of
+from tasks.resources.allocation import Remedy, advice, described, is_spot_quota, remedy_of
 from tasks.run.identity import RefusedSize, UsedPool
 from tasks.run.vm_sizes import cores, family
 
@@ -36,7 +36,7 @@ class NextSize:
 
 def refused_now(pool: UsedPool, errors: Sequence[ResizeError]) -> RefusedSize:
     """The pool's present size with the errors of its last allocation."""
-    why = "; ".join(f"{error.code}: {error.message}" for error in errors)
+    why = "; ".join(map(described, errors))
     return RefusedSize(size=pool.vm_size, why=why, brief=", ".join(str(error.code) for error in errors))
 
 

@@ -762,9 +762,10 @@ def test_formulas_are_half_a_minute_apart() -> None:
 
 def test_a_pool_with_a_node_keeps_its_size() -> None:
     service = replace(unallocated("AccountVMSeriesCoreQuotaReached"), nodes=[node("starting")])
-    decision = Watched(SIZED).look(service)
+    decision = Watched(replace(SIZED, dedicated_nodes=2)).look(service)
     assert decision.action is Action.GO_ON
     assert "nodes: 1 starting; Azure could not allocate: AccountVMSeriesCoreQuotaReached: No." in decision.line
+    assert decision.fewer == "got 1 of its 2 nodes and goes on with them: AccountVMSeriesCoreQuotaReached: No."
 
 
 def test_with_all_sizes_refused_each_reason_is_named() -> None:

@@ -178,3 +178,9 @@ def test_another_vm_size_is_a_warning_and_on_the_board(heard: Heard, caplog: pyt
     heard.narrator.report(decision(memory=replace(MEMORY, pool=pool), line="the line", outlook="; 4 per minute"))
     instead = "Standard_D2s_v3 instead of Standard_D2as_v5 (AllocationFailed), Standard_E2as_v5 (InvalidPropertyValue)"
     assert heard.shown[-1][3] == f"the status; 4 per minute; VM size {instead}"
+
+
+def test_fewer_nodes_than_asked_for_are_a_warning_once(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    for fewer in ("got 1 of its 2 nodes", "got 1 of its 2 nodes", ""):
+        heard.narrator.report(decision(fewer=fewer))
+    assert caplog.messages == ["Pool pool: got 1 of its 2 nodes"]

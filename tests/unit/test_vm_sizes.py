@@ -10,6 +10,7 @@ import pytest
 from azure.batch.models import ResizeError
 from pydantic import ValidationError
 
+from tasks.resources.allocation import described
 from tasks.run.identity import RefusedSize, UsedPool
 from tasks.run.settings import PoolSettings
 from tasks.run.vm_sizes import DEFAULT_SIZES, cores, family, most_slots, retirement_warnings
@@ -159,6 +160,15 @@ def chosen(*codes: str, used: UsedPool | None = None, helped: bool = False) -> t
 )
 def test_a_code_decides_which_size_can_help(codes: list[str], size: tuple[str, bool] | None) -> None:
     assert chosen(*codes) == size
+
+
+def test_the_details_of_an_error_are_told_for_they_have_the_reason() -> None:
+    values = [{"name": "Reason", "value": "Allocation failed as subnet has delegation to external resources."}]
+    error = ResizeError({"code": "AllocationFailed", "message": "No nodes.", "values": values})
+    reason = "AllocationFailed: No nodes. (Reason: Allocation failed as subnet has delegation to external resources.)"
+    assert described(error) == reason
+    values[0]["value"] = "x" * 1000
+    assert len(described(ResizeError({**error, "values": values}))) < 400
 
 
 def test_a_used_up_spot_quota_waits_for_the_dedicated_nodes() -> None:
