@@ -124,7 +124,8 @@ def test_given_up_the_prefect_task_fails_without_retry_or_traceback(
 
     in_flow(monitor)
     (state,) = states
-    reason = f"pool {pool.id} got no nodes: AccountCoreQuotaReached: The specified account has reached core quota (NodeQuota: 0)"
+    quota = "AccountCoreQuotaReached: The specified account has reached core quota (NodeQuota: 0)"
+    reason = f"pool {pool.id} got no nodes: {quota}"
     assert state.name == "Failed"
     assert (state.message or "").startswith(f"{reason}; `az batch account list ")
     monitored = how_it_ended(state)
