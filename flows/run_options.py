@@ -31,7 +31,13 @@ class RunOptions:
     dedicated_after_minutes: Annotated[
         int | None, typer.Option(help="Minutes without progress on spot nodes before dedicated nodes are added.")
     ] = _POOL.dedicated_after_minutes
-    vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size
+    vm_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="VM size of a node; several, with commas or repeated, are tried in their order where Azure has no "
+            f"quota or capacity. [default: {','.join(_POOL.vm_size)}]",
+        ),
+    ] = None
     image: Annotated[
         str | None,
         typer.Option(help="Linux image: publisher:offer:sku[:version], or an id; without it, the newest Ubuntu LTS."),
@@ -119,7 +125,7 @@ class RunOptions:
             dedicated_nodes=self.dedicated_nodes,
             spot_nodes=self.spot_nodes,
             dedicated_after_minutes=self.dedicated_after_minutes,
-            vm_size=self.vm_size,
+            vm_size=self.vm_size or _POOL.vm_size,
             image=self.image,
             node_agent_sku=self.node_agent_sku,
             subnet_id=self.subnet_id,

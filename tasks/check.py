@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from azure.batch import BatchClient
@@ -33,6 +34,7 @@ from tasks.run.identity import Run
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
+from tasks.run.vm_sizes import retirement_warnings
 from tasks.step import step
 
 
@@ -83,6 +85,8 @@ def check_accounts(
         else:
             refuse_account_key(azure.batch_account, pool)
             pool = with_image(pool, _choose_image(batch, pool, previous_pool))
+            for warning in retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date()):
+                get_run_logger().warning("%s", warning)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
     with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:

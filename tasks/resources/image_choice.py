@@ -197,7 +197,7 @@ def _end_of_support(what: str, end: datetime | None, now: datetime) -> list[str]
 
 def _misfits(image: BatchSupportedImage, settings: PoolSettings, images: Sequence[BatchSupportedImage]) -> str:
     """Why one of the VM sizes cannot boot the image; empty where all can, or where it is not known."""
-    reasons = (_misfit(image, size, images) for size in [settings.vm_size])
+    reasons = (_misfit(image, size, images) for size in settings.vm_size)
     return next(filter(None, reasons), "")
 
 

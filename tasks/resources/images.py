@@ -61,7 +61,7 @@ def python_of_nodes(batch: BatchClient, settings: PoolSettings) -> NodePython:
         image=chosen.name,
         node_agent=chosen.image.node_agent_sku_id,
         capabilities=chosen.image.capabilities or (),
-        vm_size=settings.vm_size,
+        vm_size=settings.vm_size[0],  # all have the same processor
         version=settings.node_python,
     )
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.packages.node_python import is_arm
 from tasks.run.groups import MOST_FILES_PER_TASK
+from tasks.run.vm_sizes import DEFAULT_SIZES, MOST_SLOTS, SLOTS_PER_CORE, cores, most_slots, same_size
 
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
 _IDENTITY = (
@@ -69,11 +71,12 @@ class PoolSettings(_Settings):
         description="Add as many dedicated nodes as there should be spot nodes when no task has run or ended for so "
         "many minutes. None: never.",
     )
-    vm_size: str = Field(
-        default="Standard_D2s_v3",
-        min_length=1,
+    vm_size: tuple[str, ...] = Field(
+        default=DEFAULT_SIZES,
         title="VM Size",
-        description="VM size of a node; `az batch location list-skus --location <region>` has them.",
+        description="VM sizes of a node, the preferred one first: where Azure has no quota or capacity for one, the "
+        "next is tried. `az batch location list-skus --location <region>` has them.",
+        json_schema_extra={"minItems": 1},
     )
     image: str | None = Field(
         default=None,
@@ -176,6 +179,24 @@ class PoolSettings(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _sizes_can_work(self) -> PoolSettings:
+        if self.existing_pool_id:
+            return self
+        if len({is_arm(size) for size in self.vm_size}) > 1:
+            raise ValueError(
+                f"vm_size has sizes with ARM processors and others ({', '.join(self.vm_size)}); no image runs on both"
+            )
+        for size in self.vm_size:
+            if self.slots_per_node > (most := most_slots(size)):
+                known = cores(size)
+                has = f"a node of {size} has {known} {'core' if known == 1 else 'cores'} and" if known else "a node"
+                raise ValueError(
+                    f"slots_per_node is {self.slots_per_node}, but {has} can have {most} at most: "
+                    f"{SLOTS_PER_CORE} per core, and no more than {MOST_SLOTS}; use fewer slots or larger VM sizes"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _can_sign_in(self) -> PoolSettings:
         if self.container_registry and not self.container_image:
             raise ValueError("container_registry is for a container_image, and there is none")
@@ -205,6 +226,21 @@ class PoolSettings(_Settings):
                 "resourceGroups/NAME/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
             )
         return identity or None
+
+    @field_validator("vm_size", mode="before")
+    @classmethod
+    def _is_a_ranked_list(cls, sizes: Any) -> Any:
+        """One text is a list of one, or of several with commas between them; a size counts where it is named first."""
+        texts = [sizes] if isinstance(sizes, str) else sizes
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return sizes  # which pydantic refuses
+        ranked: list[str] = []
+        for size in (part.strip() for text in texts for part in text.split(",")):
+            if size and not any(same_size(size, other) for other in ranked):
+                ranked.append(size)
+        if not ranked:
+            raise ValueError(f"no VM size is named; name one or more, such as {DEFAULT_SIZES[0]}")
+        return ranked
 
     @field_validator("container_image")
     @classmethod

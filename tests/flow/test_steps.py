@@ -105,7 +105,7 @@ def made(
         state = top_words(
             inputs=[str(DATA)],
             top_n=4,
-            pool=PoolSettings(dedicated_nodes=1, slots_per_node=2, vm_size="standard_d4s_v3"),
+            pool=PoolSettings(dedicated_nodes=1, slots_per_node=2, vm_size=("standard_d4s_v3",)),
             limits=TimeLimits(run_minutes=33, task_minutes=7, task_retries=3),
             output_folder=str(tmp_path_factory.mktemp("results")),
             clean_up=KEEP,
@@ -389,7 +389,7 @@ def test_pool_job_and_tasks_of_a_previous_attempt_are_reused(
         uploads = upload(azure, run)
         pool, again = (create_pool(azure, run, ONE_NODE, uploads.application) for _ in range(2))
         assert pool == again
-        assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
+        assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size[0])
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
         added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
         outcomes = monitor_tasks(azure, run, pool, added[0], polling=pace()).outcomes

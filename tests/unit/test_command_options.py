@@ -124,7 +124,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--dedicated-after-minutes", "9", "--pool-id", "any"],
         {"pool": PoolSettings(dedicated_after_minutes=9, existing_pool_id="any")},
     ),
-    "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size="standard_a1_v2")}),
+    "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size=("standard_a1_v2",))}),
     "image": (["--image", "debian:debian-12:12:1"], {"pool": PoolSettings(image="debian:debian-12:12:1")}),
     "node_agent_sku": (
         ["--node-agent-sku", AGENT, "--image", GALLERY],
@@ -200,7 +200,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
                 dedicated_nodes=5,
                 spot_nodes=8,
                 dedicated_after_minutes=9,
-                vm_size="standard_a1_v2",
+                vm_size=("standard_a1_v2",),
                 image=GALLERY,
                 node_agent_sku=AGENT,
                 public_ip=PublicIp.NONE,

@@ -35,10 +35,23 @@ def with_defaults(spec: Document) -> Document:
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])
+    _complete_accounts(spec)
+    return spec
+
+
+def check_machine_change(pool: Document, patch: Document) -> None:
+    """Complete a patch of the machine of a pool without nodes. Raises BatchError if the pool would be invalid."""
+    changed = {**pool, **patch}
+    _check_machine(changed)
+    check_slots(changed)
+    _complete_accounts(patch)
+
+
+def _complete_accounts(spec: Document) -> None:
+    """Passwords are not stored."""
     for account in spec.get("userAccounts", ()):
         account.pop("password")
         account.setdefault("elevationLevel", "nonadmin")
-    return spec
 
 
 def refuse_linked_resources(spec: Document) -> None:

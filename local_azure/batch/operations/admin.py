@@ -91,10 +91,18 @@ def _timings(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resize_error(service: Service, body: dict[str, Any]) -> None:
-    """Fail the next allocation, of any pool or of "poolId": {"code": "AllocationFailed", "message": "..."}."""
-    arguments = _arguments(body, code=ResizeFault.code, message=ResizeFault.message, poolId="")
-    pool = arguments.pop("poolId").lower()
-    service.faults.resizes.append(ResizeFault(pool=pool, **arguments))
+    """Fail the next allocations of any pool, or of a pool, VM size or family: {"code": "...", "vmSize": "..."}."""
+    arguments = _arguments(
+        body, code=ResizeFault.code, message=ResizeFault.message, poolId="", vmSize="", family="", times=1
+    )
+    pool, vm_size, family = (arguments.pop(name).lower() for name in ("poolId", "vmSize", "family"))
+    service.faults.resizes.append(ResizeFault(pool=pool, vm_size=vm_size, family=family, **arguments))
+
+
+def _vm_sizes(service: Service, body: dict[str, Any]) -> None:
+    """Offer these VM sizes no more, with commas between them: {"unavailable": "Standard_D2as_v5"}."""
+    names = _arguments(body, unavailable="")["unavailable"].lower().split(",")
+    service.faults.unavailable_sizes = frozenset(filter(None, map(str.strip, names)))
 
 
 def _task_statuses(service: Service, body: dict[str, Any]) -> None:
@@ -148,8 +156,10 @@ def _task_counts(service: Service, body: dict[str, Any]) -> None:
 
 
 def _quota(service: Service, body: dict[str, Any]) -> None:
-    """Set the node quota of the account: {"nodes": 2}. A pool beyond it gets resizeErrors."""
-    service.faults.node_quota = _arguments(body, nodes=service.faults.node_quota)["nodes"]
+    """Set quotas of the account: {"nodes": 2, "pools": 1, "jobs": 1}. A pool beyond that of nodes gets resizeErrors."""
+    faults = service.faults
+    arguments = _arguments(body, nodes=faults.node_quota, pools=faults.pool_quota, jobs=faults.job_quota)
+    faults.node_quota, faults.pool_quota, faults.job_quota = (arguments[name] for name in ("nodes", "pools", "jobs"))
 
 
 def _preempt(service: Service, body: dict[str, Any]) -> None:
@@ -198,4 +208,5 @@ _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any] | None
     "quota": _quota,
     "preempt": _preempt,
     "unusable": _unusable,
+    "vmsizes": _vm_sizes,
 }
