@@ -29,10 +29,10 @@ def run_workload(workload: Workload[T, J], inputs: Sequence[str], settings: RunS
             create_containers(azure, id, clean_up.containers)  # 1
             uploads = run.note_uploads(upload_files(azure, id, files, run.application, settings.pool, run.work))  # 2
             if not (run.is_retry and run.note_outcomes(find_done(azure, id, uploads))):
-                pool = run.note_pool(create_pool(azure, id, settings.pool, uploads.application, clean_up.pool))  # 3
+                pool = run.note_pool(create_pool(azure, id, run.pool, uploads.application, clean_up.pool))  # 3
                 create_job(azure, id, pool, uploads, clean_up.job)  # 4
                 batch_tasks = add_tasks(azure, id, pool, uploads, run.work)  # 5
-                patience = Patience(limits=settings.limits, pool=settings.pool)
+                patience = Patience(limits=settings.limits, pool=run.pool)
                 watched = monitor_tasks(azure, id, pool, batch_tasks, patience, seen=run.seen, return_state=True)  # 6
                 run.note_end(how_it_ended(watched))
             run.note_outcomes(download_output(azure, id, uploads, run.outcomes, run.results, run.seen.board))  # 7

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import checked
-from tasks.run.settings import CleanUp, Disposal, PoolSettings, RunSettings, TimeLimits
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, PublicIp, RunSettings, TimeLimits
 
 _POOL = PoolSettings()
 _LIMITS = TimeLimits()
@@ -31,8 +31,26 @@ class RunOptions:
     dedicated_after_minutes: Annotated[
         int | None, typer.Option(help="Minutes without progress on spot nodes before dedicated nodes are added.")
     ] = _POOL.dedicated_after_minutes
-    vm_size: Annotated[str, typer.Option(help="VM size of a node.")] = _POOL.vm_size
-    image: Annotated[str, typer.Option(help="Linux image: publisher:offer:sku[:version].")] = _POOL.image
+    vm_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="VM size of a node; several, with commas or repeated, are tried in their order where Azure has no "
+            f"quota or capacity. [default: {','.join(_POOL.vm_size)}]",
+        ),
+    ] = None
+    image: Annotated[
+        str | None,
+        typer.Option(help="Linux image: publisher:offer:sku[:version], or an id; without it, the newest Ubuntu LTS."),
+    ] = _POOL.image
+    node_agent_sku: Annotated[
+        str | None, typer.Option(help="Node agent of an image of a gallery, such as 'batch.node.ubuntu 24.04'.")
+    ] = _POOL.node_agent_sku
+    subnet_id: Annotated[str | None, typer.Option(help="Subnet that the nodes join; needs sign-in with Entra ID.")] = (
+        _POOL.subnet_id
+    )
+    public_ip: Annotated[
+        PublicIp, typer.Option(help="Public IP addresses of the nodes; none needs a subnet with a way out.")
+    ] = _POOL.public_ip
     container_image: Annotated[
         str | None, typer.Option(help="Container image in which each Batch task runs, with python3 in it.")
     ] = _POOL.container_image
@@ -48,6 +66,9 @@ class RunOptions:
     pool_id: Annotated[str | None, typer.Option(help="Use this existing pool; it is neither changed nor deleted.")] = (
         _POOL.existing_pool_id
     )
+    node_identity: Annotated[
+        str | None, typer.Option(help="Managed identity of that pool for reading and storing blobs, in place of SAS.")
+    ] = _POOL.node_identity
     run_minutes: Annotated[int, typer.Option(help="Limit of the whole run; SAS URLs expire with it.")] = (
         _LIMITS.run_minutes
     )
@@ -108,14 +129,18 @@ class RunOptions:
             dedicated_nodes=self.dedicated_nodes,
             spot_nodes=self.spot_nodes,
             dedicated_after_minutes=self.dedicated_after_minutes,
-            vm_size=self.vm_size,
+            vm_size=self.vm_size or _POOL.vm_size,
             image=self.image,
+            node_agent_sku=self.node_agent_sku,
+            subnet_id=self.subnet_id,
+            public_ip=self.public_ip,
             container_image=self.container_image,
             container_registry=self.container_registry,
             slots_per_node=self.slots_per_node,
             slots_per_task=self.slots_per_task,
             existing_pool_id=self.pool_id,
             node_python=self.node_python,
+            node_identity=self.node_identity,
         )
 
     def _limits(self) -> TimeLimits:

@@ -32,6 +32,8 @@ ADVICE = {
     ("GET", 403): "The SAS token has expired, or does not permit read.",
     ("GET", 412): "The blob has changed since the run began.",
 }
+NO_ROLE = "The managed identity needs the role Storage Blob Data {} on the account: a new one takes minutes to apply."
+IDENTITY = "NODE_IDENTITY"  # the variable with the managed identity, where blobs are read and stored without a SAS
 
 
 class Failure(Exception):
@@ -104,9 +106,14 @@ def send(
     expected: tuple[int, ...] = (),
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[int, bytes]:
-    """One request. What may pass is tried again; the rest is a Failure, with a message without the SAS."""
+    """One request. What may pass is tried again; the rest is a Failure, with a message without the SAS.
+
+    Without a SAS it has a token of the node's managed identity, if there is one; no token leaves it unencrypted.
+    """
     import http.client
 
+    encrypted = url.startswith("https:") or is_loopback(url)
+    identity = os.environ.get(IDENTITY, "") if encrypted and not sas else ""
     signed = f"{url}{'&' if '?' in url else '?'}{sas}" if sas else url
     headers = {"x-ms-version": STORAGE_VERSION, **(headers or {})}
     what, of, code = ("Upload", "to", UPLOAD_FAILED) if method == "PUT" else ("Download", "of", FETCH_FAILED)
@@ -114,11 +121,22 @@ def send(
     for attempt in range(1, ATTEMPTS + 1):
         pause = 2 ** (attempt - 1) * (0.5 + os.urandom(1)[0] / 255)  # with jitter
         try:
+            if identity:
+                from node_identity import token
+
+                headers["Authorization"] = f"Bearer {token(identity, code)}"
             status, received, answer = exchange(method, signed, body, headers)
             if 200 <= status < 300 or status in expected:
                 return status, answer
             error = received.get("x-ms-error-code") or error_code(answer)
             reason, advice = f"HTTP {status} {error}".rstrip(), ADVICE.get((method, status), "")
+            if identity and status == 403:
+                advice = NO_ROLE.format("Contributor" if method == "PUT" else "Reader")
+            if identity and status == 401 and attempt == 1:  # the token has been revoked
+                from node_identity import forget
+
+                forget(identity)
+                continue
             if status not in (408, 429) and status < 500 and error != "Md5Mismatch":
                 break
             with suppress(ValueError):  # Retry-After may also be a date; the storage service sends seconds

@@ -48,7 +48,7 @@ def process_one(script: Script) -> int:
     record = make_record(file, began, time.monotonic() - at)
     record["outputs"] = store_outputs(folder, file, inline=int(env.get("OUTPUT_INLINE") or 0), apart=True)
     record.update(stdout=written("stdout"), stderr=written("stderr"))
-    put_json(env["RECORD_URL"], env["RECORD_SAS_TOKEN"], json.dumps(record).encode())
+    put_json(env["RECORD_URL"], env.get("RECORD_SAS_TOKEN", ""), json.dumps(record).encode())
     return 0
 
 
@@ -138,7 +138,7 @@ def blob_name(path: str) -> str:
 
 def store_outputs(folder: str, file: Values, *, inline: int, apart: bool) -> list[Values]:
     """What the record says of the outputs; small ones are in it, and with `apart` they are stored as blobs too."""
-    url, sas = os.environ["OUTPUT_URL"], os.environ["OUTPUT_SAS_TOKEN"]
+    url, sas = os.environ["OUTPUT_URL"], os.environ.get("OUTPUT_SAS_TOKEN", "")
     outputs = []
     left = LARGEST_LIST
     for path in outputs_in(folder):

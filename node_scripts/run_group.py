@@ -32,7 +32,7 @@ def process_group(script: Script) -> int:
     env = os.environ
     limits = Limits(float(env.get("FILE_SECONDS") or 0))
     runner = Runner(script, limits, isolate=env.get("ISOLATE") == "1")
-    records = Records(env["RECORD_URL"], env["RECORD_SAS_TOKEN"], journal_path(script))
+    records = Records(env["RECORD_URL"], env.get("RECORD_SAS_TOKEN", ""), journal_path(script))
     with open(env["GROUP_FILE"], "rb") as bundle:
         files = members_of(bundle, env["GROUP_MEMBERS"])
         records.restore(int(env.get("RECORDS_FROM") or 0))

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
+from azure.batch import BatchClient
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
@@ -18,19 +20,23 @@ from tasks.errors.codes import Service
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
+from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import InputFile
 from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
 from tasks.resources.container_image import registries
-from tasks.resources.images import image_of, python_of_nodes
+from tasks.resources.image_choice import Chosen
+from tasks.resources.images import image_of, image_of_pool, python_of_nodes, with_image
+from tasks.resources.network import refuse_account_key
 from tasks.resources.pool import existing_pool
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.parameters import refuse_bad_input
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
+from tasks.run.vm_sizes import retirement_warnings
 from tasks.step import step
 
 
@@ -46,6 +52,7 @@ def check_input(
     """The files and blobs that the parameters name; see refuse_bad_input and all_inputs."""
     found = refuse_bad_input(inputs, allow_failures, output, files_per_task)
     files = all_inputs(azure, found, run.expires)
+    _refuse_sas(azure, files)
     size = sum(file.size for file in files)
     blobs = len(files) - len(found.files)
     in_place = f", {blobs:,} of them blobs that are read where they are" if blobs else ""
@@ -53,9 +60,26 @@ def check_input(
     return files
 
 
+def _refuse_sas(azure: Azure, files: Sequence[InputFile]) -> None:
+    signed = [file.source for file in files if isinstance(file.source, SourceBlob) and file.source.container.sas]
+    if azure.node_identity and signed:
+        raise InputError(
+            f"inputs in {signed[0].container.endpoint}/{signed[0].container.name} have a SAS in their address, and "
+            "with node_identity no SAS reaches a node; leave the SAS out, and give the identity the role Storage Blob "
+            "Data Reader there"
+        )
+
+
 @step("0 check accounts")
-def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None) -> None:
-    """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
+def check_accounts(
+    azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None, previous_pool: str = ""
+) -> PoolSettings:
+    """Ask both accounts something that needs their credentials, and whether the pool's settings can work.
+
+    Returns the settings with the image of a new pool named, so that no later step chooses another.
+
+    previous_pool: the id of the pool that a previous attempt may have left, whose image then is kept.
+    """
     _make_folder(results.folder)
     with (
         _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"),
@@ -66,7 +90,10 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destinati
         if pool.existing_pool_id:
             existing_pool(batch, pool)
         else:
-            image_of(batch, pool)
+            refuse_account_key(azure.batch_account, pool)
+            pool = with_image(pool, _choose_image(batch, pool, previous_pool))
+            for warning in retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date()):
+                get_run_logger().warning("%s", warning)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
     with (
@@ -78,6 +105,16 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destinati
         if destination:
             check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+    return pool
+
+
+def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> Chosen:
+    there = image_of_pool(batch, pool, previous_pool) if previous_pool else None
+    chosen = there or image_of(batch, pool)
+    get_run_logger().info("Image %s: %s", chosen.name, chosen.reason)
+    for warning in chosen.warnings:
+        get_run_logger().warning("Image %s: %s", chosen.name, warning)
+    return chosen
 
 
 @step("0 resolve packages")

@@ -70,7 +70,7 @@ def upload_files(
             uploaded += members
     by_name = {file.name: file for file in uploaded}
     uploads = replace(uploads, inputs=[by_name[file.name] for file in inputs], bundles=bundles)
-    publish_sas_links(uploads, run.expires)
+    publish_sas_links(uploads, None if azure.node_identity else run.expires)
     return uploads
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 
 from azure.batch import BatchClient
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
@@ -14,12 +16,15 @@ from tasks.accounts.parallel import in_parallel
 from tasks.errors.service import error_code
 from tasks.resources.batch_task import BatchTasks, Work
 from tasks.resources.bulk import ENDED_CODES, add_all
-from tasks.resources.job import Job
+from tasks.resources.job import Job, list_jobs
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
+from tasks.resources.pool import FORMULAS_APART, set_nodes
+from tasks.resources.quota import UNTIL_ROOM, create_within_quota
 from tasks.run import resume
 from tasks.run.groups import label
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
+from tasks.run.polling import Polling
 from tasks.run.previous_attempt import (
     delete_records,
     next_lists_there,
@@ -34,20 +39,47 @@ from tasks.step import RETRIES_OF_DELETES, step
 
 
 @step("4 create job")
-def create_job(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, disposal: Disposal = Disposal.DELETE) -> str:
+def create_job(
+    azure: Azure,
+    run: Run,
+    pool: UsedPool,
+    uploads: Uploads,
+    disposal: Disposal = Disposal.DELETE,
+    polling: Polling = UNTIL_ROOM,
+) -> str:
     """Create the run's job, or adopt that of a previous attempt; returns its id.
 
-    One that has ended takes no more tasks: if some are to be added, it is replaced.
+    One that has ended takes no more tasks: if some are to be added, it is replaced. Where the account's quota of jobs
+    is used up, wait for other runs of this project, with no nodes in the run's own pool.
     """
     with azure.batch() as batch:
         job = Job(batch, run, pool.id, disposal)
-        created = create_or_adopt(run, job)
+        created = _create_or_adopt(batch, run, job, pool, polling)
         if not created and job.has_ended():
             previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
             created = _replace_job(azure, run, job, resume.plan(uploads, previous, run))
     how = "created" if created else "already exists, reusing it"
     get_run_logger().info("%s: %s; pool %s, ends at %s at the latest", job.title, how, pool.id, run.expires_text)
     return run.job_id
+
+
+def _create_or_adopt(batch: BatchClient, run: Run, job: Job, pool: UsedPool, polling: Polling) -> bool:
+    """Whether it was created; while the run waits for the account's quota, its own pool has no nodes."""
+    paused: list[datetime] = []
+
+    def pause() -> None:
+        if pool.own and pool.nodes and not paused:
+            with suppress(ResourceExistsError):  # while it is being resized: before the next wait
+                set_nodes(batch, run, 0, 0)
+                paused.append(polling.now())
+
+    created = create_within_quota(run, job, partial(list_jobs, batch), polling, pause)
+    if paused:
+        polling.sleep(max(0.0, (paused[0] + FORMULAS_APART - polling.now()).total_seconds()))
+    if pool.own and pool.nodes and (paused or not created):  # a previous attempt may have paused it and failed
+        with suppress(ResourceNotFoundError):  # as monitoring finds, too
+            set_nodes(batch, run, pool.dedicated_nodes, pool.spot_nodes)
+    return created
 
 
 @step("5 add tasks")

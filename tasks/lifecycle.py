@@ -55,6 +55,7 @@ class BatchRun(Generic[T, J]):
     def __init__(self, workload: Workload[T, J], settings: RunSettings) -> None:
         self.id = Run.start(str(flow_run.id), workload.name, settings.limits)
         self.clean_up = settings.clean_up.of_pool(settings.pool)
+        self.pool = settings.pool  # from step 0 on with the image that the run uses
         self._workload = workload
         self._settings = settings
         self._contexts = ExitStack()
@@ -72,7 +73,8 @@ class BatchRun(Generic[T, J]):
     def __enter__(self) -> Self:
         terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
         with ExitStack() as contexts:
-            self.azure: Azure = contexts.enter_context(azure_for_run(self._settings.accounts))
+            azure = contexts.enter_context(azure_for_run(self._settings.accounts))
+            self.azure: Azure = replace(azure, node_identity=self._settings.pool.node_identity)
             self._steps = contexts.enter_context(timed_steps())
             self._direct = contexts.enter_context(DirectCleanUp(self.azure, self.id, self.clean_up))
             self._contexts = contexts.pop_all()
@@ -89,7 +91,8 @@ class BatchRun(Generic[T, J]):
         program = workload.program.in_container(settings.pool.container_image)
         results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
-        check_accounts(self.azure, settings.pool, results, self.destination)
+        previous_pool = self.id.pool_id if self.is_retry else ""
+        self.pool = check_accounts(self.azure, settings.pool, results, self.destination, previous_pool)
         self._take_budget(prices)
         if settings.skip_done:
             results = replace(results, why=skip_done(self.azure, files, results, self.destination))
@@ -107,7 +110,7 @@ class BatchRun(Generic[T, J]):
         )
         if to_do and workload.packages:
             folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
-            installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
+            installed = resolve_packages(self.azure, self.pool, workload.packages, folder)
             self.application |= {path.name: path for path in installed.files} if installed else {}
         self._direct.arm(self._record.outputs_left)
         return to_do

@@ -52,14 +52,16 @@ def monitor_tasks(
         watched = with_distinct_ids(tasks)
         failures = Failures(azure, batch, run, events, groups=groups)
         limits = _limits(run, watched, patience)
+        own_pool = Pool(batch, run, patience.pool)
         watch = Watch(
             reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=watched),
-            narrator=Narrator(run.job_id, watched, events, failures, seen.board),
+            narrator=Narrator(run.job_id, watched, events, failures, seen.board, len(pool.refused_sizes)),
             limits=limits,
             polling=polling,
             memory=Memory.start(pool, limits, polling.now(), seen.outcomes),
             seen=seen,
-            add_nodes=Pool(batch, run, patience.pool).add_dedicated,
+            add_nodes=own_pool.add_dedicated,
+            use_size=own_pool.use_size,
         )
         monitored = watch.until_the_end()
         if groups:

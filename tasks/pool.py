@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 
 from azure.batch import BatchClient
+from azure.core.exceptions import HttpResponseError
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.errors import InputError
+from tasks.errors.service import error_code
 from tasks.packages.needed import FILES_TO_INSTALL
-from tasks.resources.ownership import Ending, create_or_adopt, dispose
-from tasks.resources.pool import Pool, existing_pool, node_count, precedes
-from tasks.run.identity import Run, UsedPool
+from tasks.resources.allocation import SIZES_COMMAND, is_size_refused
+from tasks.resources.ownership import Ending, dispose
+from tasks.resources.pool import Pool, existing_pool, list_pools, node_count
+from tasks.resources.quota import UNTIL_ROOM, create_within_quota
+from tasks.run.identity import RefusedSize, Run, UsedPool
+from tasks.run.polling import Polling
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.uploads import UploadedFile
+from tasks.run.vm_sizes import same_size
 from tasks.step import RETRIES_OF_DELETES, step
 
 
@@ -25,41 +33,87 @@ def create_pool(
     settings: PoolSettings,
     files: Sequence[UploadedFile],
     disposal: Disposal = Disposal.DELETE,
+    polling: Polling = UNTIL_ROOM,
 ) -> UsedPool:
     """Create the run's pool, adopt that of a previous attempt, or look up the existing one that was asked for.
 
-    Does not wait for the nodes: tasks queue until the first node is ready, and monitoring says what they wait for.
+    A pool that exists keeps the VM size that it has reached. Where the account's quota of pools is used up, wait for
+    other runs of this project. Does not wait for the nodes: tasks queue until the first node is ready, and monitoring
+    says what they wait for.
     """
-    asked_at = datetime.now(timezone.utc)
-    with azure.batch() as batch:
-        if settings.existing_pool_id:
+    if settings.existing_pool_id:
+        with azure.batch() as batch:
             return _existing(batch, settings)
-        created = create_or_adopt(run, Pool(batch, run, settings, files, disposal))
-        outdated = not created and precedes(batch, run.pool_id, max(file.modified for file in files))
+    with azure.batch() as batch:
+        created, refused, asked_at = _create_or_adopt(batch, run, settings, files, disposal, polling)
+        found = batch.get_pool(run.pool_id)
+    vm_size, others = _in_use(settings.vm_size, found.vm_size or "")
     get_run_logger().info(
         "Pool %s: %s; %s of %s with %d task slots each, until %s at the latest; the start task brings %s to every node"
         "%s",
         run.pool_id,
         "created" if created else "already exists, reusing it",
         node_count(settings.dedicated_nodes, settings.spot_nodes),
-        settings.vm_size,
+        vm_size,
         settings.slots_per_node,
         run.expires_text,
         ", ".join(file.name for file in files),
         f"; Batch tasks run in {settings.container_image}" if settings.container_image else "",
     )
+    made = found.creation_time
     return UsedPool(
         id=run.pool_id,
         slots_per_node=settings.slots_per_node,
         own=True,
-        outdated=outdated,
+        # By the clocks of two services.
+        outdated=not created and made is not None and made < max(file.modified for file in files),
         installs=any(file.name in FILES_TO_INSTALL for file in files),
         container_image=settings.container_image,
-        vm_size=settings.vm_size,
+        vm_size=vm_size,
+        other_sizes=others,
+        refused_sizes=refused,
         dedicated_nodes=settings.dedicated_nodes,
         spot_nodes=settings.spot_nodes,
         asked_at=asked_at,
     )
+
+
+def _create_or_adopt(
+    batch: BatchClient,
+    run: Run,
+    settings: PoolSettings,
+    files: Sequence[UploadedFile],
+    disposal: Disposal,
+    polling: Polling,
+) -> tuple[bool, list[RefusedSize], datetime]:
+    """Whether it was created, of the first size that Batch offers; the sizes before that; and when it was asked for.
+
+    Raises InputError where Batch offers none of the sizes.
+    """
+    refused: list[RefusedSize] = []
+    for vm_size in settings.vm_size:
+        asked_at = datetime.now(timezone.utc)
+        pool = Pool(batch, run, settings, files, disposal, vm_size)
+        try:
+            return create_within_quota(run, pool, partial(list_pools, batch), polling), refused, asked_at
+        except HttpResponseError as error:
+            if not is_size_refused(error):
+                raise
+            why = "Batch does not offer it in this region"
+            refused.append(RefusedSize(size=vm_size, why=why, brief=error_code(error)))
+            get_run_logger().warning("Pool %s: not created of VM size %s: %s", run.pool_id, vm_size, why)
+    raise InputError(
+        f"Batch offers none of the VM sizes {', '.join(settings.vm_size)} in this region; "
+        f"`{SIZES_COMMAND}` lists those it does: name some of them (vm_size)"
+    )
+
+
+def _in_use(ranked: Sequence[str], present: str) -> tuple[str, Sequence[str]]:
+    """The VM size of the pool as the settings write it, and those after it, which are still to be tried."""
+    for at, vm_size in enumerate(ranked):
+        if same_size(vm_size, present):
+            return vm_size, ranked[at + 1 :]
+    return present, ()
 
 
 @step("9 delete pool", retries=RETRIES_OF_DELETES)

@@ -244,6 +244,7 @@ class RunRecord(Generic[J]):
             pool_id=pool.id,
             own_pool=pool.own,
             vm_size=pool.vm_size,
+            refused_sizes=pool.refused_sizes,
             dedicated_nodes=pool.dedicated_nodes,
             spot_nodes=pool.spot_nodes,
             added_nodes=pool.added_nodes,

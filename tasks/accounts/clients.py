@@ -57,6 +57,7 @@ class Azure:
     batch_account: BatchAccount
     storage_account: StorageAccount
     ends_with_run: bool = False  # and all that is in the accounts with it
+    node_identity: str | None = None  # the managed identity with which nodes use blobs, in place of SAS
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Azure | None:

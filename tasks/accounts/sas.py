@@ -22,7 +22,10 @@ _DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for 
 
 
 class Signer:
-    """Signs read-only blob URLs and write-only container tokens, with the account key or as a user delegation."""
+    """Signs read-only blob URLs and write-only container tokens, with the account key or as a user delegation.
+
+    Where nodes have an identity, what they are given is not signed: URLs are plain, and write tokens empty.
+    """
 
     def __init__(self, azure: Azure, expires: datetime) -> None:
         """All that it signs ends at `expires`."""
@@ -43,7 +46,7 @@ class Signer:
         """
         url = f"{source.endpoint}/{source.name}/{quote(blob, safe='~/')}"
         access = self._azure.access_to(source)
-        if access is Access.PUBLIC:
+        if access is Access.PUBLIC or self._azure.node_identity:
             return url
         return f"{url}?{source.sas if access is Access.SAS else self._read_token(source, blob)}"
 
@@ -54,6 +57,8 @@ class Signer:
 
         The endpoint is that of another account than the run's own, which only Entra ID can sign for.
         """
+        if self._azure.node_identity:
+            return ""
         target = SourceContainer(endpoint=endpoint or self._own.endpoint, name=container)
         return self._container_token(target, ContainerSasPermissions(read=read, create=True, write=True))
 

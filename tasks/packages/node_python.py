@@ -13,6 +13,7 @@ _SYSTEMS = {
     "ubuntu 20.04": ("3.8", (2, 31)),
     "ubuntu 22.04": ("3.10", (2, 35)),
     "ubuntu 24.04": ("3.12", (2, 39)),
+    "ubuntu 26.04": ("3.14", (2, 43)),
     "debian 11": ("3.9", (2, 31)),
     "debian 12": ("3.11", (2, 36)),
     "debian 13": ("3.13", (2, 41)),
@@ -25,6 +26,11 @@ _OLDEST_PYTHON = (3, 8)
 
 # Standard_D2ps_v5: of the letters after the number of cores, p means an ARM processor.
 _ARM = re.compile(r"[a-z]+_[a-z]+\d+(-\d+)?[a-z]*p[a-z]*(_|$)", re.IGNORECASE)
+
+
+def is_arm(vm_size: str) -> bool:
+    """Whether nodes of that VM size have ARM processors."""
+    return _ARM.match(vm_size) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +64,9 @@ def node_python(
     What the image's capabilities list, such as Python3.11, x86_64 and glibc2.36, is taken before what is known of its
     operating system. Raises InputError, with the setting to use, where the version is unknown or too old.
     """
-    python, glibc = _SYSTEMS.get(node_agent.lower().removeprefix("batch.node."), (None, _OLDEST_GLIBC))
-    machine = "aarch64" if _ARM.match(vm_size) else "x86_64"
+    system = node_agent.lower().removeprefix("batch.node.").removesuffix("-arm64")
+    python, glibc = _SYSTEMS.get(system, (None, _OLDEST_GLIBC))
+    machine = "aarch64" if is_arm(vm_size) else "x86_64"
     for capability in capabilities:
         if found := re.fullmatch(r"Python(3\.\d+)", capability):
             python = found[1]

@@ -84,20 +84,25 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
 
 
 @best_effort
-def publish_sas_links(uploads: Uploads, expires: datetime) -> None:
+def publish_sas_links(uploads: Uploads, expires: datetime | None) -> None:
     """The uploaded files as links; in markdown, because the UI shows the links in a table artifact as raw text."""
-    description = f"SAS URLs of the uploaded files{attempt_suffix()}"
+    description = f"{'SAS ' if expires else ''}URLs of the uploaded files{attempt_suffix()}"
     create_markdown_artifact(sas_links(uploads, expires), key=Key.SAS_LINKS.value, description=description)
 
 
-def sas_links(uploads: Uploads, expires: datetime) -> str:
-    """A row for each file, or for each bundle of files that are processed together."""
+def sas_links(uploads: Uploads, expires: datetime | None) -> str:
+    """A row for each file, or for each bundle of files that are processed together.
+
+    expires: when their SAS end; None where the URLs have none, because nodes read with an identity.
+    """
     bundles = uploads.bundles
     inputs = [bundles[group.id].blob if group.id in bundles else group.files[0] for group in uploads.groups]
     rows = _fitting(map(_link_row, inputs[:MOST_TABLE_ROWS]), len)
     lines = [
         "Each link reads one file and nothing else. They work while the run's containers exist, "
-        f"at the longest until {expires:%Y-%m-%d %H:%M %Z}. Whoever can see this page can open them.",
+        f"at the longest until {expires:%Y-%m-%d %H:%M %Z}. Whoever can see this page can open them."
+        if expires
+        else "The links have no SAS: nodes read with the pool's managed identity, and people as they sign in to Azure.",
         "",
         "| file | bytes | container |",
         "|:--|--:|:--|",

@@ -18,6 +18,7 @@ from tasks.reporting.node_time import NodeTime
 from tasks.reporting.prices import Price
 from tasks.reporting.text import escape_markdown, short_node
 from tasks.run.file_outcomes import by_batch_task
+from tasks.run.identity import RefusedSize
 from tasks.run.outcomes import TaskOutcome, missing
 
 MOST_FAILURES_IN_FULL = 50
@@ -46,6 +47,7 @@ class RunFacts:
     pool_id: str
     own_pool: bool
     vm_size: str
+    refused_sizes: Sequence[RefusedSize] = ()  # VM sizes of which the pool got no nodes
     dedicated_nodes: int
     spot_nodes: int = 0
     added_nodes: int = 0  # dedicated ones, while the run waited for spot nodes
@@ -151,6 +153,7 @@ def _overview(facts: RunFacts) -> str:
     rows = [
         ("pool", f"{facts.pool_id}, {owner}" if facts.pool_id else "none was used"),
         ("nodes", _nodes(facts) if facts.pool_id else "none"),
+        ("no nodes of", "; ".join(map(str, facts.refused_sizes))),
         ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("took", _span((facts.ended - facts.started).total_seconds())),
@@ -161,7 +164,11 @@ def _overview(facts: RunFacts) -> str:
         ("NOT deleted", f"{', '.join(facts.not_deleted)}: see the log; the sweep deletes it once it has expired"),
         ("flow run", facts.flow_run_id),
     ]
-    absent = {"requeues": not requeues, "NOT deleted": not facts.not_deleted}
+    absent = {
+        "no nodes of": not facts.refused_sizes,
+        "requeues": not requeues,
+        "NOT deleted": not facts.not_deleted,
+    }
     shown = [(name, value) for name, value in rows if not absent.get(name)]
     return "\n".join(["| run | |", "|:--|:--|", *(f"| {name} | {_plain(value)} |" for name, value in shown)])
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from urllib.parse import quote
 
 from azure.batch.models import (
+    BatchNodeIdentityReference,
     BatchTaskConstraints,
     BatchTaskCreateOptions,
     EnvironmentSetting,
@@ -30,11 +31,12 @@ from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import STREAMS, log_blob
 from tasks.run.previous_attempt import GROUP_DIGEST, GROUP_MEMBERS, INPUT_NAME, SAS_EXPIRES
 from tasks.run.records import GROUPS, quoted
-from tasks.run.scripts import FOR_GROUPS, RUN_FILE
+from tasks.run.scripts import FOR_GROUPS, FOR_IDENTITY, RUN_FILE
 from tasks.run.settings import TimeLimits
 from tasks.run.uploads import UploadedFile, Uploads
 
 _LONGEST_NAME = 255  # bytes, of a file name on the nodes' file systems
+_TOKENS = ("RECORD_SAS_TOKEN", "OUTPUT_SAS_TOKEN")  # of which there are none where nodes have an identity
 _BUNDLE = "bundle"  # where a node puts it
 _INLINE = 64 << 10  # bytes of an output that may stand in its record; outputs that are kept are blobs
 
@@ -65,6 +67,7 @@ class BatchTasks:
         self._work = work
         self._run = run
         self._container = task_settings(pool)
+        self._identity = BatchNodeIdentityReference(resource_id=azure.node_identity) if azure.node_identity else None
         self._records = f"{azure.storage_account.endpoint}/{run.container(Role.OUTPUT)}"
         # One token for all tasks: Entra ID signs slowly.
         signer = Signer(azure, run.expires)
@@ -90,11 +93,14 @@ class BatchTasks:
             (file,) = group.files
             path, url = _path_on_node(file), file.sas_url
             own = self._file_environment(file, path)
-        values = {**own, **self._environment()}
+        values = {name: value for name, value in {**own, **self._environment()}.items() if value or name not in _TOKENS}
         return BatchTaskCreateOptions(
             id=group.id,
             command_line=self._command_line(),
-            resource_files=[ResourceFile(http_url=url, file_path=path), *self._brought(group)],
+            resource_files=[
+                ResourceFile(http_url=url, file_path=path, identity_reference=self._identity),
+                *self._brought(group),
+            ],
             output_files=[self._kept(group.id, stream) for stream in STREAMS],
             environment_settings=[EnvironmentSetting(name=name, value=value) for name, value in values.items()],
             required_slots=self._work.slots,
@@ -116,9 +122,17 @@ class BatchTasks:
     def _brought(self, group: Group[UploadedFile]) -> list[ResourceFile]:
         if not self._brings:
             return []
-        left_out = () if group.id in self._uploads.bundles else FOR_GROUPS
+        left_out = {
+            *(() if group.id in self._uploads.bundles else FOR_GROUPS),
+            *(() if self._identity else FOR_IDENTITY),
+        }
         return [
-            ResourceFile(http_url=file.sas_url, file_path=f"{self._folder}/{file.name}", file_mode="0755")
+            ResourceFile(
+                http_url=file.sas_url,
+                file_path=f"{self._folder}/{file.name}",
+                file_mode="0755",
+                identity_reference=self._identity,
+            )
             for file in self._uploads.application
             if file.name not in left_out
         ]
@@ -162,16 +176,19 @@ class BatchTasks:
             "OUTPUT_SAS_TOKEN": self._output_token,
             "OUTPUT_INLINE": f"{0 if self._destination.kept else _INLINE}",
             SAS_EXPIRES: self._run.expires.isoformat(),
+            **({"NODE_IDENTITY": self._identity.resource_id or ""} if self._identity else {}),
             "TASKS_PER_NODE": f"{max(1, self._pool.slots_per_node // self._work.slots)}",  # which share its cores
         }
 
     def _kept(self, task_id: str, stream: str) -> OutputFile:
         """What the task writes to stdout or stderr, as a blob: a node can be gone before anybody looks."""
-        container = f"{self._records}?{self._record_token}"
+        container = f"{self._records}?{self._record_token}" if self._record_token else self._records
         return OutputFile(
             file_pattern=f"../{stream}",
             destination=OutputFileDestination(
-                container=OutputFileBlobContainerDestination(container_url=container, path=log_blob(task_id, stream))
+                container=OutputFileBlobContainerDestination(
+                    container_url=container, path=log_blob(task_id, stream), identity_reference=self._identity
+                )
             ),
             upload_options=OutputFileUploadConfiguration(upload_condition=OutputFileUploadCondition.TASK_COMPLETION),
         )

@@ -84,9 +84,14 @@ def refuse_pool_without_containers(pool: BatchPool, settings: PoolSettings) -> N
             f"pool {pool.id!r} is not enabled for containers, which cannot be changed once it exists; name one that "
             "has a containerConfiguration, or no pool to have one made"
         )
+    if is_identity(settings.container_registry):
+        refuse_pool_without_identity(pool, settings.container_registry)
+
+
+def refuse_pool_without_identity(pool: BatchPool, wanted: str | None) -> None:
+    """Raise InputError where an existing pool has not the user-assigned managed identity that the settings name."""
     identities = [each.resource_id.lower() for each in (pool.identity and pool.identity.user_assigned_identities) or ()]
-    wanted = settings.container_registry
-    if wanted and is_identity(wanted) and wanted.lower() not in identities:
+    if wanted and wanted.lower() not in identities:
         raise InputError(
             f"pool {pool.id!r} has not the managed identity {wanted}; it has {', '.join(identities) or 'none'}: name "
             "one of these, or add it to the pool in the Azure portal"

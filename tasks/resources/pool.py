@@ -10,6 +10,7 @@ from typing import Any
 
 from azure.batch import BatchClient
 from azure.batch.models import (
+    AllocationState,
     AutoUserScope,
     AutoUserSpecification,
     BatchNodeState,
@@ -28,18 +29,22 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
 from tasks.packages.needed import FILES_TO_INSTALL, SET_UP_NODE
-from tasks.resources.container_image import refuse_pool_without_containers
+from tasks.resources.container_image import refuse_pool_without_containers, refuse_pool_without_identity
 from tasks.resources.images import machine
+from tasks.resources.network import network
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
 from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.tags import Tags
 from tasks.run.uploads import UploadedFile
+from tasks.run.vm_sizes import same_size
 
 RESIZE_TIMEOUT = timedelta(minutes=15)  # Azure's default, explicit because a quota problem shows only after it
 
 EVALUATION_INTERVAL = timedelta(minutes=5)  # of the autoscale formula; the service allows no shorter one
+
+FORMULAS_APART = timedelta(seconds=31)  # the service takes one at most every 30 seconds
 
 # The SDK keeps the model of this body private, and fails without a body.
 _REQUEUE: Any = {"nodeRebootOption": "requeue"}
@@ -77,8 +82,11 @@ class Pool(PoolResource, Creatable):
         settings: PoolSettings,
         files: Sequence[UploadedFile] = (),
         disposal: Disposal = Disposal.DELETE,
+        vm_size: str = "",
     ) -> None:
+        """vm_size: the one to create it with, of those in the settings; the first where none is given."""
         super().__init__(batch, run.pool_id)
+        self._vm_size = vm_size or settings.vm_size[0]
         self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
         self._run = run
         self._settings = settings
@@ -89,8 +97,9 @@ class Pool(PoolResource, Creatable):
         self._batch.create_pool(
             BatchPoolCreateOptions(
                 id=self.id,
-                vm_size=settings.vm_size,
+                vm_size=self._vm_size,
                 virtual_machine_configuration=machine(self._batch, settings),
+                network_configuration=network(settings),
                 enable_auto_scale=True,
                 auto_scale_formula=self._formula(),
                 auto_scale_evaluation_interval=EVALUATION_INTERVAL,
@@ -114,13 +123,36 @@ class Pool(PoolResource, Creatable):
         until = self._run.nodes_until(dedicated, spot, added=spot, added_at=datetime.now(timezone.utc))
         self._scale(scale(until, dedicated + spot, spot))
 
-    def _scale(self, formula: str) -> None:
-        # The service takes a formula at most every 30 seconds, so none is sent twice.
-        if self._batch.get_pool(self.id).auto_scale_formula != formula:
-            options = BatchPoolEnableAutoScaleOptions(
-                auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
+    def use_size(self, vm_size: str, added: int = 0) -> bool:
+        """Give the pool, which has no nodes, another VM size and have nodes allocated at once; repeatable.
+
+        added: dedicated nodes that were added. False where nodes have come, or are being allocated, of its present
+        size, which it then keeps.
+        """
+        settings = self._settings
+        found = self._batch.get_pool(self.id)
+        if not same_size(found.vm_size or "", vm_size):
+            if (found.current_dedicated_nodes or found.current_low_priority_nodes) or not _is_steady(found):
+                return False
+            # With its machine, because the service's reference says that this must be specified.
+            changes = BatchPoolUpdateOptions(
+                vm_size=vm_size, virtual_machine_configuration=machine(self._batch, settings)
             )
-            self._batch.enable_pool_auto_scale(self.id, options)
+            try:
+                self._batch.update_pool(self.id, changes)
+            except ResourceExistsError:  # they have come just now
+                return False
+            found = self._batch.get_pool(self.id)
+        if found.enable_auto_scale and not _is_steady(found):  # the formula was evaluated just now
+            return True
+        # Off and on again: Azure evaluates a formula when it is enabled, but may not do so any more after a failed
+        # allocation: Microsoft's GA4GH TES resets it so. A pool without nodes gets none while it is off.
+        self._batch.disable_pool_auto_scale(self.id)
+        set_nodes(self._batch, self._run, settings.dedicated_nodes + added, settings.spot_nodes)
+        return True
+
+    def _scale(self, formula: str) -> None:
+        _scale(self._batch, self.id, formula)
 
     def _reboot_lost_nodes(self) -> None:
         """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""
@@ -137,6 +169,10 @@ class Pool(PoolResource, Creatable):
         return _start_task(self._files) if self._files else None
 
 
+def _is_steady(pool: BatchPool) -> bool:
+    return pool.allocation_state == AllocationState.STEADY
+
+
 def scale(deadline: datetime, dedicated: int, spot: int) -> str:
     """The autoscale formula: this many nodes until the deadline and none after it, even if nobody watches the run.
 
@@ -148,6 +184,21 @@ def scale(deadline: datetime, dedicated: int, spot: int) -> str:
         f"$TargetLowPriorityNodes = over ? 0 : {spot};\n"
         "$NodeDeallocationOption = requeue;"
     )
+
+
+def _scale(batch: BatchClient, pool_id: str, formula: str) -> None:
+    # The service takes a formula at most every 30 seconds, so none is sent twice.
+    if batch.get_pool(pool_id).auto_scale_formula != formula:
+        options = BatchPoolEnableAutoScaleOptions(
+            auto_scale_formula=formula, auto_scale_evaluation_interval=EVALUATION_INTERVAL
+        )
+        batch.enable_pool_auto_scale(pool_id, options)
+
+
+def set_nodes(batch: BatchClient, run: Run, dedicated: int, spot: int) -> None:
+    """Have the run's own pool keep so many nodes; none, for example, while the run cannot use them."""
+    until = run.nodes_until(dedicated, spot)
+    _scale(batch, run.pool_id, scale(until, dedicated, spot))
 
 
 def list_pools(batch: BatchClient) -> Iterator[Found]:
@@ -183,6 +234,7 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
             "no node could ever run such a task"
         )
     refuse_pool_without_containers(pool, settings)
+    refuse_pool_without_identity(pool, settings.node_identity)
     return pool
 
 
@@ -232,12 +284,6 @@ def node_count(dedicated: int, spot: int) -> str:
     """Such as "2 dedicated and 1 spot nodes"."""
     kinds = [f"{count} {kind}" for count, kind in ((dedicated, "dedicated"), (spot, "spot")) if count]
     return (" and ".join(kinds) or "0") + (" node" if dedicated + spot == 1 else " nodes")
-
-
-def precedes(batch: BatchClient, pool_id: str, time: datetime) -> bool:
-    """Whether the pool was created before that time, by the clocks of two services."""
-    created = batch.get_pool(pool_id).creation_time
-    return created is not None and created < time
 
 
 def is_spot(node_id: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -63,7 +64,7 @@ class Run:
 
         added: dedicated nodes besides, from `added_at` on.
         """
-        if self.budget is None:
+        if self.budget is None or not dedicated + spot + added:
             return self.expires
         began, spent = self.started, 0.0
         if added_at is not None:
@@ -88,6 +89,18 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedSize:
+    """A VM size of which a run's pool got no nodes."""
+
+    size: str
+    why: str  # codes and messages of the service
+    brief: str  # the codes alone
+
+    def __str__(self) -> str:
+        return f"{self.size}: {self.why}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class UsedPool:
     """The pool that a run's tasks run on."""
 
@@ -98,12 +111,19 @@ class UsedPool:
     installs: bool = False  # its start task installs packages or modules
     container_image: str | None = None  # in which Batch tasks run
     container_registry: str | None = None  # how they sign in to its registry, where the pool's nodes have not done so
-    vm_size: str = ""
+    vm_size: str = ""  # the one in use
+    other_sizes: Sequence[str] = ()  # the ones still to be tried, in their order
+    refused_sizes: Sequence[RefusedSize] = ()
     dedicated_nodes: int = 0
     spot_nodes: int = 0
     added_nodes: int = 0  # dedicated ones, asked for while the run waited for spot nodes
     added_at: datetime | None = None
     asked_at: datetime | None = field(default=None, compare=False)  # when this run asked for it
+
+    @property
+    def instead_of(self) -> str:
+        """Such as "Standard_D2ads_v5 (AccountVMSeriesCoreQuotaReached)"; empty where the first size is in use."""
+        return ", ".join(f"{each.size} ({each.brief})" for each in self.refused_sizes)
 
     @property
     def nodes(self) -> int:

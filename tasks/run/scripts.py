@@ -16,7 +16,8 @@ NODE_SCRIPTS = Path(__file__).resolve().parents[2] / "node_scripts"
 RUN_FILE = "run_file.py"  # what each Batch task runs: it runs the script
 _FOR_EACH = (RUN_FILE, "blob_requests.py", "one_file.py", "user_script.py")
 FOR_GROUPS = ("run_group.py", "group_records.py", "script_runner.py", "kept_process.py")  # of no use to other tasks
-OUR_SCRIPTS = {name: NODE_SCRIPTS / name for name in (*_FOR_EACH, *FOR_GROUPS)}
+FOR_IDENTITY = ("node_identity.py",)  # of no use where nodes have SAS
+OUR_SCRIPTS = {name: NODE_SCRIPTS / name for name in (*_FOR_EACH, *FOR_GROUPS, *FOR_IDENTITY)}
 # What is beside the script on a node.
 _OURS = {*OUR_SCRIPTS, SET_UP_NODE, WHEELS, MODULES, "env", "modules"}
 _PLACEHOLDERS = ("input", "output_dir", "name", "stem")

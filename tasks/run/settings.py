@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.packages.node_python import is_arm
 from tasks.run.groups import MOST_FILES_PER_TASK
+from tasks.run.vm_sizes import DEFAULT_SIZES, MOST_SLOTS, SLOTS_PER_CORE, cores, most_slots, same_size
 
 _BATCH_ID = r"^[A-Za-z0-9_-]{1,64}$"
 _IDENTITY = (
@@ -20,7 +22,24 @@ _CONTAINER_IMAGE = (  # as for `docker pull`: the registry, the path in it, a ta
     r"^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
-_IMAGE = r"^[^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?$"
+_IMAGE = r"[^:/\s]+:[^:/\s]+:[^:/\s]+(:[^:/\s]+)?"
+_GALLERY_IMAGE = (
+    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Compute/galleries/[^/\s]+/images/[^/\s]+"
+    r"(/versions/[^/\s]+)?"
+)
+_SUBNET = (
+    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Network/virtualNetworks/[^/\s]+"
+    r"/subnets/[^/\s]+"
+)
+_RESOURCE = r"^/.+$"  # for the form, whose patterns know no ids that differ in case alone
+_NODE_AGENT = r"^batch\.node\.[A-Za-z0-9. -]+$"
+
+
+class PublicIp(str, Enum):
+    """Whether the nodes of a run's own pool have public IP addresses."""
+
+    MANAGED = "managed"  # Azure Batch gives them
+    NONE = "none"
 
 
 class Disposal(str, Enum):
@@ -52,16 +71,25 @@ class PoolSettings(_Settings):
         description="Add as many dedicated nodes as there should be spot nodes when no task has run or ended for so "
         "many minutes. None: never.",
     )
-    vm_size: str = Field(
-        default="Standard_D2s_v3",
-        min_length=1,
+    vm_size: tuple[str, ...] = Field(
+        default=DEFAULT_SIZES,
         title="VM Size",
-        description="VM size of a node; `az batch location list-skus --location <region>` has them.",
+        description="VM sizes of a node, the preferred one first: where Azure has no quota or capacity for one, the "
+        "next is tried. `az batch location list-skus --location <region>` has them.",
+        json_schema_extra={"minItems": 1},
     )
-    image: str = Field(
-        default="canonical:ubuntu-24_04-lts:server",
-        description="Linux image, publisher:offer:sku[:version]; `az batch pool supported-images list` has them.",
-        json_schema_extra={"pattern": _IMAGE},
+    image: str | None = Field(
+        default=None,
+        description="Linux image: publisher:offer:sku[:version] of `az batch pool supported-images list`, or the id of "
+        "an image in an Azure compute gallery. None: the newest verified Ubuntu LTS that the Batch account lists.",
+        json_schema_extra={"pattern": f"^({_IMAGE}|/.+)$"},
+    )
+    node_agent_sku: str | None = Field(
+        default=None,
+        title="Node Agent SKU",
+        description="For an image of a gallery: the node agent of its operating system, such as batch.node.ubuntu "
+        "24.04.",
+        json_schema_extra={"pattern": _NODE_AGENT},
     )
     node_python: str | None = Field(
         default=None,
@@ -81,6 +109,19 @@ class PoolSettings(_Settings):
         description="How nodes sign in to the registry of the container image: name of a Prefect block of the type "
         "Docker Registry Credentials; for an existing pool also the resource id of a managed identity of it.",
     )
+    subnet_id: str | None = Field(
+        default=None,
+        title="Subnet ID",
+        description="Subnet that the nodes of the new pool join: "
+        "/subscriptions/.../virtualNetworks/NAME/subnets/NAME. Needs sign-in with Entra ID.",
+        json_schema_extra={"pattern": _RESOURCE},
+    )
+    public_ip: PublicIp = Field(
+        default=PublicIp.MANAGED,
+        title="Public IP",
+        description="Public IP addresses of the new pool's nodes: managed by Azure Batch, or none, which needs a "
+        "subnet with another way out.",
+    )
     slots_per_node: int = Field(default=1, ge=1, le=256, description="Task slots of one node.")
     slots_per_task: int = Field(
         default=1, ge=1, le=256, description="Task slots that one Batch task takes; more for files that need memory."
@@ -90,6 +131,14 @@ class PoolSettings(_Settings):
         title="Existing Pool ID",
         description="Use this pool instead of a new one. It is neither changed nor deleted.",
         json_schema_extra={"pattern": _BATCH_ID},
+    )
+
+    node_identity: str | None = Field(
+        default=None,
+        title="Node Identity",
+        description="Resource id of a managed identity of the existing pool, with which its nodes read and store "
+        "blobs. None: with SAS URLs.",
+        json_schema_extra={"pattern": _RESOURCE},
     )
 
     @model_validator(mode="after")
@@ -108,6 +157,46 @@ class PoolSettings(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _has_an_agent(self) -> PoolSettings:
+        if is_gallery_image(self.image) and not self.node_agent_sku:
+            raise ValueError(
+                "node_agent_sku is not set, and image is of a gallery: Azure Batch cannot see what operating system "
+                "that has; set node_agent_sku, such as batch.node.ubuntu 24.04"
+            )
+        if self.node_agent_sku and not is_gallery_image(self.image):
+            raise ValueError("node_agent_sku is for an image of a gallery; that of other images is known")
+        return self
+
+    @model_validator(mode="after")
+    def _can_reach_azure(self) -> PoolSettings:
+        if self.existing_pool_id and self.subnet_id:
+            raise ValueError("subnet_id is for a new pool; existing_pool_id names one, whose network stays as it is")
+        if self.public_ip is PublicIp.NONE and not (self.subnet_id or self.existing_pool_id):
+            raise ValueError(
+                "public_ip is none, which Azure Batch permits only in a subnet of your own: nodes would have no way to "
+                "Azure Batch and Blob Storage; set subnet_id to a subnet with a NAT gateway or private endpoints"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_can_work(self) -> PoolSettings:
+        if self.existing_pool_id:
+            return self
+        if len({is_arm(size) for size in self.vm_size}) > 1:
+            raise ValueError(
+                f"vm_size has sizes with ARM processors and others ({', '.join(self.vm_size)}); no image runs on both"
+            )
+        for size in self.vm_size:
+            if self.slots_per_node > (most := most_slots(size)):
+                known = cores(size)
+                has = f"a node of {size} has {known} {'core' if known == 1 else 'cores'} and" if known else "a node"
+                raise ValueError(
+                    f"slots_per_node is {self.slots_per_node}, but {has} can have {most} at most: "
+                    f"{SLOTS_PER_CORE} per core, and no more than {MOST_SLOTS}; use fewer slots or larger VM sizes"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _can_sign_in(self) -> PoolSettings:
         if self.container_registry and not self.container_image:
             raise ValueError("container_registry is for a container_image, and there is none")
@@ -118,6 +207,40 @@ class PoolSettings(_Settings):
                 "Prefect block with user name and password"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_an_identity(self) -> PoolSettings:
+        if self.node_identity and not self.existing_pool_id:
+            raise ValueError(
+                "node_identity is set, and Azure Batch gives managed identities only to pools that are made in the "
+                "Azure portal or with its management API; make such a pool and name it as the existing pool"
+            )
+        return self
+
+    @field_validator("node_identity")
+    @classmethod
+    def _is_an_identity(cls, identity: str | None) -> str | None:
+        if identity and not is_identity(identity):
+            raise ValueError(
+                f"{identity!r} is not the resource id of a managed identity; it looks like /subscriptions/ID/"
+                "resourceGroups/NAME/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
+            )
+        return identity or None
+
+    @field_validator("vm_size", mode="before")
+    @classmethod
+    def _is_a_ranked_list(cls, sizes: Any) -> Any:
+        """One text is a list of one, or of several with commas between them; a size counts where it is named first."""
+        texts = [sizes] if isinstance(sizes, str) else sizes
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return sizes  # which pydantic refuses
+        ranked: list[str] = []
+        for size in (part.strip() for text in texts for part in text.split(",")):
+            if size and not any(same_size(size, other) for other in ranked):
+                ranked.append(size)
+        if not ranked:
+            raise ValueError(f"no VM size is named; name one or more, such as {DEFAULT_SIZES[0]}")
+        return ranked
 
     @field_validator("container_image")
     @classmethod
@@ -143,12 +266,37 @@ class PoolSettings(_Settings):
 
     @field_validator("image")
     @classmethod
-    def _is_an_image(cls, image: str) -> str:
-        if not re.fullmatch(_IMAGE, image):
+    def _is_an_image(cls, image: str | None) -> str | None:
+        if not image:  # a field of the form that was filled in and emptied again
+            return None
+        if "/" in image and not is_gallery_image(image):
+            raise ValueError(
+                f"{image!r} is not the id of an image in a gallery; it looks like /subscriptions/ID/resourceGroups/"
+                "NAME/providers/Microsoft.Compute/galleries/NAME/images/NAME/versions/1.0.0, or without the version "
+                "for the newest"
+            )
+        if "/" not in image and not re.fullmatch(_IMAGE, image):
             raise ValueError(
                 f"{image!r} is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server"
             )
         return image
+
+    @field_validator("node_agent_sku")
+    @classmethod
+    def _is_an_agent(cls, agent: str | None) -> str | None:
+        if agent and not re.fullmatch(_NODE_AGENT, agent):
+            raise ValueError(f"{agent!r} is not a node agent; it looks like batch.node.ubuntu 24.04")
+        return agent or None
+
+    @field_validator("subnet_id")
+    @classmethod
+    def _is_a_subnet(cls, subnet: str | None) -> str | None:
+        if subnet and not re.fullmatch(_SUBNET, subnet, re.IGNORECASE):
+            raise ValueError(
+                f"{subnet!r} is not the id of a subnet; it looks like /subscriptions/ID/resourceGroups/NAME/providers/"
+                "Microsoft.Network/virtualNetworks/NAME/subnets/NAME"
+            )
+        return subnet or None
 
     @field_validator("node_python")
     @classmethod
@@ -169,9 +317,14 @@ class PoolSettings(_Settings):
         return pool_id
 
 
-def is_identity(container_registry: str | None) -> bool:
-    """Whether it is the resource id of a user-assigned managed identity, and not the name of a block."""
-    return bool(container_registry and re.fullmatch(_IDENTITY, container_registry, re.IGNORECASE))
+def is_gallery_image(image: str | None) -> bool:
+    """Whether it is the resource id of an image in an Azure compute gallery, and not publisher:offer:sku."""
+    return bool(image and re.fullmatch(_GALLERY_IMAGE, image, re.IGNORECASE))
+
+
+def is_identity(text: str | None) -> bool:
+    """Whether it is the resource id of a user-assigned managed identity."""
+    return bool(text and re.fullmatch(_IDENTITY, text, re.IGNORECASE))
 
 
 class TimeLimits(_Settings):

@@ -11,14 +11,18 @@ from azure.batch.models import BatchTaskState
 
 from tasks.errors import CostLimit, RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
+from tasks.resources.pool import EVALUATION_INTERVAL, FORMULAS_APART
 from tasks.run.outcomes import TaskOutcome
 from tasks.watching.cost import within_cost
 from tasks.watching.due import Due, due
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
-from tasks.watching.obstacles import job_gone, when_added, why_ended, why_waiting
+from tasks.watching.obstacles import Waiting, job_gone, when_added, why_ended, why_waiting
 from tasks.watching.progress import Progress
+from tasks.watching.sizes import NextSize
 from tasks.watching.snapshot import NotRead, Part, Snapshot
+
+CHANCE = EVALUATION_INTERVAL + timedelta(minutes=1)  # of a VM size for which Azure has no capacity
 
 
 class Action(Enum):
@@ -27,6 +31,7 @@ class Action(Enum):
     READ = "read a further part, then decide again"
     GO_ON = "look again later"
     ADD_DEDICATED = "add dedicated nodes, then look again later"
+    NEXT_SIZE = "give the pool the VM size of the memory's `changing`, then look again later"
     ALL_COMPLETED = "end: all Batch tasks have completed"
     GIVE_UP = "end: the Batch tasks that are left will not complete"
 
@@ -44,6 +49,7 @@ class Decision:
     outlook: str = ""  # rate and time left, as the end of a sentence
     late: str = ""  # that the run ends before its Batch tasks complete
     warns: bool = False  # of being late
+    fewer: str = ""  # why the pool got only some of its nodes
     shown: Sequence[TaskOutcome] | None = None  # for the table of Batch tasks; None where it is not due
 
 
@@ -117,11 +123,15 @@ def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits
             return Decision(action=Action.ALL_COMPLETED, memory=last, counts=counts)
     # That none runs just now is no wait where some have completed since the last look.
     waits = not counts.running and counts.left > 0 and counts.completed <= memory.completed
-    waiting_for, problem = _obstacle(snapshot, memory, limits) if waits else ("", None)
+    # While the pool is given another VM size, its state says nothing.
+    looks = waits and memory.changing is None
+    waiting, problem = _obstacle(snapshot, memory, limits) if looks else (Waiting(), None)
+    waiting_for = waiting.text
     news = due(memory, counts, waiting_for, now)
     if news.table and problem is None:
         snapshot.need(Part.SHOWN_TASKS)
     memory = _updated(snapshot, counts, memory, news, limits, now)
+    memory = _with_size(waiting.next_size, memory.with_offer(waiting.next_size, bool(counts.running), now), limits, now)
     memory, line = memory.with_line(counts, waiting_for, now) if news.line else (memory, "")
     memory, late, warns = memory.lateness(counts, limits, now) if counts.running else (memory, "", False)
     action = Action.GIVE_UP
@@ -142,16 +152,33 @@ def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits
         outlook=memory.outlook(counts),
         late=late,
         warns=warns,
+        fewer=waiting.fewer,
         shown=_listed(snapshot, memory) if snapshot.has(Part.SHOWN_TASKS) else None,
     )
 
 
-def _obstacle(snapshot: Snapshot, memory: Memory, limits: Limits) -> tuple[str, RunError | None]:
+def _obstacle(snapshot: Snapshot, memory: Memory, limits: Limits) -> tuple[Waiting, RunError | None]:
     """Why the queued tasks wait, or why they will never run."""
     try:
         return why_waiting(snapshot, memory.pool, limits), None
     except (TasksFailed, RunTimeout) as problem:
-        return "", problem
+        return Waiting(), problem
+
+
+def _with_size(offered: NextSize | None, memory: Memory, limits: Limits, now: datetime) -> Memory:
+    """The memory with the VM size that the pool is to get, if the present one has had its chance.
+
+    A lack of capacity may pass, so that the formula is evaluated once more before another size is tried.
+    """
+    if offered is None or memory.refused_since is None or _too_soon(memory, now):
+        return memory
+    chance = timedelta() if offered.at_once else min(CHANCE, limits.stall / 2)
+    return replace(memory, changing=offered) if now - memory.refused_since >= chance else memory
+
+
+def _too_soon(memory: Memory, now: datetime) -> bool:
+    """Whether the service would refuse another formula."""
+    return memory.formula_set is not None and now - memory.formula_set < FORMULAS_APART
 
 
 def _job_has_ended(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits) -> bool:
@@ -171,8 +198,10 @@ def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
         snapshot.need(Part.LATEST_TASKS)
         left = memory.left if snapshot.has(Part.TASKS) else counts.left
         raise RunTimeout(f"the run reached its limit of {limits.lifetime} with {left} Batch tasks not completed")
-    # Nodes that were added get their time, too.
-    stalled = now - max(memory.last_progress, memory.pool.added_at or memory.last_progress) >= limits.stall
+    if memory.changing:
+        return Action.NEXT_SIZE
+    # Nodes that were added, or are of another size, get their time, too.
+    stalled = now - max(memory.last_progress, memory.formula_set or memory.last_progress) >= limits.stall
     if _needs_dedicated(memory, limits, now) and not (stalled and memory.resize_refused):
         return Action.ADD_DEDICATED
     if stalled:
@@ -189,7 +218,7 @@ def _needs_dedicated(memory: Memory, limits: Limits, now: datetime) -> bool:
     minutes = limits.dedicated_after_minutes
     if minutes is None or memory.pool.added_at or not memory.pool.own:
         return False
-    return now - memory.last_progress >= timedelta(minutes=minutes)
+    return now - memory.last_progress >= timedelta(minutes=minutes) and not _too_soon(memory, now)
 
 
 def outage_ends(failure: ServiceError, memory: Memory, limits: Limits, now: datetime) -> ServiceError | None:

@@ -16,6 +16,7 @@ from tasks.watching.limits import Limits
 from tasks.watching.node_losses import LostNode, NodeLosses
 from tasks.watching.progress import Progress
 from tasks.watching.rate import Rate, is_late, is_much_later, span
+from tasks.watching.sizes import NextSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class Memory:
     resize_refused: bool = False
     nodes: NodeLog = field(default_factory=NodeLog)  # that were seen, where they were read
     spent: Spent | None = None  # on nodes, where that was read
+    refused_since: datetime | None = None  # the first look at which Azure had no nodes of the present VM size
+    changing: NextSize | None = None  # the VM size that the pool is being given
+    sized_at: datetime | None = None  # when it got its present VM size, if not from the beginning
 
     @classmethod
     def start(
@@ -177,6 +181,28 @@ class Memory:
         if not is_much_later(found, warned_of=self.warned - now if self.warned else None):
             return self, late, False
         return replace(self, warned=now + found.time_left), late, True
+
+    def with_offer(self, offered: NextSize | None, running: bool, now: datetime) -> Memory:
+        """After a look that found another VM size to try, or none."""
+        if running:
+            return replace(self, refused_since=None)
+        return replace(self, refused_since=self.refused_since or now) if offered else self
+
+    def with_size(self, now: datetime) -> Memory:
+        """The pool was given the VM size that it was to get; waiting for its nodes begins anew."""
+        assert self.changing
+        pool = self.changing.applied(self.pool, now)
+        return replace(self, pool=pool, changing=None, refused_since=None, sized_at=now)
+
+    def without_size(self, why: str, brief: str) -> Memory:
+        """Batch does not offer the size that the pool was to get; it keeps the present one for now."""
+        assert self.changing
+        return replace(self, pool=self.changing.withdrawn(self.pool, why, brief), changing=None)
+
+    @property
+    def formula_set(self) -> datetime | None:
+        """When the pool was last given a formula while it was watched."""
+        return max(filter(None, [self.sized_at, self.pool.added_at]), default=None)
 
     def with_nodes_added(self, nodes: int, now: datetime) -> Memory:
         return replace(self, pool=replace(self.pool, added_nodes=nodes, added_at=now))

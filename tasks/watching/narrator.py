@@ -11,6 +11,7 @@ from tasks.errors.service import ServiceError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import JobStalled, PoolReady, Preempted, RunEvents
 from tasks.resources.pool import node_count
+from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.watching.decide import Decision
 from tasks.watching.failures import Failures
@@ -22,7 +23,13 @@ class Narrator:
     """Reports everything once."""
 
     def __init__(
-        self, job_id: str, tasks: Sequence[AddedTask], events: RunEvents, failures: Failures, board: TaskBoard
+        self,
+        job_id: str,
+        tasks: Sequence[AddedTask],
+        events: RunEvents,
+        failures: Failures,
+        board: TaskBoard,
+        refused_sizes: int = 0,  # VM sizes that were reported before
     ) -> None:
         self._job_id = job_id
         self._tasks = tasks
@@ -33,6 +40,8 @@ class Narrator:
         self._ready = False
         self._requeues = 0
         self._preemptions = 0
+        self._refused_sizes = refused_sizes
+        self._fewer = ""
 
     def report(self, decision: Decision) -> None:
         """Report the decision of one look."""
@@ -47,6 +56,9 @@ class Narrator:
                 self._job_id,
                 decision.late,
             )
+        if decision.fewer not in ("", self._fewer):
+            self._fewer = decision.fewer
+            self._logger.warning("Pool %s: %s", memory.pool.id, decision.fewer)
         if counts and (decision.line or decision.shown is not None) and decision.problem is None:
             self._show(decision, counts)
         self._report_losses(memory)
@@ -63,6 +75,9 @@ class Narrator:
     def _show(self, decision: Decision, counts: Progress) -> None:
         shown = None if decision.shown is None else self._failures.report(decision.shown)
         outlook = decision.outlook + (f"; {decision.late}" if decision.late else "")
+        pool = decision.memory.pool
+        if pool.refused_sizes and counts.running:  # what tasks wait for names it, too
+            outlook += f"; VM size {pool.vm_size} instead of {pool.instead_of}"
         status = decision.memory.last_status
         self._board.show(shown, counts.files_done, counts.all_files, status, outlook, rows_of=counts.total)
 
@@ -74,6 +89,18 @@ class Narrator:
         added = node_count(pool.added_nodes, 0)
         why = f"no Batch task made progress on spot nodes for {minutes} minutes"
         self._logger.warning("Pool %s: %s added, because %s", pool.id, added, why)
+
+    def report_size(self, pool: UsedPool) -> None:
+        """The pool has another VM size, since it got no nodes of those before it."""
+        for refused in pool.refused_sizes[self._refused_sizes :]:
+            self._logger.warning("Pool %s: no nodes of VM size %s", pool.id, refused)
+        self._refused_sizes = len(pool.refused_sizes)
+        self._logger.warning("Pool %s: now of VM size %s, asking for nodes again", pool.id, pool.vm_size)
+
+    def report_size_not_offered(self, pool: UsedPool) -> None:
+        """The last of the pool's refused sizes."""
+        self._refused_sizes = len(pool.refused_sizes)
+        self._logger.warning("Pool %s: not changed to VM size %s", pool.id, pool.refused_sizes[-1])
 
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
         """Report the end, from each task's outcome: the service's counts may lag behind. Returns the outcomes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from azure.batch.models import (
@@ -20,19 +21,30 @@ from azure.batch.models import (
 )
 
 from tasks.errors import RunError, RunTimeout, TasksFailed
+from tasks.resources.allocation import described, is_spot_quota, is_temporary
 from tasks.resources.pool import LOST_NODES
 from tasks.run.identity import UsedPool
 from tasks.watching.limits import Limits
+from tasks.watching.sizes import NextSize, next_size, no_size_left
 from tasks.watching.snapshot import Part, Snapshot
 
-# Allocations that Azure may still grant, at one of the formula's next evaluations. Others, such as a quota that is
-# used up or an image that is gone, stay as they are.
-_TEMPORARY = {"AllocationFailed", "AllocationTimedOut", "AllocationTimedout", "ResizeStopped", "ReservedCapacityFailed"}
-_SPOT_ONLY = {"AccountLowPriorityCoreQuotaReached", "AccountSpotCoreQuotaReached"}
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Why queued tasks wait, as the end of a sentence.
+
+    next_size: the VM size to try, of a pool that got no nodes.
+
+    fewer: why the pool got only some of its nodes, with which the run goes on.
+    """
+
+    text: str = ""
+    next_size: NextSize | None = None
+    fewer: str = ""
 
 
-def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> str:
-    """Why the queued tasks wait, as the end of a sentence. Raises TasksFailed if they will never run."""
+def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> Waiting:
+    """Why the queued tasks wait. Raises TasksFailed if they will never run."""
     pool, nodes = _pool(snapshot, used.id), snapshot.nodes
     lost = [node for node in nodes if node.state in LOST_NODES]
     # The formula of an existing pool may ask for nodes once it counts the tasks; until then no fact is final.
@@ -42,11 +54,12 @@ def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> str:
     if final and lost and len(lost) == len(nodes) and pool.allocation_state == AllocationState.STEADY:
         raise TasksFailed(_why_lost(snapshot, used.id, lost))
     helped = used.own and limits.dedicated_after_minutes is not None
-    reasons = _refused(pool, nodes, used.own, helped) if final else _resize_errors(pool)
+    found = _refused(pool, nodes, used, helped) if final else Waiting(text=_resize_errors(pool))
     parts = [f"nodes: {_states(nodes)}" if nodes else f"pool {pool.id} is {_value(pool.allocation_state)}, no node yet"]
-    parts += [f"Azure could not allocate: {reasons}"] if reasons else []
+    parts += [f"VM size {used.vm_size} instead of {used.instead_of}"] if used.refused_sizes else []
+    parts += [f"Azure could not allocate: {found.text}"] if found.text else []
     parts += [why for why in (_disabled(snapshot, limits.job_id), _busy(limits.job_id, nodes)) if why]
-    return "; ".join(parts)
+    return Waiting(text="; ".join(parts), next_size=found.next_size, fewer=_fewer(pool, nodes, used))
 
 
 def when_added(snapshot: Snapshot, limits: Limits) -> datetime:
@@ -68,19 +81,22 @@ def _pool(snapshot: Snapshot, pool_id: str) -> BatchPool:
     return snapshot.pool
 
 
-def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: bool) -> str:
+def _refused(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool, helped: bool) -> Waiting:
     """Why the last allocation failed; empty if it did not. Raises TasksFailed if there will never be a node."""
-    reasons = _resize_errors(pool)
+    errors = pool.resize_errors or []
+    reasons = Waiting(text=_resize_errors(pool))
     if nodes or pool.allocation_state != AllocationState.STEADY:
         return reasons
-    scales = own and pool.enable_auto_scale  # by the run's own formula, unless somebody has switched it off
+    scales = used.own and pool.enable_auto_scale  # by the run's own formula, unless somebody has switched it off
     run = _evaluation(pool) if scales else None
-    if scales and run is None:
-        return reasons  # these are old: the run's formula has not been evaluated since it was set
-    temporary = _TEMPORARY | (_SPOT_ONLY if helped else set())
-    may_pass = pool.enable_auto_scale and all(error.code in temporary for error in pool.resize_errors or ())
-    if reasons and not may_pass:
-        raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
+    if scales and (run is None or (errors and not _resized_since_change(pool))):
+        return reasons  # these are old: no allocation has ended since the run's formula, or its VM size, was set
+    if errors:
+        following = next_size(used, errors, helped=helped) if scales else None
+        if following:
+            return replace(reasons, next_size=following)
+        if not (pool.enable_auto_scale and all(_may_pass(error.code, helped) for error in errors)):
+            raise TasksFailed(no_size_left(used, errors))
     if run and (run.error or not _asks_for_nodes(pool, run)):
         why = f"could not be computed: {run.error.message}" if run.error else "asks for no nodes any more"
         raise TasksFailed(f"pool {pool.id} has no nodes, and its autoscale formula {why}")
@@ -89,8 +105,27 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: boo
     return reasons
 
 
+def _fewer(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool) -> str:
+    """Why the run's own pool got only some of its nodes; empty where it got all, or none."""
+    some = 0 < len(nodes) < used.nodes and pool.allocation_state == AllocationState.STEADY
+    if not (used.own and some and pool.resize_errors):
+        return ""
+    return f"got {len(nodes)} of its {used.nodes} nodes and goes on with them: {_resize_errors(pool)}"
+
+
+def _may_pass(code: str | None, helped: bool) -> bool:
+    """Whether nodes may still come without any change; helped: dedicated ones will be added to spot nodes."""
+    return is_temporary(code) or (helped and is_spot_quota(code))
+
+
+def _resized_since_change(pool: BatchPool) -> bool:
+    """Whether an allocation has ended since the pool was changed. Both times are the service's own."""
+    settled = pool.allocation_state_transition_time
+    return settled is None or settled >= pool.last_modified
+
+
 def _resize_errors(pool: BatchPool) -> str:
-    return "; ".join(f"{error.code}: {error.message}" for error in pool.resize_errors or ())
+    return "; ".join(map(described, pool.resize_errors or ()))
 
 
 def _scaled_since(pool: BatchPool, added: datetime) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from azure.core.exceptions import ResourceExistsError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
 from tasks.errors import Cancelled, RunError
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.node_time import NodeLog
+from tasks.resources.allocation import is_size_refused
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.polling import Polling
 from tasks.run.settings import PoolSettings, TimeLimits
@@ -52,6 +53,7 @@ class Watch:
     memory: Memory
     seen: LastSeen
     add_nodes: Callable[[], None]
+    use_size: Callable[[str, int], bool]  # a VM size, and how many dedicated nodes were added
     snapshot: Snapshot = field(default_factory=Snapshot)
 
     def until_the_end(self) -> Monitored:
@@ -74,6 +76,8 @@ class Watch:
                 decision = self._look()
                 if decision.action is Action.ADD_DEDICATED:
                     self._add_dedicated()
+                elif decision.action is Action.NEXT_SIZE:
+                    self._use_next_size()
             except Cancelled as cancelled:
                 return cancelled
             except SERVICE_FAILURES as error:
@@ -108,6 +112,24 @@ class Watch:
             return
         self.memory = self.memory.with_nodes_added(self.limits.added_nodes, self.polling.now())
         self.narrator.report_added_nodes(self.memory, self.limits.dedicated_after_minutes)
+
+    def _use_next_size(self) -> None:
+        """Give the pool its next VM size; where Batch does not offer that one, the next look decides without it."""
+        assert self.memory.changing
+        size = self.memory.changing.size
+        try:
+            given = self.use_size(size, self.memory.pool.added_nodes)
+        except HttpResponseError as error:
+            if not is_size_refused(error):
+                raise
+            self.memory = self.memory.without_size("Batch does not offer it in this region", error_code(error))
+            self.narrator.report_size_not_offered(self.memory.pool)
+            return
+        if not given:  # nodes have come, or are being allocated
+            self.memory = replace(self.memory, changing=None)
+            return
+        self.memory = self.memory.with_size(self.polling.now())
+        self.narrator.report_size(self.memory.pool)
 
     def _tolerate_outage(self, error: Exception) -> ServiceError | None:
         """Log an outage that may pass; returns the error of one that ends watching."""

@@ -34,13 +34,14 @@ from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.previous_attempt import void_group_records
 from tasks.run.program import Program
 from tasks.run.results import Results
-from tasks.run.scripts import FOR_GROUPS, OUR_SCRIPTS
+from tasks.run.scripts import FOR_GROUPS, FOR_IDENTITY, OUR_SCRIPTS
 from tasks.run.settings import Disposal, PoolSettings, TimeLimits
 from tasks.run.uploads import Uploads
 from tests.support.monitoring import pace
 from tests.support.polling import wait_until
 from tests.support.runs import APPLICATION, ONE_NODE, in_flow
 
+IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 LIMITS = TimeLimits(run_minutes=60, task_minutes=7, task_retries=2)
@@ -222,8 +223,31 @@ def test_on_an_existing_pool_a_batch_task_brings_what_its_work_needs(attempt: At
     for group in uploads.groups:
         made = tasks.make(group, range(len(group.files)))
         brought = [str(file.file_path).rpartition("application/")[2] for file in (made.resource_files or [])[1:]]
-        own = set() if group.id in uploads.bundles else set(FOR_GROUPS)
+        own = {*FOR_IDENTITY, *(() if group.id in uploads.bundles else FOR_GROUPS)}
         assert brought == [name for name in APPLICATION if name not in own]
+
+
+def test_with_an_identity_of_the_pool_no_sas_is_made(attempt: Attempt) -> None:
+    (attempt.folder / LARGE).write_bytes(bytes((1 << 20) + 1))
+    azure = replace(attempt.azure, node_identity=IDENTITY)
+    attempt = replace(attempt, azure=azure)
+    uploads = in_flow(attempt.upload)
+    tasks = BatchTasks(azure, attempt.run, UsedPool(id="theirs", slots_per_node=1, own=False), uploads, WORK)
+    for group in uploads.groups:
+        made = tasks.make(group, range(len(group.files)))
+        values = {item.name: item.value for item in made.environment_settings or ()}
+        assert (values["NODE_IDENTITY"], "RECORD_SAS_TOKEN" in values) == (IDENTITY, False)
+        destinations = [file.destination.container for file in made.output_files or ()]
+        for each in [*(made.resource_files or ()), *destinations]:
+            assert each is not None
+            assert each.identity_reference is not None
+            assert each.identity_reference.resource_id == IDENTITY
+        names = [str(file.file_path).rpartition("application/")[2] for file in made.resource_files or ()]
+        assert set(FOR_IDENTITY) <= set(names)
+        assert "sig=" not in json.dumps(made.as_dict())
+    page = sas_links(uploads, None)
+    assert "sig=" not in page
+    assert page.startswith("The links have no SAS: ")
 
 
 def test_the_batch_task_of_a_group_gets_its_bundle_and_says_where_records_go(attempt: Attempt) -> None:

@@ -32,6 +32,7 @@ from flows.top_words import top_words
 from flows.word_arguments import word_arguments
 from local_azure import faults
 from tasks.accounts.clients import Azure
+from tasks.check import check_accounts
 from tasks.containers import create_containers, delete_containers
 from tasks.download import download_output
 from tasks.errors import ConflictError, RunTimeout, TasksFailed
@@ -64,6 +65,7 @@ from tests.support.runs import (
     make_job,
     make_pool,
     new_run,
+    own_pool,
     terminate,
 )
 
@@ -103,7 +105,7 @@ def made(
         state = top_words(
             inputs=[str(DATA)],
             top_n=4,
-            pool=PoolSettings(dedicated_nodes=1, slots_per_node=2, vm_size="standard_d4s_v3"),
+            pool=PoolSettings(dedicated_nodes=1, slots_per_node=2, vm_size=("standard_d4s_v3",)),
             limits=TimeLimits(run_minutes=33, task_minutes=7, task_retries=3),
             output_folder=str(tmp_path_factory.mktemp("results")),
             clean_up=KEEP,
@@ -301,13 +303,39 @@ def test_files_are_sent_once_and_again_only_where_they_changed(
         ("0 of 3 files", f"{run.name}-input", there),
         ("1 of 3 files", f"{run.name}-input", there),
     ]
-    assert re.findall(rf"(\d) of {len(APPLICATION)} files", caplog.text) == [f"{len(APPLICATION)}", "0", "0"]
+    assert re.findall(rf"(\d+) of {len(APPLICATION)} files", caplog.text) == [f"{len(APPLICATION)}", "0", "0"]
     for uploads in (first, second, third):
         assert [(file.name, file.size, file.record) for file in uploads.inputs] == [
             (f"{name}.txt", 6, f"records/{name}.txt.json") for name in ("a", "b", "c")
         ]
     with azure.blobs() as blobs:
         assert blobs.get_blob_client(f"{run.name}-input", "b.txt").download_blob().readall() == b"B text"
+
+
+def test_the_image_is_chosen_once_and_a_retry_keeps_that_of_its_pool(
+    azure: Azure, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = Results(folder=tmp_path)
+    ending = PoolSettings(image="canonical:0001-com-ubuntu-server-focal:20_04-lts")
+
+    def attempts() -> list[str | None]:
+        first = check_accounts(azure, PoolSettings(), results)
+        own_pool(azure, run, ending)
+        settings = [first, check_accounts(azure, PoolSettings(), results, None, run.pool_id)]
+        return [each.image for each in [*settings, check_accounts(azure, ending, results)]]
+
+    with caplog.at_level(logging.INFO, "prefect"):
+        newest, kept, pinned = in_flow(attempts)
+    assert newest == "canonical:ubuntu-24_04-lts:server:latest"
+    assert kept == pinned == f"{ending.image}:latest"
+    listed = "the newest verified Ubuntu LTS that the Batch account lists; no end of its support is announced"
+    assert [message for message in caplog.messages if message.startswith("Image ")] == [
+        f"Image {newest}: {listed}",
+        f"Image {kept}: that of pool {run.pool_id} of a previous attempt; supported by Azure Batch until 2025-04-23",
+        f"Image {kept}: which image names; supported by Azure Batch until 2025-04-23",
+        f"Image {kept}: Azure Batch has not supported {ending.image} since 2025-04-23: a pool of it may get no nodes; "
+        "name another image, or none for the newest Ubuntu LTS",
+    ]
 
 
 def upload(azure: Azure, run: Run) -> Uploads:
@@ -361,7 +389,7 @@ def test_pool_job_and_tasks_of_a_previous_attempt_are_reused(
         uploads = upload(azure, run)
         pool, again = (create_pool(azure, run, ONE_NODE, uploads.application) for _ in range(2))
         assert pool == again
-        assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size)
+        assert (pool.id, pool.own, pool.dedicated_nodes, pool.vm_size) == (run.name, True, 1, ONE_NODE.vm_size[0])
         assert [create_job(azure, run, pool, uploads) for _ in range(2)] == [run.name] * 2
         added = [add_tasks(azure, run, pool, uploads, WORK) for _ in range(2)]
         outcomes = monitor_tasks(azure, run, pool, added[0], polling=pace()).outcomes

@@ -41,6 +41,7 @@ from tests.support.polling import eventually
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "azure")
 
+SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/ours/subnets/nodes"
 KEEP = CleanUp(containers=Disposal.KEEP, job=Disposal.KEEP, pool=Disposal.KEEP)
 
 # For each file:
@@ -402,6 +403,14 @@ def test_a_failed_start_task_ends_the_run_at_once_with_its_stderr(
         (
             {"pool": {"image": "a:b:c"}},
             "image 'a:b:c' is not supported by this Batch account; verified Linux images are",
+        ),
+        (
+            {"pool": {"subnet_id": SUBNET}},
+            "subnet_id is set, and Azure Batch takes that only from a client that has signed in with Microsoft ",
+        ),
+        (
+            {"pool": {"image": "canonical:ubuntu-24_04-lts:server-arm64", "vm_size": "Standard_D2s_v3"}},
+            "vm_size Standard_D2s_v3 has an x86-64 processor, and canonical:ubuntu-24_04-lts:server-arm64 is for an ",
         ),
         ({"output_folder": "/proc/results"}, "output folder '/proc/results': cannot be written"),
     ],

@@ -178,7 +178,7 @@ def fates(
             state = top_words(
                 inputs=write_texts(folder / "texts", sorted(FATES)),
                 top_n=1,
-                pool=PoolSettings(dedicated_nodes=1, vm_size="standard_d4s_v3", slots_per_node=len(FATES)),
+                pool=PoolSettings(dedicated_nodes=1, vm_size=("standard_d4s_v3",), slots_per_node=len(FATES)),
                 output_folder=str(folder / "results"),
                 clean_up=CleanUp(containers=Disposal.KEEP),
                 return_state=True,
@@ -392,7 +392,7 @@ def test_a_failure_is_reported_while_other_tasks_still_run(
     assert isinstance(failed, BatchTaskFailed)
     assert (failed.job_id, failed.task_id, failed.file) == (results.name, "topNtask0", "bad.txt")
     assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)
-    assert ready == PoolReady(pool_id=results.name, vm_size="Standard_D2s_v3", dedicated_nodes=1, spot_nodes=0)
+    assert ready == PoolReady(pool_id=results.name, vm_size="Standard_D2ads_v5", dedicated_nodes=1, spot_nodes=0)
     assert cleaned_up == CleanedUp(job_id=results.name, deleted=("containers", "job", "pool"))
     reported = [message for message in caplog.messages if "(bad.txt) exited non-zero" in message]
     assert len(reported) == 1

@@ -124,11 +124,13 @@ def test_given_up_the_prefect_task_fails_without_retry_or_traceback(
 
     in_flow(monitor)
     (state,) = states
-    reason = f"pool {pool.id} got no nodes: AccountCoreQuotaReached: The specified account has reached core quota"
-    assert (state.name, state.message) == ("Failed", reason)
+    quota = "AccountCoreQuotaReached: The specified account has reached core quota (NodeQuota: 0)"
+    reason = f"pool {pool.id} got no nodes: {quota}"
+    assert state.name == "Failed"
+    assert (state.message or "").startswith(f"{reason}; `az batch account list ")
     monitored = how_it_ended(state)
     assert isinstance(monitored.problem, TasksFailed)
-    assert str(monitored.problem) == reason
+    assert str(monitored.problem) == state.message
     assert [outcome.cause for outcome in monitored.outcomes] == [Cause.NOT_STARTED]
     task_run_id = state.state_details.task_run_id
     assert task_run_id

@@ -103,10 +103,11 @@ def test_images_without_docker_are_refused_for_containers(programs, client):
     able = [
         each.image_reference.offer for each in client.list_supported_images() if "DockerCompatible" in each.capabilities
     ]
-    assert able == ["ubuntu-hpc"]
+    assert able == ["ubuntu-server-container", "ubuntu-hpc", "ubuntu-hpc"]
     status, code, message = refused(client, virtual_machine_configuration=machine("ubuntu-24_04-lts", "server"))
     assert (status, code) == (400, "InvalidPropertyValue")
-    assert "the image has not the capability DockerCompatible; use microsoft-dsvm/ubuntu-hpc/2204" in message
+    assert "the image has not the capability DockerCompatible; use microsoft-azure-batch/ubuntu-server-" in message
+    assert "microsoft-dsvm/ubuntu-hpc/2204, microsoft-dsvm/ubuntu-hpc/2404" in message
 
 
 def test_passwords_of_registries_are_refused(programs, client):

@@ -195,6 +195,71 @@ def test_resize_error_applies_only_to_its_pool(service, client):
     assert [error.code for error in other.resize_errors] == ["AllocationFailed"]
 
 
+def test_resize_error_applies_to_its_family_as_often_as_asked(service, client):
+    service.admin("resizeerror", code="AccountVMSeriesCoreQuotaReached", family="dasv5", times=2)
+    create_pool(client, "other", vm_size="Standard_D2ads_v5")
+    client.create_pool(pool_options(vm_size="Standard_D2as_v5"))
+    wait_for(lambda: client.get_pool("pool").resize_errors)
+    resize = m.BatchPoolResizeOptions(target_dedicated_nodes=1)
+    for codes in (["AccountVMSeriesCoreQuotaReached"], []):
+        client.begin_resize_pool("pool", resize, polling_interval=0.02).result()
+        assert [error.code for error in client.get_pool("pool").resize_errors or ()] == codes
+
+
+def test_resize_error_applies_to_its_vm_size_regardless_of_case(service, client):
+    service.admin("resizeerror", code="AllocationFailed", vmSize="STANDARD_E4-2S_V5")
+    create_pool(client, "other", vm_size="Standard_E4s_v5")
+    client.create_pool(pool_options(vm_size="Standard_E4-2s_v5"))
+    assert [each.code for each in wait_for(lambda: client.get_pool("pool").resize_errors)] == ["AllocationFailed"]
+
+
+def test_vm_size_that_is_not_offered_is_refused_by_property(service, client):
+    create_pool(client, target_dedicated_nodes=0)
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    service.admin("vmsizes", unavailable="Standard_D2as_v5, Standard_D2s_v5")
+    for refused in (
+        lambda: client.create_pool(pool_options("new", vm_size="standard_d2as_v5")),
+        lambda: client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="standard_d2as_v5")),
+    ):
+        with pytest.raises(HttpResponseError) as refusal:
+            refused()
+        error = refusal.value
+        assert (error.status_code, error.error.code) == (400, "InvalidPropertyValue")
+        details = {each.key: each.value for each in error.model.error_values}
+        assert (details["PropertyName"], details["PropertyValue"]) == ("vmSize", "standard_d2as_v5")
+    assert client.get_pool("pool").vm_size == "standard_d2s_v3"
+    client.create_pool(pool_options("new", vm_size="Standard_D2ds_v5"))
+
+
+def test_pool_quota_is_refused_with_its_code(service, client):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    service.admin("quota", pools=1)
+    for pool_id, code in (("new", "PoolQuotaReached"), ("POOL", "PoolExists")):
+        with pytest.raises(ResourceExistsError) as refusal:
+            client.create_pool(pool_options(pool_id))
+        assert (refusal.value.status_code, refusal.value.error.code) == (409, code)
+    service.admin("quota", pools=2)
+    client.create_pool(pool_options("new", target_dedicated_nodes=0))
+
+
+def test_job_quota_counts_active_jobs_and_schedules(service, client):
+    create_job(client)
+    create_job(client, "second")
+    service.admin("quota", jobs=2)
+    schedule = m.BatchJobScheduleCreateOptions(
+        id="schedule",
+        schedule=m.BatchJobScheduleConfiguration(),
+        job_specification=m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="pool")),
+    )
+    for refused in (lambda: create_job(client, "third"), lambda: client.create_job_schedule(schedule)):
+        with pytest.raises(ResourceExistsError) as refusal:
+            refused()
+        assert (refusal.value.status_code, refusal.value.error.code) == (409, "ActiveJobAndScheduleQuotaReached")
+    client.begin_terminate_job("second", {"terminateReason": "done"}, polling_interval=0.02).result()
+    wait_for(lambda: client.get_job("second").state == "completed")
+    create_job(client, "third")
+
+
 def test_answer_arrives_no_earlier_than_its_delay(service, client):
     service.admin("requests", operation="list_jobs", delay=0.3)
     began = time.monotonic()

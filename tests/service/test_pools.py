@@ -214,3 +214,71 @@ def test_node_counts_name_every_pool(client):
     assert (counts["one"].dedicated.idle, counts["one"].dedicated.total) == (1, 1)
     assert (counts["two"].low_priority.idle, counts["two"].dedicated.total) == (2, 0)
     assert [item.pool_id for item in client.list_pool_node_counts(filter="poolId eq 'two'")] == ["two"]
+
+
+@pytest.mark.parametrize("kind", ["Network", "Compute"])
+def test_resources_of_the_user_need_entra_id_as_in_azure(client, kind):
+    resource = f"/subscriptions/s/resourceGroups/g/providers/Microsoft.{kind}/x"
+    image = m.VirtualMachineConfiguration(
+        image_reference=m.BatchVmImageReference(virtual_machine_image_id=resource),
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+    )
+    if kind == "Network":
+        options = pool_options(network_configuration=m.NetworkConfiguration(subnet_id=resource))
+    else:
+        options = pool_options(virtual_machine_configuration=image)
+    with pytest.raises(HttpResponseError) as error:
+        client.create_pool(options)
+    assert (error.value.status_code, error.value.error.code) == (403, "AuthenticationFailed")
+    detail = f"authentication SharedKey is not allowed when external resources of type {kind} are linked."
+    assert error.value.response.json()["values"] == [
+        {"key": "AuthenticationErrorDetail", "value": f"The specified type of {detail}"}
+    ]
+
+
+def test_a_pool_without_public_addresses_needs_a_subnet(client):
+    addresses = m.BatchPublicIpAddressConfiguration(ip_address_provisioning_type="nopublicipaddresses")
+    network = m.NetworkConfiguration(public_ip_address_configuration=addresses)
+    with pytest.raises(HttpResponseError) as error:
+        client.create_pool(pool_options(network_configuration=network))
+    assert (error.value.status_code, error.value.error.code) == (400, "InvalidPropertyValue")
+
+
+def test_pool_without_nodes_takes_another_vm_size(client):
+    formula = m.BatchPoolEnableAutoScaleOptions(auto_scale_formula="$TargetDedicatedNodes = 1;")
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D4s_v5", **_machine()))
+    assert client.get_pool("pool").vm_size == "Standard_D4s_v5"
+    client.enable_pool_auto_scale("pool", formula)
+    (node,) = wait_for_nodes(client, "pool", "idle")
+    assert node.vm_size == "Standard_D4s_v5"
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D2s_v5"))
+    assert refusal.value.error.code == "OperationInvalidForCurrentState"
+
+
+def test_autoscaled_pool_without_nodes_takes_another_vm_size(client):
+    formula: dict[str, Any] = {"enable_auto_scale": True, "auto_scale_formula": "$TargetDedicatedNodes = 0;"}
+    client.create_pool(pool_options(target_dedicated_nodes=None, **formula))
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D4s_v5"))
+    pool = client.get_pool("pool")
+    assert (pool.vm_size, pool.enable_auto_scale) == ("Standard_D4s_v5", True)
+
+
+def test_vm_size_with_too_few_cores_for_the_slots_is_refused(client):
+    client.create_pool(pool_options(target_dedicated_nodes=0, vm_size="Standard_D4s_v5", task_slots_per_node=16))
+    wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
+    with pytest.raises(HttpResponseError) as refusal:
+        client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D2s_v5"))
+    details = {each.key: each.value for each in refusal.value.model.error_values}
+    assert (refusal.value.status_code, details["PropertyName"]) == (400, "taskSlotsPerNode")
+
+
+def test_resizing_pool_keeps_its_vm_size(start_service):
+    client = start_service(SLOW).client()
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D2s_v5"))
+    assert refusal.value.error.code == "PoolBeingResized"

@@ -264,3 +264,12 @@ def test_local_azure_links_its_blob_storage_to_its_batch_account(azure_settings)
     quick: Any = {"polling_interval": 0.02}  # an int, says the SDK
     client.begin_delete_job("linked", **quick).result()
     client.begin_delete_pool("linked", **quick).result()
+
+
+def test_identities_are_refused_where_no_tokens_are_issued(ready):
+    reference = m.BatchNodeIdentityReference(resource_id="/subscriptions/s/nodes")
+    file = m.ResourceFile(http_url="https://data.example/in/a", file_path="a", identity_reference=reference)
+    with pytest.raises(HttpResponseError) as error:
+        ready.create_task("job", task(resource_files=[file]))
+    assert (error.value.status_code, error.value.error.code) == (501, "NotImplemented")
+    assert "The property resourceFiles[0].identityReference" in error.value.error.message

@@ -11,6 +11,8 @@ from pathlib import Path
 
 SAS = "sv=2021-08-06&sr=c&sp=cw&sig=c2VjcmV0%2Bsignature%3D"
 
+UNAUTHORIZED = 401, {"x-ms-error-code": "InvalidAuthenticationInfo"}, b""
+
 
 class BlobServer(ThreadingHTTPServer):
     """Answers each request with the next of `answers` (status, headers, body), or as a container that takes all.
@@ -30,6 +32,7 @@ class BlobServer(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.connections = 0
         self.hangs_up = False  # after each answer, without saying so
+        self.tokens: set[str] | None = None  # of which each request must have one; None: no request needs one
         self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}/account"
 
 
@@ -47,9 +50,16 @@ class BlobHandler(BaseHTTPRequestHandler):
         assert isinstance(self.server, BlobServer)
         return self.server
 
+    def _is_refused(self) -> bool:
+        tokens, given = self._blobs.tokens, self.headers.get("Authorization", "")
+        return tokens is not None and given.removeprefix("Bearer ") not in tokens
+
     def do_PUT(self) -> None:
         server = self._blobs
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._is_refused():
+            self._answer(*UNAUTHORIZED)
+            return
         server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         name = self.path.partition("?")[0]
         exists = self.headers.get("If-None-Match") == "*" and name in server.blobs
@@ -61,6 +71,9 @@ class BlobHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self._blobs
+        if self._is_refused():
+            self._answer(*UNAUTHORIZED)
+            return
         server.gets.append(self.path)
         body = server.blobs.get(self.path.partition("?")[0])
         missing = 404, {"x-ms-error-code": "BlobNotFound"}, b""

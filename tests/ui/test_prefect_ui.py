@@ -19,6 +19,7 @@ from playwright.sync_api import expect
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Role, Run
 from tasks.run.settings import TimeLimits
+from tasks.run.vm_sizes import DEFAULT_SIZES
 from tests.support.accounts import add_pool
 from tests.support.deployed import Deployed
 from tests.support.pages import PrefectUI, browser_page, cells, chromium, drawn_width
@@ -120,7 +121,7 @@ def test_the_form_has_each_parameter_described_with_its_default(ui: PrefectUI) -
     expect(form.get_by_role("textbox", name="output_folder")).to_have_value("results")
     for thing in ("Containers", "Job", "Pool"):
         expect(form.get_by_role("button", name=f"Select {thing}")).to_have_text("delete")
-    expect(form.get_by_role("button", name="Add item")).to_be_visible()
+    expect(form.get_by_role("button", name="Add item")).to_have_count(2)  # of inputs and of VM sizes
     for described in (
         "Files, folders and globs on the machine where the flow runs",
         "How many words to list for each file.",
@@ -138,7 +139,7 @@ def test_the_older_form_has_the_same_parameters(ui: PrefectUI) -> None:
     assert numbers == ["10", "2", "0", "1", "1", "120", "60", "1", "30", "30", "0", "0"]
     expect(form.get_by_role("button", name="delete", exact=True)).to_have_count(3)
     expect(form.get_by_text("How many words to list for each file.")).to_be_visible()
-    expect(form.get_by_role("button", name="Add item")).to_be_visible()
+    expect(form.get_by_role("button", name="Add item")).to_have_count(2)  # of inputs and of VM sizes
 
 
 def test_the_form_does_not_start_a_run_with_a_wrong_value(ui: PrefectUI, deployed: Deployed) -> None:
@@ -197,6 +198,7 @@ def test_the_form_starts_a_run_with_its_values(from_the_form: UUID, deployed: De
     assert given["inputs"] == ["data/*.txt"]
     assert given["clean_up"] == {"containers": "delete", "job": "ask", "pool": "ask", "ask_minutes": 30}
     assert given["pool"]["dedicated_nodes"] == 2
+    assert given["pool"]["vm_size"] == list(DEFAULT_SIZES)
 
 
 def test_while_it_runs_progress_states_and_log_show_it(ui: PrefectUI, deployed: Deployed, from_the_form: UUID) -> None:
@@ -336,7 +338,7 @@ def test_the_report_of_a_run_shows_its_pictures_and_what_was_kept(
         expect(report.get_by_text("3 files: 3 succeeded, 0 failed").first).to_be_visible()
         for picture in ("Bar chart of the top words", "Timeline"):
             assert drawn_width(report.get_by_role("img", name=picture)) == 720
-        for fact in ("nodes 2 dedicated, of Standard_D2s_v3", "deleted containers, pool", "kept job"):
+        for fact in ("nodes 2 dedicated, of Standard_D2ads_v5", "deleted containers, pool", "kept job"):
             expect(report.get_by_role("row", name=fact)).to_be_visible()
 
 

@@ -22,7 +22,7 @@ from flows import cli as command_line
 from flows import command_run
 from flows.top_words import top_words
 from tasks.errors import ConflictError, TasksFailed
-from tasks.run.settings import CleanUp, Disposal, PoolSettings, TimeLimits
+from tasks.run.settings import CleanUp, Disposal, PoolSettings, PublicIp, TimeLimits
 from tasks.summary import Summary
 from tests.support.paths import DATA
 
@@ -110,6 +110,11 @@ NO_CONTAINER_IMAGE = (
 
 FILES_PER_TASK = "give a Batch task 1 to 1,000 files, or leave it out to have it chosen"
 
+GALLERY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/ours/images/align"
+IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
+AGENT = "batch.node.ubuntu 24.04"
+SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/ours/subnets/nodes"
+
 OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "inputs": ([HARBOUR], {"inputs": [str(DATA), HARBOUR]}),
     "top_n": (["--top-n", "3"], {"top_n": 3}),
@@ -119,8 +124,17 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--dedicated-after-minutes", "9", "--pool-id", "any"],
         {"pool": PoolSettings(dedicated_after_minutes=9, existing_pool_id="any")},
     ),
-    "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size="standard_a1_v2")}),
+    "vm_size": (["--vm-size", "standard_a1_v2"], {"pool": PoolSettings(vm_size=("standard_a1_v2",))}),
     "image": (["--image", "debian:debian-12:12:1"], {"pool": PoolSettings(image="debian:debian-12:12:1")}),
+    "node_agent_sku": (
+        ["--node-agent-sku", AGENT, "--image", GALLERY],
+        {"pool": PoolSettings(image=GALLERY, node_agent_sku=AGENT)},
+    ),
+    "subnet_id": (["--subnet-id", SUBNET], {"pool": PoolSettings(subnet_id=SUBNET)}),
+    "public_ip": (
+        ["--public-ip", "none", "--pool-id", "any"],
+        {"pool": PoolSettings(public_ip=PublicIp.NONE, existing_pool_id="any")},
+    ),
     "container_image": (["--container-image", "debian:12"], {"pool": PoolSettings(container_image="debian:12")}),
     "container_registry": (
         ["--container-registry", "hub", "--container-image", "a/b"],
@@ -133,6 +147,10 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "node_python": (["--node-python", "3.10"], {"pool": PoolSettings(node_python="3.10")}),
     "pool_id": (["--pool-id", "team-pool"], {"pool": PoolSettings(existing_pool_id="team-pool")}),
+    "node_identity": (
+        ["--node-identity", IDENTITY, "--pool-id", "team-pool"],
+        {"pool": PoolSettings(node_identity=IDENTITY, existing_pool_id="team-pool")},
+    ),
     "run_minutes": (["--run-minutes", "33"], {"limits": TimeLimits(run_minutes=33)}),
     "task_minutes": (["--task-minutes", "7"], {"limits": TimeLimits(task_minutes=7)}),
     "task_retries": (["--task-retries", "6"], {"limits": TimeLimits(task_retries=6)}),
@@ -171,7 +189,9 @@ def test_there_is_no_option_beside_those_that_are_tested_here() -> None:
 
 
 def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
-    assert run(*(argument for arguments, _ in OPTIONS.values() for argument in arguments)).exit_code == 0
+    # A subnet is for a new pool, and there is the id of an existing one.
+    together = [arguments for name, (arguments, _) in OPTIONS.items() if name != "subnet_id"]
+    assert run(*(argument for arguments in together for argument in arguments)).exit_code == 0
     assert flow.calls == [
         {
             "inputs": [str(DATA), HARBOUR],
@@ -180,14 +200,17 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
                 dedicated_nodes=5,
                 spot_nodes=8,
                 dedicated_after_minutes=9,
-                vm_size="standard_a1_v2",
-                image="debian:debian-12:12:1",
+                vm_size=("standard_a1_v2",),
+                image=GALLERY,
+                node_agent_sku=AGENT,
+                public_ip=PublicIp.NONE,
                 node_python="3.10",
                 container_image="a/b",
                 container_registry="hub",
                 slots_per_node=4,
                 slots_per_task=2,
                 existing_pool_id="team-pool",
+                node_identity=IDENTITY,
             ),
             "limits": TimeLimits(run_minutes=33, task_minutes=7, task_retries=6, stall_minutes=11),
             "output_folder": "elsewhere",
@@ -298,6 +321,16 @@ def test_a_prefect_server_that_is_gone_is_named_with_the_folder(flow: Recorder) 
         (
             ["--dedicated-nodes=0", "--image", "ubuntu"],
             "--image: 'ubuntu' is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server",
+        ),
+        (
+            ["--public-ip", "none"],
+            "--public-ip is none, which Azure Batch permits only in a subnet of your own: nodes would have no way to "
+            "Azure Batch and Blob Storage; set --subnet-id to a subnet with a NAT gateway or private endpoints",
+        ),
+        (
+            ["--image", GALLERY],
+            "--node-agent-sku is not set, and image is of a gallery: Azure Batch cannot see what operating system that "
+            "has; set --node-agent-sku, such as batch.node.ubuntu 24.04",
         ),
         (["--container-image", "https://a/b"], f"--container-image: 'https://a/b' {NO_CONTAINER_IMAGE}"),
         (["--container-registry", "hub"], "--container-registry is for a --container-image, and there is none"),

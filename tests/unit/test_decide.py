@@ -12,6 +12,7 @@ from azure.batch.models import BatchJob, BatchNode, BatchPool
 
 from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
+from tasks.resources.allocation import advice
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.records import record_blob
@@ -394,7 +395,9 @@ def test_nodes_that_are_all_unusable_are_named() -> None:
 @pytest.mark.parametrize("code", ["AccountCoreQuotaReached", "ImageNotFound"])
 def test_a_pool_that_can_get_no_nodes_is_named_with_the_reason(code: str) -> None:
     service = replace(NONE_RUNS, pool=scaled_pool(**refused(code)))
-    assert str(problem_of(service)) == f"pool pool got no nodes: {code}: No."
+    hint = advice([code])
+    assert str(problem_of(service)) == f"pool pool got no nodes: {code}: No.{hint}"
+    assert bool(hint) == (code == "AccountCoreQuotaReached")
 
 
 @pytest.mark.parametrize(
@@ -424,7 +427,7 @@ def test_an_existing_pool_s_error_is_final_once_it_saw_the_tasks() -> None:
     obstacle = "no node yet; Azure could not allocate: AccountCoreQuotaReached: No."
     assert line_of(older, EXISTING) == f"{WAITING}pool pool is steady, {obstacle}"
     later = replace(older, tasks_added=minute(-1))
-    assert str(problem_of(later, EXISTING)) == "pool pool got no nodes: AccountCoreQuotaReached: No."
+    assert str(problem_of(later, EXISTING)).startswith("pool pool got no nodes: AccountCoreQuotaReached: No.; `az ")
 
 
 def test_the_status_before_an_obstacle_is_logged_with_it() -> None:
@@ -612,7 +615,7 @@ def test_spot_nodes_that_azure_does_not_grant_are_replaced(code: str) -> None:
 def test_a_used_up_spot_quota_is_final_without_dedicated_nodes() -> None:
     code = "AccountLowPriorityCoreQuotaReached"
     service = replace(NONE_RUNS, pool=scaled_pool(**refused(code)))
-    assert str(problem_of(service, OWN)) == f"pool pool got no nodes: {code}: No."
+    assert str(problem_of(service, OWN)) == f"pool pool got no nodes: {code}: No.{advice([code])}"
 
 
 def started(at: float) -> dict[str, TaskOutcome]:
@@ -676,3 +679,109 @@ def test_of_a_job_that_is_gone_a_record_proves_a_success() -> None:
     memory = Watched().memory.with_records(TASKS, {record_blob("1.txt"), "other"})
     assert [(each.id, each.succeeded, each.earlier) for each in memory.outcomes.values()] == [("task1", True, True)]
     assert memory.left == 1
+
+
+# VM sizes.
+
+SIZED = replace(
+    DEDICATED, vm_size="Standard_D2as_v5", other_sizes=("Standard_D2s_v5", "Standard_D2ds_v5"), dedicated_nodes=1
+)
+
+
+def unallocated(code: str, at: float = 0) -> Service:
+    """A pool whose last allocation, of that minute, ended with this code."""
+    time = minute(at).isoformat()
+    run = {"timestamp": time, "results": "$TargetDedicatedNodes=1"}
+    found = pool(enableAutoScale=True, autoScaleRun=run, lastModified=time, allocationStateTransitionTime=time)
+    return replace(NONE_RUNS, pool=BatchPool({**found, **refused(code)}))
+
+
+def test_a_used_up_family_quota_gives_the_pool_its_next_size_at_once() -> None:
+    watched = Watched(SIZED)
+    decision = watched.look(unallocated("AccountVMSeriesCoreQuotaReached"))
+    assert decision.action is Action.NEXT_SIZE
+    assert decision.memory.changing
+    assert decision.memory.changing.size == "Standard_D2s_v5"
+    watched.memory = watched.memory.with_size(minute(0.1))
+    assert (watched.memory.pool.vm_size, watched.memory.changing) == ("Standard_D2s_v5", None)
+    stale = unallocated("AccountVMSeriesCoreQuotaReached")
+    assert stale.pool is not None
+    stale.pool.last_modified = minute(0.1)  # by the new size; no allocation has ended since
+    decision = watched.look(stale, at=0.2)
+    assert decision.action is Action.GO_ON
+    assert "VM size Standard_D2s_v5 instead of Standard_D2as_v5 (AccountVMSeriesCoreQuotaReached)" in decision.line
+
+
+def test_a_change_of_size_that_failed_is_tried_again_before_all_else() -> None:
+    watched = Watched(SIZED)
+    service = unallocated("AccountVMSeriesCoreQuotaReached")
+    assert watched.look(service).action is Action.NEXT_SIZE
+    assert service.pool is not None
+    service.pool.enable_auto_scale = False  # as it is in the middle of the change
+    assert watched.look(service, at=0.5).action is Action.NEXT_SIZE
+    assert isinstance(watched.look(service, at=120).problem, RunTimeout)
+
+
+def test_a_lack_of_capacity_gets_a_second_evaluation_first() -> None:
+    watched = Watched(SIZED)
+    actions = [watched.look(unallocated("AllocationFailed", at=at), at=at).action for at in (1, 5, 6.9, 7)]
+    assert actions == [Action.GO_ON] * 3 + [Action.NEXT_SIZE]
+
+
+def test_a_short_stall_limit_leaves_time_for_another_size() -> None:
+    watched = Watched(SIZED, replace(LIMITS, stall_minutes=4))
+    actions = [watched.look(unallocated("AllocationFailed", at=at), at=at).action for at in (0, 1.9, 2)]
+    assert actions == [Action.GO_ON] * 2 + [Action.NEXT_SIZE]
+
+
+def test_the_last_size_waits_for_capacity_as_an_only_one_does() -> None:
+    watched = Watched(replace(SIZED, other_sizes=()))
+    assert [watched.look(unallocated("AllocationFailed", at=at), at=at).action for at in (0, 29.9)] == [
+        Action.GO_ON,
+        Action.GO_ON,
+    ]
+    assert isinstance(watched.look(unallocated("AllocationFailed", at=30), at=30).problem, Stalled)
+
+
+def test_each_size_has_the_whole_time_for_a_stall() -> None:
+    watched = Watched(SIZED)
+    assert watched.look(unallocated("AllocationTimedout", at=29), at=29).action is Action.NEXT_SIZE
+    watched.memory = watched.memory.with_size(minute(29))
+    resizing = replace(NONE_RUNS, pool=scaled_pool(allocationState="resizing"))
+    assert [watched.look(resizing, at=at).action for at in (30, 58.9)] == [Action.GO_ON] * 2
+    assert isinstance(watched.look(resizing, at=59).problem, Stalled)
+
+
+def test_formulas_are_half_a_minute_apart() -> None:
+    watched = Watched(SIZED)
+    assert watched.look(unallocated("AccountVMSeriesCoreQuotaReached")).action is Action.NEXT_SIZE
+    watched.memory = watched.memory.with_size(minute(0))
+    again = unallocated("AccountVMSeriesCoreQuotaReached", at=0.1)
+    assert [watched.look(again, at=at).action for at in (0.2, 0.5, 0.6)] == [Action.GO_ON] * 2 + [Action.NEXT_SIZE]
+
+
+def test_a_pool_with_a_node_keeps_its_size() -> None:
+    service = replace(unallocated("AccountVMSeriesCoreQuotaReached"), nodes=[node("starting")])
+    decision = Watched(replace(SIZED, dedicated_nodes=2)).look(service)
+    assert decision.action is Action.GO_ON
+    assert "nodes: 1 starting; Azure could not allocate: AccountVMSeriesCoreQuotaReached: No." in decision.line
+    assert decision.fewer == "got 1 of its 2 nodes and goes on with them: AccountVMSeriesCoreQuotaReached: No."
+
+
+def test_with_all_sizes_refused_each_reason_is_named() -> None:
+    watched = Watched(SIZED)
+    for at, size in enumerate(("Standard_D2s_v5", "Standard_D2ds_v5")):
+        watched.look(unallocated("AccountVMSeriesCoreQuotaReached", at=at), at=at)
+        watched.memory = watched.memory.with_size(minute(at))
+        assert watched.memory.pool.vm_size == size
+    problem = watched.look(unallocated("AccountCoreQuotaReached", at=2), at=2).problem
+    assert isinstance(problem, TasksFailed)
+    reasons = [f"Standard_D2{family}_v5: AccountVMSeriesCoreQuotaReached: No." for family in ("as", "s")]
+    expected = "; ".join([*reasons, "Standard_D2ds_v5: AccountCoreQuotaReached: No."])
+    assert str(problem).startswith(
+        f"pool pool got no nodes of any of its VM sizes: {expected}; `az batch account list "
+    )
+
+
+def test_an_existing_pool_keeps_its_size() -> None:
+    assert isinstance(problem_of(unallocated("AccountVMSeriesCoreQuotaReached", at=1), EXISTING, at=2), TasksFailed)

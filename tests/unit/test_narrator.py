@@ -15,7 +15,7 @@ from tasks.errors import Stalled, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.events import JobStalled, Payload, PoolReady, Preempted, RunEvents
-from tasks.run.identity import UsedPool
+from tasks.run.identity import RefusedSize, UsedPool
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
 from tasks.watching.decide import Action, Decision
 from tasks.watching.failures import Failures
@@ -159,3 +159,28 @@ def test_given_up_the_end_says_why_and_how_far_each_task_came(heard: Heard, capl
     assert caplog.messages[-1] == (
         "0 of 2 Batch tasks completed (0 succeeded, 0 failed), 2 not completed; 1 files done earlier: the pool is gone"
     )
+
+
+def test_another_vm_size_is_a_warning_and_on_the_board(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    refused = [RefusedSize(size="Standard_D2as_v5", why="AllocationFailed: Full.", brief="AllocationFailed")]
+    pool = replace(POOL, refused_sizes=refused)
+    heard.narrator.report_size(pool)
+    refused.append(RefusedSize(size="Standard_E2as_v5", why="not offered", brief="InvalidPropertyValue"))
+    heard.narrator.report_size_not_offered(pool)
+    heard.narrator.report_size(pool)
+    again = "Pool pool: now of VM size Standard_D2s_v3, asking for nodes again"
+    assert caplog.messages == [
+        "Pool pool: no nodes of VM size Standard_D2as_v5: AllocationFailed: Full.",
+        again,
+        "Pool pool: not changed to VM size Standard_E2as_v5: not offered",
+        again,
+    ]
+    heard.narrator.report(decision(memory=replace(MEMORY, pool=pool), line="the line", outlook="; 4 per minute"))
+    instead = "Standard_D2s_v3 instead of Standard_D2as_v5 (AllocationFailed), Standard_E2as_v5 (InvalidPropertyValue)"
+    assert heard.shown[-1][3] == f"the status; 4 per minute; VM size {instead}"
+
+
+def test_fewer_nodes_than_asked_for_are_a_warning_once(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    for fewer in ("got 1 of its 2 nodes", "got 1 of its 2 nodes", ""):
+        heard.narrator.report(decision(fewer=fewer))
+    assert caplog.messages == ["Pool pool: got 1 of its 2 nodes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -14,6 +15,7 @@ from tasks.watching.obstacles import _refused, why_waiting
 from tasks.watching.snapshot import Part, Snapshot
 
 EVALUATED = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
+OWN = UsedPool(id="pool", slots_per_node=1, own=True)
 LIMITS = Limits(job_id="job", tasks=1, expires=EVALUATED, lifetime=timedelta(hours=2), stall_minutes=30)
 
 
@@ -49,29 +51,30 @@ def test_an_empty_pool_whose_formula_asks_for_no_node_gets_none(changed_after: f
     pool = empty_pool(settled_after=20, changed_after=changed_after)
     assert isinstance(pool.auto_scale_run, AutoScaleRun)
     with pytest.raises(TasksFailed, match="autoscale formula asks for no nodes any more"):
-        _refused(pool, [], own=True, helped=False)
+        _refused(pool, [], OWN, helped=False)
 
 
 def test_a_new_formula_gets_the_time_to_be_evaluated() -> None:
-    assert _refused(empty_pool(settled_after=20, changed_after=3600), [], own=True, helped=False) == ""
+    assert _refused(empty_pool(settled_after=20, changed_after=3600), [], OWN, helped=False).text == ""
 
 
 def test_nodes_the_formula_asks_for_are_waited_for() -> None:
-    assert _refused(empty_pool(settled_after=20, changed_after=0, asked=2), [], own=True, helped=False) == ""
+    assert _refused(empty_pool(settled_after=20, changed_after=0, asked=2), [], OWN, helped=False).text == ""
 
 
 QUOTA = ("AccountCoreQuotaReached",)
+NO_NODES = r"^pool pool got no nodes: AccountCoreQuotaReached: No\.; `az batch account list "
 
 
 def test_a_quota_that_is_used_up_is_final() -> None:
     pool = empty_pool(settled_after=20, changed_after=0, asked=2, refused=QUOTA)
-    with pytest.raises(TasksFailed, match=r"^pool pool got no nodes: AccountCoreQuotaReached: No\.$"):
-        _refused(pool, [], own=True, helped=False)
+    with pytest.raises(TasksFailed, match=NO_NODES):
+        _refused(pool, [], OWN, helped=False)
 
 
 def test_a_refusal_before_a_new_formula_is_not_final() -> None:
     pool = empty_pool(settled_after=20, changed_after=3600, asked=2, refused=QUOTA)
-    assert _refused(pool, [], own=True, helped=False) == "AccountCoreQuotaReached: No."
+    assert _refused(pool, [], OWN, helped=False).text == "AccountCoreQuotaReached: No."
 
 
 def looked_at(pool: BatchPool, *node_states: str, own: bool = True, added_after: float = 0) -> str:
@@ -83,7 +86,7 @@ def looked_at(pool: BatchPool, *node_states: str, own: bool = True, added_after:
         job=BatchJob({"id": "job", "state": "active"}),
         tasks_added=EVALUATED + timedelta(seconds=added_after),
     )
-    return why_waiting(snapshot, UsedPool(id="pool", slots_per_node=1, own=own), LIMITS)
+    return why_waiting(snapshot, replace(OWN, own=own), LIMITS).text
 
 
 def test_all_nodes_lost_is_final_once_no_more_will_come() -> None:
@@ -107,7 +110,7 @@ def test_an_error_older_than_the_tasks_does_not_fail_the_run(added_after: float)
 
 def test_an_error_from_after_the_tasks_were_added_does() -> None:
     pool = empty_pool(settled_after=20, changed_after=-3600, refused=QUOTA)
-    with pytest.raises(TasksFailed, match=r"^pool pool got no nodes: AccountCoreQuotaReached: No\.$"):
+    with pytest.raises(TasksFailed, match=NO_NODES):
         looked_at(pool, own=False, added_after=-1)
 
 
@@ -135,5 +138,5 @@ def test_a_fixed_size_pool_without_nodes_is_final() -> None:
             "resizeErrors": [{"code": QUOTA[0], "message": "No."}],
         }
     )
-    with pytest.raises(TasksFailed, match=r"^pool pool got no nodes: AccountCoreQuotaReached: No\.$"):
+    with pytest.raises(TasksFailed, match=NO_NODES):
         looked_at(pool, own=False, added_after=3600)

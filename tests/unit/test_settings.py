@@ -232,6 +232,62 @@ def test_an_image_that_is_not_in_three_parts_is_refused() -> None:
         PoolSettings(image="ubuntu")
 
 
+GALLERY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/ours/images/align"
+IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
+SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/ours/subnets/nodes"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"image": "/subscriptions/s/images/align"},
+            "is not the id of an image in a gallery; it looks like /subscript",
+        ),
+        (
+            {"image": "/SharedGalleries/a/Images/b"},
+            "is not the id of an image in a gallery; it looks like /subscriptions",
+        ),
+        ({"image": f"{GALLERY}/versions/"}, "is not the id of an image in a gallery; it looks like /subscriptions/ID/"),
+        ({"image": GALLERY}, "node_agent_sku is not set, and image is of a gallery: "),
+        (
+            {"image": GALLERY, "node_agent_sku": "ubuntu 24.04"},
+            "'ubuntu 24.04' is not a node agent; it looks like batch",
+        ),
+        (
+            {"node_agent_sku": "batch.node.el 9"},
+            "node_agent_sku is for an image of a gallery; that of other images is ",
+        ),
+        ({"subnet_id": "nodes"}, "'nodes' is not the id of a subnet; it looks like /subscriptions/ID/resourceGroups/"),
+        ({"subnet_id": SUBNET.rpartition("/subnets")[0]}, "/ours' is not the id of a subnet; it looks like /subscript"),
+        (
+            {"subnet_id": SUBNET, "existing_pool_id": "team"},
+            "subnet_id is for a new pool; existing_pool_id names one, ",
+        ),
+        (
+            {"node_identity": "nodes", "existing_pool_id": "team"},
+            "'nodes' is not the resource id of a managed identity; ",
+        ),
+        (
+            {"node_identity": IDENTITY},
+            "node_identity is set, and Azure Batch gives managed identities only to pools that ",
+        ),
+        (
+            {"public_ip": "none"},
+            "public_ip is none, which Azure Batch permits only in a subnet of your own: nodes would",
+        ),
+    ],
+)
+def test_an_image_network_or_identity_that_cannot_work_is_refused(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        PoolSettings.model_validate(settings)
+    assert said in str(error.value)
+
+
+def test_an_emptied_image_network_and_identity_are_the_defaults() -> None:
+    assert PoolSettings(image="", node_agent_sku="", subnet_id="", node_identity="") == PoolSettings()
+
+
 def test_a_task_that_needs_more_slots_than_a_new_node_has_is_refused() -> None:
     with pytest.raises(
         ValidationError, match=r"slots_per_task is 3, but a node has 2 \(slots_per_node\); no node could"

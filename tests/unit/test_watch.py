@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from azure.batch.models import BatchJob, BatchNode, BatchPool
-from azure.core.exceptions import ResourceExistsError, ServiceRequestError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ServiceRequestError
 
 import tasks.watching.watch
 from tasks.errors import Cancelled, RunError, TasksFailed
@@ -49,6 +50,9 @@ class Looked:
     outages: list[ServiceError] = field(default_factory=list)
     records_read: int = 0
     added: list[int] = field(default_factory=list)
+    used: UsedPool = POOL
+    refused: bool = False  # the pool has no nodes, for want of a quota; else they are preempted
+    sizes: list[str] = field(default_factory=list)  # as they are reported
     seen: LastSeen = field(default_factory=LastSeen)
 
     @property
@@ -68,6 +72,10 @@ class Looked:
                 if not self.lists_tasks:
                     raise LOST
                 return replace(found, tasks=self._tasks(), read=found.read | {Part.TASKS})
+            case Part.POOL if self.refused:
+                return replace(found, pool=without_quota(self.now()))
+            case Part.TASKS_ADDED:
+                return replace(found, tasks_added=NOON)
             case Part.POOL:
                 nodes = [BatchNode({"id": "node0", "state": "preempted"})]
                 return replace(found, pool=BatchPool({"id": "pool", "state": "active"}), nodes=nodes)
@@ -97,6 +105,12 @@ class Looked:
     def report_added_nodes(self, memory: Memory, minutes: int | None) -> None:
         self.added.append(memory.pool.added_nodes)
 
+    def report_size(self, pool: UsedPool) -> None:
+        self.sizes.append(pool.vm_size)
+
+    def report_size_not_offered(self, pool: UsedPool) -> None:
+        self.sizes.append(f"not {pool.refused_sizes[-1].size}")
+
     def report_end(self, memory: Memory, problem: RunError | None) -> list[TaskOutcome]:
         return [memory.outcome(task.id) or TaskOutcome.of(task, None) for task in TASKS]
 
@@ -107,16 +121,38 @@ class Looked:
         self.minute += 1
         assert self.minute < 300
 
-    def watched(self, limits: Limits = LIMITS, add_nodes: Callable[[], None] = lambda: None) -> Monitored:
+    def watched(
+        self,
+        limits: Limits = LIMITS,
+        add_nodes: Callable[[], None] = lambda: None,
+        use_size: Callable[[str, int], bool] = lambda size, added: True,
+    ) -> Monitored:
         return Watch(
             reader=cast(SnapshotReader, self),
             narrator=cast(Narrator, self),
             limits=limits,
             polling=Polling(sleep=self.sleep, now=self.now),
-            memory=Memory.start(POOL, limits, self.now(), self.seen.outcomes),
+            memory=Memory.start(self.used, limits, self.now(), self.seen.outcomes),
             seen=self.seen,
             add_nodes=add_nodes,
+            use_size=use_size,
         ).until_the_end()
+
+
+def without_quota(at: datetime) -> BatchPool:
+    """A pool whose last allocation, just now, ended without a node."""
+    return BatchPool(
+        {
+            "id": "pool",
+            "state": "active",
+            "allocationState": "steady",
+            "enableAutoScale": True,
+            "targetDedicatedNodes": 1,
+            "autoScaleRun": {"timestamp": at.isoformat(), "results": "$TargetDedicatedNodes=1"},
+            **dict.fromkeys(("lastModified", "allocationStateTransitionTime"), at.isoformat()),
+            "resizeErrors": [{"code": "AccountVMSeriesCoreQuotaReached", "message": "No."}],
+        }
+    )
 
 
 def succeeded(monitored: Monitored) -> list[bool]:
@@ -218,3 +254,65 @@ def test_nodes_are_added_once_the_pool_is_not_being_resized() -> None:
     monitored = waits.watched(HELPED, add_nodes)
     assert (asked, waits.added, waits.outages) == ([10, 11], [1], [])
     assert (monitored.pool.added_nodes, monitored.pool.added_at) == (1, NOON + timedelta(minutes=11))
+
+
+# Another VM size.
+
+SIZED = replace(POOL, vm_size="Standard_D2as_v5", other_sizes=("Standard_D2s_v5", "Standard_D2ds_v5"))
+
+
+def resized(*answers: bool | Exception, state: str = "completed") -> tuple[Looked, list[str], Monitored]:
+    """A run whose pool answers so when it is to get another size, as often as it is asked."""
+    looked = Looked(counts=[WAITS] * len(answers) + [DONE], states=[state] * 2, used=SIZED, refused=True)
+    asked: list[str] = []
+    left = list(answers)
+
+    def use_size(size: str, added: int) -> bool:
+        asked.append(size)
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return looked, asked, looked.watched(use_size=use_size)
+
+
+def refusal(code: str, *details: tuple[str, str]) -> HttpResponseError:
+    error = HttpResponseError(message="No.")
+    values = [SimpleNamespace(key=key, value=value) for key, value in details]
+    error.model = SimpleNamespace(code=code, message=SimpleNamespace(value="No."), error_values=values)
+    return error
+
+
+def test_a_pool_is_given_one_size_after_the_other() -> None:
+    looked, asked, monitored = resized(True, True)
+    assert asked == looked.sizes == ["Standard_D2s_v5", "Standard_D2ds_v5"]
+    assert (monitored.pool.vm_size, monitored.pool.other_sizes) == ("Standard_D2ds_v5", ())
+    assert [each.size for each in monitored.pool.refused_sizes] == ["Standard_D2as_v5", "Standard_D2s_v5"]
+    assert monitored.pool.asked_at == NOON + timedelta(minutes=1)
+
+
+def test_a_size_is_asked_for_again_after_an_outage() -> None:
+    looked, asked, monitored = resized(LOST, True)
+    assert asked == ["Standard_D2s_v5"] * 2
+    assert (len(looked.outages), monitored.pool.vm_size) == (1, "Standard_D2s_v5")
+
+
+def test_a_pool_whose_nodes_have_come_meanwhile_keeps_its_size() -> None:
+    looked, asked, monitored = resized(False)
+    assert (asked, looked.sizes, monitored.pool) == (["Standard_D2s_v5"], [], SIZED)
+
+
+def test_a_size_that_is_not_offered_is_followed_by_the_next() -> None:
+    refused = refusal("InvalidPropertyValue", ("PropertyName", "vmSize"), ("PropertyValue", "standard_d2s_v5"))
+    looked, _, monitored = resized(refused, True)
+    assert looked.sizes == ["not Standard_D2s_v5", "Standard_D2ds_v5"]
+    assert monitored.pool.instead_of == (
+        "Standard_D2s_v5 (InvalidPropertyValue), Standard_D2as_v5 (AccountVMSeriesCoreQuotaReached)"
+    )
+
+
+def test_another_refusal_ends_watching() -> None:
+    _, asked, monitored = resized(refusal("InvalidPropertyValue", ("PropertyName", "maxSize")), state="active")
+    assert asked == ["Standard_D2s_v5"]
+    assert isinstance(monitored.problem, ServiceError)

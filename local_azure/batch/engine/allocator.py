@@ -84,7 +84,11 @@ class Allocator:
         kinds = [node.document["isDedicated"] for node in nodes if not is_leaving(node)]
         targets = (pool.document["targetDedicatedNodes"], pool.document["targetLowPriorityNodes"])
         changes = (kinds.count(True), kinds.count(False)) != targets
-        if "resizeFault" not in pool.private and changes and (fault := self._service.faults.take_resize(pool.id)):
+        vm_size = pool.document["vmSize"].lower()
+        fault = None
+        if "resizeFault" not in pool.private and changes:
+            fault = self._service.faults.take_resize(pool.id, vm_size)
+        if fault:
             pool.private["resizeFault"] = {"code": fault.code, "message": fault.message}
             for node in nodes:
                 node.private.pop("remove", None)

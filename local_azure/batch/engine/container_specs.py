@@ -23,7 +23,7 @@ def check_machine(machine: Document) -> None:
     if configuration.get("containerRegistries"):
         raise not_implemented(f"The property {path}.containerRegistries", _SIGN_IN)
     if not runs_containers(machine["imageReference"]):
-        able = ", ".join("/".join(image[:3]) for image in IMAGES if runs_containers(_reference(*image[:3])))
+        able = ", ".join("/".join(image.name) for image in IMAGES if DOCKER in image.capabilities)
         reason = f"the image has not the capability {DOCKER}; use {able}"
         raise invalid_property(path, configuration["type"], reason)
     _require_engine(path)
@@ -58,7 +58,3 @@ def _require_engine(path: str) -> None:
         find_engine()
     except NoEngine as error:
         raise BatchError(Code.NotImplemented, f"The property {path}: {error}.", What=f"The property {path}") from None
-
-
-def _reference(publisher: str, offer: str, sku: str) -> Document:
-    return {"publisher": publisher, "offer": offer, "sku": sku}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from local_azure.batch.engine.service import Service
+from local_azure.batch.state.access import Entra
 from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Document
 from local_azure.loopback import trusting
@@ -62,6 +63,7 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
     return {
         **({} if task.get("containerSettings") else of_machine),
         **(_trust(service.trusted, root) if service.trusted else {}),
+        **(_identity(service, service.entra) if service.entra and service.identities(pool) else {}),
         "AZ_BATCH_ACCOUNT_NAME": service.account.name,
         "AZ_BATCH_ACCOUNT_URL": service.endpoint + "/",
         "AZ_BATCH_CERTIFICATES_DIR": str(directory / "certs"),
@@ -77,6 +79,11 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
         "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(_free_bytes(root)),
         "AZ_BATCH_TASK_WORKING_DIR": working,
     }
+
+
+def _identity(service: Service, entra: Entra) -> dict[str, str]:
+    """The variables that stand for Azure's metadata service, whose address this machine cannot have."""
+    return {"IDENTITY_ENDPOINT": service.identity_endpoint, "IDENTITY_HEADER": entra.header}
 
 
 def _trust(trusted: Path, root: Path) -> dict[str, str]:

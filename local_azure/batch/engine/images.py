@@ -4,46 +4,83 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import dataclass
 
 from local_azure.batch.state.store import Document
 
 DOCKER = "DockerCompatible"  # the capability of images whose nodes run containers
-
-# Publisher, offer, SKU and node agent. Whichever is chosen, tasks run on this machine.
-IMAGES = (
-    ("almalinux", "almalinux-hpc", "8_10-hpc-gen2", "batch.node.el 8"),
-    ("almalinux", "almalinux-x86_64", "9-gen1", "batch.node.el 9"),
-    ("almalinux", "almalinux-x86_64", "9-gen2", "batch.node.el 9"),
-    ("canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "batch.node.ubuntu 20.04"),
-    ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "batch.node.ubuntu 22.04"),
-    ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts-gen2", "batch.node.ubuntu 22.04"),
-    ("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
-    ("canonical", "ubuntu-24_04-lts", "server-gen1", "batch.node.ubuntu 24.04"),
-    ("debian", "debian-12", "12", "batch.node.debian 12"),
-    ("debian", "debian-12", "12-gen2", "batch.node.debian 12"),
-    ("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"),
-)
-_WITH_DOCKER = {("microsoft-dsvm", "ubuntu-hpc", "2204")}  # those of the list above, in Azure's own answers
+_GENERATION_2 = "Generation2VMImage"
 
 
-def capabilities(publisher: str, offer: str, sku: str) -> list[str]:
-    """Whether containers run on the image, as in Azure; and what Azure does not list: `python3` and its platform."""
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image as Azure lists it. Whichever is chosen, tasks run on this machine."""
+
+    name: tuple[str, str, str]  # publisher, offer and SKU
+    agent: str
+    capabilities: tuple[str, ...] = ()
+    verified: bool = True
+    end_of_life: str = ""  # of its support by Azure Batch
+
+
+def _images() -> tuple[Image, ...]:
+    """Those of Linux in Azure's own answers, as far as they differ in what a client chooses by.
+
+    From the answer recorded in azure-cli's tests in 2024, Azure/Batch#178 for Ubuntu 24.04, and Azure/Batch#174 and
+    #200 for the ends of support.
+    """
+    ubuntu_20, ubuntu_22, ubuntu_24 = (f"batch.node.ubuntu {release}" for release in ("20.04", "22.04", "24.04"))
+    ended, ends = "2025-04-23T00:00:00Z", "2027-06-30T00:00:00Z"
+    hpc = (DOCKER, "SupportsRDMAOnly", _GENERATION_2, "IntelMPIRuntimeInstalled")
+    focal, jammy, noble = "0001-com-ubuntu-server-focal", "0001-com-ubuntu-server-jammy", "ubuntu-24_04-lts"
+    gen2 = (_GENERATION_2,)
+    return (
+        Image(name=("almalinux", "almalinux-hpc", "8_10-hpc-gen2"), agent="batch.node.el 8", capabilities=gen2),
+        Image(name=("almalinux", "almalinux-x86_64", "9-gen1"), agent="batch.node.el 9"),
+        Image(name=("almalinux", "almalinux-x86_64", "9-gen2"), agent="batch.node.el 9", capabilities=gen2),
+        Image(name=("canonical", focal, "20_04-lts"), agent=ubuntu_20, end_of_life=ended),
+        Image(name=("canonical", jammy, "22_04-lts"), agent=ubuntu_22, end_of_life=ends),
+        Image(name=("canonical", jammy, "22_04-lts-gen2"), agent=ubuntu_22, capabilities=gen2, end_of_life=ends),
+        Image(name=("canonical", noble, "minimal"), agent=ubuntu_24, capabilities=gen2, verified=False),
+        Image(name=("canonical", noble, "server"), agent=ubuntu_24, capabilities=gen2),
+        Image(name=("canonical", noble, "server-arm64"), agent=f"{ubuntu_24}-arm64", capabilities=gen2),
+        Image(name=("canonical", noble, "server-gen1"), agent=ubuntu_24),
+        Image(name=("debian", "debian-12", "12"), agent="batch.node.debian 12"),
+        Image(name=("debian", "debian-12", "12-gen2"), agent="batch.node.debian 12", capabilities=gen2),
+        Image(
+            name=("microsoft-azure-batch", "ubuntu-server-container", "20-04-lts"),
+            agent=ubuntu_20,
+            capabilities=(DOCKER,),
+            end_of_life=ended,
+        ),
+        Image(name=("microsoft-dsvm", "ubuntu-hpc", "2204"), agent=ubuntu_22, capabilities=hpc, end_of_life=ends),
+        Image(name=("microsoft-dsvm", "ubuntu-hpc", "2404"), agent=ubuntu_24, capabilities=hpc),
+    )
+
+
+IMAGES = _images()
+NODE_AGENTS = frozenset(image.agent for image in IMAGES)
+_BY_NAME = {image.name: image for image in IMAGES}
+
+
+def of_nodes() -> list[str]:
+    """Capabilities that Azure does not list: `python3` of the nodes, and its platform."""
     library, version = platform.libc_ver()
     python = f"Python{sys.version_info.major}.{sys.version_info.minor}"
-    docker = [DOCKER] if (publisher, offer, sku) in _WITH_DOCKER else []
-    return [*docker, python, platform.machine(), *([library + version] if library else [])]
+    return [python, platform.machine(), *([library + version] if library else [])]
 
 
 def node_agent_of(reference: Document) -> str | None:
     """The node agent of an image reference; None if the image is not supported."""
-    agents = {image[:3]: image[3] for image in IMAGES}
-    return agents.get(_names(reference))
+    image = _named(reference)
+    return image.agent if image else None
 
 
 def runs_containers(reference: Document) -> bool:
-    return _names(reference) in _WITH_DOCKER
+    image = _named(reference)
+    return image is not None and DOCKER in image.capabilities
 
 
-def _names(reference: Document) -> tuple[str, str, str]:
+def _named(reference: Document) -> Image | None:
     publisher, offer, sku = (str(reference.get(name, "")).lower() for name in ("publisher", "offer", "sku"))
-    return publisher, offer, sku
+    return _BY_NAME.get((publisher, offer, sku))

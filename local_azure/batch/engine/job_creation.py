@@ -12,6 +12,17 @@ from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import timestamp
 
+_ACTIVE = """
+    SELECT (SELECT count(*) FROM jobs WHERE state <> 'completed')
+         + (SELECT count(*) FROM schedules WHERE json_extract(document, '$.state') <> 'completed')
+"""
+
+
+def check_quota(service: Service) -> None:
+    """Raises BatchError where the account has as many active jobs and job schedules as it may."""
+    if int(service.store.value(_ACTIVE)) >= service.faults.job_quota:
+        raise BatchError(Code.ActiveJobAndScheduleQuotaReached)
+
 
 def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None = None) -> Row:
     """Store a job with its auto pool and job manager task. Raises BatchError if its id is taken."""

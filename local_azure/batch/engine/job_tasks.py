@@ -144,6 +144,7 @@ class JobTasks:
                 **environment.settings(job.get("commonEnvironmentSettings"), task.get("environmentSettings")),
             },
             status_file=self._status_file(attempt),
+            identities=service.identities(attempt.pool),
             resource_files=task.get("resourceFiles", ()),
             container=task.get("containerSettings"),
             time_limit=None if limit >= UNLIMITED else limit.total_seconds(),

@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 
 from local_azure.batch.engine import autoscale, container_specs, task_specs
-from local_azure.batch.engine.images import node_agent_of
+from local_azure.batch.engine.images import NODE_AGENTS, node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import duration, parse_duration
@@ -35,10 +35,38 @@ def with_defaults(spec: Document) -> Document:
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])
+    _complete_accounts(spec)
+    return spec
+
+
+def check_machine_change(pool: Document, patch: Document) -> None:
+    """Complete a patch of the machine of a pool without nodes. Raises BatchError if the pool would be invalid."""
+    changed = {**pool, **patch}
+    _check_machine(changed)
+    check_slots(changed)
+    _complete_accounts(patch)
+
+
+def _complete_accounts(spec: Document) -> None:
+    """Passwords are not stored."""
     for account in spec.get("userAccounts", ()):
         account.pop("password")
         account.setdefault("elevationLevel", "nonadmin")
-    return spec
+
+
+def refuse_linked_resources(spec: Document) -> None:
+    """Refuse a subnet, or an image of a gallery, from a client that has signed with the account's key.
+
+    Raises BatchError in Azure's words, which Azure/aztk#240 and MicrosoftDocs/azure-docs#51092 quote.
+    """
+    machine = spec.get("virtualMachineConfiguration", {})
+    linked = {
+        "Compute": "virtualMachineImageId" in machine.get("imageReference", {}),
+        "Network": "subnetId" in spec.get("networkConfiguration", {}),
+    }
+    for kind in (kind for kind, is_linked in linked.items() if is_linked):
+        reason = f"The specified type of authentication SharedKey is not allowed when external resources of type {kind}"
+        raise BatchError(Code.AuthenticationFailed, AuthenticationErrorDetail=f"{reason} are linked.")
 
 
 def start_task(task: Document) -> Document:
@@ -87,6 +115,10 @@ def _check_machine(spec: Document) -> None:
         name = "virtualMachineConfiguration"
         raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
     reference = machine["imageReference"]
+    _check_network(spec.get("networkConfiguration", {}))
+    if "virtualMachineImageId" in reference and machine["nodeAgentSKUId"].lower() not in NODE_AGENTS:
+        path = "virtualMachineConfiguration.nodeAgentSKUId"
+        raise invalid_property(path, machine["nodeAgentSKUId"], "it is not the node agent of a supported image")
     if any(name in reference for name in ("virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId")):
         return
     agent = node_agent_of(reference)
@@ -100,3 +132,10 @@ def _check_machine(spec: Document) -> None:
         raise invalid_property("virtualMachineConfiguration.nodeAgentSKUId", machine["nodeAgentSKUId"], reason)
     reference.setdefault("version", "latest")
     container_specs.check_machine(machine)
+
+
+def _check_network(network: Document) -> None:
+    provisioning = network.get("publicIPAddressConfiguration", {}).get("provision", "")
+    if provisioning.lower() == "nopublicipaddresses" and "subnetId" not in network:
+        path = "networkConfiguration.publicIPAddressConfiguration.provision"
+        raise invalid_property(path, provisioning, "a pool without public IP addresses needs a subnetId")

@@ -214,6 +214,7 @@ class Scheduler:
                 **environment.settings(job.get("commonEnvironmentSettings"), task.document.get("environmentSettings")),
             },
             status_file=self._status_file(attempt),
+            identities=service.identities(attempt.pool),
             resource_files=task.document.get("resourceFiles", ()),
             output_files=task.document.get("outputFiles", ()),
             container=task.document.get("containerSettings"),

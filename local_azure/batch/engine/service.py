@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from asyncio import Future
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,8 @@ class Service:
     entra: Entra | None = None  # without it no tokens are taken
     usual_access: Access = ALL  # to both accounts
     storage_access_file: Path | None = None  # where Blob Storage reads its own
+    identity_endpoint: str = ""  # that issues tokens, set once the service listens
+    storage_token: Callable[[], str] | None = None  # for Blob Storage, of the identity that all tokens are of
     trusted: Path | None = None  # the certificates that nodes trust; None if they are those of the machine
 
     @property
@@ -76,6 +79,14 @@ class Service:
     def node(self, pool: str, node: str) -> Row:
         self.pool(pool)
         return self.store.nodes.get(pool.lower(), node.lower()) or _missing(Code.NodeNotFound)
+
+    def identities(self, pool: str) -> frozenset[str]:
+        """The resource ids, in lower case, of the managed identities of a pool; none where no tokens are issued."""
+        if self.entra is None:
+            return frozenset()
+        row = self.store.pools.get(pool.lower())
+        assigned = row.document.get("identity", {}).get("userAssignedIdentities", ()) if row else ()
+        return frozenset(each["resourceId"].lower() for each in assigned)
 
     def job(self, job: str) -> Row:
         return self.store.jobs.get(job.lower()) or _missing(Code.JobNotFound)

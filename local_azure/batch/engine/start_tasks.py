@@ -64,6 +64,7 @@ class StartTasks:
             directory=directory,
             environment={**variables, **environment.settings(task.get("environmentSettings"))},
             status_file=self._status_file(attempt),
+            identities=service.identities(attempt.pool),
             resource_files=task.get("resourceFiles", ()),
             container=task.get("containerSettings"),
         )

@@ -95,6 +95,7 @@ class App:
             content=await _body(headers, receive),
             endpoint=self._service.endpoint,
             linked=self._service.auto_storage is not None,
+            tokens=self._service.entra is not None,
         )
         if operation.serve is None:
             raise not_implemented(f"The operation {operation.name}")

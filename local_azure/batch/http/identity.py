@@ -55,9 +55,9 @@ class IdentityApp:
         if query.get("api-version") != [_API_VERSION] or not query.get("resource"):
             raise _Refused(400, f"The query needs api-version={_API_VERSION} and a resource.")
         service, resource = self._service, query["resource"][0]
-        token, expires = tokens.issue(
-            self._entra.secret, resource, service.faults.issued, service.now(), service.clock.machine_time()
-        )
+        if (identity := query.get("mi_res_id")) and not _is_of_a_pool(service, identity[0]):
+            raise _Refused(400, "No managed identity found for specified ClientId/ResourceId/PrincipalId.")
+        token, expires = issue(service, self._entra, resource)
         return {
             "access_token": token,
             "expires_on": str(expires),
@@ -65,3 +65,17 @@ class IdentityApp:
             "token_type": "Bearer",
             "client_id": PRINCIPAL,
         }
+
+
+def issue(service: Service, entra: Entra, resource: str) -> tuple[str, int]:
+    """A token for the resource and its expiry, in seconds since 1970."""
+    return tokens.issue(entra.secret, resource, service.faults.issued, service.now(), service.clock.machine_time())
+
+
+def token_of(service: Service, entra: Entra, resource: str) -> str:
+    return issue(service, entra, resource)[0]
+
+
+def _is_of_a_pool(service: Service, identity: str) -> bool:
+    pools = service.store.pools.where("json_extract(document, '$.identity') IS NOT NULL")
+    return any(identity.lower() in service.identities(pool.id) for pool in pools)

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from local_azure.batch.engine import environment
@@ -24,10 +25,11 @@ from local_azure.batch.engine.schedules import Schedules
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.app import App
 from local_azure.batch.http.connections import HOST, accepting, listen
-from local_azure.batch.http.identity import IdentityApp
+from local_azure.batch.http.identity import PATH, IdentityApp, token_of
 from local_azure.batch.http.routes import Router
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
+from local_azure.batch.rest import tokens
 from local_azure.batch.state.access import ALL, Access, Entra
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
@@ -172,7 +174,10 @@ async def _serve(
     environment.make_python(service.data)
     listener = listen(port)
     service.endpoint = f"{'https' if security.tls else 'http'}://{HOST}:{listener.getsockname()[1]}"
-    agent = NodeAgent(runner, service.data / "trash", service.auto_storage)
+    if security.entra and security.identity_listener:
+        service.identity_endpoint = f"http://{HOST}:{security.identity_listener.getsockname()[1]}{PATH}"
+        service.storage_token = partial(token_of, service, security.entra, tokens.STORAGE)
+    agent = NodeAgent(runner, service.data / "trash", service.auto_storage, service.storage_token)
     job_tasks = JobTasks(service, agent)
     controllers = (
         Lifecycle(service, agent, job_tasks),

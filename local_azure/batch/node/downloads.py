@@ -14,17 +14,21 @@ from urllib.parse import quote
 
 from local_azure.batch.node.transfer_common import (
     Limits,
+    TokenOf,
     TransferFailed,
     is_loopback,
+    no_tokens,
     node_errors,
     open_container,
     public_url,
     storage_errors,
+    token_for,
 )
 from local_azure.batch.state.auto_storage import PROPERTY, AutoStorage
 from local_azure.batch.state.paths import PathEscapes, make_private, resolve_inside
 
 DEFAULT_FILE_MODE = "0770"  # Azure Batch's own, for Linux nodes
+_STORAGE_VERSION = "2021-08-06"  # tokens need one of 2017-11-09 or later
 CHUNK = 1 << 20  # bytes
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -35,19 +39,23 @@ def stage_in(
     *,
     auto_storage: AutoStorage | None = None,
     limits: Limits | None = None,
+    token_of: TokenOf = no_tokens,
 ) -> None:
     """Download resource files, given as on the wire, into the working directory. Raises TransferFailed.
 
-    Containers that are only named are those of `auto_storage`.
+    Containers that are only named are those of `auto_storage`; `token_of` gives the tokens of managed identities.
     """
     limits = limits or Limits()
     for file in resource_files:
         if "httpUrl" in file:
             source = {"BlobSource": public_url(file["httpUrl"]), "FilePath": file["filePath"]}
+            token = token_for(file, token_of, "BlobAccessDenied", source)
             with _new_file(working_directory, file, file["filePath"], source) as target:
-                _download(file["httpUrl"], target, source, limits)
+                _download(file["httpUrl"], target, source, limits, token)
         elif "storageContainerUrl" in file:
-            _download_container(file["storageContainerUrl"], file, working_directory, limits)
+            url = file["storageContainerUrl"]
+            token = token_for(file, token_of, "ResourceContainerAccessDenied", {"BlobSource": public_url(url)})
+            _download_container(url, file, working_directory, limits, token)
         elif auto_storage is not None:
             _download_container(auto_storage.container_url(file[PROPERTY]), file, working_directory, limits)
         else:
@@ -55,13 +63,13 @@ def stage_in(
             raise TransferFailed("BlobDownloadMiscError", reason, {}, category="usererror")
 
 
-def _download(url: str, target: BinaryIO, source: Mapping[str, str], limits: Limits) -> None:
+def _download(url: str, target: BinaryIO, source: Mapping[str, str], limits: Limits, token: str) -> None:
     if not url.lower().startswith(("http://", "https://")):
         raise TransferFailed("BlobDownloadMiscError", "the URL is neither http nor https", source, category="usererror")
     delays = iter(limits.retry_delays)
     while True:
         try:
-            return _fetch(url, target, source, limits)
+            return _fetch(url, target, source, limits, token)
         except (OSError, ValueError, http.client.HTTPException) as error:
             delay = next(delays, None) if _is_transient(error) else None
             if delay is None:
@@ -69,8 +77,9 @@ def _download(url: str, target: BinaryIO, source: Mapping[str, str], limits: Lim
             limits.sleep(delay)
 
 
-def _fetch(url: str, target: BinaryIO, source: Mapping[str, str], limits: Limits) -> None:
-    request = urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"))
+def _fetch(url: str, target: BinaryIO, source: Mapping[str, str], limits: Limits, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}", "x-ms-version": _STORAGE_VERSION} if token else {}
+    request = urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers)
     with _opener(url).open(request, timeout=limits.timeout) as response:
         target.seek(0)
         target.truncate()
@@ -129,11 +138,13 @@ def _download_failure(error: Exception, source: Mapping[str, str]) -> TransferFa
     return TransferFailed("BlobDownloadMiscError", type(cause).__name__, source)
 
 
-def _download_container(url: str, file: Mapping[str, Any], working_directory: Path, limits: Limits) -> None:
+def _download_container(
+    url: str, file: Mapping[str, Any], working_directory: Path, limits: Limits, token: str = ""
+) -> None:
     prefix = file.get("blobPrefix")
     source = {"BlobSource": public_url(url)}
     with storage_errors("ResourceContainerAccessDenied", "BlobNotFound", "BlobDownloadMiscError", source):
-        container = open_container(url, limits)
+        container = open_container(url, limits, token)
         for name in container.list_blob_names(name_starts_with=prefix):
             if name.endswith("/"):  # the marker of an empty directory
                 continue

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from local_azure.batch.node import containers, transfer
 from local_azure.batch.node.command import Command, Ending, Outcome
 from local_azure.batch.node.runner import Runner, RunningCommand
+from local_azure.batch.node.transfer_common import no_tokens
 from local_azure.batch.node.work import Result, Work, failure, outcome_failure
 from local_azure.batch.state.auto_storage import PROPERTY, AutoStorage
 from local_azure.batch.state.paths import make_private, remove_tree
@@ -52,7 +53,14 @@ class Execution:
 class NodeAgent:
     """Runs work for all nodes. Its state ends with the process."""
 
-    def __init__(self, runner: Runner, trash: Path, auto_storage: asyncio.Future[AutoStorage] | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        trash: Path,
+        auto_storage: asyncio.Future[AutoStorage] | None = None,
+        storage_token: Callable[[], str] | None = None,
+    ) -> None:
+        self._storage_token = storage_token
         self._runner = runner
         self._trash = trash
         self._auto_storage = auto_storage
@@ -127,7 +135,21 @@ class NodeAgent:
         linked = None
         if self._auto_storage and any(PROPERTY in file for file in work.resource_files):
             linked = await asyncio.shield(self._auto_storage)  # cancelling this work must not cancel the account
-        await self._in_thread(transfer.stage_in, work.resource_files, work.directory / "wd", auto_storage=linked)
+        await self._in_thread(
+            transfer.stage_in,
+            work.resource_files,
+            work.directory / "wd",
+            auto_storage=linked,
+            token_of=self._tokens_of(work),
+        )
+
+    def _tokens_of(self, work: Work) -> Callable[[str], str]:
+        def token_of(identity: str) -> str:
+            if self._storage_token is None or identity.lower() not in work.identities:
+                return no_tokens(identity)
+            return self._storage_token()
+
+        return token_of
 
     def _prepare(self, directory: Path) -> None:
         self.discard(directory)
@@ -186,6 +208,7 @@ class NodeAgent:
                     work.directory / "wd",
                     succeeded=failed is None,
                     environment=work.environment,
+                    token_of=self._tokens_of(work),
                 )
             except transfer.TransferFailed as error:
                 failed = failed or self._transfer_failure(error)

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken
     from azure.storage.blob import ContainerClient
 
 MESSAGES = {
@@ -72,12 +73,41 @@ def is_loopback(url: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-def open_container(url: str, limits: Limits) -> ContainerClient:
+TokenOf = Callable[[str], str]  # a token of the managed identity with that resource id; raises LookupError
+
+
+def no_tokens(identity: str) -> str:
+    raise LookupError(f"the pool has not the managed identity {identity}")
+
+
+def token_for(file: Mapping[str, Any], token_of: TokenOf, denied: str, details: Mapping[str, str]) -> str:
+    """The token with which a file, or an output, is transferred; empty where its URL has all that it takes."""
+    identity = (file.get("identityReference") or {}).get("resourceId")
+    try:
+        return token_of(identity) if identity else ""
+    except LookupError as error:
+        raise TransferFailed(denied, str(error), details, category="usererror") from None
+
+
+class _Bearer:
+    """A credential of Azure's SDK that is one token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        from azure.core.credentials import AccessToken
+
+        return AccessToken(self._token, int(time.time()) + 3600)
+
+
+def open_container(url: str, limits: Limits, token: str = "") -> ContainerClient:
     from azure.core.pipeline.transport import RequestsTransport  # takes half a second to import
     from azure.storage.blob import ContainerClient, ExponentialRetry
 
     return ContainerClient.from_container_url(
         url,
+        _Bearer(token) if token else None,
         # Requests to this machine bypass proxies. That ignores all of the environment, so its certificates are named.
         transport=RequestsTransport(
             use_env_settings=not is_loopback(url), connection_verify=os.environ.get("REQUESTS_CA_BUNDLE") or True

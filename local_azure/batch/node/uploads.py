@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from local_azure.batch.node.patterns import Match, expand_variables, is_wild, matches
 from local_azure.batch.node.transfer_common import (
     Limits,
+    TokenOf,
     TransferFailed,
+    no_tokens,
     node_errors,
     open_container,
     public_url,
     storage_errors,
+    token_for,
 )
 from local_azure.batch.state.paths import as_text
 
@@ -42,6 +45,7 @@ def stage_out(
     succeeded: bool,
     environment: Mapping[str, str] | None = None,
     limits: Limits | None = None,
+    token_of: TokenOf = no_tokens,
 ) -> None:
     """Upload the output files, in the format of the API, whose upload condition matches the task's result.
 
@@ -52,7 +56,7 @@ def stage_out(
     for file in output_files:
         if _wanted(file, succeeded=succeeded):
             try:
-                _upload(file, working_directory, environment or {}, limits or Limits())
+                _upload(file, working_directory, environment or {}, limits or Limits(), token_of)
             except TransferFailed as failure:
                 failures.append(failure)
     if failures:
@@ -64,7 +68,13 @@ def _wanted(file: Mapping[str, Any], *, succeeded: bool) -> bool:
     return condition in ("taskcompletion", "tasksuccess" if succeeded else "taskfailure")
 
 
-def _upload(file: Mapping[str, Any], working_directory: Path, environment: Mapping[str, str], limits: Limits) -> None:
+def _upload(
+    file: Mapping[str, Any],
+    working_directory: Path,
+    environment: Mapping[str, str],
+    limits: Limits,
+    token_of: TokenOf,
+) -> None:
     destination = file["destination"]["container"]
     pattern = expand_variables(file["filePattern"], environment)
     details = {"FilePattern": pattern, "Destination": public_url(destination["containerUrl"])}
@@ -78,7 +88,8 @@ def _upload(file: Mapping[str, Any], working_directory: Path, environment: Mappi
         reason = "the file does not exist in the task's directory"
         raise TransferFailed("FileUploadMiscError", reason, details, category="usererror")
     with storage_errors("FileUploadAccessDenied", "FileUploadContainerNotFound", "FileUploadMiscError", details):
-        container = open_container(destination["containerUrl"], limits) if found else None
+        token = token_for(destination, token_of, "FileUploadAccessDenied", details)
+        container = open_container(destination["containerUrl"], limits, token) if found else None
         for match in found:
             assert container is not None
             _upload_file(container, match, _blob_name(match, pattern, destination.get("path")), settings, details)

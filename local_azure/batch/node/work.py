@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class Work:
     status_file: Path
     resource_files: Sequence[Document] = ()
     output_files: Sequence[Document] = ()
+    identities: Set[str] = frozenset()  # the managed identities of the pool, resource ids in lower case
     time_limit: float | None = None  # seconds, file transfers included
     container: Document | None = None  # the containerSettings of the API, where it runs in a container
 

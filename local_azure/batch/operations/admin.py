@@ -14,7 +14,7 @@ from local_azure.batch.engine import attempts
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Response
-from local_azure.batch.state.access import Access, Issued
+from local_azure.batch.state.access import PRINCIPAL, Access, Issued
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.faults import RequestFault, ResizeFault
 from local_azure.batch.state.states import NODE
@@ -91,10 +91,18 @@ def _timings(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resize_error(service: Service, body: dict[str, Any]) -> None:
-    """Fail the next allocation, of any pool or of "poolId": {"code": "AllocationFailed", "message": "..."}."""
-    arguments = _arguments(body, code=ResizeFault.code, message=ResizeFault.message, poolId="")
-    pool = arguments.pop("poolId").lower()
-    service.faults.resizes.append(ResizeFault(pool=pool, **arguments))
+    """Fail the next allocations of any pool, or of a pool, VM size or family: {"code": "...", "vmSize": "..."}."""
+    arguments = _arguments(
+        body, code=ResizeFault.code, message=ResizeFault.message, poolId="", vmSize="", family="", times=1
+    )
+    pool, vm_size, family = (arguments.pop(name).lower() for name in ("poolId", "vmSize", "family"))
+    service.faults.resizes.append(ResizeFault(pool=pool, vm_size=vm_size, family=family, **arguments))
+
+
+def _vm_sizes(service: Service, body: dict[str, Any]) -> None:
+    """Offer these VM sizes no more, with commas between them: {"unavailable": "Standard_D2as_v5"}."""
+    names = _arguments(body, unavailable="")["unavailable"].lower().split(",")
+    service.faults.unavailable_sizes = frozenset(filter(None, map(str.strip, names)))
 
 
 def _task_statuses(service: Service, body: dict[str, Any]) -> None:
@@ -126,6 +134,17 @@ def _tokens(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     return issued
 
 
+def _identity(service: Service, body: dict[str, Any]) -> None:
+    """Give a pool a managed identity: {"poolId": "p", "resourceId": "/subscriptions/..."}; in Azure only its portal and
+    its management API can.
+    """
+    arguments = _arguments(body, poolId="", resourceId="")
+    pool = service.pool(arguments["poolId"])
+    identity = {"resourceId": arguments["resourceId"], "clientId": PRINCIPAL, "principalId": PRINCIPAL}
+    pool.document["identity"] = {"type": "UserAssigned", "userAssignedIdentities": [identity]}
+    service.store.pools.save(pool)
+
+
 def _start_tasks(service: Service, body: dict[str, Any]) -> None:
     """Fail the next start tasks: {"fail": 2}."""
     service.faults.failing_start_tasks = _arguments(body, fail=1)["fail"]
@@ -137,8 +156,10 @@ def _task_counts(service: Service, body: dict[str, Any]) -> None:
 
 
 def _quota(service: Service, body: dict[str, Any]) -> None:
-    """Set the node quota of the account: {"nodes": 2}. A pool beyond it gets resizeErrors."""
-    service.faults.node_quota = _arguments(body, nodes=service.faults.node_quota)["nodes"]
+    """Set quotas of the account: {"nodes": 2, "pools": 1, "jobs": 1}. A pool beyond that of nodes gets resizeErrors."""
+    faults = service.faults
+    arguments = _arguments(body, nodes=faults.node_quota, pools=faults.pool_quota, jobs=faults.job_quota)
+    faults.node_quota, faults.pool_quota, faults.job_quota = (arguments[name] for name in ("nodes", "pools", "jobs"))
 
 
 def _preempt(service: Service, body: dict[str, Any]) -> None:
@@ -181,9 +202,11 @@ _OPERATIONS: dict[str, Callable[[Service, dict[str, Any]], dict[str, Any] | None
     "starttasks": _start_tasks,
     "access": _access,
     "tokens": _tokens,
+    "identity": _identity,
     "taskcounts": _task_counts,
     "taskstatuses": _task_statuses,
     "quota": _quota,
     "preempt": _preempt,
     "unusable": _unusable,
+    "vmsizes": _vm_sizes,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from local_azure.batch.engine.images import IMAGES, capabilities
+from local_azure.batch.engine.images import IMAGES, of_nodes
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response
 from local_azure.batch.rest.odata import Kind
@@ -25,14 +25,15 @@ _LISTING = Listing(
 
 
 def _rows() -> Iterator[Row]:
-    for number, (publisher, offer, sku, agent) in enumerate(IMAGES):
-        reference = {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"}
+    for number, image in enumerate(IMAGES):
+        publisher, offer, sku = image.name
         document = {
-            "nodeAgentSKUId": agent,
-            "imageReference": reference,
+            "nodeAgentSKUId": image.agent,
+            "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"},
             "osType": "linux",
-            "capabilities": capabilities(publisher, offer, sku),
-            "verificationType": "verified",
+            "capabilities": [*image.capabilities, *of_nodes()],
+            "verificationType": "verified" if image.verified else "unverified",
+            **({"batchSupportEndOfLife": image.end_of_life} if image.end_of_life else {}),
         }
         yield Row(keys=(f"{number:03}",), document=document)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from local_azure.batch.engine import job_specs
+from local_azure.batch.engine.job_creation import check_quota
 from local_azure.batch.engine.service import Service
 from local_azure.batch.operations import jobs
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
@@ -39,6 +40,7 @@ def create_job_schedule(service: Service, call: Call) -> Response:
     check_id("id", body["id"])
     if service.store.schedules.get(body["id"].lower()):
         raise BatchError(Code.JobScheduleExists)
+    check_quota(service)
     _check_rule(service, body["schedule"])
     now = service.now()
     document = {**body, "creationTime": timestamp(now), "executionInfo": {}}

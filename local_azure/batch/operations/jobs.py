@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from local_azure.batch.engine import attempts, job_tasks, lifecycle, task_ends
 from local_azure.batch.engine.attempts import Stop
-from local_azure.batch.engine.job_creation import add_job
+from local_azure.batch.engine.job_creation import add_job, check_quota
 from local_azure.batch.engine.job_specs import check_numbers, check_pool, with_defaults
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
@@ -43,6 +43,8 @@ def show(call: Call, row: Row) -> Document:
 def create_job(service: Service, call: Call) -> Response:
     body = call.body("BatchJobCreateOptions")
     check_id("id", body["id"])
+    if service.store.jobs.get(body["id"].lower()) is None:
+        check_quota(service)
     document = add_job(service, body["id"], with_defaults(body)).document
     return created(call, document, "jobs", document["id"])
 

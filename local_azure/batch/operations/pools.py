@@ -25,6 +25,21 @@ _FILTERABLE = {
 }
 
 
+# What the API's reference lets a client change only while the pool is empty.
+_OF_EMPTY_POOLS = {
+    "displayName",
+    "enableInterNodeCommunication",
+    "mountConfiguration",
+    "networkConfiguration",
+    "taskSchedulingPolicy",
+    "taskSlotsPerNode",
+    "upgradePolicy",
+    "userAccounts",
+    "virtualMachineConfiguration",
+    "vmSize",
+}
+
+
 def show(service: Service, call: Call, row: Row) -> Document:
     """The pool in the format of the API, with its current number of nodes."""
     counts = dict(
@@ -43,8 +58,22 @@ def show(service: Service, call: Call, row: Row) -> Document:
 
 
 def create_pool(service: Service, call: Call) -> Response:
-    document = add_pool(service, pool_specs.with_defaults(call.body("BatchPoolCreateOptions"))).document
+    spec = call.body("BatchPoolCreateOptions")
+    if call.headers.get("authorization", "").lower().startswith("sharedkey "):
+        pool_specs.refuse_linked_resources(spec)
+    spec = pool_specs.with_defaults(spec)
+    _check_offered(service, spec["vmSize"])
+    known = service.store.pools.get(spec["id"].lower())
+    if known is None and int(service.store.value("SELECT count(*) FROM pools")) >= service.faults.pool_quota:
+        raise BatchError(Code.PoolQuotaReached)
+    document = add_pool(service, spec).document
     return created(call, document, "pools", document["id"])
+
+
+def _check_offered(service: Service, vm_size: str) -> None:
+    """Refuse a VM size that the region does not offer, with the reason that Azure gives."""
+    if vm_size.lower() in service.faults.unavailable_sizes:
+        raise invalid_property("vmSize", vm_size, Code.InvalidPropertyValue.message)
 
 
 def list_pools(service: Service, call: Call) -> Response:
@@ -104,19 +133,15 @@ def update_pool(service: Service, call: Call) -> Response:
 
 def _check_machine_change(service: Service, row: Row, patch: Document) -> None:
     """Refuse changes of the nodes' properties while the pool has nodes."""
-    fixed = {
-        "vmSize",
-        "virtualMachineConfiguration",
-        "taskSlotsPerNode",
-        "enableInterNodeCommunication",
-        "userAccounts",
-    }
-    named = sorted(fixed & patch.keys())
+    named = sorted(_OF_EMPTY_POOLS & patch.keys())
     if named and service.store.value("SELECT 1 FROM nodes WHERE pool = ?", row.id):
         detail = f"{', '.join(named)} can only be changed while the pool has no nodes."
         raise BatchError(Code.OperationInvalidForCurrentState, detail)
+    if named and row.document["allocationState"] != "steady":
+        raise BatchError(Code.PoolBeingResized)
     if named:
-        patch.update(pool_specs.with_defaults({**row.document, **patch}))
+        _check_offered(service, patch.get("vmSize", ""))
+        pool_specs.check_machine_change(row.document, patch)
 
 
 def _checked_start_task(body: Document) -> Document:

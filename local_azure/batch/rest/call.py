@@ -12,7 +12,8 @@ from typing import Any
 
 from local_azure.batch.rest import odata, shapes
 from local_azure.batch.state import auto_storage
-from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.bodies import properties
+from local_azure.batch.state.errors import BatchError, Code, not_implemented
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import http_date, parse_timestamp, segment
 
@@ -33,6 +34,7 @@ class Call:
     content: bytes
     endpoint: str  # http://127.0.0.1:PORT
     linked: bool = False  # whether a storage account is linked to the Batch account
+    tokens: bool = False  # whether nodes can have tokens of managed identities
 
     def body(self, model: str) -> Document:
         """The body, validated against the model. Raises BatchError."""
@@ -42,6 +44,9 @@ class Call:
         """A part of the body, validated against the model. Raises BatchError."""
         document = shapes.check(body, model)
         auto_storage.check(document, linked=self.linked)
+        for path, _ in properties(document, "identityReference"):
+            if not self.tokens:
+                raise not_implemented(f"The property {path}", "start the service so that it takes tokens (--entra)")
         return document
 
     def optional_body(self, model: str) -> Document:

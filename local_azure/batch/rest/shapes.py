@@ -39,7 +39,6 @@ _NOT_SERVED = {
     "dataDisks",
     "diskEncryptionConfiguration",
     "extensions",
-    "identityReference",
     "mountConfiguration",
     "multiInstanceSettings",
     "windowsConfiguration",

@@ -12,6 +12,7 @@ from typing import Any
 from local_azure.batch.state.access import PRINCIPAL, TENANT, Issued
 
 BATCH = "https://batch.core.windows.net/"  # the audience; Azure Batch wants it with the last slash
+STORAGE = "https://storage.azure.com/"
 _EARLY = timedelta(minutes=5)  # that a token is valid before it is issued, as the clocks of two machines never agree
 
 

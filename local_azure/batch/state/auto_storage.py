@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from local_azure.batch.state.bodies import properties
 from local_azure.batch.state.errors import invalid_property
 
 PROPERTY = "autoStorageContainerName"
@@ -45,23 +45,10 @@ def check(body: Any, *, linked: bool) -> None:
 
     Azure documents no specific code; this is its code for invalid values.
     """
-    for path, container in _containers(body, ""):
+    for path, container in properties(body, PROPERTY):
         if not linked:
             reason = "no storage account is linked to the Batch account: give storageContainerUrl or httpUrl"
             raise invalid_property(path, container, reason)
         if not _CONTAINER.match(container):
             reason = "a container's name has 3 to 63 lower-case letters, digits and single hyphens between them"
             raise invalid_property(path, container, reason)
-
-
-def _containers(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The paths and values of all auto-storage containers in the body."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name == PROPERTY and inner:
-                yield path + name, inner
-            elif isinstance(inner, (dict, list)):
-                yield from _containers(inner, path + name + ("." if isinstance(inner, dict) else ""))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _containers(inner, f"{path}[{index}].")

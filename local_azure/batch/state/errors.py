@@ -71,6 +71,7 @@ class Code(Enum):
 
     UnsupportedHttpVerb = (405, "The resource doesn't support the specified HTTP verb.")
 
+    ActiveJobAndScheduleQuotaReached = (409, "Active job and schedule quota for the account has been reached.")
     JobBeingDeleted = (409, "The specified job is already being deleted.")
     JobBeingTerminated = (409, "The specified job is being terminated.")
     JobCompleted = (409, "The specified job is already in a completed state.")
@@ -101,6 +102,7 @@ class Code(Enum):
     PoolBeingDeleted = (409, "The specified pool is being deleted.")
     PoolBeingResized = (409, "The specified pool is being resized.")
     PoolExists = (409, "The specified pool already exists.")
+    PoolQuotaReached = (409, "Pool quota for the account has been reached.")
     TaskCompleted = (409, "The specified task is already in a completed state.")
     TaskExists = (409, "The specified task already exists.")
     TaskFilesCleanedup = (409, "The files of the specified task have been removed from the node.")

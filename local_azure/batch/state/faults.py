@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from local_azure.batch.state.access import Access, Issued
@@ -9,6 +10,7 @@ from local_azure.batch.state.clock import Timings
 from local_azure.batch.state.errors import BatchError, Code
 
 NODE_QUOTA = 200  # nodes of all pools together; each is a few directories
+NO_QUOTA = 10**9
 
 
 @dataclass(kw_only=True)
@@ -29,13 +31,24 @@ class RequestFault:
     skip: int = 0  # the number of requests before them that are not
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ResizeFault:
-    """The error with which the next allocation of a pool ends, without adding or removing nodes."""
+    """The error with which the next allocations end, without adding or removing nodes."""
 
     code: str = "AllocationFailed"  # in resizeErrors
     message: str = "The desired number of nodes could not be allocated."
     pool: str = ""  # its id in lower case; "" is any
+    vm_size: str = ""  # in lower case; "" is any
+    family: str = ""  # such as dasv5, for each Standard_D<cores>as_v5; "" is any
+    times: int = 1  # the number of allocations affected
+
+    def affects(self, pool: str, vm_size: str) -> bool:
+        return self.pool in ("", pool) and self.vm_size in ("", vm_size) and self.family in ("", family_of(vm_size))
+
+
+def family_of(vm_size: str) -> str:
+    """The family of a VM size by its name in lower case: dasv5 of standard_d2as_v5."""
+    return re.sub(r"\d+(-\d+)?", "", vm_size.partition("_")[2], count=1).replace("_", "")
 
 
 _CODES = {429: "TooManyRequests", 503: "ServerBusy", 500: "InternalError", 403: "AuthenticationFailed", 409: "Conflict"}
@@ -48,6 +61,9 @@ class Faults:
     requests: list[RequestFault] = field(default_factory=list)
     resizes: list[ResizeFault] = field(default_factory=list)
     node_quota: int = NODE_QUOTA
+    pool_quota: int = NO_QUOTA
+    job_quota: int = NO_QUOTA  # active jobs and job schedules together
+    unavailable_sizes: frozenset[str] = frozenset()  # VM sizes that the region does not offer, in lower case
     failing_start_tasks: int = 0  # the number of next start tasks that fail
     stale_task_counts: int = 0  # the number of next task counts that are all zero
     timings: Timings | None = None  # instead of the service's own
@@ -68,11 +84,12 @@ class Faults:
             return fault
         return None
 
-    def take_resize(self, pool: str) -> ResizeFault | None:
-        """Remove and return the fault for the allocation of the pool that starts now."""
-        fault = next((each for each in self.resizes if each.pool in ("", pool)), None)
+    def take_resize(self, pool: str, vm_size: str) -> ResizeFault | None:
+        """Use up and return the fault for the allocation of the pool that starts now."""
+        fault = next((each for each in self.resizes if each.affects(pool, vm_size)), None)
         if fault:
-            self.resizes.remove(fault)
+            fault.times -= 1
+            self.resizes = [each for each in self.resizes if each.times > 0]
         return fault
 
     def take_start_task(self) -> bool:

@@ -1,0 +1,82 @@
+"""Which VM size a pool tries next that got no nodes of its present one: decided without a service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from azure.batch.models import ResizeError
+
+from tasks.resources.allocation import Remedy, advice, described, is_spot_quota, remedy_of
+from tasks.run.identity import RefusedSize, UsedPool
+from tasks.run.vm_sizes import cores, family
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextSize:
+    """The size to try next, with those that were passed over for it."""
+
+    size: str
+    later: Sequence[str]  # the sizes after it
+    refused: Sequence[RefusedSize]  # the present one, and those that could not help
+    at_once: bool  # else once the present one has had its chance
+
+    def applied(self, pool: UsedPool, now: datetime) -> UsedPool:
+        """The pool with this size; its nodes are asked for now."""
+        refused = (*pool.refused_sizes, *self.refused)
+        return replace(pool, vm_size=self.size, other_sizes=self.later, refused_sizes=refused, asked_at=now)
+
+    def withdrawn(self, pool: UsedPool, why: str, brief: str) -> UsedPool:
+        """The pool without this size among those to try, as Batch does not offer it; it keeps its present one."""
+        others = tuple(size for size in pool.other_sizes if size != self.size)
+        refused = (*pool.refused_sizes, RefusedSize(size=self.size, why=why, brief=brief))
+        return replace(pool, other_sizes=others, refused_sizes=refused)
+
+
+def refused_now(pool: UsedPool, errors: Sequence[ResizeError]) -> RefusedSize:
+    """The pool's present size with the errors of its last allocation."""
+    why = "; ".join(map(described, errors))
+    return RefusedSize(size=pool.vm_size, why=why, brief=", ".join(str(error.code) for error in errors))
+
+
+def next_size(pool: UsedPool, errors: Sequence[ResizeError], *, helped: bool = False) -> NextSize | None:
+    """The next of the pool's sizes that can get nodes where the present one got these errors; None where none can.
+
+    helped: dedicated nodes will be added, so that a used up quota of spot cores is no reason for another size.
+    """
+    remedies = {Remedy.TIME if helped and is_spot_quota(error.code) else remedy_of(error.code) for error in errors}
+    if not remedies or None in remedies or remedies == {Remedy.TIME}:
+        return None
+    passed = [refused_now(pool, errors)]
+    for at, size in enumerate(pool.other_sizes):
+        why_not = _in_vain(size, pool.vm_size, remedies)
+        if not why_not:
+            at_once = not remedies & {Remedy.PATIENCE, Remedy.TIME}
+            return NextSize(size=size, later=pool.other_sizes[at + 1 :], refused=passed, at_once=at_once)
+        passed.append(RefusedSize(size=size, why=f"not tried, {why_not}", brief="not tried"))
+    return None
+
+
+def _in_vain(size: str, present: str, remedies: set[Remedy | None]) -> str:
+    """Why that size would get no nodes either; empty where it may."""
+    of_size, of_present = cores(size), cores(present)
+    fewer = of_size is None or of_present is None or of_size < of_present
+    if Remedy.FEWER_CORES in remedies and not fewer:
+        return f"since it has no fewer cores than {present}"
+    if Remedy.OTHER_FAMILY in remedies and family(size) == family(present) and not fewer:
+        return f"since it shares the quota of {present}"
+    return ""
+
+
+def no_size_left(pool: UsedPool, errors: Sequence[ResizeError]) -> str:
+    """Why the pool gets no nodes, with the reason of each of its sizes, and what to do about it."""
+    present = refused_now(pool, errors)
+    remedies = {remedy_of(error.code) for error in errors}
+    untried = [(size, _in_vain(size, pool.vm_size, remedies)) for size in pool.other_sizes]
+    in_vain = [RefusedSize(size=size, why=f"not tried, {why}", brief="") for size, why in untried if why]
+    hint = advice([error.code for error in errors])
+    if not pool.refused_sizes and not in_vain:
+        return f"pool {pool.id} got no nodes: {present.why}{hint}"
+    reasons = "; ".join(map(str, [*pool.refused_sizes, present, *in_vain]))
+    return f"pool {pool.id} got no nodes of any of its VM sizes: {reasons}{hint}"
