@@ -294,7 +294,7 @@ def test_any_encoding_is_counted_what_is_no_text_is_told_and_long_words_are_cut(
 def test_the_sas_links_open_while_the_containers_are_there_and_permit_reading_only(tmp_path: Path) -> None:
     state = top_words(inputs=[str(DATA / "clouds.txt")], output_folder=str(tmp_path), clean_up=KEEP, return_state=True)
     links = re.findall(r"\]\((http\S+)\)", artifact(state, "sas-links"))
-    assert len(links) == 10  # what runs on the nodes, and the input file
+    assert len(links) == 11  # what runs on the nodes, and the input file
     with urllib.request.urlopen(links[-1]) as response:
         assert response.read() == (DATA / "clouds.txt").read_bytes()
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
