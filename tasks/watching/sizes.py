@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -50,7 +50,7 @@ def next_size(pool: UsedPool, errors: Sequence[ResizeError], *, helped: bool = F
         return None
     passed = [refused_now(pool, errors)]
     for at, size in enumerate(pool.other_sizes):
-        why_not = _in_vain(size, pool.vm_size, remedies)
+        why_not = _in_vain(size, pool, remedies)
         if not why_not:
             at_once = not remedies & {Remedy.PATIENCE, Remedy.TIME}
             return NextSize(size=size, later=pool.other_sizes[at + 1 :], refused=passed, at_once=at_once)
@@ -58,14 +58,16 @@ def next_size(pool: UsedPool, errors: Sequence[ResizeError], *, helped: bool = F
     return None
 
 
-def _in_vain(size: str, present: str, remedies: set[Remedy | None]) -> str:
-    """Why that size would get no nodes either; empty where it may."""
-    of_size, of_present = cores(size), cores(present)
-    fewer = of_size is None or of_present is None or of_size < of_present
-    if Remedy.FEWER_CORES in remedies and not fewer:
-        return f"since it has no fewer cores than {present}"
-    if Remedy.OTHER_FAMILY in remedies and family(size) == family(present) and not fewer:
-        return f"since it shares the quota of {present}"
+def _in_vain(size: str, pool: UsedPool, remedies: Collection[Remedy | None]) -> str:
+    """Why that size would get no nodes either, as one of those before it did; empty where it may."""
+    before = [(each.size, {remedy_of(code) for code in each.brief.split(", ")}) for each in pool.refused_sizes]
+    for refused, helps in [*before, (pool.vm_size, remedies)]:
+        of_size, of_refused = cores(size), cores(refused)
+        fewer = of_size is None or of_refused is None or of_size < of_refused
+        if Remedy.FEWER_CORES in helps and not fewer:
+            return f"since it has no fewer cores than {refused}"
+        if Remedy.OTHER_FAMILY in helps and family(size) == family(refused) and not fewer:
+            return f"since it shares the quota of {refused}"
     return ""
 
 
@@ -73,7 +75,7 @@ def no_size_left(pool: UsedPool, errors: Sequence[ResizeError]) -> str:
     """Why the pool gets no nodes, with the reason of each of its sizes, and what to do about it."""
     present = refused_now(pool, errors)
     remedies = {remedy_of(error.code) for error in errors}
-    untried = [(size, _in_vain(size, pool.vm_size, remedies)) for size in pool.other_sizes]
+    untried = [(size, _in_vain(size, pool, remedies)) for size in pool.other_sizes]
     in_vain = [RefusedSize(size=size, why=f"not tried, {why}", brief="") for size, why in untried if why]
     hint = advice([error.code for error in errors])
     if not pool.refused_sizes and not in_vain:

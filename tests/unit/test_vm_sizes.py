@@ -176,6 +176,12 @@ def test_a_used_up_spot_quota_waits_for_the_dedicated_nodes() -> None:
     assert chosen("AllocationFailed", helped=True) == ("Standard_D8as_v5", False)
 
 
+def test_what_an_earlier_size_was_refused_for_counts_for_the_later_ones() -> None:
+    quota = RefusedSize(size="Standard_D4as_v5", why="", brief="AccountVMSeriesCoreQuotaReached")
+    used = pool("Standard_D4s_v5", "Standard_D8as_v5", "Standard_D2as_v5", refused=[quota])
+    assert chosen("AllocationFailed", used=used) == ("Standard_D2as_v5", False)
+
+
 def test_a_size_of_unknown_cores_is_tried() -> None:
     assert chosen("AccountCoreQuotaReached", used=pool("Standard_D4s_v5", "large")) == ("large", True)
 
