@@ -26,7 +26,7 @@ class Files:
 
     line: bytes per second to Azure; 0 where blobs are read in place.
 
-    price: US dollars per node and hour; write_price and read_price: per request to Storage.
+    price: US dollars per node and hour.
     """
 
     files: int
@@ -37,8 +37,6 @@ class Files:
     node_seconds: float = 0.0
     line: float = 0.0
     price: float = 0.096
-    write_price: float = 0.05 / 10_000
-    read_price: float = 0.004 / 10_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Scaled:
 
     @property
     def cost_of_requests(self) -> float:
-        return self.runs * (self.one.writes * self.given.write_price + self.one.reads * self.given.read_price)
+        return self.runs * self.one.cost_of_requests
 
 
 def scaled(given: Files, at: Place) -> Scaled:

@@ -83,6 +83,10 @@ class RunOptions:
     ] = False
     ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = _RUN.accounts
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Create nothing in Azure: print the plan of the run, and whether it can work."),
+    ] = _RUN.check
 
     def settings(self) -> RunSettings:
         """Raises RunError with each wrong option named."""
@@ -96,6 +100,7 @@ class RunOptions:
             isolate=self.isolate,
             skip_done=self.skip_done,
             accounts=self.accounts,
+            check=self.check,
         )
 
     def _pool(self) -> PoolSettings:

@@ -50,6 +50,7 @@ def run_script(
     isolate: bool = False,
     skip_done: bool = False,
     accounts: str | None = None,
+    check: bool = False,
 ) -> ScriptResults:
     """Run a script over many files on Azure Batch, one Batch task per file or group of small files.
 
@@ -71,6 +72,8 @@ def run_script(
         isolate: Run each file in a process of its own, also where the script offers `process_file`.
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
+        check: Create nothing in Azure; return the plan of the run (a RunPlan) instead of its result. Fails where the
+            run could not work.
     """
     path = find_script(script)
     refuse_join_of_kept_outputs(join, output_folder)
@@ -93,6 +96,7 @@ def run_script(
         isolate=isolate,
         skip_done=skip_done,
         accounts=accounts,
+        check=check,
     )
     return run_workload(workload, inputs, settings)
 

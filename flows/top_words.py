@@ -43,6 +43,7 @@ def top_words(
     isolate: bool = False,
     skip_done: bool = False,
     accounts: str | None = None,
+    check: bool = False,
     delay_seconds: NotNegative = 0,
     encoding: str | None = None,
     exact: bool = False,
@@ -62,6 +63,8 @@ def top_words(
         isolate: Run each file in a process of its own, also where the script offers `process_file`.
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
+        check: Create nothing in Azure; return the plan of the run (a RunPlan) instead of its result. Fails where the
+            run could not work.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
         exact: Whether totals over all files are exact; each file then has a second output, with all of its words.
@@ -86,5 +89,6 @@ def top_words(
         isolate=isolate,
         skip_done=skip_done,
         accounts=accounts,
+        check=check,
     )
     return run_workload(workload, inputs, settings)

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from azure.batch.models import BatchPool, BatchSupportedImage, ImageVerificationType
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.identity import signer
 from tasks.errors import InputError
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
@@ -21,12 +23,14 @@ from tasks.inputs.files import InputFile
 from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
+from tasks.reporting.report import is_loopback
 from tasks.resources.container_image import registries
 from tasks.resources.images import image_of, python_of_nodes
-from tasks.resources.pool import existing_pool
+from tasks.resources.pool import existing_pool, nodes_of
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.parameters import refuse_bad_input
+from tasks.run.plan import Accounts, Image, PlannedPool, planned_pool
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
 from tasks.step import step
@@ -52,14 +56,21 @@ def check_input(
 
 
 @step("0 check accounts")
-def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None) -> None:
-    """Ask both accounts something that needs their credentials, and whether the pool's settings can work."""
-    _make_folder(results.folder)
+def check_accounts(
+    azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None, *, only: bool = False
+) -> tuple[Accounts, PlannedPool]:
+    """Ask both accounts something that needs their credentials, and whether the pool's settings can work.
+
+    Returns what the run's plan says of them.
+
+    only: make no folder for the results.
+    """
+    _check_folder(results.folder, make=not only)
     with _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"), azure.batch() as batch:
         if pool.existing_pool_id:
-            existing_pool(batch, pool)
+            planned = _existing(existing_pool(batch, pool), pool)
         else:
-            image_of(batch, pool)
+            planned = planned_pool(pool, _image(image_of(batch, pool), pool))
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
     endpoint = azure.storage_account.endpoint
     with _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"), azure.blobs() as blobs:
@@ -67,6 +78,40 @@ def check_accounts(azure: Azure, pool: PoolSettings, results: Results, destinati
         if destination:
             check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+    return _accounts(azure), planned
+
+
+def _accounts(azure: Azure) -> Accounts:
+    batch, storage = azure.batch_account, azure.storage_account
+    return Accounts(
+        where=azure.describe(),
+        batch_endpoint=batch.endpoint,
+        batch_name=batch.name,
+        batch_signer=signer(azure, batch),
+        storage_signer=signer(azure, storage),
+        is_local=is_loopback(batch.endpoint),
+    )
+
+
+def _image(supported: BatchSupportedImage, pool: PoolSettings) -> Image:
+    end = supported.batch_support_end_of_life
+    return Image(
+        name=pool.image,
+        verified=supported.verification_type == ImageVerificationType.VERIFIED,
+        supported_until=end.date() if end else None,
+    )
+
+
+def _existing(pool: BatchPool, settings: PoolSettings) -> PlannedPool:
+    dedicated, spot = nodes_of(pool)
+    return PlannedPool(
+        vm_sizes=(pool.vm_size or "",),
+        dedicated_nodes=dedicated,
+        spot_nodes=spot,
+        slots_per_node=pool.task_slots_per_node or 1,
+        slots_per_task=settings.slots_per_task,
+        existing=pool.id or "",
+    )
 
 
 @step("0 resolve packages")
@@ -107,10 +152,15 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None
 
 
-def _make_folder(results: Path) -> None:
+def _check_folder(results: Path, *, make: bool) -> None:
+    """Raises InputError where the folder could not be made and written."""
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        if not os.access(results, os.W_OK):
+        if make:
+            results.mkdir(parents=True, exist_ok=True)
+        nearest = next(folder for folder in (results, *results.absolute().parents) if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise NotADirectoryError(20, "Not a directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise InputError(

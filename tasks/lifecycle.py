@@ -24,14 +24,17 @@ from tasks.ending import end_with, failure_of
 from tasks.inputs.files import InputFile
 from tasks.job import delete_job
 from tasks.kept import skip_done
+from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
 from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
+from tasks.run.plan import make_plan
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings
+from tasks.run.speed import known_speed
 from tasks.run.uploads import Uploads
 from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
@@ -75,7 +78,11 @@ class BatchRun(Generic[T, J]):
         return self
 
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
-        """Step 0: check all that can be checked; returns the files that no previous attempt has processed."""
+        """Step 0: check all that can be checked, and publish the plan.
+
+        Returns the files that no previous attempt has processed. Raises InputError where the run cannot work. Where it
+        is only to be checked, nothing is created.
+        """
         settings = self._settings
         files = check_input(
             self.azure, self.id, inputs, settings.allow_failures, settings.output_folder, settings.files_per_task
@@ -84,26 +91,47 @@ class BatchRun(Generic[T, J]):
         program = workload.program.in_container(settings.pool.container_image)
         results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
-        check_accounts(self.azure, settings.pool, results, self.destination)
+        accounts, pool = check_accounts(self.azure, settings.pool, results, self.destination, only=settings.check)
         if settings.skip_done:
-            results = replace(results, why=skip_done(self.azure, files, results, self.destination))
-        done, to_do = results.sort(files)
-        self._record = RunRecord(
-            azure=self.azure,
-            run=self.id,
-            results=results,
-            files=files,
-            done=done,
-            allowed=settings.allow_failures,
-            steps=self._steps,
-            report_joined=self._workload.report,
-        )
+            why = skip_done(self.azure, files, results, self.destination, only_look=settings.check)
+            results = replace(results, why=why)
+        if settings.check:
+            to_do = [file for file in files if results.why is None or file.name in results.why]
+        else:
+            done, to_do = results.sort(files)
+            self._record = RunRecord(
+                azure=self.azure,
+                run=self.id,
+                results=results,
+                files=files,
+                done=done,
+                allowed=settings.allow_failures,
+                steps=self._steps,
+                report_joined=self._workload.report,
+            )
         if to_do and workload.packages:
             folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
             installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
             self.application |= {path.name: path for path in installed.files} if installed else {}
-        self._direct.arm(self._record.outputs_left)
+        self._plan = make_plan(
+            run=self.id,
+            settings=settings,
+            accounts=accounts,
+            pool=pool,
+            inputs=len(files),
+            to_process=to_do,
+            speed=known_speed(results, [file.name for file in to_do]),
+            results=str(self.destination) if results.kept else str(results.folder),
+            is_retry=self.is_retry,
+        )
+        show_plan(self._plan)
+        if self._record:
+            self._direct.arm(self._record.outputs_left)
         return to_do
+
+    def checked(self) -> J:
+        """What a run that was only to be checked ends with: a Prefect state with the plan, for the flow to return."""
+        return cast(J, end_check(self._plan))
 
     @property
     def work(self) -> Work:

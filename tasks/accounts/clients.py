@@ -108,6 +108,10 @@ class Azure:
             return _entra_id()
         return {"account_name": account.name, "account_key": account.key.get_secret_value()}
 
+    def entra_id(self) -> TokenCredential:
+        """The credential of accounts without a key."""
+        return _entra_id()
+
     def describe(self) -> str:
         batch, storage = self.batch_account, self.storage_account
         return f"Batch account {batch.name} ({batch.endpoint}) and storage account {storage.name} ({storage.endpoint})"

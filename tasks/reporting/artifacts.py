@@ -52,6 +52,7 @@ T = TypeVar("T")
 class Key(str, Enum):
     """The keys of our artifacts; stable, so that the UI shows their history over the runs."""
 
+    PLAN = "run-plan"
     SAS_LINKS = "sas-links"
     TASK_STATES = "batch-task-states"
     TASK_PROGRESS = "batch-task-progress"
@@ -81,6 +82,12 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
             get_run_logger().warning("Artifact not written: %s", reason)
 
     return publish_or_warn
+
+
+@best_effort
+def publish_plan(page: str) -> None:
+    """What the run is going to do."""
+    create_markdown_artifact(page, key=Key.PLAN.value, description=f"What the run is going to do{attempt_suffix()}")
 
 
 @best_effort

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.run.groups import Group, HasSize
+from tasks.run.groups import F, Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,10 @@ LOCAL = Place(
 )
 
 
+# US dollars per request to Storage, of a region in the United States in 2025; see docs/scaling.md.
+WRITE_PRICE, READ_PRICE = 0.05 / 10_000, 0.004 / 10_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """The files of one run in their Batch tasks, and the nodes that process them.
@@ -75,7 +79,7 @@ class Load:
     @classmethod
     def of(
         cls,
-        groups: Sequence[Group[HasSize]],
+        groups: Sequence[Group[F]],
         *,
         uploaded: int,
         nodes: int,
@@ -121,6 +125,11 @@ class Estimate:
     @property
     def seconds(self) -> float:
         return self.start + self.upload + self.add + self.work + self.download
+
+    @property
+    def cost_of_requests(self) -> float:
+        """US dollars."""
+        return self.writes * WRITE_PRICE + self.reads * READ_PRICE
 
 
 def estimate(load: Load, at: Place) -> Estimate:
