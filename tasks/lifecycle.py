@@ -27,11 +27,12 @@ from tasks.kept import skip_done
 from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
+from tasks.reporting.plan import prices_of
 from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
-from tasks.run.plan import make_plan
+from tasks.run.plan import Accounts, PlannedPool, RunPlan, make_plan
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings
 from tasks.run.speed import known_speed
@@ -113,21 +114,27 @@ class BatchRun(Generic[T, J]):
             folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
             installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
             self.application |= {path.name: path for path in installed.files} if installed else {}
-        self._plan = make_plan(
-            run=self.id,
-            settings=settings,
-            accounts=accounts,
-            pool=pool,
-            inputs=len(files),
-            to_process=to_do,
-            speed=known_speed(results, [file.name for file in to_do]),
-            results=str(self.destination) if results.kept else str(results.folder),
-            is_retry=self.is_retry,
-        )
+        self._plan = self._planned(accounts, pool, results, len(files), to_do)
         show_plan(self._plan)
         if self._record:
             self._direct.arm(self._record.outputs_left)
         return to_do
+
+    def _planned(
+        self, accounts: Accounts, pool: PlannedPool, results: Results, inputs: int, to_do: Sequence[InputFile]
+    ) -> RunPlan:
+        return make_plan(
+            run=self.id,
+            settings=self._settings,
+            accounts=accounts,
+            pool=pool,
+            inputs=inputs,
+            to_process=to_do,
+            speed=known_speed(results, [file.name for file in to_do]),
+            prices=prices_of(accounts, pool),
+            results=str(self.destination) if results.kept else str(results.folder),
+            is_retry=self.is_retry,
+        )
 
     def checked(self) -> J:
         """What a run that was only to be checked ends with: a Prefect state with the plan, for the flow to return."""

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from tasks.accounts.identity import KEY
 from tasks.errors.secrets import without_secrets
 from tasks.errors.text import visible
-from tasks.reporting.prices import LEFT_OUT, Price, price_of, region_of
-from tasks.reporting.text import escape_markdown, span
+from tasks.reporting.prices import LEFT_OUT, price_of, region_of
+from tasks.reporting.text import count, escape_markdown, span
+from tasks.run.estimate import Estimate
 from tasks.run.identity import Role
-from tasks.run.plan import RunPlan, place_of
+from tasks.run.plan import Accounts, Image, PlannedPool, Prices, RunPlan, place_of
 from tasks.run.settings import Disposal
 from tasks.run.vm_sizes import cores, most_slots
 
 _COLUMNS = 110  # of the terminal
 _LABEL = 13
+_SHOWN = 0.05  # seconds; a shorter part is left out
 
 
 def as_text(plan: RunPlan) -> str:
@@ -50,10 +52,11 @@ def as_markdown(plan: RunPlan) -> str:
 def headline(plan: RunPlan) -> str:
     """The plan in a line."""
     if plan.problems:
-        return f"This run cannot work: {len(plan.problems)} {'problem' if len(plan.problems) == 1 else 'problems'}"
-    if plan.estimate is None:
+        return f"This run cannot work: {count(len(plan.problems), 'problem')}"
+    found = plan.estimate
+    if found is None:
         return "This run has nothing to process: all results are here"
-    return f"This run can work: {_work(plan)}; {_duration(plan)}; {_cost(plan)}"
+    return f"This run can work: {_work(plan)}; {_duration(found, plan)}; {_cost(found, plan)}"
 
 
 def log_lines(plan: RunPlan) -> list[str]:
@@ -61,31 +64,49 @@ def log_lines(plan: RunPlan) -> list[str]:
     return [f"Plan of run {plan.run.name}: {headline(plan)}", f"Plan of run {plan.run.name}: {_clean_up(plan)}"]
 
 
+def prices_of(accounts: Accounts, pool: PlannedPool) -> Prices | None:
+    """The prices of the pool's nodes; None where they cost nothing, are not the run's, or are not known."""
+    if accounts.is_local or pool.existing:
+        return None
+    price = price_of(pool.vm_sizes[0], region_of(accounts.batch_endpoint))
+    if price is None:
+        return None
+    return Prices(dedicated=price.per_hour, spot=price.per_hour, spot_is_most=True, source=price.source)
+
+
 def _rows(plan: RunPlan) -> Iterator[tuple[str, str]]:
-    accounts, pool = plan.accounts, plan.pool
+    accounts, pool, found = plan.accounts, plan.pool, plan.estimate
     yield "accounts", accounts.where
     yield "sign-in", f"Batch: {accounts.batch_signer}; Storage: {accounts.storage_signer}"
     yield "inputs", _inputs(plan)
-    if plan.estimate:
+    if found:
         yield "Batch tasks", f"{plan.batch_tasks:,}, of {_up_to(plan.largest)}; {pool.at_once:,} at once"
-        yield "pool", _pool(plan)
-        if pool.image:
-            yield "image", _image(plan)
-        if not pool.existing:
-            yield "VM sizes", "; ".join(f"{number}. {_size(size)}" for number, size in enumerate(pool.vm_sizes, 1))
-            yield "quota", _quota(plan)
-    yield "SAS URLs", _sas(plan)
-    if plan.estimate:
-        yield "duration", f"{_duration(plan)}: {_parts(plan)}; run_minutes is {plan.settings.limits.run_minutes}"
+        yield from _rows_of_pool(plan)
+        yield (
+            "duration",
+            f"{_duration(found, plan)}: {_parts(found)}; run_minutes is {plan.settings.limits.run_minutes}",
+        )
         yield "assumed", _assumed(plan)
-        yield "cost", f"{_cost(plan)}{_price_source(plan)}"
+        source = f" ({plan.prices.source}; without {LEFT_OUT})" if plan.prices else ""
+        yield "cost", f"{_cost(found, plan)}{source}"
+    yield "SAS URLs", _sas(plan)
     yield "at the end", _clean_up(plan)
     yield "results", plan.results
 
 
+def _rows_of_pool(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    pool = plan.pool
+    yield "pool", _pool(plan)
+    if pool.image:
+        yield "image", _image(pool.image)
+    if not pool.existing:
+        yield "VM sizes", ", else ".join(map(_size, pool.vm_sizes))
+        yield "quota", _quota(plan)
+
+
 def _inputs(plan: RunPlan) -> str:
     done = plan.inputs - plan.to_process
-    parts = [f"{plan.to_process:,} {'file' if plan.to_process == 1 else 'files'} to process, {plan.size:,} bytes"]
+    parts = [f"{count(plan.to_process, 'file')} to process, {plan.size:,} bytes"]
     parts += [f"{plan.in_place:,} of them blobs that are read where they are"] if plan.in_place else []
     return ", ".join(parts + ([f"{done:,} more are done already"] if done else []))
 
@@ -95,129 +116,92 @@ def _up_to(largest: int) -> str:
 
 
 def _work(plan: RunPlan) -> str:
-    files = f"{plan.to_process:,} {'file' if plan.to_process == 1 else 'files'}"
-    tasks = f"{plan.batch_tasks:,} Batch {'task' if plan.batch_tasks == 1 else 'tasks'}"
-    return f"{files} in {tasks} on {_nodes(plan)} of {plan.pool.vm_sizes[0]}"
+    tasks = count(plan.batch_tasks, "Batch task")
+    return f"{count(plan.to_process, 'file')} in {tasks} on {_nodes(plan)} of {plan.pool.vm_sizes[0]}"
+
+
+def _by_kind(plan: RunPlan) -> list[tuple[int, str]]:
+    kinds = (plan.pool.dedicated_nodes, "dedicated"), (plan.pool.spot_nodes, "spot")
+    return [(nodes, kind) for nodes, kind in kinds if nodes]
 
 
 def _nodes(plan: RunPlan) -> str:
-    pool = plan.pool
-    kinds = [
-        f"{count:,} {kind}" for count, kind in ((pool.dedicated_nodes, "dedicated"), (pool.spot_nodes, "spot")) if count
-    ]
-    return f"{' and '.join(kinds) or 'no'} {'node' if pool.nodes == 1 else 'nodes'}"
+    kinds = " and ".join(f"{nodes:,} {kind}" for nodes, kind in _by_kind(plan))
+    return f"{kinds} {'node' if plan.pool.nodes == 1 else 'nodes'}"
 
 
 def _pool(plan: RunPlan) -> str:
     pool = plan.pool
-    name = (
-        f"existing pool {pool.existing}, neither changed nor deleted"
-        if pool.existing
-        else f"new pool {plan.run.pool_id}"
-    )
-    limit = "" if pool.existing else f" (at most {most_slots(pool.vm_sizes[0])}: 4 for each core, 256 in all)"
     takes = f", of which a Batch task takes {pool.slots_per_task}" if pool.slots_per_task > 1 else ""
-    return f"{name}: {_nodes(plan)} with {pool.slots_per_node} task slots each{limit}{takes}"
+    has = f"{_nodes(plan)} with {count(pool.slots_per_node, 'task slot')} each"
+    if pool.existing:
+        return f"existing pool {pool.existing}, neither changed nor deleted: {has}{takes}"
+    most = most_slots(pool.vm_sizes[0])
+    return f"new pool {plan.run.pool_id}: {has} (at most {most}: 4 for each core, 256 in all){takes}"
 
 
 def _size(vm_size: str) -> str:
     known = cores(vm_size)
-    return f"{vm_size} ({known} cores)" if known else f"{vm_size} (its name does not show its cores)"
+    return f"{vm_size} ({count(known, 'core') if known else 'its name does not show its cores'})"
 
 
-def _image(plan: RunPlan) -> str:
-    image = plan.pool.image
-    assert image
-    until = f"supported by Azure Batch until {image.supported_until}" if image.supported_until else ""
-    return ", ".join(
-        filter(
-            None, [image.name, "verified" if image.verified else "NOT verified", until or "no end of support announced"]
-        )
-    )
+def _image(image: Image) -> str:
+    verified = "verified" if image.verified else "NOT verified"
+    until = image.supported_until
+    end = f"supported by Azure Batch until {until}" if until else "no end of its support is announced"
+    return f"{image.name}, {verified}, {end}"
 
 
 def _quota(plan: RunPlan) -> str:
-    """The cores that are needed, and how to see the quota: no request of Azure Batch that a run makes shows it."""
-    pool, each = plan.pool, plan.pool.cores_per_node or 0
-    needs = [
-        f"{count * each:,} {kind} cores"
-        for count, kind in ((pool.dedicated_nodes, "dedicated"), (pool.spot_nodes, "spot"))
-        if count
-    ]
+    """The cores that are needed, and how to see the quota: only Azure Resource Manager shows it."""
+    each = plan.pool.cores_per_node
+    needs = " and ".join(f"{count(nodes * (each or 0), f'{kind} core')}" for nodes, kind in _by_kind(plan))
     query = "{dedicated:dedicatedCoreQuota,spot:lowPriorityCoreQuota,families:dedicatedCoreQuotaPerVmFamily}"
     return (
-        (
-            f"{' and '.join(needs)} are needed; not read, because only Azure Resource Manager knows it: "
-            f"az batch account list --query \"[?name=='{plan.accounts.batch_name}'].{query}\""
-        )
-        if each
-        else "not read"
+        f"{f'needs {needs}; ' if each else ''}not read, because Azure Batch itself does not show it; see "
+        f"az batch account list --query \"[?name=='{plan.accounts.batch_name}'].{query}\""
     )
 
 
 def _sas(plan: RunPlan) -> str:
     life = span(plan.run.lifetime.total_seconds())
-    if plan.accounts.storage_signer == KEY:
-        return f"end with run_minutes, {life} after the start; signed with the account key"
-    return f"end with run_minutes, {life} after the start; signed as a user delegation, which Azure limits to 7 days"
+    by_key = plan.accounts.storage_signer == KEY
+    how = "with the account key" if by_key else "as a user delegation, which Azure limits to 7 days"
+    return f"end with run_minutes, {life} after the start; signed {how}"
 
 
-def _duration(plan: RunPlan) -> str:
-    assert plan.estimate
-    script = "" if plan.speed else " and the time of the script"
-    return f"about {span(plan.estimate.seconds)}{script}"
+def _duration(found: Estimate, plan: RunPlan) -> str:
+    return f"about {span(found.seconds)}{'' if plan.speed else ' and the time of the script'}"
 
 
-def _parts(plan: RunPlan) -> str:
-    found = plan.estimate
-    assert found
-    parts = {
-        "start": found.start,
-        "upload": found.upload,
-        "add": found.add,
-        "work": found.work,
-        "download": found.download,
-    }
-    return ", ".join(f"{name} {span(seconds)}" for name, seconds in parts.items())
+def _parts(found: Estimate) -> str:
+    parts = {name: getattr(found, name) for name in ("start", "upload", "add", "work", "download")}
+    return ", ".join(f"{name} {span(seconds)}" for name, seconds in parts.items() if seconds >= _SHOWN)
 
 
 def _assumed(plan: RunPlan) -> str:
-    place = place_of(plan.accounts)
-    speed = plan.speed
-    script = (
-        f"the script takes {speed.seconds:,.3g} s per file, as it did for {speed.files:,} files of {speed.run}"
-        + ("" if speed.same_files else " (other files)")
-        if speed
-        else "the script takes no time: it is not known before its first run"
-    )
-    line = f", {place.line * 8 / 1e6:,.0f} Mbit/s to Storage" if plan.size and plan.in_place < plan.to_process else ""
+    place, speed = place_of(plan.accounts), plan.speed
+    line = f", {place.line * 8 / 1e6:,.0f} Mbit/s to Storage" if plan.in_place < plan.to_process else ""
+    if speed is None:
+        script = "the script takes no time: it is not known before its first run"
+    else:
+        others = "" if speed.same_files else ", most of them others"
+        script = f"the script takes {speed.seconds:,.3g} s per file, as for {count(speed.files, 'file')} of {speed.run}"
+        script += others
     return f"{span(place.start)} until nodes run Batch tasks{line}; {script}"
 
 
-def _price(plan: RunPlan) -> Price | None:
-    return price_of(plan.pool.vm_sizes[0], region_of(plan.accounts.batch_endpoint))
-
-
-def _cost(plan: RunPlan) -> str:
-    found, pool = plan.estimate, plan.pool
-    assert found
+def _cost(found: Estimate, plan: RunPlan) -> str:
     if plan.accounts.is_local:
         return "the embedded local Azure costs nothing"
-    if pool.existing:
-        return "no nodes of its own"
-    price = _price(plan)
-    if price is None:
-        return f"the price of {pool.vm_sizes[0]} is not known here"
+    if plan.pool.existing:
+        return f"the existing pool bills in any case, requests ${found.cost_of_requests:,.2f}"
+    if plan.prices is None:
+        return f"the price of {plan.pool.vm_sizes[0]} is not known here"
+    most = "at most" if plan.pool.spot_nodes and plan.prices.spot_is_most else "about"
     script = "" if plan.speed else ", without the time of the script"
-    most = "at most " if pool.spot_nodes else "about "
-    return (
-        f"{most}${price.of(found.node_seconds):,.2f} for nodes and ${found.cost_of_requests:,.2f} for requests{script}"
-    )
-
-
-def _price_source(plan: RunPlan) -> str:
-    price = None if plan.accounts.is_local or plan.pool.existing else _price(plan)
-    return f" ({price.source}; without {LEFT_OUT})" if price else ""
+    nodes = plan.prices.of(plan.pool, found.node_seconds)
+    return f"{most} ${nodes:,.2f} for nodes and ${found.cost_of_requests:,.2f} for requests{script}"
 
 
 def _clean_up(plan: RunPlan) -> str:

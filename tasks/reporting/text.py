@@ -32,3 +32,8 @@ def span(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """Such as "1 file" or "1,234 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

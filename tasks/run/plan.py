@@ -74,12 +74,30 @@ class Accounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prices:
+    """US dollars for a node and hour, and where they come from.
+
+    spot_is_most: that of spot nodes is the most that they can cost.
+    """
+
+    dedicated: float
+    spot: float
+    source: str
+    spot_is_most: bool = False
+
+    def of(self, pool: PlannedPool, node_seconds: float) -> float:
+        """US dollars for that many seconds of all nodes of the pool together."""
+        per_hour = pool.dedicated_nodes * self.dedicated + pool.spot_nodes * self.spot
+        return per_hour / max(1, pool.nodes) * node_seconds / 3600
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """What a run is going to do.
 
     inputs: all; to_process: those that no earlier attempt or run has done, which size and in_place (blobs that are read
     where they are) count. estimate: None where there is nothing to process. speed: None where the script's time is not
-    known; the estimate then is without it.
+    known; the estimate then is without it. prices: None where they are not known, or nodes cost nothing.
 
     problems: why it cannot work; warnings: why it may not. Each names the fix.
     """
@@ -96,6 +114,7 @@ class RunPlan:
     largest: int  # files in one Batch task
     estimate: Estimate | None
     speed: Speed | None
+    prices: Prices | None
     results: str
     problems: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -114,6 +133,7 @@ def make_plan(
     inputs: int,
     to_process: Sequence[InputFile],
     speed: Speed | None,
+    prices: Prices | None,
     results: str,
     is_retry: bool = False,
 ) -> RunPlan:
@@ -150,6 +170,7 @@ def make_plan(
         largest=max((len(group.files) for group in groups), default=0),
         estimate=found,
         speed=speed,
+        prices=prices,
         results=results,
         problems=[*_too_many_slots(pool), *(late if must_fail else ())],
         warnings=[*_image_warnings(pool, run), *(() if must_fail else late)],
