@@ -8,8 +8,13 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from azure.core.credentials import AccessToken
+from pydantic import SecretStr
 
-from tasks.accounts.identity import KEY, identity_in
+import tasks.accounts.clients
+from tasks.accounts.clients import Azure
+from tasks.accounts.environment import BatchAccount, StorageAccount
+from tasks.accounts.identity import KEY, identity_in, signer
 from tasks.inputs.files import InputFile
 from tasks.reporting.plan import as_markdown, as_text, headline, log_lines, prices_of
 from tasks.run.identity import Run
@@ -203,6 +208,14 @@ def token(**claims: str) -> str:
     return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
+class SignedIn:
+    """A credential whose tokens name a person."""
+
+    def get_token(self, *scopes: str) -> AccessToken:
+        assert scopes == ("https://batch.core.windows.net/.default",)
+        return AccessToken(token(upn="ada@example.org"), 0)
+
+
 @pytest.mark.parametrize(
     ("claims", "shown"),
     [
@@ -213,6 +226,16 @@ def token(**claims: str) -> str:
 )
 def test_an_identity_is_named_by_its_token(claims: dict[str, str], shown: str) -> None:
     assert identity_in(token(**claims)) == shown
+
+
+def test_without_a_key_the_identity_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.accounts.clients, "_entra_id", SignedIn)
+    keyless = Azure(
+        batch_account=BatchAccount(name="b", endpoint="https://b.westeurope.batch.azure.com"),
+        storage_account=StorageAccount(name="s", endpoint="https://s.blob.core.windows.net", key=SecretStr("a2V5")),
+    )
+    assert signer(keyless, keyless.batch_account) == "ada@example.org (Entra ID)"
+    assert signer(keyless, keyless.storage_account) == "account key"
 
 
 @pytest.mark.parametrize("opaque", ["", "opaque", "a.b.c", "a.W10.c"])
