@@ -111,14 +111,17 @@ class BatchRun(Generic[T, J]):
                 report_joined=self._workload.report,
             )
         if to_do and workload.packages:
-            folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
-            installed = resolve_packages(self.azure, settings.pool, workload.packages, folder)
-            self.application |= {path.name: path for path in installed.files} if installed else {}
+            self._resolve_packages()
         self._plan = self._planned(accounts, pool, results, len(files), to_do)
         show_plan(self._plan)
         if self._record:
             self._direct.arm(self._record.outputs_left)
         return to_do
+
+    def _resolve_packages(self) -> None:
+        folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
+        installed = resolve_packages(self.azure, self._settings.pool, self._workload.packages, folder)
+        self.application |= {path.name: path for path in installed.files} if installed else {}
 
     def _planned(
         self, accounts: Accounts, pool: PlannedPool, results: Results, inputs: int, to_do: Sequence[InputFile]
