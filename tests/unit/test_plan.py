@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
@@ -18,7 +20,7 @@ from tasks.accounts.identity import KEY, identity_in, signer
 from tasks.inputs.files import InputFile
 from tasks.reporting.plan import as_markdown, as_text, headline, log_lines, prices_of
 from tasks.run.identity import Run
-from tasks.run.plan import Accounts, Image, RunPlan, make_plan, planned_pool
+from tasks.run.plan import Accounts, Image, PlannedPool, RunPlan, make_plan, planned_pool
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, RunSettings, TimeLimits
 from tasks.run.speed import Speed
 from tasks.run.vm_sizes import cores, most_slots
@@ -179,6 +181,33 @@ def test_the_text_says_all_that_was_asked_for() -> None:
         "at the end deletes pool top-words-00000000c0de, job top-words-00000000c0de, containers",
     ):
         assert part in text, part
+
+
+def test_a_user_delegation_is_said_to_end_after_seven_days() -> None:
+    by_identity = replace(ACCOUNTS, storage_signer="ada@example.org (Entra ID)")
+    text = " ".join(as_text(plan(accounts=by_identity)).split())
+    assert "signed as a user delegation, which Azure limits to 7 days" in text
+    assert "Batch: account key; Storage: ada@example.org (Entra ID)" in text
+
+
+def test_an_existing_pool_has_no_image_quota_or_price_of_the_run() -> None:
+    pool = PlannedPool(
+        vm_sizes=["Standard_D4s_v5"],
+        dedicated_nodes=2,
+        spot_nodes=1,
+        slots_per_node=4,
+        slots_per_task=2,
+        existing="team",
+    )
+    found = plan(pool=pool, prices=prices_of(ACCOUNTS, pool))
+    text = " ".join(as_text(found).split())
+    assert found.pool.at_once == 6
+    assert (
+        "pool existing pool team, neither changed nor deleted: 2 dedicated and 1 spot nodes with 4 task slots each, of "
+        "which a Batch task takes 2"
+    ) in text
+    assert "at the end deletes job top-words-00000000c0de, containers" in text
+    assert not re.search(r"image|quota|new pool", text)
 
 
 def test_what_is_kept_and_what_is_asked_for_is_said() -> None:
