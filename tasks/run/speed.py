@@ -36,7 +36,7 @@ def known_speed(results: Results, names: Collection[str]) -> Speed | None:
 
     names: of the files to process.
     """
-    if results.program == NO_PROGRAM:
+    if results.program == NO_PROGRAM or not names:
         return None
     prefix = results.folder.name.rpartition("-")[0]
     found = [path for path in results.folder.parent.glob(f"{prefix}-*/{MANIFEST}.parquet") if _time(path)]

@@ -54,6 +54,11 @@ def test_other_files_are_named_as_such(tmp_path: Path, results: Results) -> None
     assert known_speed(results, ["new", "newer", "a"]) == Speed(seconds=2, files=2, run="top-words-1", same_files=False)
 
 
+def test_with_nothing_to_process_nothing_is_read(tmp_path: Path, results: Results) -> None:
+    earlier_run(tmp_path, "top-words-1", {"a": 1}, 1)
+    assert known_speed(results, []) is None
+
+
 def test_without_a_readable_run_nothing_is_known(tmp_path: Path, results: Results) -> None:
     assert known_speed(results, ["a"]) is None
     (tmp_path / "top-words-1").mkdir()
