@@ -15,6 +15,7 @@ from tasks.errors import InputError
 from tasks.errors.log import log_errors_without_traceback
 from tasks.inputs.files import as_list, find_inputs
 from tasks.run.groups import MOST_FILES_PER_TASK
+from tasks.run.settings import settings_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,9 +40,13 @@ def batch_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
 
 
 def _run_name(name: str) -> str:
-    """For example "top-words 3 files 2026-11-22 09:30"; without the count if the files cannot be found."""
+    """For example "top-words 3 files 2026-11-22 09:30"; without the count if the files cannot be found.
+
+    Of a check "top-words check 3 files 2026-11-22 09:30".
+    """
+    check = " check" if dict(settings_in(flow_run.parameters)).get("check") else ""
     try:
         found = f" {find_inputs(as_list(flow_run.parameters['inputs']))}"
     except InputError:
         found = ""
-    return f"{name}{found} {datetime.now():%Y-%m-%d %H:%M}"
+    return f"{name}{check}{found} {datetime.now():%Y-%m-%d %H:%M}"

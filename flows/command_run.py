@@ -21,6 +21,8 @@ from prefect.settings import (
 from flows.prefect_server import ensure_prefect_server
 from tasks.errors import RunError
 from tasks.reporting.pages import Page, address, forget_report, latest_cost, latest_report, ui_url
+from tasks.reporting.plan import as_text
+from tasks.run.plan import RunPlan
 from tasks.script_results import ScriptResults
 from tasks.summary import Summary
 
@@ -34,16 +36,18 @@ def run_flow(entrypoint: str, parameters: Mapping[str, Any]) -> None:
     with _prefect_settings():
         try:
             # Not the run's state: after a lost answer the server's state has no result.
-            summary: Summary | ScriptResults = flow(**parameters)
+            summary: Summary | ScriptResults | RunPlan = flow(**parameters)
         except RunError as error:
             if error.summary:
-                print(f"\n{error.summary}\n\n{_page_of_run(error.summary)}")
+                print(f"\n{_as_text(error.summary)}\n\n{_page_of_run(error.summary)}")
             if cost := latest_cost():
                 print(f"\n{cost}")
             raise error.with_report(latest_report()) from None
         except Exception as error:
             raise RunError(_explained(error, parameters["output_folder"])).with_report(latest_report()) from error
-    print(f"\n{summary}\n\nElapsed time: {time.monotonic() - started:.1f} s. Results: {summary.folder}")
+    elapsed = f"Elapsed time: {time.monotonic() - started:.1f} s."
+    where = "Nothing was created." if isinstance(summary, RunPlan) else f"Results: {summary.folder}"
+    print(f"\n{_as_text(summary)}\n\n{elapsed} {where}")
     if cost := latest_cost():
         print(cost)
     print(_page_of_run(summary))
@@ -82,5 +86,9 @@ def _prefect_settings() -> AbstractContextManager[object]:
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
-def _page_of_run(summary: Summary | ScriptResults) -> str:
+def _as_text(summary: Summary | ScriptResults | RunPlan) -> str:
+    return as_text(summary) if isinstance(summary, RunPlan) else str(summary)
+
+
+def _page_of_run(summary: Summary | ScriptResults | RunPlan) -> str:
     return f"See this run in the Prefect UI: {address(Page.RUN, summary.flow_run_id)}"

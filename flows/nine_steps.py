@@ -20,10 +20,14 @@ from tasks.watching.watch import Patience
 def run_workload(workload: Workload[T, J], inputs: Sequence[str], settings: RunSettings) -> J:
     """Run the workload over the files, inside a Prefect flow; returns what it joins their outputs into.
 
-    Raises RunError: InputError before anything is created, else what kept the run from succeeding.
+    With `settings.check` it creates nothing, and returns the Prefect state Completed with the plan, as whose result
+    the flow returns the plan. Raises RunError: InputError before anything is created, else what kept the run from
+    succeeding.
     """
     with BatchRun(workload, settings) as run:
         files = run.begin(inputs)  # 0: all of them, unless a previous attempt of this run has done some
+        if settings.check:
+            return run.checked()
         azure, id, clean_up = run.azure, run.id, run.clean_up
         if files:
             create_containers(azure, id, clean_up.containers)  # 1

@@ -107,6 +107,10 @@ class RunOptions:
         float | None, typer.Option(help="End before the nodes cost more than so many US dollars, by estimate.")
     ] = _RUN.cost_limit
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = _RUN.accounts
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Create nothing in Azure: print the plan of the run, and whether it can work."),
+    ] = _RUN.check
 
     def settings(self) -> RunSettings:
         """Raises RunError with each wrong option named."""
@@ -121,6 +125,7 @@ class RunOptions:
             skip_done=self.skip_done,
             cost_limit=self.cost_limit,
             accounts=self.accounts,
+            check=self.check,
         )
 
     def _pool(self) -> PoolSettings:

@@ -51,6 +51,7 @@ def run_script(
     skip_done: bool = False,
     cost_limit: CostLimit = None,
     accounts: str | None = None,
+    check: bool = False,
 ) -> ScriptResults:
     """Run a script over many files on Azure Batch, one Batch task per file or group of small files.
 
@@ -73,6 +74,8 @@ def run_script(
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         cost_limit: The most that the nodes may cost in US dollars, by estimate. The run ends before they cost more.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
+        check: Create nothing in Azure; return the plan of the run (a RunPlan) instead of its result. Fails where the
+            run could not work.
     """
     path = find_script(script)
     refuse_join_of_kept_outputs(join, output_folder)
@@ -96,6 +99,7 @@ def run_script(
         skip_done=skip_done,
         cost_limit=cost_limit,
         accounts=accounts,
+        check=check,
     )
     return run_workload(workload, inputs, settings)
 

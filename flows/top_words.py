@@ -44,6 +44,7 @@ def top_words(
     skip_done: bool = False,
     cost_limit: CostLimit = None,
     accounts: str | None = None,
+    check: bool = False,
     delay_seconds: NotNegative = 0,
     encoding: str | None = None,
     exact: bool = False,
@@ -64,6 +65,8 @@ def top_words(
         skip_done: Process only inputs that are new or changed since their outputs were made in `output_folder`.
         cost_limit: The most that the nodes may cost in US dollars, by estimate. The run ends before they cost more.
         accounts: Name of a Prefect block with the Batch and storage accounts; without one, the environment's.
+        check: Create nothing in Azure; return the plan of the run (a RunPlan) instead of its result. Fails where the
+            run could not work.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
         encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
         exact: Whether totals over all files are exact; each file then has a second output, with all of its words.
@@ -89,5 +92,6 @@ def top_words(
         skip_done=skip_done,
         cost_limit=cost_limit,
         accounts=accounts,
+        check=check,
     )
     return run_workload(workload, inputs, settings)

@@ -10,11 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from azure.batch import BatchClient
+from azure.batch.models import BatchPool, ImageVerificationType
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
 from tasks.accounts.access import ask_batch, ask_storage, explained
 from tasks.accounts.clients import Azure
+from tasks.accounts.identity import signer
 from tasks.errors import InputError
 from tasks.errors.codes import Service
 from tasks.errors.responses import UnusableResponse
@@ -26,14 +28,16 @@ from tasks.inputs.files import InputFile
 from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
+from tasks.reporting.report import is_loopback
 from tasks.resources.container_image import registries
 from tasks.resources.image_choice import Chosen
 from tasks.resources.images import image_of, image_of_pool, python_of_nodes, with_image
 from tasks.resources.network import refuse_account_key
-from tasks.resources.pool import existing_pool
+from tasks.resources.pool import existing_pool, nodes_of
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.parameters import refuse_bad_input
+from tasks.run.plan import Accounts, Checked, Image, PlannedPool, planned_pool
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
 from tasks.run.vm_sizes import retirement_warnings
@@ -72,15 +76,24 @@ def _refuse_sas(azure: Azure, files: Sequence[InputFile]) -> None:
 
 @step("0 check accounts")
 def check_accounts(
-    azure: Azure, pool: PoolSettings, results: Results, destination: Destination | None = None, previous_pool: str = ""
-) -> PoolSettings:
+    azure: Azure,
+    pool: PoolSettings,
+    results: Results,
+    destination: Destination | None = None,
+    previous_pool: str = "",
+    *,
+    only: bool = False,
+) -> Checked:
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work.
 
-    Returns the settings with the image of a new pool named, so that no later step chooses another.
+    Returns what the run's plan says of them, and the settings with the image of a new pool named, so that no later step
+    chooses another.
 
     previous_pool: the id of the pool that a previous attempt may have left, whose image then is kept.
+
+    only: make no folder for the results.
     """
-    _make_folder(results.folder)
+    _check_folder(results.folder, make=not only)
     with (
         _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"),
         explained(azure, Service.BATCH),
@@ -88,10 +101,12 @@ def check_accounts(
     ):
         ask_batch(batch)
         if pool.existing_pool_id:
-            existing_pool(batch, pool)
+            planned = _existing(existing_pool(batch, pool), pool)
         else:
             refuse_account_key(azure.batch_account, pool)
-            pool = with_image(pool, _choose_image(batch, pool, previous_pool))
+            chosen = _choose_image(batch, pool, previous_pool)
+            pool = with_image(pool, chosen)
+            planned = planned_pool(pool, _image(chosen))
             for warning in retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date()):
                 get_run_logger().warning("%s", warning)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
@@ -105,7 +120,7 @@ def check_accounts(
         if destination:
             check_destination(azure, destination)
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
-    return pool
+    return Checked(accounts=_accounts(azure), settings=pool, pool=planned)
 
 
 def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> Chosen:
@@ -115,6 +130,40 @@ def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) ->
     for warning in chosen.warnings:
         get_run_logger().warning("Image %s: %s", chosen.name, warning)
     return chosen
+
+
+def _accounts(azure: Azure) -> Accounts:
+    batch, storage = azure.batch_account, azure.storage_account
+    return Accounts(
+        where=azure.describe(),
+        batch_endpoint=batch.endpoint,
+        batch_name=batch.name,
+        batch_signer=signer(azure, batch),
+        storage_signer=signer(azure, storage),
+        is_local=is_loopback(batch.endpoint),
+    )
+
+
+def _image(chosen: Chosen) -> Image:
+    supported = chosen.image
+    end = supported.batch_support_end_of_life
+    return Image(
+        name=chosen.name,
+        verified=supported.verification_type == ImageVerificationType.VERIFIED,
+        supported_until=end.date() if end else None,
+    )
+
+
+def _existing(pool: BatchPool, settings: PoolSettings) -> PlannedPool:
+    dedicated, spot = nodes_of(pool)
+    return PlannedPool(
+        vm_sizes=(pool.vm_size or "",),
+        dedicated_nodes=dedicated,
+        spot_nodes=spot,
+        slots_per_node=pool.task_slots_per_node or 1,
+        slots_per_task=settings.slots_per_task,
+        existing=pool.id or "",
+    )
 
 
 @step("0 resolve packages")
@@ -155,10 +204,15 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None
 
 
-def _make_folder(results: Path) -> None:
+def _check_folder(results: Path, *, make: bool) -> None:
+    """Raises InputError where the folder could not be made and written."""
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        if not os.access(results, os.W_OK):
+        if make:
+            results.mkdir(parents=True, exist_ok=True)
+        nearest = next(folder for folder in (results, *results.absolute().parents) if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise NotADirectoryError(20, "Not a directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise InputError(

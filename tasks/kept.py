@@ -45,8 +45,10 @@ _CSV, _PARQUET = "text/csv; charset=utf-8", "application/vnd.apache.parquet"
 
 
 @step("0 find what is done")
-def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destination: Destination) -> dict[str, str]:
-    """Take over the outputs of earlier runs for the inputs that are as they were.
+def skip_done(
+    azure: Azure, files: Sequence[InputFile], results: Results, destination: Destination, *, only_look: bool = False
+) -> dict[str, str]:
+    """Take over the outputs of earlier runs for the inputs that are as they were, unless it is only to look.
 
     Returns why each of the others is to be processed, by name.
     """
@@ -62,7 +64,9 @@ def skip_done(azure: Azure, files: Sequence[InputFile], results: Results, destin
         made, gone, where = made_in_folders(results, contents)
     to_run = what_to_run(contents, results.program, made, gone)
     _log(to_run)
-    if destination.kept:
+    if only_look:
+        pass
+    elif destination.kept:
         results.remember(to_run.done)
     else:
         take_over(results, to_run.done, where)

@@ -25,17 +25,21 @@ from tasks.ending import end_with, failure_of
 from tasks.inputs.files import InputFile, as_list
 from tasks.job import delete_job
 from tasks.kept import skip_done
+from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
 from tasks.reporting.cost import budget_of
+from tasks.reporting.plan import prices_of
 from tasks.reporting.report import is_loopback
 from tasks.reporting.retail_prices import PriceLookup
 from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
+from tasks.run.plan import Checked, RunPlan, make_plan
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings
+from tasks.run.speed import known_speed
 from tasks.run.uploads import Uploads
 from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
@@ -81,7 +85,11 @@ class BatchRun(Generic[T, J]):
         return self
 
     def begin(self, inputs: Sequence[str]) -> list[InputFile]:
-        """Step 0: check all that can be checked; returns the files that no previous attempt has processed."""
+        """Step 0: check all that can be checked, and publish the plan.
+
+        Returns the files that no previous attempt has processed. Raises InputError where the run cannot work. Where it
+        is only to be checked, nothing is created.
+        """
         settings = self._settings
         prices = self._begin_prices()
         files = check_input(
@@ -92,28 +100,59 @@ class BatchRun(Generic[T, J]):
         results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
         self.destination = Destination.of(self.azure, self.id, settings.output_folder)
         previous_pool = self.id.pool_id if self.is_retry else ""
-        self.pool = check_accounts(self.azure, settings.pool, results, self.destination, previous_pool)
+        found = check_accounts(self.azure, settings.pool, results, self.destination, previous_pool, only=settings.check)
+        self.pool = found.settings
         self._take_budget(prices)
         if settings.skip_done:
-            results = replace(results, why=skip_done(self.azure, files, results, self.destination))
-        done, to_do = results.sort(files)
-        self._record = RunRecord(
-            azure=self.azure,
-            run=self.id,
-            results=results,
-            files=files,
-            done=done,
-            allowed=settings.allow_failures,
-            steps=self._steps,
-            report_joined=self._workload.report,
-            prices=prices,
-        )
+            why = skip_done(self.azure, files, results, self.destination, only_look=settings.check)
+            results = replace(results, why=why)
+        if settings.check:
+            to_do = [file for file in files if results.why is None or file.name in results.why]
+        else:
+            done, to_do = results.sort(files)
+            self._record = RunRecord(
+                azure=self.azure,
+                run=self.id,
+                results=results,
+                files=files,
+                done=done,
+                allowed=settings.allow_failures,
+                steps=self._steps,
+                report_joined=self._workload.report,
+                prices=prices,
+            )
         if to_do and workload.packages:
-            folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
-            installed = resolve_packages(self.azure, self.pool, workload.packages, folder)
-            self.application |= {path.name: path for path in installed.files} if installed else {}
-        self._direct.arm(self._record.outputs_left)
+            self._resolve_packages()
+        self._plan = self._planned(found, results, len(files), to_do, prices)
+        show_plan(self._plan)
+        if self._record:
+            self._direct.arm(self._record.outputs_left)
         return to_do
+
+    def _resolve_packages(self) -> None:
+        folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
+        installed = resolve_packages(self.azure, self.pool, self._workload.packages, folder)
+        self.application |= {path.name: path for path in installed.files} if installed else {}
+
+    def _planned(
+        self, found: Checked, results: Results, inputs: int, to_do: Sequence[InputFile], prices: PriceLookup
+    ) -> RunPlan:
+        return make_plan(
+            run=self.id,
+            settings=self._settings,
+            accounts=found.accounts,
+            pool=found.pool,
+            inputs=inputs,
+            to_process=to_do,
+            speed=known_speed(results, [file.name for file in to_do]),
+            prices=prices_of(found.accounts, found.pool, prices),
+            results=str(self.destination) if results.kept else str(results.folder),
+            is_retry=self.is_retry,
+        )
+
+    def checked(self) -> J:
+        """What a run that was only to be checked ends with: a Prefect state with the plan, for the flow to return."""
+        return cast(J, end_check(self._plan))
 
     def _begin_prices(self) -> PriceLookup:
         """Begin to look up what a node costs, in the background."""

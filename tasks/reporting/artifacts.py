@@ -28,7 +28,7 @@ from tasks.errors.secrets import without_secrets
 from tasks.errors.text import cut, visible
 from tasks.reporting.pages import remember_report
 from tasks.reporting.prefect_api import limited, prefect_client
-from tasks.reporting.text import escape_markdown, short_node
+from tasks.reporting.text import count, escape_markdown, short_node
 from tasks.run.outcomes import TaskOutcome
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ T = TypeVar("T")
 class Key(str, Enum):
     """The keys of our artifacts; stable, so that the UI shows their history over the runs."""
 
+    PLAN = "run-plan"
     SAS_LINKS = "sas-links"
     TASK_STATES = "batch-task-states"
     TASK_PROGRESS = "batch-task-progress"
@@ -61,8 +62,8 @@ class Key(str, Enum):
 
 def attempt_suffix() -> str:
     """ " (attempt 2)" in a run that was retried; empty in its first attempt."""
-    count = flow_run.run_count or 1
-    return f" (attempt {count})" if count > 1 else ""
+    attempt = flow_run.run_count or 1
+    return f" (attempt {attempt})" if attempt > 1 else ""
 
 
 def best_effort(publish: Callable[P, None]) -> Callable[P, None]:
@@ -81,6 +82,12 @@ def _best_effort(publish: Callable[P, None], *, retries: int) -> Callable[P, Non
             get_run_logger().warning("Artifact not written: %s", reason)
 
     return publish_or_warn
+
+
+@best_effort
+def publish_plan(page: str) -> None:
+    """What the run is going to do."""
+    create_markdown_artifact(page, key=Key.PLAN.value, description=f"What the run is going to do{attempt_suffix()}")
 
 
 @best_effort
@@ -289,11 +296,7 @@ def _extent(frame: pd.DataFrame, shown: int) -> str:
     rows, columns = frame.shape
     first = f", the first {shown} shown" if shown < rows else ""
     names = f": {_named([str(name) for name in frame.columns], _MOST_TABLE_COLUMNS)}" if columns else ""
-    return f"{_number(rows, 'row')}{first}; {_number(columns, 'column')}{names}"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+    return f"{count(rows, 'row')}{first}; {count(columns, 'column')}{names}"
 
 
 def _named(names: Sequence[str], most: int) -> str:

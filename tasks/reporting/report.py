@@ -16,7 +16,7 @@ from tasks.reporting.charts import timeline
 from tasks.reporting.cost import Estimate, node_seconds, usd
 from tasks.reporting.node_time import NodeTime
 from tasks.reporting.prices import Price
-from tasks.reporting.text import escape_markdown, short_node
+from tasks.reporting.text import escape_markdown, short_node, span
 from tasks.run.file_outcomes import by_batch_task
 from tasks.run.identity import RefusedSize
 from tasks.run.outcomes import TaskOutcome, missing
@@ -156,7 +156,7 @@ def _overview(facts: RunFacts) -> str:
         ("no nodes of", "; ".join(map(str, facts.refused_sizes))),
         ("started", f"{facts.started.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", f"{facts.ended.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"),
-        ("took", _span((facts.ended - facts.started).total_seconds())),
+        ("took", span((facts.ended - facts.started).total_seconds())),
         ("requeues", f"{requeues:,}: Batch tasks begun again after the loss of their node, such as a preemption"),
         ("results", facts.results),
         ("deleted", ", ".join(facts.deleted) or "nothing"),
@@ -227,8 +227,8 @@ def _durations(tasks: Sequence[TaskOutcome]) -> str:
     seconds = [task.seconds for task in tasks if task.seconds is not None]
     if not seconds:
         return ""
-    shortest, longest = _span(min(seconds)), _span(max(seconds))
-    median = _span(statistics.median(seconds))
+    shortest, longest = span(min(seconds)), span(max(seconds))
+    median = span(statistics.median(seconds))
     return f"{_count(len(seconds), 'Batch task')} ran: shortest {shortest}, median {median}, longest {longest}."
 
 
@@ -253,7 +253,7 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
         free = is_loopback(facts.batch_endpoint)
         yield LOCAL if free else "The pool was there before this run and is billed whether or not it runs."
         return
-    lived = f" The pool lived {_span(facts.pool_seconds)}." if facts.pool_seconds is not None else ""
+    lived = f" The pool lived {span(facts.pool_seconds)}." if facts.pool_seconds is not None else ""
     if facts.node_time is None:
         yield f"How long the nodes lived is not known.{lived}"
     else:
@@ -291,13 +291,3 @@ def _plain(text: str, columns: int = 400) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _span(seconds: float) -> str:
-    """Such as "0.3 s", "4 min 12 s" or "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"

@@ -1,4 +1,4 @@
-"""Text as the Prefect UI shows it: cells of markdown tables, and shortened ids."""
+"""Text as the Prefect UI shows it: cells of markdown tables, shortened ids, spans of time."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def escape_markdown(text: str) -> str:
 def short_node(node: str | None) -> str | None:
     """A node's id, 71 characters long on Azure, cut to the few that differ between nodes."""
     return f"{node[:12]}…{node[-6:]}" if node and len(node) > 24 else node
+
+
+def span(seconds: float) -> str:
+    """Such as "0.3 s", "4 min 12 s" or "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """Such as "1 file" or "1,234 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -243,12 +243,14 @@ def slots(batch: BatchClient, settings: PoolSettings) -> int:
     if not settings.existing_pool_id:
         return (settings.dedicated_nodes + settings.spot_nodes) * (settings.slots_per_node // settings.slots_per_task)
     pool = existing_pool(batch, settings)
-    nodes = max(
-        (pool.current_dedicated_nodes or 0) + (pool.current_low_priority_nodes or 0),
-        (pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0),
-        1,  # one that scales by itself may have none yet
-    )
-    return nodes * ((pool.task_slots_per_node or 1) // settings.slots_per_task)
+    return sum(nodes_of(pool)) * ((pool.task_slots_per_node or 1) // settings.slots_per_task)
+
+
+def nodes_of(pool: BatchPool) -> tuple[int, int]:
+    """The dedicated and spot nodes that the pool has or is to have; one, if it has none and scales by itself."""
+    current = pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0
+    target = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
+    return max((1, 0), current, target, key=sum)
 
 
 def _start_task(files: Sequence[UploadedFile]) -> BatchStartTask:

@@ -407,6 +407,7 @@ class RunSettings(_Settings):
     accounts: str | None = Field(
         default=None, description="Name of a Prefect block with the accounts; without one, the environment's."
     )
+    check: bool = Field(default=False, description="Only check whether the run could work; create nothing in Azure.")
 
 
 def settings_in(parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -32,7 +32,12 @@ from tests.support.polling import LIMIT, eventually
 
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {each["name"]: each for each in FILE["deployments"]}
-NAMES = {"top-words": "top-words/top-words", "top-words-nightly": "top-words/top-words-nightly", "sweep": "sweep/sweep"}
+NAMES = {
+    "top-words": "top-words/top-words",
+    "top-words-check": "top-words/top-words-check",
+    "top-words-nightly": "top-words/top-words-nightly",
+    "sweep": "sweep/sweep",
+}
 
 
 def flow_of(name: str) -> Flow[Any, Any]:
@@ -105,7 +110,16 @@ def test_every_deployment_is_on_the_server_as_the_file_says(
 
 def test_deploying_starts_nothing(on_server: dict[str, DeploymentResponse]) -> None:
     schedules = {name: [(each.slug, each.active) for each in found.schedules] for name, found in on_server.items()}
-    assert schedules == {"top-words": [], "top-words-nightly": [("nightly", False)], "sweep": [("hourly", False)]}
+    assert schedules == {
+        "top-words": [],
+        "top-words-check": [],
+        "top-words-nightly": [("nightly", False)],
+        "sweep": [("hourly", False)],
+    }
+
+
+def test_the_check_has_the_parameters_of_the_run_that_it_checks(no_block_named: None) -> None:
+    assert parameters_of("top-words-check") == {**parameters_of("top-words"), "check": True}
 
 
 def test_without_a_server_the_command_says_where_it_looked() -> None:

@@ -456,7 +456,7 @@ def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
     schema = top_words.parameters
     assert list(schema.properties) == [
         "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "files_per_task",
-        "isolate", "skip_done", "accounts", "delay_seconds", "encoding", "exact",
+        "isolate", "skip_done", "accounts", "check", "delay_seconds", "encoding", "exact",
     ]  # fmt: skip
     assert all(schema.properties[name].get("description") for name in schema.properties)
     assert schema.properties["top_n"]["minimum"] == 1

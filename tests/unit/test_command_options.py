@@ -99,6 +99,7 @@ DEFAULTS: dict[str, Any] = {
     "isolate": False,
     "skip_done": False,
     "accounts": None,
+    "check": False,
     "delay_seconds": 0,
     "encoding": None,
     "exact": False,
@@ -165,6 +166,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
     "ask": (["--ask"], {"clean_up": CleanUp(job=Disposal.ASK, pool=Disposal.ASK)}),
     "accounts": (["--accounts", "mine"], {"accounts": "mine"}),
+    "check": (["--check"], {"check": True}),
     "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
     "encoding": (["--encoding", "windows-1251"], {"encoding": "windows-1251"}),
     "exact": (["--exact"], {"exact": True}),
@@ -222,6 +224,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "encoding": "windows-1251",
             "exact": True,
             "accounts": "mine",
+            "check": True,
             "delay_seconds": 1.5,
         }
     ]
