@@ -20,15 +20,12 @@ from azure.batch.models import (
 )
 
 from tasks.errors import RunError, RunTimeout, TasksFailed
+from tasks.errors.advice import advice
+from tasks.errors.codes import SPOT_QUOTAS, TEMPORARY_ALLOCATIONS, Code, Where
 from tasks.resources.pool import LOST_NODES
 from tasks.run.identity import UsedPool
 from tasks.watching.limits import Limits
 from tasks.watching.snapshot import Part, Snapshot
-
-# Allocations that Azure may still grant, at one of the formula's next evaluations. Others, such as a quota that is
-# used up or an image that is gone, stay as they are.
-_TEMPORARY = {"AllocationFailed", "AllocationTimedOut", "AllocationTimedout", "ResizeStopped", "ReservedCapacityFailed"}
-_SPOT_ONLY = {"AccountLowPriorityCoreQuotaReached", "AccountSpotCoreQuotaReached"}
 
 
 def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> str:
@@ -77,7 +74,7 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], own: bool, helped: boo
     run = _evaluation(pool) if scales else None
     if scales and run is None:
         return reasons  # these are old: the run's formula has not been evaluated since it was set
-    temporary = _TEMPORARY | (_SPOT_ONLY if helped else set())
+    temporary = TEMPORARY_ALLOCATIONS | (SPOT_QUOTAS if helped else set())
     may_pass = pool.enable_auto_scale and all(error.code in temporary for error in pool.resize_errors or ())
     if reasons and not may_pass:
         raise TasksFailed(f"pool {pool.id} got no nodes: {reasons}")
@@ -149,7 +146,7 @@ def _why_lost(snapshot: Snapshot, pool_id: str, lost: Sequence[BatchNode]) -> st
         why += f"; the start task ended with exit code {info.exit_code}: {info.failure_info.message}"
         why += snapshot.start_task_stderr.get(str(node.id), "")
     elif node.errors:
-        why += f"; {node.errors[0].code}: {node.errors[0].message}"
+        why += f"; {node.errors[0].code}: {node.errors[0].message}{advice(Where.NODE, node.errors[0].code)}"
     return why
 
 
@@ -176,5 +173,5 @@ def why_ended(job: BatchJob | None, job_id: str, left: int) -> RunError | None:
     if job.state not in (BatchJobState.TERMINATING, BatchJobState.COMPLETED):
         return None
     reason = (job.execution_info.termination_reason if job.execution_info else None) or _value(job.state)
-    error = RunTimeout if reason == "MaxWallClockTimeExpiry" else TasksFailed
+    error = RunTimeout if reason == Code.JOB_TIME_LIMIT else TasksFailed
     return error(f"job {job_id} ended ({reason}) with {left} Batch tasks not completed")
