@@ -10,6 +10,7 @@ from prefect.runtime import task_run
 
 from tasks.accounts.clients import Azure
 from tasks.errors import NotDownloaded, ResultsError
+from tasks.errors.codes import Code
 from tasks.errors.local_files import at
 from tasks.errors.service import SERVICE_FAILURES, ServiceError
 from tasks.reporting.artifacts import TaskBoard
@@ -23,7 +24,7 @@ from tasks.step import RETRIES, step
 from tasks.watching.failures import Failures
 from tasks.watching.logs import clear_logs, download_logs
 
-_CONTAINER_GONE = ("ContainerNotFound", "ContainerBeingDeleted")
+_CONTAINER_GONE = (Code.CONTAINER_NOT_FOUND, Code.CONTAINER_BEING_DELETED)
 
 
 @step("7 download output")

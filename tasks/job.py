@@ -13,9 +13,10 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
+from tasks.errors.codes import JOB_ENDED
 from tasks.errors.service import error_code
 from tasks.resources.batch_task import BatchTasks, Work
-from tasks.resources.bulk import ENDED_CODES, add_all
+from tasks.resources.bulk import add_all
 from tasks.resources.job import Job, list_jobs
 from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.resources.pool import FORMULAS_APART, set_nodes
@@ -105,7 +106,7 @@ def add_tasks(azure: Azure, run: Run, pool: UsedPool, uploads: Uploads, work: Wo
         except ResourceExistsError as error:
             # A job of a previous attempt ends with the last of its tasks, which may have been just now.
             job = Job(batch, run, pool.id)
-            if error_code(error) not in ENDED_CODES or not job.has_ended_with_its_tasks():
+            if error_code(error) not in JOB_ENDED or not job.has_ended_with_its_tasks():
                 raise
             previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
             plan = resume.plan(uploads, previous, run, again=plan.add)

@@ -20,6 +20,7 @@ from prefect.logging import get_run_logger
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.errors import InputError
+from tasks.errors.codes import Code
 from tasks.errors.service import error_code
 from tasks.errors.text import as_unicode
 from tasks.inputs.files import InputFile
@@ -91,7 +92,7 @@ def check_destination(azure: Azure, destination: Destination) -> None:
             container.get_container_properties()
             read_manifest(container, destination)
         except ResourceNotFoundError as error:
-            if error_code(error) != "ContainerNotFound":
+            if error_code(error) != Code.CONTAINER_NOT_FOUND:
                 raise
             raise InputError(
                 f"output {destination}: there is no container {destination.container!r} in the account; create it with "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 from azure.batch import BatchClient
@@ -81,7 +82,8 @@ def explained(
 def _refusal(azure: Azure, service: Service, error: HttpResponseError, asked_for: str, now: datetime) -> str:
     """The refusal of a service, explained; nothing where its code is not known for one."""
     code = error_code(error)
-    headers = error.response.headers if error.response is not None else {}
+    response: Any = error.response
+    headers = response.headers if response is not None else {}
     apart = _apart(headers.get("Date", ""), now)
     said = [text_of(error), *(value for _, value in details_of(error)), asked_for, CLOCK if apart else ""]
     entry = known(service, Where.REQUEST, code, " ".join(said))

@@ -527,7 +527,7 @@ _TASKS = (
         meaning="the Batch task was ended: by a user, or by its time limit. Node agents from 1.11.8 on have a code of "
         "their own for the time limit, whose name is not documented: the run tells a time limit from the time that the "
         "task took",
-        advice="if it reached its time limit, raise limits.task_minutes",
+        advice="where it reached its time limit, raise limits.task_minutes",
         source="Azure/Batch: CHANGELOG of the node agent; " + _TASK_CODES,
     ),
     _task(

@@ -21,6 +21,7 @@ from tasks.accounts.clients import Access, Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas, sas_permissions
 from tasks.errors import InputError
+from tasks.errors.codes import NOT_PUBLIC, Code
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import error_code
 from tasks.inputs.addresses import BlobAddress, SourceBlob
@@ -28,7 +29,6 @@ from tasks.inputs.files import Found, InputFile, refuse_too_many, task_id
 
 _PAGE = 5_000  # blobs, the most that the service lists at once
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-_NOT_PUBLIC = {"PublicAccessNotPermitted", "ResourceNotFound", "NoAuthenticationInformation"}
 _FOLDER = "hdi_isfolder"  # the metadata of a folder, in accounts that have folders
 _ARCHIVE = "Archive"
 _SAS = "put a SAS that permits to read and list (sp=rl) at the end of the address"
@@ -138,7 +138,7 @@ def _blob(client: ContainerClient, source: SourceContainer, name: str) -> Source
     try:
         found: BlobProperties = client.get_blob_client(name).get_blob_properties()
     except ResourceNotFoundError as error:
-        if error_code(error) == "BlobNotFound":
+        if error_code(error) == Code.BLOB_NOT_FOUND:
             return None
         raise
     if (found.metadata or {}).get(_FOLDER) == "true":
@@ -242,11 +242,11 @@ def _explained(address: BlobAddress, source: SourceContainer, access: Access) ->
         ) from None
     except HttpResponseError as error:
         code = error_code(error)
-        if code == "ContainerNotFound":
+        if code == Code.CONTAINER_NOT_FOUND:
             raise InputError(
                 f"input {address}: there is no container {source.name!r} in the account {source.account}; "
                 "check the spelling"
             ) from None
-        if error.status_code in _REFUSED or (access is Access.PUBLIC and code in _NOT_PUBLIC):
+        if error.status_code in _REFUSED or (access is Access.PUBLIC and code in NOT_PUBLIC):
             raise InputError(f"input {address}: listing or reading is refused ({code}); {_ADVICE[access]}") from None
         raise

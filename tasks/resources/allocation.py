@@ -8,6 +8,7 @@ from enum import Enum
 from azure.batch.models import ResizeError
 from azure.core.exceptions import HttpResponseError
 
+from tasks.errors.codes import SPOT_QUOTAS, Code
 from tasks.errors.service import error_code
 from tasks.errors.text import cut
 
@@ -26,21 +27,17 @@ class Remedy(Enum):
 # AccountVMSeriesCoreQuotaReached Azure's page on pool resizing failures, which says that both quotas of dedicated cores
 # apply, and of spot cores only that of the account; AllocationTimedout and AllocationTimedOut are one code in two
 # versions of the SDK. Others, such as an image that is gone, no size helps against.
-_REMEDIES = {
-    "AccountVMSeriesCoreQuotaReached": Remedy.OTHER_FAMILY,
-    "AccountCoreQuotaReached": Remedy.FEWER_CORES,
-    "AccountLowPriorityCoreQuotaReached": Remedy.FEWER_CORES,
-    "AccountSpotCoreQuotaReached": Remedy.FEWER_CORES,
-    "UnsupportedVMSize": Remedy.OTHER_SIZE,
-    "AllocationTimedOut": Remedy.OTHER_SIZE,  # after the whole resize timeout
-    "AllocationFailed": Remedy.PATIENCE,
-    "ReservedCapacityFailed": Remedy.TIME,
-    "ResizeStopped": Remedy.TIME,
+_REMEDIES: dict[str, Remedy] = {
+    Code.FAMILY_CORE_QUOTA_REACHED: Remedy.OTHER_FAMILY,
+    Code.ACCOUNT_CORE_QUOTA_REACHED: Remedy.FEWER_CORES,
+    **dict.fromkeys(SPOT_QUOTAS, Remedy.FEWER_CORES),
+    Code.UNSUPPORTED_VM_SIZE: Remedy.OTHER_SIZE,
+    Code.ALLOCATION_TIMED_OUT: Remedy.OTHER_SIZE,  # after the whole resize timeout
+    Code.ALLOCATION_TIMEDOUT: Remedy.OTHER_SIZE,
+    Code.ALLOCATION_FAILED: Remedy.PATIENCE,
+    Code.RESERVED_CAPACITY_FAILED: Remedy.TIME,
+    Code.RESIZE_STOPPED: Remedy.TIME,
 }
-_BY_CODE = {code.lower(): remedy for code, remedy in _REMEDIES.items()}
-# Allocations that Azure may still grant, at one of the formula's next evaluations, without any change.
-_TEMPORARY = {"allocationfailed", "allocationtimedout", "resizestopped", "reservedcapacityfailed"}
-_SPOT_QUOTAS = {"accountlowprioritycorequotareached", "accountspotcorequotareached"}
 
 QUOTA_COMMAND = (
     'az batch account list --query "[].{account:name, dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota, '
@@ -50,21 +47,12 @@ SIZES_COMMAND = "az batch location list-skus --location REGION"
 
 _LONGEST = 300  # characters of the details of an error
 
-_BAD_PROPERTY, _VM_SIZE = "InvalidPropertyValue", "vmSize"
+_VM_SIZE = "vmSize"
 
 
 def remedy_of(code: str | None) -> Remedy | None:
     """What helps against that error of an allocation; None where neither time nor another size does."""
-    return _BY_CODE.get((code or "").lower())
-
-
-def is_temporary(code: str | None) -> bool:
-    """Whether Azure may grant later what it refuses now, without any change."""
-    return (code or "").lower() in _TEMPORARY
-
-
-def is_spot_quota(code: str | None) -> bool:
-    return (code or "").lower() in _SPOT_QUOTAS
+    return _REMEDIES.get(code or "")
 
 
 def described(error: ResizeError) -> str:
@@ -87,4 +75,4 @@ def is_size_refused(error: HttpResponseError) -> bool:
     """
     values = getattr(getattr(error, "model", None), "error_values", None) or ()
     named = {str(each.value).lower() for each in values if str(each.key).lower() == "propertyname"}
-    return error_code(error) == _BAD_PROPERTY and _VM_SIZE.lower() in named
+    return error_code(error) == Code.INVALID_PROPERTY_VALUE and _VM_SIZE.lower() in named

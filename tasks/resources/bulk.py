@@ -15,10 +15,10 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
+from tasks.errors.codes import JOB_ENDED, Code
 from tasks.errors.service import ServiceError, error_code
 
 _MOST_PER_REQUEST = 100  # tasks; the service's limit
-ENDED_CODES = {"JobBeingTerminated", "JobCompleted", "JobNotActive"}
 
 
 def add_all(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOptions]) -> None:
@@ -30,7 +30,7 @@ def add_all(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOpti
         batch.update_job(job_id, BatchJobUpdateOptions(all_tasks_complete_mode=BatchAllTasksCompleteMode.TERMINATE_JOB))
     except ResourceExistsError as error:
         # The answer to an earlier request was lost; the job may have ended since, because its tasks have.
-        if error_code(error) not in ENDED_CODES or not _holds(batch, job_id, tasks):
+        if error_code(error) not in JOB_ENDED or not _holds(batch, job_id, tasks):
             raise
 
 
@@ -47,7 +47,7 @@ def _add(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOptions
     try:
         results = batch.create_task_collection(job_id, BatchTaskGroup(task_values=list(tasks))).result_values or []
     except HttpResponseError as error:
-        if error_code(error) != "RequestBodyTooLarge" or len(tasks) == 1:
+        if error_code(error) != Code.REQUEST_BODY_TOO_LARGE or len(tasks) == 1:
             raise
         for half in _chunks(tasks, (len(tasks) + 1) // 2):
             _add(batch, job_id, half)
@@ -59,7 +59,7 @@ def _add(batch: BatchClient, job_id: str, tasks: Sequence[BatchTaskCreateOptions
 def _check_added(result: BatchTaskCreateResult) -> None:
     status = str(getattr(result.status, "value", result.status)).lower()
     code = result.error.code if result.error and result.error.code else ""
-    if status == BatchTaskAddStatus.SUCCESS or code == "TaskExists":
+    if status == BatchTaskAddStatus.SUCCESS or code == Code.TASK_EXISTS:
         return
     message = result.error.message.value if result.error and result.error.message else "no message"
     raise ServiceError(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from azure.storage.blob import BlobServiceClient, ContainerProperties
 
+from tasks.errors.codes import Code
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.run.identity import Role, Run
 from tasks.run.settings import Disposal
@@ -17,8 +18,8 @@ class ContainerResource(Resource):
     """A container by its name."""
 
     kind = Kind.CONTAINER
-    exists = "ContainerAlreadyExists"
-    being_deleted = "ContainerBeingDeleted"
+    exists = Code.CONTAINER_ALREADY_EXISTS
+    being_deleted = Code.CONTAINER_BEING_DELETED
 
     def __init__(self, blobs: BlobServiceClient, id: str) -> None:
         super().__init__(id)

@@ -16,8 +16,8 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import ResourceExistsError
 
+from tasks.errors.codes import JOB_ENDED, Code
 from tasks.errors.service import error_code
-from tasks.resources.bulk import ENDED_CODES
 from tasks.resources.resource import Creatable, Found, Kind, Resource
 from tasks.resources.tags import metadata, tags
 from tasks.run.identity import Run
@@ -31,8 +31,8 @@ class JobResource(Resource):
     """A job by its id."""
 
     kind = Kind.JOB
-    exists = "JobExists"
-    being_deleted = "JobBeingDeleted"
+    exists = Code.JOB_EXISTS
+    being_deleted = Code.JOB_BEING_DELETED
 
     def __init__(self, batch: BatchClient, id: str) -> None:
         super().__init__(id)
@@ -84,7 +84,7 @@ class Job(JobResource, Creatable):
         try:
             self._batch.update_job(self.id, changes)
         except ResourceExistsError as error:
-            if error_code(error) not in ENDED_CODES:  # it may have ended just now
+            if error_code(error) not in JOB_ENDED:  # it may have ended just now
                 raise
 
     def has_ended(self) -> bool:
@@ -93,7 +93,7 @@ class Job(JobResource, Creatable):
     def has_ended_with_its_tasks(self) -> bool:
         """Whether it ended because none was left to run, and not because somebody ended it."""
         info = self._batch.get_job(self.id).execution_info
-        return info is not None and info.termination_reason == "AllTasksComplete"
+        return info is not None and info.termination_reason == Code.ALL_TASKS_COMPLETE
 
     def as_tagged(self) -> Job:
         """The same job, to be kept if the one that exists is."""

@@ -28,6 +28,7 @@ from azure.batch.models import (
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors import InputError
+from tasks.errors.codes import Code
 from tasks.packages.needed import FILES_TO_INSTALL, SET_UP_NODE
 from tasks.resources.container_image import refuse_pool_without_containers, refuse_pool_without_identity
 from tasks.resources.images import machine
@@ -55,8 +56,8 @@ class PoolResource(Resource):
     """A pool by its id."""
 
     kind = Kind.POOL
-    exists = "PoolExists"
-    being_deleted = "PoolBeingDeleted"
+    exists = Code.POOL_EXISTS
+    being_deleted = Code.POOL_BEING_DELETED
 
     def __init__(self, batch: BatchClient, id: str) -> None:
         super().__init__(id)

@@ -9,6 +9,7 @@ from azure.core.exceptions import ResourceExistsError
 from prefect.logging import get_run_logger
 
 from tasks.errors import RunTimeout
+from tasks.errors.codes import Code
 from tasks.errors.service import ServiceError, error_code
 from tasks.errors.text import listed
 from tasks.resources.ownership import create_or_adopt
@@ -17,7 +18,7 @@ from tasks.run.identity import Run
 from tasks.run.polling import Polling
 
 # The service's codes where one more is to be created. Of jobs, only active ones count (azure-docs, batch-quota-limit).
-_QUOTAS = {Kind.POOL: "PoolQuotaReached", Kind.JOB: "ActiveJobAndScheduleQuotaReached"}
+_QUOTAS = {Kind.POOL: Code.POOL_QUOTA_REACHED, Kind.JOB: Code.ACTIVE_JOB_QUOTA_REACHED}
 _PROPERTIES = {Kind.POOL: "poolQuota", Kind.JOB: "activeJobAndJobScheduleQuota"}
 _ENDED = "completed"  # the state of a job that does not count any more
 UNTIL_ROOM = Polling(shortest=2.0, longest=30.0)

@@ -14,6 +14,7 @@ from azure.core.exceptions import ResourceNotFoundError, ServiceResponseError
 from azure.storage.blob import ContainerClient, StorageStreamDownloader
 
 from tasks.accounts.whole_blobs import WholeBlobs
+from tasks.errors.codes import Code
 from tasks.errors.local_files import at
 from tasks.errors.service import ServiceError, error_code
 from tasks.inputs.content import new_md5
@@ -48,7 +49,7 @@ class Fetcher:
         try:
             return FileRecord.parse(self.blobs.read(blob))
         except ServiceError as error:
-            if error.code != "BlobNotFound":
+            if error.code != Code.BLOB_NOT_FOUND:
                 raise
             return None
         except ValueError as error:
@@ -92,7 +93,7 @@ class Fetcher:
                 raise Useless(Cause.DAMAGED, f"{output.blob}: {error}") from None
             except (ResourceNotFoundError, ServiceError) as error:
                 code = error.code if isinstance(error, ServiceError) else error_code(error)
-                if code != "BlobNotFound":
+                if code != Code.BLOB_NOT_FOUND:
                     raise
                 raise Useless(Cause.NO_OUTPUT, f"no blob {output.blob}") from None
             if not difference:

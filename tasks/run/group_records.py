@@ -17,6 +17,7 @@ from azure.storage.blob import ContainerClient
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.accounts.whole_blobs import WholeBlobs
+from tasks.errors.codes import Code
 from tasks.errors.service import ServiceError
 from tasks.run.identity import Role, Run
 from tasks.run.records import GROUPS, FileRecord, quoted
@@ -98,7 +99,7 @@ def read_list(blobs: WholeBlobs, each: RecordList, *, contents: bool = True) -> 
     try:
         return FileRecord.parse_list(blobs.read(each.blob), contents=contents)
     except ServiceError as error:
-        if error.code != "BlobNotFound":
+        if error.code != Code.BLOB_NOT_FOUND:
             raise
         return []
 

@@ -11,6 +11,9 @@ from enum import Enum
 from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
 
 from tasks.errors import RunError
+from tasks.errors.advice import advice
+from tasks.errors.code_table import KNOWN
+from tasks.errors.codes import COULD_NOT_FETCH, COULD_NOT_START, COULD_NOT_UPLOAD, Code, Where
 from tasks.errors.secrets import without_secrets
 from tasks.inputs.files import InputFile
 from tasks.run.identity import UsedPool
@@ -20,6 +23,8 @@ STREAMS = ("stdout.txt", "stderr.txt")
 UPLOAD_FAILED = 74  # exit code of a node script that could not upload its output; EX_IOERR of sysexits.h
 FETCH_FAILED = 73  # exit code of a Batch task whose input is not what was uploaded; EX_CANTCREAT of sysexits.h
 NOT_TEXT = 65  # exit code of a node script whose input is not text; EX_DATAERR
+_KILLED = {128 + 9, 128 + 15, -9, -15}  # exit codes of what was stopped by a signal
+_OTHER_REASONS = {each.code for each in KNOWN if each.where is Where.TASK} - {Code.TASK_ENDED}
 OUTCOME_FIELDS = ["id", "state", "executionInfo", "nodeInfo", "constraints"]  # of a task, for TaskOutcome.of
 
 
@@ -40,6 +45,9 @@ class Cause(str, Enum):
     NOT_RUN = "did not get to its end"
     NOT_STARTED = "never started"
     OTHER = "failed"
+
+
+_CAUSES = {COULD_NOT_START: Cause.START, COULD_NOT_FETCH: Cause.FETCH, COULD_NOT_UPLOAD: Cause.UPLOAD}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +174,13 @@ class TaskOutcome:
         if self.node:
             parts.append(f"node {self.node}")
         parts += [_times(self.retries, "retry", "retries"), _times(self.requeues, "requeue", "requeues")]
-        return ", ".join(part for part in parts if part) + (f": {self.failure}" if self.failure else "")
+        failure = f": {self.failure}{self._advice()}" if self.failure else ""
+        return ", ".join(part for part in parts if part) + failure
+
+    def _advice(self) -> str:
+        if self.failure is None or self.cause is Cause.TERMINATED:
+            return ""
+        return advice(Where.TASK, Code.TASK_ENDED if self.cause is Cause.TIME_LIMIT else self.failure.code)
 
 
 _EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}
@@ -207,19 +221,15 @@ def _failure(task: BatchTask) -> Failure | None:
 
 def _cause(task: BatchTask, failure: Failure) -> Cause:
     code = failure.code
-    if code == "FailureExitCode":
-        assert task.execution_info is not None
-        return cause_of_exit(task.execution_info.exit_code or 0)
-    if code == "TaskEnded":  # the service's code for both
-        return Cause.TIME_LIMIT if _used_up(task) else Cause.TERMINATED
-    starts = {
-        "Command": Cause.START,
-        "Blob": Cause.FETCH,
-        "ResourceContainer": Cause.FETCH,
-        "ResourceFile": Cause.FETCH,
-        "FileUpload": Cause.UPLOAD,
-    }
-    return next((cause for start, cause in starts.items() if code.startswith(start)), Cause.OTHER)
+    exit_code = task.execution_info.exit_code if task.execution_info else None
+    stopped = code not in _OTHER_REASONS or (code == Code.FAILURE_EXIT_CODE and exit_code in _KILLED)
+    if stopped and _used_up(task):
+        return Cause.TIME_LIMIT  # whatever the code: from version 1.11.8 on, node agents have one of their own for it
+    if code == Code.FAILURE_EXIT_CODE:
+        return cause_of_exit(exit_code or 0)
+    if code == Code.TASK_ENDED:
+        return Cause.TERMINATED
+    return next((cause for codes, cause in _CAUSES.items() if code in codes), Cause.OTHER)
 
 
 def _used_up(task: BatchTask) -> bool:

@@ -21,7 +21,9 @@ from azure.batch.models import (
 )
 
 from tasks.errors import RunError, RunTimeout, TasksFailed
-from tasks.resources.allocation import described, is_spot_quota, is_temporary
+from tasks.errors.advice import advice
+from tasks.errors.codes import SPOT_QUOTAS, TEMPORARY_ALLOCATIONS, Code, Where
+from tasks.resources.allocation import described
 from tasks.resources.pool import LOST_NODES
 from tasks.run.identity import UsedPool
 from tasks.watching.limits import Limits
@@ -115,7 +117,7 @@ def _fewer(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool) -> str:
 
 def _may_pass(code: str | None, helped: bool) -> bool:
     """Whether nodes may still come without any change; helped: dedicated ones will be added to spot nodes."""
-    return is_temporary(code) or (helped and is_spot_quota(code))
+    return code in TEMPORARY_ALLOCATIONS or (helped and code in SPOT_QUOTAS)
 
 
 def _resized_since_change(pool: BatchPool) -> bool:
@@ -184,7 +186,7 @@ def _why_lost(snapshot: Snapshot, pool_id: str, lost: Sequence[BatchNode]) -> st
         why += f"; the start task ended with exit code {info.exit_code}: {info.failure_info.message}"
         why += snapshot.start_task_stderr.get(str(node.id), "")
     elif node.errors:
-        why += f"; {node.errors[0].code}: {node.errors[0].message}"
+        why += f"; {node.errors[0].code}: {node.errors[0].message}{advice(Where.NODE, node.errors[0].code)}"
     return why
 
 
@@ -211,5 +213,5 @@ def why_ended(job: BatchJob | None, job_id: str, left: int) -> RunError | None:
     if job.state not in (BatchJobState.TERMINATING, BatchJobState.COMPLETED):
         return None
     reason = (job.execution_info.termination_reason if job.execution_info else None) or _value(job.state)
-    error = RunTimeout if reason == "MaxWallClockTimeExpiry" else TasksFailed
+    error = RunTimeout if reason == Code.JOB_TIME_LIMIT else TasksFailed
     return error(f"job {job_id} ended ({reason}) with {left} Batch tasks not completed")

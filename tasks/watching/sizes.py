@@ -8,7 +8,8 @@ from datetime import datetime
 
 from azure.batch.models import ResizeError
 
-from tasks.resources.allocation import Remedy, advice, described, is_spot_quota, remedy_of
+from tasks.errors.codes import SPOT_QUOTAS
+from tasks.resources.allocation import Remedy, advice, described, remedy_of
 from tasks.run.identity import RefusedSize, UsedPool
 from tasks.run.vm_sizes import cores, family
 
@@ -45,7 +46,7 @@ def next_size(pool: UsedPool, errors: Sequence[ResizeError], *, helped: bool = F
 
     helped: dedicated nodes will be added, so that a used up quota of spot cores is no reason for another size.
     """
-    remedies = {Remedy.TIME if helped and is_spot_quota(error.code) else remedy_of(error.code) for error in errors}
+    remedies = {Remedy.TIME if helped and error.code in SPOT_QUOTAS else remedy_of(error.code) for error in errors}
     if not remedies or None in remedies or remedies == {Remedy.TIME}:
         return None
     passed = [refused_now(pool, errors)]

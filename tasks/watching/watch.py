@@ -9,6 +9,7 @@ from datetime import timedelta
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
 from tasks.errors import Cancelled, RunError
+from tasks.errors.codes import Code
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.node_time import NodeLog
@@ -106,7 +107,7 @@ class Watch:
         try:
             self.add_nodes()
         except ResourceExistsError as error:
-            if error_code(error) != "PoolBeingResized":
+            if error_code(error) != Code.POOL_BEING_RESIZED:
                 raise
             self.memory = replace(self.memory, resize_refused=True)  # asked for again at the next look
             return

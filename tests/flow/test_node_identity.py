@@ -83,7 +83,7 @@ def test_a_pool_with_a_subnet_and_a_gallery_image_is_made_with_entra_id(azure: A
     run = new_run()
     settings = PoolSettings(image=GALLERY, node_agent_sku="batch.node.ubuntu 24.04", subnet_id=SUBNET)
     checked = in_flow(lambda: check_accounts(azure, settings, Results(folder=tmp_path)))
-    assert checked == settings
+    assert checked.settings == settings
     own_pool(azure, run, settings)
     with azure.batch() as batch:
         pool = batch.get_pool(run.pool_id)

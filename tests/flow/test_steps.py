@@ -321,8 +321,8 @@ def test_the_image_is_chosen_once_and_a_retry_keeps_that_of_its_pool(
     def attempts() -> list[str | None]:
         first = check_accounts(azure, PoolSettings(), results)
         own_pool(azure, run, ending)
-        settings = [first, check_accounts(azure, PoolSettings(), results, None, run.pool_id)]
-        return [each.image for each in [*settings, check_accounts(azure, ending, results)]]
+        found = [first, check_accounts(azure, PoolSettings(), results, None, run.pool_id)]
+        return [each.settings.image for each in [*found, check_accounts(azure, ending, results)]]
 
     with caplog.at_level(logging.INFO, "prefect"):
         newest, kept, pinned = in_flow(attempts)

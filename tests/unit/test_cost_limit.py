@@ -115,7 +115,7 @@ def test_nodes_that_are_added_bring_the_deadline_forward() -> None:
     assert round(spent + later, 6) == BUDGET.limit
 
 
-OWN = PoolSettings(dedicated_nodes=2, vm_size="Standard_D2s_v5")
+OWN = PoolSettings(dedicated_nodes=2, vm_size=("Standard_D2s_v5",))
 
 
 def test_the_budget_has_the_dearest_prices() -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from azure.core.credentials import AccessToken
-from pydantic import SecretStr
 
-import tasks.accounts.clients
-from tasks.accounts.clients import Azure
-from tasks.accounts.environment import BatchAccount, StorageAccount
-from tasks.accounts.identity import KEY, identity_in, signer
+from tasks.accounts.identity import KEY
 from tasks.inputs.files import InputFile
 from tasks.reporting.plan import as_markdown, as_text, headline, log_lines, prices_of
+from tasks.reporting.retail_prices import PriceLookup
 from tasks.run.identity import Run
 from tasks.run.plan import Accounts, Image, PlannedPool, RunPlan, make_plan, planned_pool
 from tasks.run.settings import CleanUp, Disposal, PoolSettings, RunSettings, TimeLimits
@@ -63,7 +57,7 @@ def plan(
     values: dict[str, Any] = {
         "accounts": ACCOUNTS,
         "pool": planned_pool(settings.pool, image),
-        "prices": prices_of(ACCOUNTS, planned_pool(settings.pool, image)),
+        "prices": prices_of(ACCOUNTS, planned_pool(settings.pool, image), PriceLookup(ACCOUNTS.batch_endpoint)),
         "inputs": count,
         "results": "results/top-words-00000000c0de",
     }
@@ -199,7 +193,7 @@ def test_an_existing_pool_has_no_image_quota_or_price_of_the_run() -> None:
         slots_per_task=2,
         existing="team",
     )
-    found = plan(pool=pool, prices=prices_of(ACCOUNTS, pool))
+    found = plan(pool=pool, prices=prices_of(ACCOUNTS, pool, PriceLookup(ACCOUNTS.batch_endpoint)))
     text = " ".join(as_text(found).split())
     assert found.pool.at_once == 6
     assert (
@@ -228,45 +222,3 @@ def test_the_page_shows_problems_first_and_no_markup_of_names() -> None:
     page = as_markdown(plan(1_000, speed=took(21.6), results="a|b"))
     assert page.index("**Problem:**") < page.index("| accounts |")
     assert "a&#124;b" in page
-
-
-# Who signs in.
-
-
-def token(**claims: str) -> str:
-    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
-
-
-class SignedIn:
-    """A credential whose tokens name a person."""
-
-    def get_token(self, *scopes: str) -> AccessToken:
-        assert scopes == ("https://batch.core.windows.net/.default",)
-        return AccessToken(token(upn="ada@example.org"), 0)
-
-
-@pytest.mark.parametrize(
-    ("claims", "shown"),
-    [
-        ({"upn": "ada@example.org", "oid": "o", "tid": "t"}, "ada@example.org (Entra ID, tenant t)"),
-        ({"appid": "a", "oid": "o", "tid": "t"}, "application a (Entra ID, tenant t)"),
-        ({}, "an identity (Entra ID)"),
-    ],
-)
-def test_an_identity_is_named_by_its_token(claims: dict[str, str], shown: str) -> None:
-    assert identity_in(token(**claims)) == shown
-
-
-def test_without_a_key_the_identity_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.accounts.clients, "_entra_id", SignedIn)
-    keyless = Azure(
-        batch_account=BatchAccount(name="b", endpoint="https://b.westeurope.batch.azure.com"),
-        storage_account=StorageAccount(name="s", endpoint="https://s.blob.core.windows.net", key=SecretStr("a2V5")),
-    )
-    assert signer(keyless, keyless.batch_account) == "ada@example.org (Entra ID)"
-    assert signer(keyless, keyless.storage_account) == "account key"
-
-
-@pytest.mark.parametrize("opaque", ["", "opaque", "a.b.c", "a.W10.c"])
-def test_a_token_in_another_form_names_nobody_and_is_not_shown(opaque: str) -> None:
-    assert identity_in(opaque) == "an identity (Entra ID)"
