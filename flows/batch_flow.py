@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from flows.hooks import clean_up_dead_run
 from tasks.errors import InputError
 from tasks.errors.log import log_errors_without_traceback
-from tasks.inputs.files import as_list, find_inputs
+from tasks.inputs.files import as_list, describe_inputs
 from tasks.run.groups import MOST_FILES_PER_TASK
 
 P = ParamSpec("P")
@@ -38,9 +38,9 @@ def batch_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
 
 
 def _run_name(name: str) -> str:
-    """For example "top-words 3 files 2026-11-22 09:30"; without the count if the files cannot be found."""
+    """For example "top-words 3 files 2026-11-22 09:30"; without the count if they cannot be found."""
     try:
-        found = f" {find_inputs(as_list(flow_run.parameters['inputs']))}"
+        found = f" {describe_inputs(as_list(flow_run.parameters['inputs']))}"
     except InputError:
         found = ""
     return f"{name}{found} {datetime.now():%Y-%m-%d %H:%M}"
