@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from flows.hooks import clean_up_dead_run
 from tasks.errors import InputError
 from tasks.errors.log import log_errors_without_traceback
-from tasks.inputs.files import as_list, find_inputs
+from tasks.inputs.files import as_list, describe_inputs
 from tasks.run.groups import MOST_FILES_PER_TASK
 from tasks.run.settings import settings_in
 
@@ -46,7 +46,7 @@ def _run_name(name: str) -> str:
     """
     check = " check" if dict(settings_in(flow_run.parameters)).get("check") else ""
     try:
-        found = f" {find_inputs(as_list(flow_run.parameters['inputs']))}"
+        found = f" {describe_inputs(as_list(flow_run.parameters['inputs']))}"
     except InputError:
         found = ""
     return f"{name}{check}{found} {datetime.now():%Y-%m-%d %H:%M}"

@@ -36,11 +36,17 @@ class Found:
 
     def __str__(self) -> str:
         """Such as "3 files", "blobs of az://account/container/logs" or "3 files and blobs of 2 addresses"."""
-        count = len(self.files)
-        files = [f"{count:,} {'file' if count == 1 else 'files'}"] if count else []
-        many = len(self.addresses)
-        blobs = [f"blobs of {self.addresses[0] if many == 1 else f'{many:,} addresses'}"] if many else []
-        return " and ".join(files + blobs)
+        return _as_text(len(self.files), self.addresses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """The files that inputs name, by absolute path, not yet opened; the folders that they name or search."""
+
+    paths: Mapping[str, str]
+    folders: Set[str]
+    searched: Set[str]
+    addresses: Sequence[BlobAddress]
 
 
 def as_list(inputs: object) -> list[Any]:
@@ -55,6 +61,25 @@ def find_inputs(inputs: Sequence[str]) -> Found:
     A folder stands for the files directly in it, hidden ones apart; `@name` for the lines of a list. Raises InputError,
     naming the entry and the fix, for an entry without files, a file that cannot be read, and what is no address.
     """
+    named = _named(inputs)
+    files = _input_files(named.paths, named.folders)
+    return Found(files=files, addresses=named.addresses, searched=sorted(named.searched))
+
+
+def describe_inputs(inputs: Sequence[str]) -> str:
+    """The text of what `find_inputs` finds, without opening any file. Raises InputError."""
+    named = _named(inputs)
+    return _as_text(len(named.paths), named.addresses)
+
+
+def _as_text(count: int, addresses: Sequence[BlobAddress]) -> str:
+    files = [f"{count:,} {'file' if count == 1 else 'files'}"] if count else []
+    many = len(addresses)
+    blobs = [f"blobs of {addresses[0] if many == 1 else f'{many:,} addresses'}"] if many else []
+    return " and ".join(files + blobs)
+
+
+def _named(inputs: Sequence[str]) -> _Named:
     if not inputs:
         raise InputError("no input is given; name at least one file, folder or glob such as 'data/*.txt'")
     paths: dict[str, str] = {}  # by absolute path
@@ -66,7 +91,7 @@ def find_inputs(inputs: Sequence[str]) -> Found:
             if is_blob_address(entry):
                 addresses[BlobAddress.parse(entry)] = None
                 continue
-            folder, files = _readable_files_of(entry)
+            folder, files = _regular_files_of(entry)
         except InputError as error:
             raise InputError(f"{where}{error}") from None
         folders.add(os.path.abspath(folder))
@@ -74,7 +99,7 @@ def find_inputs(inputs: Sequence[str]) -> Found:
             searched.add(os.path.abspath(folder))
         paths.update(map(_absolute, files))
     refuse_too_many(len(paths))
-    return Found(files=_input_files(paths, folders), addresses=list(addresses), searched=sorted(searched))
+    return _Named(paths=paths, folders=folders, searched=searched, addresses=list(addresses))
 
 
 def refuse_too_many(count: int) -> None:
@@ -120,12 +145,11 @@ def _lines_of(given: str) -> list[tuple[int, str]]:
     return entries
 
 
-def _readable_files_of(entry: str) -> tuple[str, Sequence[str]]:
+def _regular_files_of(entry: str) -> tuple[str, Sequence[str]]:
     if not entry.strip():  # an unset shell variable, say; as a path it would be the current folder
         raise InputError("an input is empty; name a file, a folder or a glob such as 'data/*.txt'")
     try:
-        folder, files = _files_of(entry)
-        return folder, [path for path in files if Path(path).is_file() or _refuse_other(path)]
+        return _files_of(entry)
     except (OSError, RuntimeError) as error:  # no such home directory, a name too long, a folder that nobody may enter
         raise InputError(
             f"input {entry!r}: cannot be looked up ({_reason(error)}); check the path and its folders' permissions"
@@ -136,16 +160,14 @@ def _reason(error: OSError | RuntimeError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _refuse_other(path: str) -> bool:
-    raise InputError(f"input {path!r}: not a regular file (or a link to nowhere); name a file")
-
-
-def _files_of(entry: str) -> tuple[str, Iterable[str]]:
+def _files_of(entry: str) -> tuple[str, Sequence[str]]:
     """The folder that the entry names or searches, and the files it stands for."""
     path = Path(entry).expanduser()
     if path.is_dir():
         return str(path), _files_in(path)
     if os.path.lexists(path):
+        if not path.is_file():
+            raise InputError(f"input {str(path)!r}: not a regular file (or a link to nowhere); name a file")
         return str(path.parent), [str(path)]
     matches = [str(Path(match)) for match in sorted(glob.glob(str(path), recursive=True))]
     files = [match for match in matches if Path(match).is_file()]
@@ -186,7 +208,7 @@ def _input_files(paths: Mapping[str, str], folders: Set[str]) -> list[InputFile]
 
 def _readable_size(path: str) -> int:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             file.read(1)
             return os.fstat(file.fileno()).st_size
     except OSError as error:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import ceil
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
-GROUPS_PER_SLOT = 8  # at least, so that all slots end at about the same time
+GROUPS_PER_SLOT = 8  # so that all slots end at about the same time
+_STARTS_COUNT = 8  # with more files than this in each group, half as many groups of up to
+_FILES_OF_HALF = 40  # files: what one more group costs to start is more than what it evens out
 MOST_FILES = 500
 MOST_FILES_PER_TASK = 1000  # where a number is asked for
 LARGEST_FILE = 1 << 20  # bytes; a larger one is alone
@@ -71,8 +74,7 @@ def form(files: Sequence[F], *, slots: int, files_per_task: int | None = None) -
     files_per_task: the most in a group, whatever work they are assumed to be; None: chosen from sizes and slots.
     """
     small = sum(file.size <= LARGEST_FILE for file in files)
-    even = -(-small // (GROUPS_PER_SLOT * max(1, slots)))
-    most = files_per_task or min(MOST_FILES, even)
+    most = files_per_task or min(MOST_FILES, _even(small, max(1, slots)))
     longest = float("inf") if files_per_task else SECONDS
     groups: list[Group[F]] = []
     members: list[F] = []
@@ -95,6 +97,12 @@ def form(files: Sequence[F], *, slots: int, files_per_task: int | None = None) -
             close()
     close()
     return groups
+
+
+def _even(files: int, slots: int) -> int:
+    """How many of these small files a group has at most, so that all slots end at about the same time."""
+    even = ceil(files / (GROUPS_PER_SLOT * slots))
+    return even if even <= _STARTS_COUNT else max(even, min(_FILES_OF_HALF, 2 * even))
 
 
 def as_ranges(indices: Iterable[int]) -> str:

@@ -180,8 +180,8 @@ def make_plan(
         speed=speed,
         prices=prices,
         results=results,
-        problems=late if must_fail else (),
-        warnings=() if must_fail else late,
+        problems=late if must_fail else [],
+        warnings=[] if must_fail else late,
     )
 
 

@@ -37,6 +37,14 @@ def test_few_files_are_each_alone() -> None:
     assert lengths(form(files([2 * K] * 9), slots=1)) == [2, 2, 2, 2, 1]
 
 
+def test_half_as_many_groups_are_made_of_up_to_40_files() -> None:
+    assert lengths(form(files([2 * K] * 128), slots=2)) == [8] * 16
+    assert lengths(form(files([2 * K] * 129), slots=2)) == [18] * 7 + [3]
+    assert lengths(form(files([2 * K] * 300), slots=2)) == [38] * 7 + [34]
+    assert lengths(form(files([2 * K] * 480), slots=2)) == [40] * 12
+    assert lengths(form(files([2 * K] * 656), slots=2)) == [41] * 16
+
+
 def test_many_files_make_many_more_groups_than_slots() -> None:
     assert lengths(form(files([2 * K] * 1000), slots=2)) == [63] * 15 + [55]
     assert lengths(form(files([2 * K] * 1000), slots=20)) == [7] * 142 + [6]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import InputError
-from tasks.inputs.files import find_inputs
+from tasks.inputs.files import describe_inputs, find_inputs
 from tests.support.awkward_names import AWKWARD_NAMES
 
 
@@ -194,3 +194,4 @@ def test_blob_addresses_are_only_parsed(folder: Path) -> None:
 )
 def test_what_was_found_has_a_short_text(folder: Path, inputs: list[str], text: str) -> None:
     assert str(find_inputs(inputs)) == text
+    assert describe_inputs(inputs) == text
