@@ -17,9 +17,11 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-FLOWS = ("top-words", "run-script")
+FLOWS = ("top-words", "run-script")  # the sweep's trigger has them too
+SWEEP = ("sweep",)
 HEARTBEAT = "prefect.flow-run.heartbeat"
 CANCELLING = "prefect.flow-run.Cancelling"
+STARTING = {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}  # by a worker
 # Of a run that ended, or was suspended, no further heartbeat is due. One that waits for an answer (Paused) still has a
 # process, and a pool that bills.
 ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Suspended"))
@@ -32,16 +34,21 @@ MESSAGE = "no heartbeat for {minutes:g} minutes: the process, the worker or the 
 def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
     """The automations, as they are to be on the server.
 
-    There are two because Prefect's server lets a Cancelling run become nothing but Cancelled. A heartbeat ends the
-    second one's attention; at most one follows the request, because a worker ends the run's process after 30 seconds.
+    The second is needed because Prefect's server lets a Cancelling run become nothing but Cancelled. A heartbeat ends
+    its attention; at most one follows the request, because a worker ends the run's process after 30 seconds. The third
+    is for a sweep whose worker was lost between taking it and starting its process; prefect.yaml starts another one.
     """
-    return [
-        _automation("azure-batch: a run without heartbeat has crashed", HEARTBEAT, StateType.CRASHED, silence),
-        _automation("azure-batch: a cancelled run without heartbeat is gone", CANCELLING, StateType.CANCELLED, silence),
-    ]
+    automations = {
+        "azure-batch: a run without heartbeat has crashed": ({HEARTBEAT}, FLOWS + SWEEP, StateType.CRASHED),
+        "azure-batch: a cancelled run without heartbeat is gone": ({CANCELLING}, FLOWS, StateType.CANCELLED),
+        "azure-batch: a sweep that does not start has crashed": (STARTING, SWEEP, StateType.CRASHED),
+    }
+    return [_automation(name, *what, silence) for name, what in automations.items()]
 
 
-def _automation(name: str, after: str, state: StateType, silence: timedelta) -> AutomationCore:
+def _automation(
+    name: str, after: set[str], flows: tuple[str, ...], state: StateType, silence: timedelta
+) -> AutomationCore:
     return AutomationCore(
         name=name,
         description="Of the repository's `make deploy`, which renews it. The sweep then deletes what the run created.",
@@ -49,11 +56,11 @@ def _automation(name: str, after: str, state: StateType, silence: timedelta) -> 
         tags=["azure-batch"],
         trigger=EventTrigger(
             type="event",
-            after={after},
+            after=after,
             expect={HEARTBEAT, *ENDED},
             match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification.model_validate(
-                {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
+                {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}
             ),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,

@@ -57,7 +57,7 @@ def beat(deployed: Deployed, run: UUID, name: str) -> None:
 
 def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deployed, quick: list[AutomationCore]) -> None:
     client = deployed.client
-    assert [apply(client, each) for each in quick] == ["created", "created"]
+    assert [apply(client, each) for each in quick] == ["created"] * 3
     lost, stopping = client.create_flow_run(ours, state=Running()), client.create_flow_run(ours, state=Running())
     ended, of_others = client.create_flow_run(ours, state=Running()), client.create_flow_run(another, state=Running())
     waiting = client.create_flow_run(ours, state=Pending())  # no process has begun
@@ -94,11 +94,12 @@ def test_deploying_again_renews_the_one_automation(deployed: Deployed, quick: li
 
 
 def test_make_deploy_has_applied_the_automations(deployed: Deployed) -> None:
-    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged", "unchanged"]
+    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 3
 
 
 def test_the_automation_is_for_the_flows_that_the_sweep_is_triggered_by() -> None:
     from tests.flow.test_deployments import DEPLOYMENTS
 
-    (trigger,) = DEPLOYMENTS["sweep"]["triggers"]
-    assert trigger["match_related"]["prefect.resource.name"] == list(FLOWS)
+    for_runs, for_sweeps = DEPLOYMENTS["sweep"]["triggers"]
+    assert for_runs["match_related"]["prefect.resource.name"] == list(FLOWS)
+    assert for_sweeps["match_related"]["prefect.resource.name"] == "sweep"

@@ -105,6 +105,8 @@ class Trial:
         eventually(moment.value, lambda: self._reached(case), interval=0.02)
         if moment is not Moment.CLEAN_UP:  # which takes half a second
             time.sleep(random.uniform(0, 0.5 if seconds < 1 else 3.0))
+        if moment is not Moment.CLEAN_UP:
+            eventually("a moment without sweeps", self._no_sweep)
         case.there = self._names(run_id)
         for victim in (self._worker_pid(), pid):
             with suppress(ProcessLookupError):  # a run that has just ended
