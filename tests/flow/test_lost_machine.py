@@ -8,6 +8,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import yaml  # type: ignore[import-untyped]
 from prefect import flow
 from prefect.events import Event, RelatedResource, Resource
 from prefect.events.schemas.automations import AutomationCore
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 
 from flows.automations import FLOWS, HEARTBEAT, SILENCE, apply, lost_runs
 from tests.support.deployed import Deployed
+from tests.support.paths import ROOT
 from tests.support.polling import eventually
 
 QUICK = timedelta(seconds=10)  # the least of a proactive trigger
@@ -98,8 +100,7 @@ def test_make_deploy_has_applied_the_automations(deployed: Deployed) -> None:
 
 
 def test_the_automation_is_for_the_flows_that_the_sweep_is_triggered_by() -> None:
-    from tests.flow.test_deployments import DEPLOYMENTS
-
-    for_runs, for_sweeps = DEPLOYMENTS["sweep"]["triggers"]
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (for_runs, for_sweeps) = next(each["triggers"] for each in deployments if each["name"] == "sweep")
     assert for_runs["match_related"]["prefect.resource.name"] == list(FLOWS)
     assert for_sweeps["match_related"]["prefect.resource.name"] == "sweep"
