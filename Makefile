@@ -35,16 +35,17 @@ ui: .venv/installed ## start a Prefect server and its UI, on http://127.0.0.1:42
 deploy: export TOP_WORDS_ACCOUNTS ?= # empty, because Prefect warns about a placeholder without a value
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:4200/api)
 
-deploy: .venv/installed ## create the deployments of prefect.yaml on the server of `make ui`, or PREFECT_API_URL
+deploy: .venv/installed ## create the deployments of prefect.yaml and the automation for lost runs on the server of `make ui`, or PREFECT_API_URL
 	@$(SERVER_ANSWERS)
 	@$(BIN)/python -m prefect --no-prompt work-pool create local-process --type process >/dev/null 2>&1 \
 		|| $(BIN)/python -m prefect --no-prompt work-pool inspect local-process >/dev/null # it already exists
 	@$(BIN)/python -m prefect --no-prompt deploy --all
+	@$(BIN)/python -m flows.automations
 	@echo "Accounts: $(if $(TOP_WORDS_ACCOUNTS),the block '$(TOP_WORDS_ACCOUNTS)',the worker's environment (to use a block: TOP_WORDS_ACCOUNTS=<block> make deploy))"
 
-worker: .venv/installed ## run what is deployed. Ctrl-C also kills its runs: press it when nothing runs
+worker: .venv/installed ## run what is deployed, and restart a killed worker. Ctrl-C also kills its runs: press it when nothing runs
 	@$(SERVER_ANSWERS)
-	@exec $(BIN)/python -m prefect worker start --pool local-process --type process
+	@exec $(BIN)/python -m flows.worker --pool local-process --type process
 
 SERVER_ANSWERS = $(BIN)/python -c 'import sys; from prefect.client.orchestration import get_client; \
 	error = get_client(sync_client=True, httpx_settings={"timeout": 10}).api_healthcheck(); \

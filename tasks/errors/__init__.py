@@ -95,6 +95,10 @@ class Cancelled(RunError):
     """Somebody cancelled the run in the Prefect UI."""
 
 
+class DeclaredCrashed(RunError):
+    """The Prefect server counts the run as Crashed while its process still runs."""
+
+
 class TasksFailed(RunError):
     """Batch tasks ended without success, or can never run."""
 

@@ -1,4 +1,4 @@
-"""Polls the Prefect server for the cancellation of a run that no worker has started."""
+"""Asks the Prefect server what it takes the run for: cancelled in a terminal, or Crashed for lack of heartbeats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
-from tasks.errors import Cancelled
+from tasks.errors import Cancelled, DeclaredCrashed
 from tasks.reporting.prefect_api import prefect_client
 
 _SHORTEST, _LONGEST = timedelta(seconds=10), timedelta(minutes=1)  # between two requests
@@ -17,32 +17,52 @@ _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
 
 
 class Cancellation:
-    """Checks whether this flow run was cancelled: after a tenth of the time so far, 10 to 60 seconds.
+    """Checks what became of this flow run's state: after a tenth of the time so far, 10 to 60 seconds.
 
     A worker and `serve` end the process of a run that is cancelled. A run in a terminal only gets another state, and
-    would otherwise go on and bill.
+    would otherwise go on and bill. So would one that the server has declared Crashed, because its machine was asleep or
+    cut off: the sweep deletes what it created.
     """
 
     def __init__(self) -> None:
-        self._polls = get_current_settings().api.url is not None  # else the server ends with the run
         self._first: datetime | None = None
         self._next: datetime | None = None
 
     def check(self, now: datetime) -> None:
-        """Raises Cancelled if the run was cancelled. Continues if the server does not respond."""
-        if not self._polls or (self._next is not None and now < self._next):
+        """Raises Cancelled or DeclaredCrashed. Continues if the server does not respond."""
+        if self._next is not None and now < self._next:
             return
         self._first = self._first or now
         self._next = now + min(_LONGEST, max(_SHORTEST, (now - self._first) / 10))
         present = _read()
         if present is None:
             return
-        self._polls = present.deployment_id is None
-        if self._polls and present.state_type in _CANCELLED:
+        if present.deployment_id is None and present.state_type in _CANCELLED:
             raise Cancelled("the flow run was cancelled in the Prefect UI")
+        if crashed := _declared_crashed(present):
+            raise crashed
+
+
+def declared_crashed() -> DeclaredCrashed | None:
+    """The cause of a failure that may be a consequence: the server takes this run for Crashed, and a sweep deletes."""
+    present = _read()
+    return _declared_crashed(present) if present else None
+
+
+def _declared_crashed(present: FlowRun) -> DeclaredCrashed | None:
+    if present.state is None or present.state_type is not StateType.CRASHED:
+        return None
+    return DeclaredCrashed(
+        "the Prefect server declared this flow run Crashed while it was running "
+        f"({present.state.message or 'it gives no reason'}). The machine was suspended or had no connection, "
+        "or the server was away. The sweep then deletes the pool, job and containers of this run, so it has stopped. "
+        "Retry it in the UI or with `prefect flow-run retry`"
+    )
 
 
 def _read() -> FlowRun | None:
+    if get_current_settings().api.url is None:
+        return None  # a temporary server ends with the run
     try:
         with prefect_client(seconds=_REQUEST) as client:
             return client.read_flow_run(flow_run.id)

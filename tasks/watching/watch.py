@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
-from tasks.errors import Cancelled, RunError
+from tasks.errors import Cancelled, DeclaredCrashed, RunError
 from tasks.errors.codes import Code
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
@@ -17,7 +17,7 @@ from tasks.resources.allocation import is_size_refused
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.polling import Polling
 from tasks.run.settings import PoolSettings, TimeLimits
-from tasks.watching.cancellation import Cancellation
+from tasks.watching.cancellation import Cancellation, declared_crashed
 from tasks.watching.decide import Action, Decision, decide, outage_ends
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
@@ -79,14 +79,14 @@ class Watch:
                     self._add_dedicated()
                 elif decision.action is Action.NEXT_SIZE:
                     self._use_next_size()
-            except Cancelled as cancelled:
-                return cancelled
+            except (Cancelled, DeclaredCrashed) as ended:
+                return ended
             except SERVICE_FAILURES as error:
                 if ends := self._tolerate_outage(error):
-                    return ends
+                    return declared_crashed() or ends
                 continue
             if decision.action in (Action.ALL_COMPLETED, Action.GIVE_UP):
-                return decision.problem
+                return decision.problem and (declared_crashed() or decision.problem)
             self.memory = replace(self.memory, last_response=self.polling.now())
         raise AssertionError("polling does not end")
 

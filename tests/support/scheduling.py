@@ -9,6 +9,7 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 WITH_DEPLOYMENTS = (
     "tests/ui/test_prefect_ui.py",
     "tests/flow/test_deployments.py",
+    "tests/flow/test_lost_machine.py",
     "tests/flow/test_resume_processes.py",
     "tests/flow/test_approval.py",
 )

@@ -17,7 +17,7 @@ from tasks.run.identity import Run, UsedPool
 from tasks.run.settings import PoolSettings
 from tasks.watching.decide import Action
 from tasks.watching.snapshot import Part
-from tests.unit.test_decide import LIMITS, NOON, Service, Watched, counts, minute, node, pool, tasks
+from tests.support.watched import LIMITS, NOON, Service, Watched, counts, minute, node, pool, tasks
 
 PRICE = Price(per_hour=0.6, spot_per_hour=0.06, source="a list of today")
 BUDGET = Budget(limit=1.0, per_hour=0.6, spot_per_hour=0.06, source=PRICE.source)

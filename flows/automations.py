@@ -1,0 +1,123 @@
+"""Automations that declare a flow run ended whose process, worker or machine is gone, as code.
+
+python -m flows.automations      # creates them on the Prefect server, or updates them: part of `make deploy`
+
+The sweep's trigger in prefect.yaml then deletes what that run created. Runs of a temporary server have no heartbeats,
+and so nothing here concerns them.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+FLOWS = ("top-words", "run-script")  # the sweep's trigger has them too
+SWEEP = ("sweep",)
+HEARTBEAT = "prefect.flow-run.heartbeat"
+CANCELLING = "prefect.flow-run.Cancelling"
+STARTING = {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}  # by a worker
+# Of a run that ended, or was suspended, no further heartbeat is due. One that waits for an answer (Paused) still has a
+# process, and a pool that bills.
+ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Suspended"))
+# Eight heartbeats of prefect.toml. More than Prefect's default of 180 seconds between two, for runs that are started
+# elsewhere; less than half of the ten minutes in which nothing may be left of a lost run.
+SILENCE = timedelta(minutes=4)
+MESSAGE = "no heartbeat for {minutes:g} minutes: the process, the worker or the machine of this run is lost"
+
+
+def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
+    """The automations, as they are to be on the server.
+
+    The second is needed because Prefect's server lets a Cancelling run become nothing but Cancelled. A heartbeat ends
+    its attention; at most one follows the request, because a worker ends the run's process after 30 seconds. The third
+    is for a sweep whose worker was lost between taking it and starting its process; prefect.yaml starts another one.
+    """
+    automations = {
+        "azure-batch: a run without heartbeat has crashed": ({HEARTBEAT}, FLOWS + SWEEP, StateType.CRASHED),
+        "azure-batch: a cancelled run without heartbeat is gone": ({CANCELLING}, FLOWS, StateType.CANCELLED),
+        "azure-batch: a sweep that does not start has crashed": (STARTING, SWEEP, StateType.CRASHED),
+    }
+    return [_automation(name, *what, silence) for name, what in automations.items()]
+
+
+def _automation(
+    name: str, after: set[str], flows: tuple[str, ...], state: StateType, silence: timedelta
+) -> AutomationCore:
+    return AutomationCore(
+        name=name,
+        description="Of the repository's `make deploy`, which renews it. The sweep then deletes what the run created.",
+        enabled=True,
+        tags=["azure-batch"],
+        trigger=EventTrigger(
+            type="event",
+            after=after,
+            expect={HEARTBEAT, *ENDED},
+            match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=ResourceSpecification.model_validate(
+                {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}
+            ),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=silence,
+        ),
+        # Not forced: a run that has ended meanwhile stays what it is.
+        actions=[
+            ChangeFlowRunState(
+                type="change-flow-run-state",
+                name=state.value.capitalize(),
+                state=state,
+                message=MESSAGE.format(minutes=silence.total_seconds() / 60),
+                force=False,
+            )
+        ],
+        actions_on_trigger=[],
+        actions_on_resolve=[],
+    )
+
+
+def apply(client: SyncPrefectClient, wanted: AutomationCore) -> str:
+    """Make it the one automation of its name on the server, and say in a word what that took.
+
+    One that is as wanted is left alone, because the server forgets the heartbeats seen so far of one that is updated.
+    One that somebody has paused stays paused.
+    """
+    named = client.read_automations_by_name(wanted.name)
+    if not named:
+        client.create_automation(wanted)
+        return "created"
+    present, *doubles = named
+    for double in doubles:
+        client.delete_automation(double.id)
+    paused = "" if present.enabled else ", and paused: no lost run is noticed until it is resumed"
+    if _definition(present) == _definition(wanted):
+        return f"unchanged{paused}"
+    client.update_automation(present.id, wanted.model_copy(update={"enabled": present.enabled}))
+    return f"updated{paused}"
+
+
+def _definition(automation: Automation | AutomationCore) -> dict[str, Any]:
+    """What both sides know of it; the sets of the trigger in one order."""
+    trigger = automation.trigger.model_dump(mode="json", exclude={"id"})
+    return {
+        "description": automation.description,
+        "tags": sorted(automation.tags),
+        "trigger": {key: sorted(value) if isinstance(value, list) else value for key, value in trigger.items()},
+        "actions": [action.model_dump(mode="json", exclude_none=True) for action in automation.actions],
+    }
+
+
+def main() -> None:
+    with get_client(sync_client=True) as client:
+        for automation in lost_runs():
+            print(f"Automation '{automation.name}': {apply(client, automation)}")
+
+
+if __name__ == "__main__":
+    main()
