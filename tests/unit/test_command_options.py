@@ -99,6 +99,7 @@ DEFAULTS: dict[str, Any] = {
     "isolate": False,
     "skip_done": False,
     "accounts": None,
+    "cost_limit": None,
     "check": False,
     "delay_seconds": 0,
     "encoding": None,
@@ -165,6 +166,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "keep_job": (["--keep-job"], {"clean_up": CleanUp(job=Disposal.KEEP)}),
     "keep_pool": (["--keep-pool"], {"clean_up": CleanUp(pool=Disposal.KEEP)}),
     "ask": (["--ask"], {"clean_up": CleanUp(job=Disposal.ASK, pool=Disposal.ASK)}),
+    "cost_limit": (["--cost-limit", "2.5"], {"cost_limit": 2.5}),
     "accounts": (["--accounts", "mine"], {"accounts": "mine"}),
     "check": (["--check"], {"check": True}),
     "delay": (["--delay", "1.5"], {"delay_seconds": 1.5}),
@@ -224,6 +226,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "encoding": "windows-1251",
             "exact": True,
             "accounts": "mine",
+            "cost_limit": 2.5,
             "check": True,
             "delay_seconds": 1.5,
         }
