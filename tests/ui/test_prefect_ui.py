@@ -117,7 +117,6 @@ def test_the_form_has_each_parameter_described_with_its_default(ui: PrefectUI) -
     for title, value in numbers.items():
         expect(form.get_by_role("spinbutton", name=f"{title} (Optional)", exact=True)).to_have_value(value)
     expect(form.get_by_role("spinbutton")).to_have_count(len(numbers))
-    expect(form.get_by_role("textbox", name="Image")).to_have_value("canonical:ubuntu-24_04-lts:server")
     expect(form.get_by_role("textbox", name="output_folder")).to_have_value("results")
     for thing in ("Containers", "Job", "Pool"):
         expect(form.get_by_role("button", name=f"Select {thing}")).to_have_text("delete")
@@ -127,6 +126,7 @@ def test_the_form_has_each_parameter_described_with_its_default(ui: PrefectUI) -
         "How many words to list for each file.",
         "The pool of compute nodes.",
         "Spot nodes of the new pool: far cheaper, but Azure may take them away",
+        "None: the newest verified Ubuntu LTS",
         "What to delete when the run ends, well or badly.",
         "Name of a Prefect block with the Batch and storage accounts",
     ):
