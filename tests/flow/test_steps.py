@@ -635,7 +635,10 @@ def test_a_step_that_is_refused_is_not_run_again(troubled: Azure, at_once: None)
     error, counts = runs_of_create_job(troubled, run)
     assert isinstance(error, ServiceError)
     assert (error.code, error.transient) == ("AuthenticationFailed", False)
-    assert re.match(r"Azure Batch answered 403 AuthenticationFailed: .*\n  request id: [0-9a-f-]{36}$", str(error))
+    answered = (
+        r"Azure Batch answered 403 AuthenticationFailed: .*\n  request id: [0-9a-f-]{36}\n.* \[AuthenticationFailed\]$"
+    )
+    assert re.match(answered, str(error), re.DOTALL)
     assert counts == [1]
     with troubled.batch() as batch:
         assert run.name not in {job.id for job in batch.list_jobs()}

@@ -172,7 +172,7 @@ def test_the_nine_steps_say_in_the_log_what_each_did(tmp_path: Path, caplog: pyt
     name, log = summary.folder.name, caplog.text
     for said in (
         f"Container {name}-application: created",
-        "9 of 9 files",
+        "10 of 10 files",
         f"uploaded to {name}-application",
         f"Pool {name}: created; 2 dedicated nodes",
         f"Job {name}: created; pool {name}",
@@ -431,7 +431,8 @@ def test_a_wrong_key_is_refused_in_one_readable_message(
     monkeypatch.setenv("AZURE_BATCH_ACCESS_KEY", "d3Jvbmc=")
     state = top_words(inputs=[str(DATA)], output_folder=str(tmp_path), return_state=True)
     error = state.result(raise_on_failure=False)
-    assert str(error).startswith("Azure Batch answered 403 AuthenticationFailed: ")
+    assert isinstance(error, InputError)
+    assert str(error).startswith(f"the Batch account {azure.batch_account.name} refuses the account key: ")
     assert left_over(azure) == []
 
 
@@ -456,7 +457,7 @@ def test_the_parameters_render_as_a_form_with_descriptions_and_bounds() -> None:
     schema = top_words.parameters
     assert list(schema.properties) == [
         "inputs", "top_n", "pool", "limits", "output_folder", "clean_up", "allow_failures", "files_per_task",
-        "isolate", "skip_done", "accounts", "check", "delay_seconds", "encoding", "exact",
+        "isolate", "skip_done", "cost_limit", "accounts", "check", "delay_seconds", "encoding", "exact",
     ]  # fmt: skip
     assert all(schema.properties[name].get("description") for name in schema.properties)
     assert schema.properties["top_n"]["minimum"] == 1
