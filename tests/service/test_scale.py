@@ -56,7 +56,7 @@ def test_no_statement_reads_or_sorts_all_tasks(
     service.stop()
     plans = _plans(service, statements)
     # Not tasks, dependencies and task_counts. There are as many attempts as slots in use.
-    scanned = {detail.split()[1] for detail, _ in plans if detail.startswith("SCAN")}
+    scanned = {detail.split()[1] for detail, _ in plans if detail.startswith("SCAN") and "CONSTANT ROW" not in detail}
     assert scanned == {"attempts", "jobs", "nodes", "pools", "remains", "schedules"}
     sorting = {statement for detail, statement in plans if detail.endswith("FOR ORDER BY")}
     assert [statement for statement in sorting if " FROM nodes " not in statement] == []
