@@ -28,7 +28,7 @@ from tasks.kept import skip_done
 from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
-from tasks.reporting.cost import budget_of
+from tasks.reporting.cost import budget_of, lasting, refuse_bad_limit
 from tasks.reporting.plan import prices_of
 from tasks.reporting.report import is_loopback
 from tasks.reporting.retail_prices import PriceLookup
@@ -164,6 +164,7 @@ class BatchRun(Generic[T, J]):
     def _take_budget(self, prices: PriceLookup) -> None:
         """Let the run's names carry what it may spend, from which the pool's deadline follows."""
         limit, pool = self._settings.cost_limit, self._settings.pool
+        refuse_bad_limit(limit, pool)
         if limit is None:
             return
         if is_loopback(self.azure.batch_account.endpoint):
@@ -172,8 +173,7 @@ class BatchRun(Generic[T, J]):
         vm_sizes = as_list(pool.vm_size)
         budget = budget_of(limit, pool, vm_sizes, [prices.of(vm_size) for vm_size in vm_sizes])
         self.id = replace(self.id, budget=budget)
-        until = self.id.nodes_until(pool.dedicated_nodes, pool.spot_nodes)
-        get_run_logger().info("cost_limit: $%.2f; the pool gives up its nodes by %s", limit, f"{until:%H:%M %Z}")
+        get_run_logger().info("cost_limit: %s", lasting(budget, pool, self.id.lifetime) if budget else "none")
 
     @property
     def work(self) -> Work:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from tasks.errors import InputError
 from tasks.reporting.node_time import KindTime, NodeTime
 from tasks.reporting.prices import LEFT_OUT, Price, dearest
+from tasks.reporting.text import span
 from tasks.run.budget import RESERVE, Budget
 from tasks.run.settings import PoolSettings
 
@@ -86,15 +88,10 @@ def usd(dollars: float) -> str:
     return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"
 
 
-def budget_of(
-    limit: float | None, pool: PoolSettings, vm_sizes: Sequence[str], prices: Sequence[Price | None]
-) -> Budget | None:
-    """The budget of a run's own pool; None without a limit. Raises InputError where the limit cannot be kept.
-
-    prices: those of the VM sizes of which the pool may get nodes.
-    """
+def refuse_bad_limit(limit: float | None, pool: PoolSettings) -> None:
+    """Raises InputError where no run could keep that cost_limit, whatever nodes cost."""
     if limit is None:
-        return None
+        return
     if not (math.isfinite(limit) and limit > 0):
         raise InputError(f"cost_limit is {limit}; it is an amount of US dollars above 0, or none for no limit")
     if pool.existing_pool_id:
@@ -102,6 +99,29 @@ def budget_of(
             "cost_limit is for the run's own pool: an existing pool bills whether or not this run uses it; "
             "leave out one of the two"
         )
+
+
+def lasting(budget: Budget, pool: PoolSettings, lifetime: timedelta) -> str:
+    """How long the nodes of the pool can live of the budget, for the log."""
+    hourly = budget.hourly(pool.dedicated_nodes, pool.spot_nodes)
+    lasts = budget.lasts(pool.dedicated_nodes, pool.spot_nodes)
+    how_long = "longer than run_minutes" if lasts >= lifetime else span(lasts.total_seconds())
+    return (
+        f"{usd(budget.limit)} lasts for {how_long} of all nodes, at {usd(hourly)} an hour at most, and "
+        f"{RESERVE.seconds // 60} minutes for their removal ({budget.source})"
+    )
+
+
+def budget_of(
+    limit: float | None, pool: PoolSettings, vm_sizes: Sequence[str], prices: Sequence[Price | None]
+) -> Budget | None:
+    """The budget of a run's own pool; None without a limit. Raises InputError where the limit cannot be kept.
+
+    prices: those of the VM sizes of which the pool may get nodes.
+    """
+    refuse_bad_limit(limit, pool)
+    if limit is None:
+        return None
     price = dearest(prices)
     if price is None:
         unknown = ", ".join(size for size, known in zip(vm_sizes, prices, strict=True) if known is None)

@@ -80,6 +80,15 @@ def test_nodes_that_nobody_saw_count_from_their_request(published: list[RunFacts
     assert (facts.dedicated_nodes, facts.added_nodes, facts.spot_nodes) == (0, 4, 4)
 
 
+def test_a_run_that_is_stopped_tells_the_pool_as_it_is(published: list[RunFacts]) -> None:
+    made = record(replace(POOL, own=False))
+    made.seen.pool = replace(HELPED, own=False, vm_size="Standard_D2as_v5", nodes_until=NOON)
+    made.note_deletes()
+    made.close(CleanUp(), ALL, KeyboardInterrupt())
+    (facts,) = published
+    assert (facts.vm_size, facts.added_nodes, facts.nodes_until) == ("Standard_D2as_v5", 4, "2026-11-22 12:00 UTC")
+
+
 def test_the_cost_of_waiting_counts_the_nodes_that_were_added() -> None:
     source = "(Azure's list price for Linux, pay-as-you-go, in westeurope, of 2026-08-20)"
     assert record().cost_while_waiting() == (
