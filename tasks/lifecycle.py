@@ -28,7 +28,7 @@ from tasks.kept import skip_done
 from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
-from tasks.reporting.cost import budget_of, lasting, refuse_bad_limit
+from tasks.reporting.cost import budget_of, lasting
 from tasks.reporting.plan import prices_of
 from tasks.reporting.report import is_loopback
 from tasks.reporting.retail_prices import PriceLookup
@@ -36,6 +36,7 @@ from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
+from tasks.run.parameters import refuse_bad_limit
 from tasks.run.plan import Checked, RunPlan, make_plan
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings
@@ -91,6 +92,7 @@ class BatchRun(Generic[T, J]):
         is only to be checked, nothing is created.
         """
         settings = self._settings
+        refuse_bad_limit(settings.cost_limit, settings.pool)
         prices = self._begin_prices()
         files = check_input(
             self.azure, self.id, inputs, settings.allow_failures, settings.output_folder, settings.files_per_task
@@ -164,7 +166,6 @@ class BatchRun(Generic[T, J]):
     def _take_budget(self, prices: PriceLookup) -> None:
         """Let the run's names carry what it may spend, from which the pool's deadline follows."""
         limit, pool = self._settings.cost_limit, self._settings.pool
-        refuse_bad_limit(limit, pool)
         if limit is None:
             return
         if is_loopback(self.azure.batch_account.endpoint):

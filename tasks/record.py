@@ -226,7 +226,7 @@ class RunRecord(Generic[J]):
     def _report(self, cleaned_up: CleanedUp, problem: str) -> str:
         """The page; and the cost in a line, for the log and for the end of the command."""
         facts = self._facts(cleaned_up, problem)
-        if facts.node_time and facts.estimate:
+        if facts.node_time and facts.estimate and not is_loopback(facts.batch_endpoint):
             text = f"{facts.estimate} for {node_seconds(facts.node_time)}".replace("**", "")
             remember_cost(f"Estimated cost: {text} ({facts.estimate.price.source})")
             get_run_logger().info("Pool %s: estimated cost %s", facts.pool_id, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -88,19 +87,6 @@ def usd(dollars: float) -> str:
     return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"
 
 
-def refuse_bad_limit(limit: float | None, pool: PoolSettings) -> None:
-    """Raises InputError where no run could keep that cost_limit, whatever nodes cost."""
-    if limit is None:
-        return
-    if not (math.isfinite(limit) and limit > 0):
-        raise InputError(f"cost_limit is {limit}; it is an amount of US dollars above 0, or none for no limit")
-    if pool.existing_pool_id:
-        raise InputError(
-            "cost_limit is for the run's own pool: an existing pool bills whether or not this run uses it; "
-            "leave out one of the two"
-        )
-
-
 def lasting(budget: Budget, pool: PoolSettings, lifetime: timedelta) -> str:
     """How long the nodes of the pool can live of the budget, for the log."""
     hourly = budget.hourly(pool.dedicated_nodes, pool.spot_nodes)
@@ -115,11 +101,10 @@ def lasting(budget: Budget, pool: PoolSettings, lifetime: timedelta) -> str:
 def budget_of(
     limit: float | None, pool: PoolSettings, vm_sizes: Sequence[str], prices: Sequence[Price | None]
 ) -> Budget | None:
-    """The budget of a run's own pool; None without a limit. Raises InputError where the limit cannot be kept.
+    """The budget of a run's own pool; None without a limit. Raises InputError where its nodes cannot keep the limit.
 
     prices: those of the VM sizes of which the pool may get nodes.
     """
-    refuse_bad_limit(limit, pool)
     if limit is None:
         return None
     price = dearest(prices)

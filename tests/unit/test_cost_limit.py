@@ -15,6 +15,7 @@ from tasks.reporting.prices import Price
 from tasks.resources.pool import scale
 from tasks.run.budget import RESERVE, Budget
 from tasks.run.identity import Run, UsedPool
+from tasks.run.parameters import refuse_bad_limit
 from tasks.run.settings import PoolSettings
 from tasks.watching.cost import nodes_until, without_nodes
 from tasks.watching.decide import Action
@@ -164,10 +165,7 @@ def test_the_budget_has_the_dearest_prices() -> None:
 @pytest.mark.parametrize(
     ("limit", "settings", "price", "told"),
     [
-        (0.0, OWN, PRICE, "cost_limit is 0.0; it is an amount of US dollars above 0"),
-        (float("nan"), OWN, PRICE, "cost_limit is nan"),
         (1.0, OWN, None, "cost_limit cannot be kept, because no price is known for A; leave out cost_limit and"),
-        (1.0, PoolSettings(existing_pool_id="p"), PRICE, "cost_limit is for the run's own pool"),
         (
             0.1,
             OWN,
@@ -176,9 +174,26 @@ def test_the_budget_has_the_dearest_prices() -> None:
         ),
     ],
 )
-def test_a_limit_that_cannot_be_kept_is_refused(
+def test_a_limit_that_the_nodes_cannot_keep_is_refused(
     limit: float, settings: PoolSettings, price: Price | None, told: str
 ) -> None:
     with pytest.raises(InputError) as refused:
         budget_of(limit, settings, ["A"], [price])
     assert str(refused.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("limit", "settings", "told"),
+    [
+        (0.0, OWN, "cost_limit is 0.0; it is an amount of US dollars above 0"),
+        (float("nan"), OWN, "cost_limit is nan"),
+        (1.0, PoolSettings(existing_pool_id="p"), "cost_limit is for the run's own pool"),
+    ],
+)
+def test_a_limit_that_no_run_can_keep_is_refused_without_a_service(
+    limit: float, settings: PoolSettings, told: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        refuse_bad_limit(limit, settings)
+    assert str(refused.value).startswith(told)
+    refuse_bad_limit(None, settings)
