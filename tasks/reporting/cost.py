@@ -93,7 +93,7 @@ def lasting(budget: Budget, pool: PoolSettings, lifetime: timedelta) -> str:
     lasts = budget.lasts(pool.dedicated_nodes, pool.spot_nodes)
     how_long = "longer than run_minutes" if lasts >= lifetime else span(lasts.total_seconds())
     return (
-        f"{usd(budget.limit)} lasts for {how_long} of all nodes, at {usd(hourly)} an hour at most, and "
+        f"{usd(budget.limit)} lasts {how_long} for all nodes, at {usd(hourly)} an hour at most, and "
         f"{RESERVE.seconds // 60} minutes for their removal ({budget.source})"
     )
 

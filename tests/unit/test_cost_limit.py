@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import CostLimit, InputError
-from tasks.reporting.cost import budget_of
+from tasks.reporting.cost import budget_of, lasting
 from tasks.reporting.node_time import NodeLog
 from tasks.reporting.prices import Price
 from tasks.resources.pool import scale
@@ -154,6 +154,12 @@ def test_another_size_has_the_budget_that_is_left() -> None:
 
 
 OWN = PoolSettings(dedicated_nodes=2, vm_size=("Standard_D2s_v5",))
+
+
+def test_the_log_has_how_long_the_budget_lasts() -> None:
+    rest = "all nodes, at $1.2000 an hour at most, and 10 minutes for their removal (a list of today)"
+    assert lasting(BUDGET, OWN, timedelta(hours=2)) == f"$1.0000 lasts 40 min 0 s for {rest}"
+    assert lasting(BUDGET, OWN, timedelta(minutes=40)) == f"$1.0000 lasts longer than run_minutes for {rest}"
 
 
 def test_the_budget_has_the_dearest_prices() -> None:
