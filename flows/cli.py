@@ -20,7 +20,7 @@ from local_azure.embedded import starting_ahead
 from tasks.accounts.environment import accounts_in
 from tasks.packages.needed import find_packages, refuse_container_image, refuse_existing_pool
 from tasks.run.output_address import refuse_join_of_kept_outputs
-from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_too_many_paths
+from tasks.run.parameters import flow_run_uuid, refuse_bad_input, refuse_bad_limit, refuse_too_many_paths
 from tasks.run.scripts import find_script, refuse_bad_arguments
 from tasks.run.settings import RunSettings
 from tasks.tables.joins import Join, JoinFormat
@@ -118,6 +118,7 @@ def run_workload_flow(entrypoint: str, inputs: Sequence[str], settings: RunSetti
     """
     configured = settings.accounts or accounts_in(os.environ)
     refuse_too_many_paths(inputs)
+    refuse_bad_limit(settings.cost_limit, settings.pool)
     found = refuse_bad_input(inputs, settings.allow_failures, settings.output_folder, settings.files_per_task)
     print(
         f"Input: {found}; starting {'Prefect' if configured else 'Prefect and the embedded local Azure'}",

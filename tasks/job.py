@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from azure.batch import BatchClient
@@ -22,6 +22,7 @@ from tasks.resources.ownership import Ending, create_or_adopt, dispose
 from tasks.resources.pool import FORMULAS_APART, set_nodes
 from tasks.resources.quota import UNTIL_ROOM, create_within_quota
 from tasks.run import resume
+from tasks.run.budget import RESERVE
 from tasks.run.groups import label
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
@@ -71,15 +72,17 @@ def _create_or_adopt(batch: BatchClient, run: Run, job: Job, pool: UsedPool, pol
     def pause() -> None:
         if pool.own and pool.nodes and not paused:
             with suppress(ResourceExistsError):  # while it is being resized: before the next wait
-                set_nodes(batch, run, 0, 0)
+                set_nodes(batch, pool.id, 0, 0, run.expires)
                 paused.append(polling.now())
 
     created = create_within_quota(run, job, partial(list_jobs, batch), polling, pause)
     if paused:
         polling.sleep(max(0.0, (paused[0] + FORMULAS_APART - polling.now()).total_seconds()))
-    if pool.own and pool.nodes and (paused or not created):  # a previous attempt may have paused it and failed
+    if pool.own and pool.nodes:  # a previous attempt, or a failed one of this step, may have paused it
         with suppress(ResourceNotFoundError):  # as monitoring finds, too
-            set_nodes(batch, run, pool.dedicated_nodes, pool.spot_nodes)
+            without = max(timedelta(), polling.now() - paused[0] - RESERVE) if paused else timedelta()
+            until = min(run.expires, (pool.nodes_until or run.expires) + without)
+            set_nodes(batch, pool.id, pool.dedicated_nodes, pool.spot_nodes, until)
     return created
 
 

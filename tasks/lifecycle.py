@@ -28,7 +28,7 @@ from tasks.kept import skip_done
 from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
-from tasks.reporting.cost import budget_of
+from tasks.reporting.cost import budget_of, lasting
 from tasks.reporting.plan import prices_of
 from tasks.reporting.report import is_loopback
 from tasks.reporting.retail_prices import PriceLookup
@@ -36,6 +36,7 @@ from tasks.resources.batch_task import Work
 from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
+from tasks.run.parameters import refuse_bad_limit
 from tasks.run.plan import Checked, RunPlan, make_plan
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings
@@ -91,6 +92,7 @@ class BatchRun(Generic[T, J]):
         is only to be checked, nothing is created.
         """
         settings = self._settings
+        refuse_bad_limit(settings.cost_limit, settings.pool)
         prices = self._begin_prices()
         files = check_input(
             self.azure, self.id, inputs, settings.allow_failures, settings.output_folder, settings.files_per_task
@@ -172,8 +174,7 @@ class BatchRun(Generic[T, J]):
         vm_sizes = as_list(pool.vm_size)
         budget = budget_of(limit, pool, vm_sizes, [prices.of(vm_size) for vm_size in vm_sizes])
         self.id = replace(self.id, budget=budget)
-        until = self.id.nodes_until(pool.dedicated_nodes, pool.spot_nodes)
-        get_run_logger().info("cost_limit: $%.2f; the pool gives up its nodes by %s", limit, f"{until:%H:%M %Z}")
+        get_run_logger().info("cost_limit: %s", lasting(budget, pool, self.id.lifetime) if budget else "none")
 
     @property
     def work(self) -> Work:

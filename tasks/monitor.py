@@ -60,7 +60,7 @@ def monitor_tasks(
             polling=polling,
             memory=Memory.start(pool, limits, polling.now(), seen.outcomes),
             seen=seen,
-            add_nodes=own_pool.add_dedicated,
+            set_nodes=own_pool.set_nodes,
             use_size=own_pool.use_size,
         )
         monitored = watch.until_the_end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from functools import partial
 
 from azure.batch import BatchClient
@@ -45,7 +44,7 @@ def create_pool(
         with azure.batch() as batch:
             return _existing(batch, settings)
     with azure.batch() as batch:
-        created, refused, asked_at = _create_or_adopt(batch, run, settings, files, disposal, polling)
+        created, refused, pool = _create_or_adopt(batch, run, settings, files, disposal, polling)
         found = batch.get_pool(run.pool_id)
     vm_size, others = _in_use(settings.vm_size, found.vm_size or "")
     get_run_logger().info(
@@ -56,7 +55,7 @@ def create_pool(
         node_count(settings.dedicated_nodes, settings.spot_nodes),
         vm_size,
         settings.slots_per_node,
-        run.expires_text,
+        f"{pool.nodes_until:%Y-%m-%d %H:%M %Z}",
         ", ".join(file.name for file in files),
         f"; Batch tasks run in {settings.container_image}" if settings.container_image else "",
     )
@@ -74,7 +73,8 @@ def create_pool(
         refused_sizes=refused,
         dedicated_nodes=settings.dedicated_nodes,
         spot_nodes=settings.spot_nodes,
-        asked_at=asked_at,
+        asked_at=pool.asked_at,
+        nodes_until=pool.nodes_until,
     )
 
 
@@ -85,17 +85,16 @@ def _create_or_adopt(
     files: Sequence[UploadedFile],
     disposal: Disposal,
     polling: Polling,
-) -> tuple[bool, list[RefusedSize], datetime]:
-    """Whether it was created, of the first size that Batch offers; the sizes before that; and when it was asked for.
+) -> tuple[bool, list[RefusedSize], Pool]:
+    """Whether it was created, of the first size that Batch offers; the sizes before that; and the pool.
 
     Raises InputError where Batch offers none of the sizes.
     """
     refused: list[RefusedSize] = []
     for vm_size in settings.vm_size:
-        asked_at = datetime.now(timezone.utc)
         pool = Pool(batch, run, settings, files, disposal, vm_size)
         try:
-            return create_within_quota(run, pool, partial(list_pools, batch), polling), refused, asked_at
+            return create_within_quota(run, pool, partial(list_pools, batch), polling), refused, pool
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
@@ -127,7 +126,7 @@ def delete_pool(azure: Azure, run: Run, settings: PoolSettings, disposal: Dispos
         ending = dispose(run, Pool(batch, run, settings), disposal)
     if ending is Ending.KEPT:
         logger.warning(
-            "Pool %s: kept; its nodes go on billing until %s, when its autoscale formula removes them",
+            "Pool %s: kept; its nodes go on billing until %s at the latest, when its autoscale formula removes them",
             run.pool_id,
             run.expires_text,
         )

@@ -78,6 +78,7 @@ class RunRecord(Generic[J]):
     def note_deletes(self) -> None:
         """The deletes are about to be sent: the last look at the pool's nodes, whose times go with them."""
         self.pool_gone = datetime.now(timezone.utc)
+        self.pool = self.seen.pool or self.pool  # as it is, also where a signal has ended watching
         if self.pool is None or not self.pool.own:
             return
         with suppress(*SERVICE_FAILURES), self.azure.batch() as batch:  # the estimate is only less exact then
@@ -225,7 +226,7 @@ class RunRecord(Generic[J]):
     def _report(self, cleaned_up: CleanedUp, problem: str) -> str:
         """The page; and the cost in a line, for the log and for the end of the command."""
         facts = self._facts(cleaned_up, problem)
-        if facts.node_time and facts.estimate:
+        if facts.node_time and facts.estimate and not is_loopback(facts.batch_endpoint):
             text = f"{facts.estimate} for {node_seconds(facts.node_time)}".replace("**", "")
             remember_cost(f"Estimated cost: {text} ({facts.estimate.price.source})")
             get_run_logger().info("Pool %s: estimated cost %s", facts.pool_id, text)
@@ -261,7 +262,7 @@ class RunRecord(Generic[J]):
             kept=cleaned_up.kept,
             not_deleted=cleaned_up.not_deleted,
             pool_stays=pool.own and "pool" not in cleaned_up.deleted,
-            nodes_until=f"{self._nodes_until(pool):%Y-%m-%d %H:%M %Z}",
+            nodes_until=f"{pool.nodes_until or self.run.expires:%Y-%m-%d %H:%M %Z}",
             problem=problem,
             joined=self.report_joined(self.joined) if self.joined is not None else "",
         )
@@ -277,9 +278,6 @@ class RunRecord(Generic[J]):
             return NodeTime()
         added = pool.added_nodes * (self._pool_times()[1] - pool.added_at).total_seconds() if pool.added_at else 0
         return NodeTime.at_most(alive * pool.dedicated_nodes + added, alive * pool.spot_nodes)
-
-    def _nodes_until(self, pool: UsedPool) -> datetime:
-        return self.run.nodes_until(pool.dedicated_nodes, pool.spot_nodes, pool.added_nodes, pool.added_at)
 
     def _pool_times(self) -> tuple[datetime | None, datetime]:
         """When the pool was asked for, and when its end was, or now; what Azure bills is a little less."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from tasks.errors import InputError
 from tasks.reporting.node_time import KindTime, NodeTime
 from tasks.reporting.prices import LEFT_OUT, Price, dearest
+from tasks.reporting.text import span
 from tasks.run.budget import RESERVE, Budget
 from tasks.run.settings import PoolSettings
 
@@ -86,22 +87,26 @@ def usd(dollars: float) -> str:
     return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"
 
 
+def lasting(budget: Budget, pool: PoolSettings, lifetime: timedelta) -> str:
+    """How long the nodes of the pool can live of the budget, for the log."""
+    hourly = budget.hourly(pool.dedicated_nodes, pool.spot_nodes)
+    lasts = budget.lasts(pool.dedicated_nodes, pool.spot_nodes)
+    how_long = "longer than run_minutes" if lasts >= lifetime else span(lasts.total_seconds())
+    return (
+        f"{usd(budget.limit)} lasts {how_long} for all nodes, at {usd(hourly)} an hour at most, and "
+        f"{RESERVE.seconds // 60} minutes for their removal ({budget.source})"
+    )
+
+
 def budget_of(
     limit: float | None, pool: PoolSettings, vm_sizes: Sequence[str], prices: Sequence[Price | None]
 ) -> Budget | None:
-    """The budget of a run's own pool; None without a limit. Raises InputError where the limit cannot be kept.
+    """The budget of a run's own pool; None without a limit. Raises InputError where its nodes cannot keep the limit.
 
     prices: those of the VM sizes of which the pool may get nodes.
     """
     if limit is None:
         return None
-    if not (math.isfinite(limit) and limit > 0):
-        raise InputError(f"cost_limit is {limit}; it is an amount of US dollars above 0, or none for no limit")
-    if pool.existing_pool_id:
-        raise InputError(
-            "cost_limit is for the run's own pool: an existing pool bills whether or not this run uses it; "
-            "leave out one of the two"
-        )
     price = dearest(prices)
     if price is None:
         unknown = ", ".join(size for size, known in zip(vm_sizes, prices, strict=True) if known is None)

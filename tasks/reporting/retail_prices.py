@@ -15,7 +15,9 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -32,6 +34,7 @@ SECONDS = 4.0  # for a request; the run never waits longer than that for prices
 KEPT_FOR = timedelta(days=1)
 
 _MOST_PAGES = 3  # one has the meters of a VM size
+_MOST_BYTES = 4_000_000  # of a page, which has up to 1,000 meters
 _MOST_PER_HOUR = 1_000.0  # US dollars; no VM costs that much, so that more is a misread answer
 _NAMES = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -90,13 +93,23 @@ class RetailPrices:
         }
         # Proxies are those of the environment (HTTPS_PROXY, NO_PROXY).
         with httpx.Client(timeout=self.seconds) as client:
-            page: Any = client.get(self.address, params=parameters).raise_for_status().json()
+            page = self._page(client, httpx.URL(self.address, params=parameters))
             for _ in range(_MOST_PAGES):
                 yield from page["Items"] if isinstance(page, dict) and isinstance(page.get("Items"), list) else ()
                 link = page.get("NextPageLink") if isinstance(page, dict) else None
-                if not link or urlsplit(link).hostname != urlsplit(self.address).hostname:
+                if not isinstance(link, str) or urlsplit(link)[:2] != urlsplit(self.address)[:2]:
                     return
-                page = client.get(link).raise_for_status().json()
+                page = self._page(client, httpx.URL(link))
+
+    def _page(self, client: httpx.Client, url: httpx.URL) -> Any:
+        """Raises ValueError where the answer is too large, or takes too long altogether."""
+        text, until = bytearray(), time.monotonic() + self.seconds
+        with client.stream("GET", url) as response:
+            for part in response.raise_for_status().iter_bytes():
+                text += part
+                if len(text) > _MOST_BYTES or time.monotonic() > until:
+                    raise ValueError("not the answer of a price list")
+        return json.loads(text)
 
     def _read(self, kept: Path) -> Price | None:
         try:
@@ -107,9 +120,9 @@ class RetailPrices:
                 spot_per_hour=None if found["spot_per_hour"] is None else _dollars(found["spot_per_hour"]),
                 source=str(found["source"]),
             )
+            return price if timedelta() <= self.now() - fetched < KEPT_FOR else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return price if timedelta() <= self.now() - fetched < KEPT_FOR else None
 
     def _keep(self, kept: Path, price: Price) -> None:
         text = json.dumps(
@@ -191,6 +204,7 @@ class PriceLookup:
         self._retail = retail or RetailPrices()
         self._fetched: dict[str, Price] = {}
         self._threads: dict[str, threading.Thread] = {}
+        self._waits_until: float | None = None  # by the monotonic clock
 
     def start(self, vm_sizes: Sequence[str]) -> None:
         """Begin to fetch, and return at once."""
@@ -203,12 +217,14 @@ class PriceLookup:
                 thread.start()
 
     def of(self, vm_size: str, *, wait: bool = True) -> Price | None:
-        """The price, for which it waits no longer than a request may take."""
+        """The price; for those of all sizes together it waits no longer than a request may take."""
         if wait and (thread := self._threads.get(vm_size)):
-            thread.join(self._retail.seconds)
+            self._waits_until = self._waits_until or time.monotonic() + self._retail.seconds
+            thread.join(max(0.0, self._waits_until - time.monotonic()))
         return self._fetched.get(vm_size) or price_of(vm_size, self._region)
 
     def _fetch(self, vm_size: str) -> None:
         assert self._region
-        if price := self._retail.price_of(vm_size, self._region):
-            self._fetched[vm_size] = price
+        with suppress(Exception):  # whatever proxies, certificates and answers lead to, the table has a price
+            if price := self._retail.price_of(vm_size, self._region):
+                self._fetched[vm_size] = price

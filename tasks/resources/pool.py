@@ -87,14 +87,21 @@ class Pool(PoolResource, Creatable):
     ) -> None:
         """vm_size: the one to create it with, of those in the settings; the first where none is given."""
         super().__init__(batch, run.pool_id)
+        self.asked_at = datetime.now(timezone.utc)  # when it was last to be created; from then on its nodes bill
         self._vm_size = vm_size or settings.vm_size[0]
         self._tags = replace(run.tags, kept=disposal is Disposal.KEEP)
         self._run = run
         self._settings = settings
         self._files = files  # for the nodes; known where the pool may be created
 
+    @property
+    def nodes_until(self) -> datetime:
+        """The deadline in its formula, once it was created or adopted."""
+        return self._run.nodes_until(self._settings.dedicated_nodes, self._settings.spot_nodes, self.asked_at)
+
     def create(self) -> None:
         settings = self._settings
+        self.asked_at = datetime.now(timezone.utc)
         self._batch.create_pool(
             BatchPoolCreateOptions(
                 id=self.id,
@@ -118,17 +125,15 @@ class Pool(PoolResource, Creatable):
         self._reboot_lost_nodes()
         self.mark(self._tags)  # last: the tags say that all of it is done
 
-    def add_dedicated(self) -> None:
-        """Ask for as many dedicated nodes, besides, as there should be spot nodes."""
-        dedicated, spot = self._settings.dedicated_nodes, self._settings.spot_nodes
-        until = self._run.nodes_until(dedicated, spot, added=spot, added_at=datetime.now(timezone.utc))
-        self._scale(scale(until, dedicated + spot, spot))
+    def set_nodes(self, until: datetime, added: int = 0) -> None:
+        """Keep the nodes of the settings until then, and so many dedicated ones besides."""
+        set_nodes(self._batch, self.id, self._settings.dedicated_nodes + added, self._settings.spot_nodes, until)
 
-    def use_size(self, vm_size: str, added: int = 0) -> bool:
+    def use_size(self, vm_size: str, until: datetime, added: int = 0) -> bool:
         """Give the pool, which has no nodes, another VM size and have nodes allocated at once; repeatable.
 
-        added: dedicated nodes that were added. False where nodes have come, or are being allocated, of its present
-        size, which it then keeps.
+        until, added: as of set_nodes. False where nodes have come, or are being allocated, of its present size, which
+        it then keeps.
         """
         settings = self._settings
         found = self._batch.get_pool(self.id)
@@ -148,8 +153,9 @@ class Pool(PoolResource, Creatable):
             return True
         # Off and on again: Azure evaluates a formula when it is enabled, but may not do so any more after a failed
         # allocation: Microsoft's GA4GH TES resets it so. A pool without nodes gets none while it is off.
-        self._batch.disable_pool_auto_scale(self.id)
-        set_nodes(self._batch, self._run, settings.dedicated_nodes + added, settings.spot_nodes)
+        if found.enable_auto_scale:  # else the answer to what follows was lost
+            self._batch.disable_pool_auto_scale(self.id)
+        self.set_nodes(until, added)
         return True
 
     def _scale(self, formula: str) -> None:
@@ -163,8 +169,7 @@ class Pool(PoolResource, Creatable):
                     self._batch.begin_reboot_node(self.id, node.id, _REQUEUE)
 
     def _formula(self) -> str:
-        dedicated, spot = self._settings.dedicated_nodes, self._settings.spot_nodes
-        return scale(self._run.nodes_until(dedicated, spot), dedicated, spot)
+        return scale(self.nodes_until, self._settings.dedicated_nodes, self._settings.spot_nodes)
 
     def _start_task(self) -> BatchStartTask | None:
         return _start_task(self._files) if self._files else None
@@ -196,10 +201,9 @@ def _scale(batch: BatchClient, pool_id: str, formula: str) -> None:
         batch.enable_pool_auto_scale(pool_id, options)
 
 
-def set_nodes(batch: BatchClient, run: Run, dedicated: int, spot: int) -> None:
-    """Have the run's own pool keep so many nodes; none, for example, while the run cannot use them."""
-    until = run.nodes_until(dedicated, spot)
-    _scale(batch, run.pool_id, scale(until, dedicated, spot))
+def set_nodes(batch: BatchClient, pool_id: str, dedicated: int, spot: int, until: datetime) -> None:
+    """Have a run's own pool keep so many nodes until then; none, for example, while the run cannot use them."""
+    _scale(batch, pool_id, scale(until, dedicated, spot))
 
 
 def list_pools(batch: BatchClient) -> Iterator[Found]:

@@ -59,18 +59,11 @@ class Run:
     def expires(self) -> datetime:
         return self.started + self.lifetime
 
-    def nodes_until(self, dedicated: int, spot: int, added: int = 0, added_at: datetime | None = None) -> datetime:
-        """When the pool gives up its nodes by itself: when the run expires, or sooner where its budget ends.
-
-        added: dedicated nodes besides, from `added_at` on.
-        """
-        if self.budget is None or not dedicated + spot + added:
+    def nodes_until(self, dedicated: int, spot: int, asked_at: datetime) -> datetime:
+        """When a pool that is asked for then gives up its nodes: when the run expires, or sooner as its budget ends."""
+        if self.budget is None:
             return self.expires
-        began, spent = self.started, 0.0
-        if added_at is not None:
-            spent = self.budget.hourly(dedicated, spot) * ((added_at - began) / timedelta(hours=1))
-            began = added_at
-        return min(self.expires, began + self.budget.lasts(dedicated + added, spot, spent))
+        return min(self.expires, asked_at + self.budget.lasts(dedicated, spot))
 
     @property
     def expires_text(self) -> str:
@@ -119,6 +112,7 @@ class UsedPool:
     added_nodes: int = 0  # dedicated ones, asked for while the run waited for spot nodes
     added_at: datetime | None = None
     asked_at: datetime | None = field(default=None, compare=False)  # when this run asked for it
+    nodes_until: datetime | None = field(default=None, compare=False)  # by its formula; None where that is not ours
 
     @property
     def instead_of(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from tasks.errors import InputError
 from tasks.inputs.files import Found, find_inputs
 from tasks.run.groups import MOST_FILES_PER_TASK
 from tasks.run.output_address import refuse_output_among_inputs
+from tasks.run.settings import PoolSettings
 
 FLOW_RUN = "prefect.flow-run."  # how the event that triggers a sweep names the flow run
 _MOST_BYTES = 512 * 1024  # of all parameters of a flow run, as JSON; Prefect's server refuses more
@@ -31,6 +33,19 @@ def refuse_bad_input(
     if output:
         refuse_output_among_inputs(output, found)
     return found
+
+
+def refuse_bad_limit(limit: float | None, pool: PoolSettings) -> None:
+    """Raises InputError where no run could keep that cost_limit, whatever nodes cost."""
+    if limit is None:
+        return
+    if not (math.isfinite(limit) and limit > 0):
+        raise InputError(f"cost_limit is {limit}; it is an amount of US dollars above 0, or none for no limit")
+    if pool.existing_pool_id:
+        raise InputError(
+            "cost_limit is for the run's own pool: an existing pool bills whether or not this run uses it; "
+            "leave out one of the two"
+        )
 
 
 def refuse_too_many_paths(inputs: Sequence[str]) -> None:

@@ -164,6 +164,7 @@ def make_plan(
         )
         found = estimate(load, place_of(accounts))
     late = list(_too_long(found, speed, settings, len(to_process), pool)) if found else []
+    dear = _too_dear(found, prices, settings.cost_limit, pool) if found else []
     must_fail = bool(found and speed and speed.same_files and found.least > _limit(settings) and not is_retry)
     return RunPlan(
         run=run,
@@ -181,7 +182,7 @@ def make_plan(
         prices=prices,
         results=results,
         problems=late if must_fail else [],
-        warnings=[] if must_fail else late,
+        warnings=[*([] if must_fail else late), *dear],
     )
 
 
@@ -212,6 +213,17 @@ def _too_long(
     more = "more nodes (dedicated_nodes)" if not pool.existing else "a pool with more nodes"
     fix = f"set run_minutes to {wanted:,}, or use {more}" if wanted <= _LONGEST_RUN else f"use {more}, or several runs"
     yield f"this run needs {needs} minutes, and run_minutes is {given:,} ({why}); {fix}"
+
+
+def _too_dear(found: Estimate, prices: Prices | None, limit: float | None, pool: PlannedPool) -> list[str]:
+    """Why cost_limit will not do, where the estimate says so."""
+    dollars = prices.of(pool, found.node_seconds) if prices else 0.0
+    if limit is None or dollars < limit:
+        return []
+    return [
+        f"this run needs nodes for about ${dollars:,.2f}, and cost_limit is ${limit:,.2f}: it will end with files not "
+        "processed; set a larger cost_limit, or give this run fewer files"
+    ]
 
 
 def planned_pool(settings: PoolSettings, image: Image | None) -> PlannedPool:

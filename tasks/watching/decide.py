@@ -13,7 +13,7 @@ from tasks.errors import CostLimit, RunError, RunTimeout, Stalled, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.resources.pool import EVALUATION_INTERVAL, FORMULAS_APART
 from tasks.run.outcomes import TaskOutcome
-from tasks.watching.cost import within_cost
+from tasks.watching.cost import later_deadline, within_cost
 from tasks.watching.due import Due, due
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
@@ -31,6 +31,7 @@ class Action(Enum):
     READ = "read a further part, then decide again"
     GO_ON = "look again later"
     ADD_DEDICATED = "add dedicated nodes, then look again later"
+    LATER_DEADLINE = "give the pool the later deadline that its budget allows, then look again later"
     NEXT_SIZE = "give the pool the VM size of the memory's `changing`, then look again later"
     ALL_COMPLETED = "end: all Batch tasks have completed"
     GIVE_UP = "end: the Batch tasks that are left will not complete"
@@ -135,14 +136,16 @@ def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits
     memory, line = memory.with_line(counts, waiting_for, now) if news.line else (memory, "")
     memory, late, warns = memory.lateness(counts, limits, now) if counts.running else (memory, "", False)
     action = Action.GIVE_UP
-    if problem is None:
-        try:
-            memory = within_cost(snapshot, memory, limits.budget, counts.left, now)
-            # Only a job that has ended runs no task.
-            ended = (waits or news.stagnant) and _job_has_ended(snapshot, counts, memory, limits)
+    try:
+        memory = within_cost(snapshot, memory, limits.budget, counts.left, now)
+        # Only a job that has ended runs no task.
+        ended = problem is None and (waits or news.stagnant) and _job_has_ended(snapshot, counts, memory, limits)
+        if later_deadline(snapshot, memory, limits, now) and not _too_soon(memory, now):
+            problem = None  # it may be that the pool has reached its deadline
+        if problem is None:
             action = Action.ALL_COMPLETED if ended else _within_limits(snapshot, counts, memory, limits, now)
-        except (TasksFailed, RunTimeout, CostLimit, Stalled) as found:
-            problem = found
+    except (TasksFailed, RunTimeout, CostLimit, Stalled) as found:
+        problem = found
     return Decision(
         action=action,
         memory=memory,
@@ -201,7 +204,7 @@ def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
     if memory.changing:
         return Action.NEXT_SIZE
     # Nodes that were added, or are of another size, get their time, too.
-    stalled = now - max(memory.last_progress, memory.formula_set or memory.last_progress) >= limits.stall
+    stalled = now - max(memory.last_progress, memory.nodes_asked or memory.last_progress) >= limits.stall
     if _needs_dedicated(memory, limits, now) and not (stalled and memory.resize_refused):
         return Action.ADD_DEDICATED
     if stalled:
@@ -210,7 +213,8 @@ def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
             f"no Batch task has made progress since {_time(memory.last_progress)} "
             f"(stall_minutes is {limits.stall_minutes}); {memory.last_status}"
         )
-    return Action.GO_ON
+    later = later_deadline(snapshot, memory, limits, now) and not _too_soon(memory, now)
+    return Action.LATER_DEADLINE if later else Action.GO_ON
 
 
 def _needs_dedicated(memory: Memory, limits: Limits, now: datetime) -> bool:

@@ -57,6 +57,7 @@ class Memory:
     refused_since: datetime | None = None  # the first look at which Azure had no nodes of the present VM size
     changing: NextSize | None = None  # the VM size that the pool is being given
     sized_at: datetime | None = None  # when it got its present VM size, if not from the beginning
+    deadline_set: datetime | None = None  # when it got a later deadline
 
     @classmethod
     def start(
@@ -188,10 +189,10 @@ class Memory:
             return replace(self, refused_since=None)
         return replace(self, refused_since=self.refused_since or now) if offered else self
 
-    def with_size(self, now: datetime) -> Memory:
-        """The pool was given the VM size that it was to get; waiting for its nodes begins anew."""
+    def with_size(self, until: datetime, now: datetime) -> Memory:
+        """The pool was given the VM size that it was to get, until then; waiting for its nodes begins anew."""
         assert self.changing
-        pool = self.changing.applied(self.pool, now)
+        pool = replace(self.changing.applied(self.pool, now), nodes_until=until)
         return replace(self, pool=pool, changing=None, refused_since=None, sized_at=now)
 
     def without_size(self, why: str, brief: str) -> Memory:
@@ -200,12 +201,20 @@ class Memory:
         return replace(self, pool=self.changing.withdrawn(self.pool, why, brief), changing=None)
 
     @property
-    def formula_set(self) -> datetime | None:
-        """When the pool was last given a formula while it was watched."""
+    def nodes_asked(self) -> datetime | None:
+        """When the pool was last asked for nodes while it was watched."""
         return max(filter(None, [self.sized_at, self.pool.added_at]), default=None)
 
-    def with_nodes_added(self, nodes: int, now: datetime) -> Memory:
-        return replace(self, pool=replace(self.pool, added_nodes=nodes, added_at=now))
+    @property
+    def formula_set(self) -> datetime | None:
+        """When the pool was last given a formula while it was watched."""
+        return max(filter(None, [self.nodes_asked, self.deadline_set]), default=None)
+
+    def with_nodes_added(self, nodes: int, until: datetime, now: datetime) -> Memory:
+        return replace(self, pool=replace(self.pool, added_nodes=nodes, added_at=now, nodes_until=until))
+
+    def with_deadline(self, until: datetime, now: datetime) -> Memory:
+        return replace(self, pool=replace(self.pool, nodes_until=until), deadline_set=now)
 
     def with_records(self, tasks: Sequence[AddedTask], records: Collection[str]) -> Memory:
         """After the records were listed, where the service no longer lists the tasks; a record proves a success."""

@@ -90,6 +90,17 @@ class Narrator:
         why = f"no Batch task made progress on spot nodes for {minutes} minutes"
         self._logger.warning("Pool %s: %s added, because %s", pool.id, added, why)
 
+    def report_deadline(self, memory: Memory) -> None:
+        """The pool has a later deadline, since its nodes have cost less than they could."""
+        assert memory.pool.nodes_until
+        assert memory.spent
+        self._logger.info(
+            "Pool %s: its nodes have cost $%.2f at most; it keeps them until %s by its budget",
+            memory.pool.id,
+            memory.spent.dollars,
+            f"{memory.pool.nodes_until:%H:%M %Z}",
+        )
+
     def report_size(self, pool: UsedPool) -> None:
         """The pool has another VM size, since it got no nodes of those before it."""
         for refused in pool.refused_sizes[self._refused_sizes :]:

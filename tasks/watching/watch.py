@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
@@ -14,10 +14,12 @@ from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.node_time import NodeLog
 from tasks.resources.allocation import is_size_refused
+from tasks.run.identity import UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.polling import Polling
 from tasks.run.settings import PoolSettings, TimeLimits
 from tasks.watching.cancellation import Cancellation, declared_crashed
+from tasks.watching.cost import at_most, nodes_until, without_nodes
 from tasks.watching.decide import Action, Decision, decide, outage_ends
 from tasks.watching.limits import Limits
 from tasks.watching.memory import Memory
@@ -41,6 +43,7 @@ class LastSeen:
     succeeded: int = 0  # as the service counts them
     board: TaskBoard = field(default_factory=TaskBoard)
     nodes: NodeLog = field(default_factory=NodeLog)  # of the pool, where they were read
+    pool: UsedPool | None = None  # once its VM size, its nodes or its deadline have changed
 
 
 @dataclass(kw_only=True)
@@ -53,8 +56,8 @@ class Watch:
     polling: Polling
     memory: Memory
     seen: LastSeen
-    add_nodes: Callable[[], None]
-    use_size: Callable[[str, int], bool]  # a VM size, and how many dedicated nodes were added
+    set_nodes: Callable[[datetime, int], None]  # until when, and how many dedicated ones are added
+    use_size: Callable[[str, datetime, int], bool]  # a VM size, and both of these
     snapshot: Snapshot = field(default_factory=Snapshot)
 
     def until_the_end(self) -> Monitored:
@@ -79,6 +82,8 @@ class Watch:
                     self._add_dedicated()
                 elif decision.action is Action.NEXT_SIZE:
                     self._use_next_size()
+                elif decision.action is Action.LATER_DEADLINE:
+                    self._set_later_deadline()
             except (Cancelled, DeclaredCrashed) as ended:
                 return ended
             except SERVICE_FAILURES as error:
@@ -104,32 +109,54 @@ class Watch:
         return decision
 
     def _add_dedicated(self) -> None:
+        added, now = self.limits.added_nodes, self.polling.now()
+        until = nodes_until(self.memory, self.limits, now, added=added)
+        if not self._set_nodes(until, added):
+            self.memory = replace(self.memory, resize_refused=True)  # asked for again at the next look
+            return
+        if self.limits.budget:
+            self.memory = replace(self.memory, spent=at_most(self.memory, self.limits.budget, now))
+        self._remember_pool(self.memory.with_nodes_added(added, until, now))
+        self.narrator.report_added_nodes(self.memory, self.limits.dedicated_after_minutes)
+
+    def _set_later_deadline(self) -> None:
+        until = nodes_until(self.memory, self.limits, self.polling.now())
+        if self._set_nodes(until, self.memory.pool.added_nodes):
+            self._remember_pool(self.memory.with_deadline(until, self.polling.now()))
+            self.narrator.report_deadline(self.memory)
+
+    def _set_nodes(self, until: datetime, added: int) -> bool:
+        """False where the pool is just being resized."""
         try:
-            self.add_nodes()
+            self.set_nodes(until, added)
         except ResourceExistsError as error:
             if error_code(error) != Code.POOL_BEING_RESIZED:
                 raise
-            self.memory = replace(self.memory, resize_refused=True)  # asked for again at the next look
-            return
-        self.memory = self.memory.with_nodes_added(self.limits.added_nodes, self.polling.now())
-        self.narrator.report_added_nodes(self.memory, self.limits.dedicated_after_minutes)
+            return False
+        return True
+
+    def _remember_pool(self, memory: Memory) -> None:
+        self.memory = memory
+        self.seen.pool = memory.pool
 
     def _use_next_size(self) -> None:
         """Give the pool its next VM size; where Batch does not offer that one, the next look decides without it."""
         assert self.memory.changing
         size = self.memory.changing.size
+        self.memory = without_nodes(self.memory, self.limits.budget, self.polling.now())
+        until = nodes_until(self.memory, self.limits, self.polling.now())
         try:
-            given = self.use_size(size, self.memory.pool.added_nodes)
+            given = self.use_size(size, until, self.memory.pool.added_nodes)
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
-            self.memory = self.memory.without_size("Batch does not offer it in this region", error_code(error))
+            self._remember_pool(self.memory.without_size("Batch does not offer it in this region", error_code(error)))
             self.narrator.report_size_not_offered(self.memory.pool)
             return
         if not given:  # nodes have come, or are being allocated
             self.memory = replace(self.memory, changing=None)
             return
-        self.memory = self.memory.with_size(self.polling.now())
+        self._remember_pool(self.memory.with_size(until, self.polling.now()))
         self.narrator.report_size(self.memory.pool)
 
     def _tolerate_outage(self, error: Exception) -> ServiceError | None:

@@ -22,7 +22,7 @@ from tasks.errors.service import ServiceError
 from tasks.job import create_job
 from tasks.pool import create_pool
 from tasks.reporting.events import Payload, PoolReady, RunEvents
-from tasks.resources.pool import Pool
+from tasks.resources.pool import Pool, set_nodes
 from tasks.resources.tags import metadata
 from tasks.run.identity import Run, UsedPool
 from tasks.run.polling import Polling
@@ -121,7 +121,7 @@ def test_a_retry_adopts_the_pool_with_the_size_it_has_reached(troubled: Azure, t
     created(troubled, troubled_run)
     with troubled.batch() as batch:
         wait_until(lambda: bool(batch.get_pool(troubled_run.pool_id).resize_errors))
-        assert Pool(batch, troubled_run, RANKED).use_size(INTEL.upper())
+        assert Pool(batch, troubled_run, RANKED).use_size(INTEL.upper(), troubled_run.expires)
         wait_until(lambda: batch.get_pool(troubled_run.pool_id).current_dedicated_nodes == 1)
         formula = batch.get_pool(troubled_run.pool_id).auto_scale_formula or ""
     assert "$TargetDedicatedNodes = over ? 0 : 1;" in formula
@@ -133,7 +133,7 @@ def test_a_pool_that_has_nodes_keeps_its_size(troubled: Azure, troubled_run: Run
     created(troubled, troubled_run)
     with troubled.batch() as batch:
         wait_until(lambda: batch.get_pool(troubled_run.pool_id).current_dedicated_nodes == 1)
-        assert not Pool(batch, troubled_run, RANKED).use_size(INTEL)
+        assert not Pool(batch, troubled_run, RANKED).use_size(INTEL, troubled_run.expires)
         found = batch.get_pool(troubled_run.pool_id)
     assert (found.vm_size, found.enable_auto_scale) == (AMD, True)
 
@@ -220,6 +220,17 @@ def alone(no_azure: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """An Azure of the test's own, since its clock is moved."""
     with azure_with_faults(tmp_path) as settings:
         yield accounts_of(settings, monkeypatch)
+
+
+def test_a_pool_that_a_failed_try_has_paused_gets_its_nodes_back(alone: Azure) -> None:
+    run = new_run()
+    pool = created(alone, run)
+    with alone.batch() as batch:
+        faults.ask("clock", {"advance": "PT31S"})
+        set_nodes(batch, pool.id, 0, 0, run.expires)  # and then, say, the service does not respond
+        faults.ask("clock", {"advance": "PT31S"})
+        in_flow(lambda: create_job(alone, run, pool, Uploads(application=(), inputs=())))
+        assert "over ? 0 : 1;" in (batch.get_pool(pool.id).auto_scale_formula or "")
 
 
 def test_while_the_job_quota_is_waited_for_the_pool_has_no_nodes(alone: Azure) -> None:

@@ -193,8 +193,8 @@ def test_there_is_no_option_beside_those_that_are_tested_here() -> None:
 
 
 def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
-    # A subnet is for a new pool, and there is the id of an existing one.
-    together = [arguments for name, (arguments, _) in OPTIONS.items() if name != "subnet_id"]
+    # A subnet and a limit of the cost are for a new pool, and there is the id of an existing one.
+    together = [arguments for name, (arguments, _) in OPTIONS.items() if name not in ("subnet_id", "cost_limit")]
     assert run(*(argument for arguments in together for argument in arguments)).exit_code == 0
     assert flow.calls == [
         {
@@ -226,7 +226,7 @@ def test_all_options_together_reach_the_flow(flow: Recorder) -> None:
             "encoding": "windows-1251",
             "exact": True,
             "accounts": "mine",
-            "cost_limit": 2.5,
+            "cost_limit": None,
             "check": True,
             "delay_seconds": 1.5,
         }

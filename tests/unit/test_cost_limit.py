@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from tasks.errors import CostLimit, InputError
-from tasks.reporting.cost import budget_of
+from tasks.reporting.cost import budget_of, lasting
+from tasks.reporting.node_time import NodeLog
 from tasks.reporting.prices import Price
 from tasks.resources.pool import scale
 from tasks.run.budget import RESERVE, Budget
 from tasks.run.identity import Run, UsedPool
+from tasks.run.parameters import refuse_bad_limit
 from tasks.run.settings import PoolSettings
+from tasks.watching.cost import nodes_until, without_nodes
 from tasks.watching.decide import Action
+from tasks.watching.memory import Memory
 from tasks.watching.snapshot import Part
-from tests.support.watched import LIMITS, NOON, Service, Watched, counts, minute, node, pool, tasks
+from tests.support.watched import LIMITS, NOON, Service, Watched, counts, minute, node, pool, scaled_pool, tasks
 
 PRICE = Price(per_hour=0.6, spot_per_hour=0.06, source="a list of today")
 BUDGET = Budget(limit=1.0, per_hour=0.6, spot_per_hour=0.06, source=PRICE.source)
@@ -49,7 +53,7 @@ def test_nodes_are_not_read_while_the_most_they_can_cost_is_within_the_limit() -
     watched.look(running(0, 0))
     watched.look(running(0, 0), at=0.1)
     assert watched.read == [Part.COUNTS]
-    watched.look(running(0, 0), at=39)
+    watched.look(running(0, 0), at=38)
     assert Part.POOL not in watched.read
 
 
@@ -100,22 +104,62 @@ def test_without_a_budget_or_a_pool_of_its_own_nothing_ends_a_run(used: UsedPool
 
 
 def test_the_pool_gives_up_its_nodes_before_they_cost_more() -> None:
-    assert RUN.nodes_until(2, 0) == minute(40)
-    assert RUN.nodes_until(0, 2) == RUN.expires  # 0.02 for ten minutes: they last for more than two hours
-    assert replace(RUN, budget=None).nodes_until(2, 0) == RUN.expires
-    assert 'time("2026-11-22T12:40:00Z")' in scale(RUN.nodes_until(2, 0), 2, 0)
-    until_gone = (RUN.nodes_until(2, 0) + RESERVE - NOON) / timedelta(hours=1)
+    assert RUN.nodes_until(2, 0, NOON) == minute(40)
+    assert RUN.nodes_until(2, 0, minute(30)) == minute(70)  # they cost nothing while files were uploaded
+    assert RUN.nodes_until(0, 2, NOON) == RUN.expires  # 0.02 for ten minutes: they last for more than two hours
+    assert replace(RUN, budget=None).nodes_until(2, 0, NOON) == RUN.expires
+    assert 'time("2026-11-22T12:40:00Z")' in scale(RUN.nodes_until(2, 0, NOON), 2, 0)
+    until_gone = (RUN.nodes_until(2, 0, NOON) + RESERVE - NOON) / timedelta(hours=1)
     assert BUDGET.hourly(2, 0) * until_gone <= BUDGET.limit
 
 
 def test_nodes_that_are_added_bring_the_deadline_forward() -> None:
-    until = RUN.nodes_until(2, 2, added=2, added_at=minute(10))
+    memory = Memory.start(replace(TWO, spot_nodes=2), LIMITED, NOON)
+    until = nodes_until(memory, LIMITED, minute(10), added=2)
     spent = BUDGET.hourly(2, 2) / 6
     later = BUDGET.hourly(4, 2) * ((until + RESERVE - minute(10)) / timedelta(hours=1))
     assert round(spent + later, 6) == BUDGET.limit
+    assert nodes_until(memory, LIMITS, minute(10), added=2) == LIMITS.expires
+
+
+def test_nodes_that_came_late_keep_the_pool_until_the_budget_ends() -> None:
+    watched = Watched(replace(TWO, nodes_until=minute(40)), LIMITED)
+    scaled = replace(running(20, 20), pool=scaled_pool())
+    decision = watched.look(scaled, at=39.5)
+    assert decision.action is Action.LATER_DEADLINE
+    assert nodes_until(watched.memory, LIMITED, minute(39.5)) == minute(60)
+    watched.memory = watched.memory.with_deadline(minute(60), minute(39.5))
+    assert watched.look(scaled, at=40.5).action is Action.GO_ON
+    assert watched.look(scaled, at=59.5).action is Action.GO_ON  # nothing is left to gain
+    assert isinstance(watched.look(scaled, at=60.5).problem, CostLimit)
+
+
+def test_a_pool_that_reached_its_deadline_too_soon_gets_a_later_one() -> None:
+    watched = Watched(replace(TWO, nodes_until=minute(40)), LIMITED)
+    watched.look(replace(running(20, 20), pool=scaled_pool()), at=25)
+    over = scaled_pool(0, lastModified=minute(0).isoformat())
+    idle = Service(counts=counts(), pool=over)
+    assert watched.look(idle, at=41).action is Action.LATER_DEADLINE  # such as after an outage
+    ended = Watched(replace(TWO, nodes_until=minute(40)), LIMITS).look(idle, at=41)
+    assert "its autoscale formula asks for no nodes any more" in str(ended.problem)
+
+
+def test_another_size_has_the_budget_that_is_left() -> None:
+    memory = replace(Memory.start(TWO, LIMITED, NOON), nodes=NodeLog().noted(running(0, 0).nodes, minute(10)))
+    assert nodes_until(memory, LIMITED, minute(30)) == minute(40)
+    without = without_nodes(Memory.start(TWO, LIMITED, NOON), BUDGET, minute(30))
+    assert nodes_until(without, LIMITED, minute(30)) == minute(70)  # no node has come
+    assert nodes_until(without_nodes(memory, BUDGET, minute(10)), LIMITED, minute(10)) == minute(40)  # two had
+    assert without_nodes(memory, None, NOON) == memory
 
 
 OWN = PoolSettings(dedicated_nodes=2, vm_size=("Standard_D2s_v5",))
+
+
+def test_the_log_has_how_long_the_budget_lasts() -> None:
+    rest = "all nodes, at $1.2000 an hour at most, and 10 minutes for their removal (a list of today)"
+    assert lasting(BUDGET, OWN, timedelta(hours=2)) == f"$1.0000 lasts 40 min 0 s for {rest}"
+    assert lasting(BUDGET, OWN, timedelta(minutes=40)) == f"$1.0000 lasts longer than run_minutes for {rest}"
 
 
 def test_the_budget_has_the_dearest_prices() -> None:
@@ -127,10 +171,7 @@ def test_the_budget_has_the_dearest_prices() -> None:
 @pytest.mark.parametrize(
     ("limit", "settings", "price", "told"),
     [
-        (0.0, OWN, PRICE, "cost_limit is 0.0; it is an amount of US dollars above 0"),
-        (float("nan"), OWN, PRICE, "cost_limit is nan"),
         (1.0, OWN, None, "cost_limit cannot be kept, because no price is known for A; leave out cost_limit and"),
-        (1.0, PoolSettings(existing_pool_id="p"), PRICE, "cost_limit is for the run's own pool"),
         (
             0.1,
             OWN,
@@ -139,9 +180,26 @@ def test_the_budget_has_the_dearest_prices() -> None:
         ),
     ],
 )
-def test_a_limit_that_cannot_be_kept_is_refused(
+def test_a_limit_that_the_nodes_cannot_keep_is_refused(
     limit: float, settings: PoolSettings, price: Price | None, told: str
 ) -> None:
     with pytest.raises(InputError) as refused:
         budget_of(limit, settings, ["A"], [price])
     assert str(refused.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("limit", "settings", "told"),
+    [
+        (0.0, OWN, "cost_limit is 0.0; it is an amount of US dollars above 0"),
+        (float("nan"), OWN, "cost_limit is nan"),
+        (1.0, PoolSettings(existing_pool_id="p"), "cost_limit is for the run's own pool"),
+    ],
+)
+def test_a_limit_that_no_run_can_keep_is_refused_without_a_service(
+    limit: float, settings: PoolSettings, told: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        refuse_bad_limit(limit, settings)
+    assert str(refused.value).startswith(told)
+    refuse_bad_limit(None, settings)

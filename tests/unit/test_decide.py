@@ -491,7 +491,7 @@ def test_dedicated_nodes_are_added_once_spot_nodes_bring_nothing() -> None:
     watched = Watched(OWN, HELPED)
     assert [watched.look(PREEMPTED, at=at).action for at in (0, 9.9)] == [Action.GO_ON] * 2
     assert watched.look(PREEMPTED, at=10).action is Action.ADD_DEDICATED
-    watched.memory = watched.memory.with_nodes_added(1, minute(10))
+    watched.memory = watched.memory.with_nodes_added(1, LIMITS.expires, minute(10))
     assert watched.memory.pool.nodes == 2
     assert watched.look(PREEMPTED, at=11).action is Action.GO_ON
     assert watched.look(PREEMPTED, at=39.9).action is Action.GO_ON  # they get their time, too
@@ -617,7 +617,7 @@ def test_a_used_up_family_quota_gives_the_pool_its_next_size_at_once() -> None:
     assert decision.action is Action.NEXT_SIZE
     assert decision.memory.changing
     assert decision.memory.changing.size == "Standard_D2s_v5"
-    watched.memory = watched.memory.with_size(minute(0.1))
+    watched.memory = watched.memory.with_size(LIMITS.expires, minute(0.1))
     assert (watched.memory.pool.vm_size, watched.memory.changing) == ("Standard_D2s_v5", None)
     stale = unallocated("AccountVMSeriesCoreQuotaReached")
     assert stale.pool is not None
@@ -661,7 +661,7 @@ def test_the_last_size_waits_for_capacity_as_an_only_one_does() -> None:
 def test_each_size_has_the_whole_time_for_a_stall() -> None:
     watched = Watched(SIZED)
     assert watched.look(unallocated("AllocationTimedout", at=29), at=29).action is Action.NEXT_SIZE
-    watched.memory = watched.memory.with_size(minute(29))
+    watched.memory = watched.memory.with_size(LIMITS.expires, minute(29))
     resizing = replace(NONE_RUNS, pool=scaled_pool(allocationState="resizing"))
     assert [watched.look(resizing, at=at).action for at in (30, 58.9)] == [Action.GO_ON] * 2
     assert isinstance(watched.look(resizing, at=59).problem, Stalled)
@@ -670,7 +670,7 @@ def test_each_size_has_the_whole_time_for_a_stall() -> None:
 def test_formulas_are_half_a_minute_apart() -> None:
     watched = Watched(SIZED)
     assert watched.look(unallocated("AccountVMSeriesCoreQuotaReached")).action is Action.NEXT_SIZE
-    watched.memory = watched.memory.with_size(minute(0))
+    watched.memory = watched.memory.with_size(LIMITS.expires, minute(0))
     again = unallocated("AccountVMSeriesCoreQuotaReached", at=0.1)
     assert [watched.look(again, at=at).action for at in (0.2, 0.5, 0.6)] == [Action.GO_ON] * 2 + [Action.NEXT_SIZE]
 
@@ -687,7 +687,7 @@ def test_with_all_sizes_refused_each_reason_is_named() -> None:
     watched = Watched(SIZED)
     for at, size in enumerate(("Standard_D2s_v5", "Standard_D2ds_v5")):
         watched.look(unallocated("AccountVMSeriesCoreQuotaReached", at=at), at=at)
-        watched.memory = watched.memory.with_size(minute(at))
+        watched.memory = watched.memory.with_size(LIMITS.expires, minute(at))
         assert watched.memory.pool.vm_size == size
     problem = watched.look(unallocated("AccountCoreQuotaReached", at=2), at=2).problem
     assert isinstance(problem, TasksFailed)

@@ -131,7 +131,7 @@ def test_a_stalled_job_is_an_event(heard: Heard) -> None:
 
 def test_outages_and_added_nodes_are_warnings(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
     heard.narrator.report_outage(ServiceError("503 ServerBusy", code="ServerBusy", transient=True))
-    heard.narrator.report_added_nodes(MEMORY.with_nodes_added(2, NOON), 10)
+    heard.narrator.report_added_nodes(MEMORY.with_nodes_added(2, NOON, NOON), 10)
     why = "no Batch task made progress on spot nodes for 10 minutes"
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "Could not read task states, retrying: 503 ServerBusy"),

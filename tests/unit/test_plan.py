@@ -94,6 +94,16 @@ def test_a_retry_is_never_refused_for_its_time() -> None:
     assert (found.problems, len(found.warnings)) == ([], 1)
 
 
+def test_a_cost_limit_below_the_estimate_is_warned_of() -> None:
+    (warning,) = plan(100, speed=took(14), settings=RunSettings(cost_limit=0.05)).warnings
+    assert warning == (
+        "this run needs nodes for about $0.08, and cost_limit is $0.05: it will end with files not processed; set a "
+        "larger cost_limit, or give this run fewer files"
+    )
+    assert plan(100, speed=took(14), settings=RunSettings(cost_limit=5)).warnings == []
+    assert plan(100, speed=took(14), settings=RunSettings(cost_limit=0.05), prices=None).warnings == []
+
+
 def test_what_no_permitted_time_is_enough_for_needs_nodes() -> None:
     (problem,) = plan(1_000, speed=took(2_000), settings=minutes(7 * 24 * 60)).problems
     assert problem.endswith("; use more nodes (dedicated_nodes), or several runs")

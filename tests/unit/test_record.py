@@ -80,6 +80,28 @@ def test_nodes_that_nobody_saw_count_from_their_request(published: list[RunFacts
     assert (facts.dedicated_nodes, facts.added_nodes, facts.spot_nodes) == (0, 4, 4)
 
 
+@pytest.mark.parametrize("region", ["mybatch.westeurope.batch.azure.com", "127.0.0.1:10100"])
+def test_the_cost_in_a_line_is_that_of_azure(
+    region: str, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(tasks.record, "remember_cost", told.append)
+    made = record()
+    made.azure = replace(made.azure, batch_account=replace(made.azure.batch_account, endpoint=f"https://{region}"))
+    made.close(CleanUp(), ALL, None)
+    assert published[0].estimate is not None
+    assert [line.split(" for ")[0] for line in told] == ([] if "127" in region else ["Estimated cost: at most $0.0887"])
+
+
+def test_a_run_that_is_stopped_tells_the_pool_as_it_is(published: list[RunFacts]) -> None:
+    made = record(replace(POOL, own=False))
+    made.seen.pool = replace(HELPED, own=False, vm_size="Standard_D2as_v5", nodes_until=NOON)
+    made.note_deletes()
+    made.close(CleanUp(), ALL, KeyboardInterrupt())
+    (facts,) = published
+    assert (facts.vm_size, facts.added_nodes, facts.nodes_until) == ("Standard_D2as_v5", 4, "2026-11-22 12:00 UTC")
+
+
 def test_the_cost_of_waiting_counts_the_nodes_that_were_added() -> None:
     source = "(Azure's list price for Linux, pay-as-you-go, in westeurope, of 2026-08-20)"
     assert record().cost_while_waiting() == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,9 +135,12 @@ def test_a_price_is_kept_for_a_day(api: Api, tmp_path: Path) -> None:
 def test_a_damaged_cache_is_asked_for_again(api: Api, tmp_path: Path) -> None:
     prices(api, tmp_path).price_of(SIZE, "westeurope")
     (kept,) = tmp_path.iterdir()
+    of_noon = kept.read_text(encoding="utf-8")
     for text in ("{", "[]", '{"fetched": "2026-11-22T12:00:00+00:00", "per_hour": -1, "spot_per_hour": null}'):
         kept.write_text(text, encoding="utf-8")
         assert prices(api, tmp_path).price_of(SIZE, "westeurope") == LIST
+    kept.write_text(of_noon.replace("+00:00", ""), encoding="utf-8")  # a time of no zone
+    assert prices(api, tmp_path).price_of(SIZE, "westeurope") == LIST
 
 
 def test_further_pages_are_read(api: Api, tmp_path: Path) -> None:
@@ -182,6 +186,17 @@ def test_the_latest_price_is_in_force() -> None:
     assert found.per_hour == 0.11
 
 
+@pytest.mark.parametrize("link", [5, ["x"], "//127.0.0.1/x", "https://127.0.0.1/x", "http://127.0.0.1:1/x"], ids=str)
+def test_a_link_that_is_not_of_the_api_is_not_followed(api: Api, tmp_path: Path, link: object) -> None:
+    api.pages = [json.dumps({"Items": METERS, "NextPageLink": link})]
+    assert prices(api, tmp_path).price_of(SIZE, "westeurope") == LIST
+
+
+def test_an_answer_that_is_too_large_is_no_price(api: Api, tmp_path: Path) -> None:
+    api.pages = [json.dumps({"Items": METERS, "more": "x" * 4_000_000})]
+    assert prices(api, tmp_path).price_of(SIZE, "westeurope") is None
+
+
 def test_low_priority_stands_for_spot_where_that_is_not_listed() -> None:
     found = linux_price([METERS[2], METERS[5]], SIZE, "westeurope", NOON)
     assert found is not None
@@ -202,6 +217,25 @@ def test_a_slow_api_does_not_delay_a_run(api: Api, tmp_path: Path) -> None:
     lookup = PriceLookup(ENDPOINT, prices(api, tmp_path, seconds=0.05))
     lookup.start([SIZE])
     assert lookup.of(SIZE) == price_of(SIZE, "westeurope")
+
+
+def test_a_slow_api_delays_a_run_with_many_sizes_no_longer(api: Api, tmp_path: Path) -> None:
+    api.may_answer.clear()
+    sizes = [f"Standard_D{cores}ads_v5" for cores in range(2, 12)]
+    lookup = PriceLookup(ENDPOINT, prices(api, tmp_path, seconds=0.1))
+    lookup._threads = dict.fromkeys(sizes, threading.Thread(target=api.may_answer.wait, args=(10,)))
+    lookup._threads[SIZE].start()
+    began = time.monotonic()
+    assert [lookup.of(size) for size in sizes] == [price_of(size, "westeurope") for size in sizes]
+    assert time.monotonic() - began < 0.6
+
+
+def test_what_keeps_the_api_from_being_asked_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    lookup = PriceLookup(ENDPOINT, RetailPrices(folder=tmp_path))
+    lookup.start([SIZE])
+    assert lookup.of(SIZE) == price_of(SIZE, "westeurope")
+    lookup._threads[SIZE].join()  # pytest fails where it has raised
 
 
 @pytest.mark.parametrize(

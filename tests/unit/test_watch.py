@@ -15,6 +15,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Servic
 import tasks.watching.watch
 from tasks.errors import Cancelled, RunError, TasksFailed
 from tasks.errors.service import ServiceError
+from tasks.run.budget import Budget
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
 from tasks.run.polling import Polling
@@ -33,6 +34,7 @@ POOL = UsedPool(id="pool", slots_per_node=1, own=True)
 LIMITS = Limits(job_id="job", tasks=2, expires=NOON + timedelta(hours=2), lifetime=timedelta(hours=2), stall_minutes=30)
 LOST = ServiceRequestError("connection refused")
 RUNS = Progress(total=2, completed=0, succeeded=0, failed=0, running=2, queued=0)
+SCALES = {"enableAutoScale": True}
 WAITS = replace(RUNS, running=0, queued=2)
 DONE = replace(RUNS, running=0, completed=2, succeeded=2)
 
@@ -53,6 +55,7 @@ class Looked:
     used: UsedPool = POOL
     refused: bool = False  # the pool has no nodes, for want of a quota; else they are preempted
     sizes: list[str] = field(default_factory=list)  # as they are reported
+    deadlines: list[datetime | None] = field(default_factory=list)
     seen: LastSeen = field(default_factory=LastSeen)
 
     @property
@@ -78,7 +81,7 @@ class Looked:
                 return replace(found, tasks_added=NOON)
             case Part.POOL:
                 nodes = [BatchNode({"id": "node0", "state": "preempted"})]
-                return replace(found, pool=BatchPool({"id": "pool", "state": "active"}), nodes=nodes)
+                return replace(found, pool=BatchPool({"id": "pool", "state": "active", **SCALES}), nodes=nodes)
             case Part.JOB:
                 return replace(found, job=None if self.states is None else BatchJob({"id": "job", "state": "active"}))
         return found
@@ -105,6 +108,9 @@ class Looked:
     def report_added_nodes(self, memory: Memory, minutes: int | None) -> None:
         self.added.append(memory.pool.added_nodes)
 
+    def report_deadline(self, memory: Memory) -> None:
+        self.deadlines.append(memory.pool.nodes_until)
+
     def report_size(self, pool: UsedPool) -> None:
         self.sizes.append(pool.vm_size)
 
@@ -124,8 +130,8 @@ class Looked:
     def watched(
         self,
         limits: Limits = LIMITS,
-        add_nodes: Callable[[], None] = lambda: None,
-        use_size: Callable[[str, int], bool] = lambda size, added: True,
+        set_nodes: Callable[[datetime, int], None] = lambda until, added: None,
+        use_size: Callable[[str, datetime, int], bool] = lambda size, until, added: True,
     ) -> Monitored:
         return Watch(
             reader=cast(SnapshotReader, self),
@@ -134,7 +140,7 @@ class Looked:
             polling=Polling(sleep=self.sleep, now=self.now),
             memory=Memory.start(self.used, limits, self.now(), self.seen.outcomes),
             seen=self.seen,
-            add_nodes=add_nodes,
+            set_nodes=set_nodes,
             use_size=use_size,
         ).until_the_end()
 
@@ -243,7 +249,7 @@ def test_nodes_are_added_once_the_pool_is_not_being_resized() -> None:
     looked = Looked(counts=[WAITS] * 20 + [DONE], states=["completed"] * 2)
     waits = Looked(counts=[WAITS] * 20 + [DONE], states=["active"] * 2)
 
-    def add_nodes() -> None:
+    def add_nodes(until: datetime, added: int) -> None:
         asked.append(waits.minute)
         if len(asked) == 1:
             error = ResourceExistsError("The pool is being resized")
@@ -254,6 +260,26 @@ def test_nodes_are_added_once_the_pool_is_not_being_resized() -> None:
     monitored = waits.watched(HELPED, add_nodes)
     assert (asked, waits.added, waits.outages) == ([10, 11], [1], [])
     assert (monitored.pool.added_nodes, monitored.pool.added_at) == (1, NOON + timedelta(minutes=11))
+
+
+def test_a_pool_gets_a_later_deadline_once_it_is_not_being_resized() -> None:
+    asked: list[tuple[datetime, int]] = []
+    budget = Budget(limit=1.0, per_hour=1.2, spot_per_hour=1.2, source="a list")  # 0.02 a minute
+    used = replace(POOL, dedicated_nodes=1, asked_at=NOON, nodes_until=NOON + timedelta(minutes=40))
+    looked = Looked(counts=[RUNS] * 60 + [DONE], states=["completed"] * 2, used=used)
+
+    def set_nodes(until: datetime, added: int) -> None:
+        asked.append((until, added))
+        if len(asked) == 1:
+            error = ResourceExistsError("The pool is being resized")
+            error.error_code = "PoolBeingResized"  # type: ignore[attr-defined]
+            raise error
+
+    monitored = looked.watched(replace(LIMITS, budget=budget), set_nodes)
+    # At the 39th minute the nodes are read, and there was none that bills.
+    assert asked == [(NOON + timedelta(minutes=79), 0), (NOON + timedelta(minutes=80), 0)]
+    assert (monitored.pool.nodes_until, looked.deadlines) == (asked[1][0], [asked[1][0]])
+    assert looked.seen.pool == monitored.pool
 
 
 # Another VM size.
@@ -267,7 +293,7 @@ def resized(*answers: bool | Exception, state: str = "completed") -> tuple[Looke
     asked: list[str] = []
     left = list(answers)
 
-    def use_size(size: str, added: int) -> bool:
+    def use_size(size: str, until: datetime, added: int) -> bool:
         asked.append(size)
         answer = left.pop(0)
         if isinstance(answer, Exception):
