@@ -37,6 +37,7 @@ from tasks.run.resume import GroupPlan, Plan
 from tasks.run.settings import Disposal
 from tasks.run.uploads import Uploads
 from tasks.step import RETRIES_OF_DELETES, step
+from tasks.watching.cancellation import Cancellation
 
 
 @step("4 create job")
@@ -51,7 +52,8 @@ def create_job(
     """Create the run's job, or adopt that of a previous attempt; returns its id.
 
     One that has ended takes no more tasks: if some are to be added, it is replaced. Where the account's quota of jobs
-    is used up, wait for other runs of this project, with no nodes in the run's own pool.
+    is used up, wait for other runs of this project, with no nodes in the run's own pool; raises Cancelled where the
+    flow run is cancelled meanwhile.
     """
     with azure.batch() as batch:
         job = Job(batch, run, pool.id, disposal)
@@ -67,8 +69,10 @@ def create_job(
 def _create_or_adopt(batch: BatchClient, run: Run, job: Job, pool: UsedPool, polling: Polling) -> bool:
     """Whether it was created; while the run waits for the account's quota, its own pool has no nodes."""
     paused: list[datetime] = []
+    cancellation = Cancellation()
 
     def pause() -> None:
+        cancellation.check(polling.now())
         if pool.own and pool.nodes and not paused:
             with suppress(ResourceExistsError):  # while it is being resized: before the next wait
                 set_nodes(batch, run, 0, 0)

@@ -24,6 +24,7 @@ from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.uploads import UploadedFile
 from tasks.run.vm_sizes import same_size
 from tasks.step import RETRIES_OF_DELETES, step
+from tasks.watching.cancellation import Cancellation
 
 
 @step("3 create pool")
@@ -38,8 +39,8 @@ def create_pool(
     """Create the run's pool, adopt that of a previous attempt, or look up the existing one that was asked for.
 
     A pool that exists keeps the VM size that it has reached. Where the account's quota of pools is used up, wait for
-    other runs of this project. Does not wait for the nodes: tasks queue until the first node is ready, and monitoring
-    says what they wait for.
+    other runs of this project; raises Cancelled where the flow run is cancelled meanwhile. Does not wait for the nodes:
+    tasks queue until the first node is ready, and monitoring says what they wait for.
     """
     if settings.existing_pool_id:
         with azure.batch() as batch:
@@ -91,11 +92,16 @@ def _create_or_adopt(
     Raises InputError where Batch offers none of the sizes.
     """
     refused: list[RefusedSize] = []
+    cancellation = Cancellation()
+
+    def check() -> None:
+        cancellation.check(polling.now())
+
     for vm_size in settings.vm_size:
         asked_at = datetime.now(timezone.utc)
         pool = Pool(batch, run, settings, files, disposal, vm_size)
         try:
-            return create_within_quota(run, pool, partial(list_pools, batch), polling), refused, asked_at
+            return create_within_quota(run, pool, partial(list_pools, batch), polling, check), refused, asked_at
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
