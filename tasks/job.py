@@ -57,7 +57,7 @@ def create_job(
     """
     with azure.batch() as batch:
         job = Job(batch, run, pool.id, disposal)
-        created = _create_or_adopt(batch, run, job, pool, polling)
+        created = _create_or_adopt(azure, batch, run, job, pool, polling)
         if not created and job.has_ended():
             previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
             created = _replace_job(azure, run, job, resume.plan(uploads, previous, run))
@@ -66,7 +66,7 @@ def create_job(
     return run.job_id
 
 
-def _create_or_adopt(batch: BatchClient, run: Run, job: Job, pool: UsedPool, polling: Polling) -> bool:
+def _create_or_adopt(azure: Azure, batch: BatchClient, run: Run, job: Job, pool: UsedPool, polling: Polling) -> bool:
     """Whether it was created; while the run waits for the account's quota, its own pool has no nodes."""
     paused: list[datetime] = []
     cancellation = Cancellation()
@@ -78,7 +78,7 @@ def _create_or_adopt(batch: BatchClient, run: Run, job: Job, pool: UsedPool, pol
                 set_nodes(batch, run, 0, 0)
                 paused.append(polling.now())
 
-    created = create_within_quota(run, job, partial(list_jobs, batch), polling, pause)
+    created = create_within_quota(run, job, partial(list_jobs, batch), polling, pause, azure.names)
     if paused:
         polling.sleep(max(0.0, (paused[0] + FORMULAS_APART - polling.now()).total_seconds()))
     if pool.own and pool.nodes and (paused or not created):  # a previous attempt may have paused it and failed

@@ -12,9 +12,11 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
+from tasks.errors.advice import advice
+from tasks.errors.codes import Code, Where
 from tasks.errors.service import error_code
 from tasks.packages.needed import FILES_TO_INSTALL
-from tasks.resources.allocation import SIZES_COMMAND, is_size_refused
+from tasks.resources.allocation import is_size_refused
 from tasks.resources.ownership import Ending, dispose
 from tasks.resources.pool import Pool, existing_pool, list_pools, node_count
 from tasks.resources.quota import UNTIL_ROOM, create_within_quota
@@ -46,7 +48,7 @@ def create_pool(
         with azure.batch() as batch:
             return _existing(batch, settings)
     with azure.batch() as batch:
-        created, refused, asked_at = _create_or_adopt(batch, run, settings, files, disposal, polling)
+        created, refused, asked_at = _create_or_adopt(azure, batch, run, settings, files, disposal, polling)
         found = batch.get_pool(run.pool_id)
     vm_size, others = _in_use(settings.vm_size, found.vm_size or "")
     get_run_logger().info(
@@ -80,6 +82,7 @@ def create_pool(
 
 
 def _create_or_adopt(
+    azure: Azure,
     batch: BatchClient,
     run: Run,
     settings: PoolSettings,
@@ -101,7 +104,8 @@ def _create_or_adopt(
         asked_at = datetime.now(timezone.utc)
         pool = Pool(batch, run, settings, files, disposal, vm_size)
         try:
-            return create_within_quota(run, pool, partial(list_pools, batch), polling, check), refused, asked_at
+            created = create_within_quota(run, pool, partial(list_pools, batch), polling, check, azure.names)
+            return created, refused, asked_at
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
@@ -109,8 +113,8 @@ def _create_or_adopt(
             refused.append(RefusedSize(size=vm_size, why=why, brief=error_code(error)))
             get_run_logger().warning("Pool %s: not created of VM size %s: %s", run.pool_id, vm_size, why)
     raise InputError(
-        f"Batch offers none of the VM sizes {', '.join(settings.vm_size)} in this region; "
-        f"`{SIZES_COMMAND}` lists those it does: name some of them (vm_size)"
+        f"Batch offers none of the VM sizes {', '.join(settings.vm_size)} in this region"
+        f"{advice(Where.RESIZE, Code.UNSUPPORTED_VM_SIZE, names=azure.names)}"
     )
 
 

@@ -97,7 +97,7 @@ def test_with_all_sizes_refused_the_run_names_each_reason(
     for each in (
         f"{AMD}: {QUOTA}: No cores.; ",
         f"{INTEL}: Batch does not offer it in this region; ",
-        f"{PLAIN}: {QUOTA}: No cores.; `az batch account list ",
+        f"{PLAIN}: {QUOTA}: No cores.; ask for a higher quota of the family",
     ):
         assert each in reason, reason
     wait_until(lambda: is_gone(troubled))
@@ -115,7 +115,7 @@ def test_a_size_that_batch_does_not_offer_is_passed_over(troubled: Azure, troubl
     pool = created(troubled, troubled_run)
     assert (pool.vm_size, pool.other_sizes) == (INTEL, (PLAIN,))
     assert pool.instead_of == f"{AMD} (InvalidPropertyValue)"
-    with pytest.raises(InputError, match=rf"^Batch offers none of the VM sizes {AMD}, {PLAIN} in this region; `az "):
+    with pytest.raises(InputError, match=rf"^Batch offers none of the VM sizes {AMD}, {PLAIN} in this region; name "):
         created(troubled, new_run(), RANKED.model_copy(update={"vm_size": (AMD, PLAIN)}))
 
 
@@ -190,7 +190,7 @@ def test_a_pool_quota_that_no_run_will_free_is_named(kept: bool, troubled: Azure
     counted = (
         "1 are of ended or kept runs of this project, 0" if kept else "0 are of ended or kept runs of this project, 1"
     )
-    assert f"({error.value.code}), and no other run will make room: {counted} of others. " in str(error.value)
+    assert f"({error.value.code}), and no other run will make room: {counted} of others; delete " in str(error.value)
 
 
 def test_the_job_quota_is_waited_for_no_longer_than_the_run(troubled: Azure, troubled_run: Run) -> None:
