@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import states
@@ -42,12 +43,14 @@ def _of_files(record: RunRecord[Any]) -> RunError | None:
         if lacking:
             get_run_logger().warning("%s; allow_failures is %d", lacks, record.allowed)
         return None
-    details = "".join(_failure_lines(outcome) for outcome in lacking[:_MOST_FAILURES] if outcome.failed)
+    details = "".join(
+        _failure_lines(outcome, record.azure.names) for outcome in lacking[:_MOST_FAILURES] if outcome.failed
+    )
     if record.problem is None:
         what = "files" if record.uploads and record.uploads.bundles else "Batch tasks"
         return TasksFailed(f"{len(lacking)} of {len(record.outcomes)} {what} failed; {lacks}{details}")
     return record.problem.with_message(f"{record.problem}\nTherefore {lacks}{details}")
 
 
-def _failure_lines(outcome: TaskOutcome) -> str:
-    return f"\n{outcome.file}: Batch task {outcome.id} {outcome.why()}{as_lines(outcome.stderr)}"
+def _failure_lines(outcome: TaskOutcome, names: Mapping[str, str]) -> str:
+    return f"\n{outcome.file}: Batch task {outcome.id} {outcome.why(names)}{as_lines(outcome.stderr)}"

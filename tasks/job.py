@@ -38,6 +38,7 @@ from tasks.run.resume import GroupPlan, Plan
 from tasks.run.settings import Disposal
 from tasks.run.uploads import Uploads
 from tasks.step import RETRIES_OF_DELETES, step
+from tasks.watching.cancellation import Cancellation
 
 
 @step("4 create job")
@@ -52,11 +53,12 @@ def create_job(
     """Create the run's job, or adopt that of a previous attempt; returns its id.
 
     One that has ended takes no more tasks: if some are to be added, it is replaced. Where the account's quota of jobs
-    is used up, wait for other runs of this project, with no nodes in the run's own pool.
+    is used up, wait for other runs of this project, with no nodes in the run's own pool; raises Cancelled where the
+    flow run is cancelled meanwhile.
     """
     with azure.batch() as batch:
         job = Job(batch, run, pool.id, disposal)
-        created = _create_or_adopt(batch, run, job, pool, polling)
+        created = _create_or_adopt(azure, batch, run, job, pool, polling)
         if not created and job.has_ended():
             previous = read_previous_attempt(azure, batch, run, uploads, job_has_ended=True)
             created = _replace_job(azure, run, job, resume.plan(uploads, previous, run))
@@ -65,17 +67,19 @@ def create_job(
     return run.job_id
 
 
-def _create_or_adopt(batch: BatchClient, run: Run, job: Job, pool: UsedPool, polling: Polling) -> bool:
+def _create_or_adopt(azure: Azure, batch: BatchClient, run: Run, job: Job, pool: UsedPool, polling: Polling) -> bool:
     """Whether it was created; while the run waits for the account's quota, its own pool has no nodes."""
     paused: list[datetime] = []
+    cancellation = Cancellation()
 
     def pause() -> None:
+        cancellation.check(polling.now())
         if pool.own and pool.nodes and not paused:
             with suppress(ResourceExistsError):  # while it is being resized: before the next wait
                 set_nodes(batch, pool.id, 0, 0, run.expires)
                 paused.append(polling.now())
 
-    created = create_within_quota(run, job, partial(list_jobs, batch), polling, pause)
+    created = create_within_quota(run, job, partial(list_jobs, batch), polling, pause, azure.names)
     if paused:
         polling.sleep(max(0.0, (paused[0] + FORMULAS_APART - polling.now()).total_seconds()))
     if pool.own and pool.nodes:  # a previous attempt, or a failed one of this step, may have paused it

@@ -19,8 +19,10 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
+from tasks.accounts.sources import SourceContainer
 from tasks.errors import InputError
-from tasks.errors.codes import Code
+from tasks.errors.advice import help_of, known
+from tasks.errors.codes import Code, Service, Where
 from tasks.errors.service import error_code
 from tasks.errors.text import as_unicode
 from tasks.inputs.files import InputFile
@@ -94,9 +96,13 @@ def check_destination(azure: Azure, destination: Destination) -> None:
         except ResourceNotFoundError as error:
             if error_code(error) != Code.CONTAINER_NOT_FOUND:
                 raise
+            entry = known(Service.STORAGE, Where.REQUEST, Code.CONTAINER_NOT_FOUND)
+            assert entry
+            account = SourceContainer(endpoint=destination.endpoint, name=destination.container, sas="").account
+            names = {"account": account, "container": destination.container}
             raise InputError(
-                f"output {destination}: there is no container {destination.container!r} in the account; create it with "
-                f"`az storage container create --name {destination.container}`, or correct the name"
+                f"output {destination}: there is no container {destination.container!r} in the account; "
+                f"{help_of(entry, names)}"
             ) from None
         except HttpResponseError as error:
             if error.status_code not in (401, 403):

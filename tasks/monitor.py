@@ -51,7 +51,7 @@ def monitor_tasks(
         groups = {task.id for task in tasks if task.members}
         watched = with_distinct_ids(tasks)
         failures = Failures(azure, batch, run, events, groups=groups)
-        limits = _limits(run, watched, patience)
+        limits = _limits(azure, run, watched, patience)
         own_pool = Pool(batch, run, patience.pool)
         watch = Watch(
             reader=SnapshotReader(azure=azure, batch=batch, run=run, pool_id=pool.id, tasks=watched),
@@ -84,7 +84,7 @@ def _log_set_up(batch: BatchClient, pool_id: str) -> None:
             get_run_logger().info("Pool %s: packages installed on %d nodes in %s s each", pool_id, len(seconds), span)
 
 
-def _limits(run: Run, tasks: Sequence[AddedTask], patience: Patience) -> Limits:
+def _limits(azure: Azure, run: Run, tasks: Sequence[AddedTask], patience: Patience) -> Limits:
     return Limits(
         job_id=run.job_id,
         tasks=sum(not task.earlier for task in tasks),
@@ -94,6 +94,7 @@ def _limits(run: Run, tasks: Sequence[AddedTask], patience: Patience) -> Limits:
         dedicated_after_minutes=patience.pool.dedicated_after_minutes,
         added_nodes=patience.pool.spot_nodes,
         budget=run.budget,
+        names=azure.names,
     )
 
 

@@ -11,9 +11,11 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
+from tasks.errors.advice import advice
+from tasks.errors.codes import Code, Where
 from tasks.errors.service import error_code
 from tasks.packages.needed import FILES_TO_INSTALL
-from tasks.resources.allocation import SIZES_COMMAND, is_size_refused
+from tasks.resources.allocation import is_size_refused
 from tasks.resources.ownership import Ending, dispose
 from tasks.resources.pool import Pool, existing_pool, list_pools, node_count
 from tasks.resources.quota import UNTIL_ROOM, create_within_quota
@@ -23,6 +25,7 @@ from tasks.run.settings import Disposal, PoolSettings
 from tasks.run.uploads import UploadedFile
 from tasks.run.vm_sizes import same_size
 from tasks.step import RETRIES_OF_DELETES, step
+from tasks.watching.cancellation import Cancellation
 
 
 @step("3 create pool")
@@ -37,14 +40,14 @@ def create_pool(
     """Create the run's pool, adopt that of a previous attempt, or look up the existing one that was asked for.
 
     A pool that exists keeps the VM size that it has reached. Where the account's quota of pools is used up, wait for
-    other runs of this project. Does not wait for the nodes: tasks queue until the first node is ready, and monitoring
-    says what they wait for.
+    other runs of this project; raises Cancelled where the flow run is cancelled meanwhile. Does not wait for the nodes:
+    tasks queue until the first node is ready, and monitoring says what they wait for.
     """
     if settings.existing_pool_id:
         with azure.batch() as batch:
             return _existing(batch, settings)
     with azure.batch() as batch:
-        created, refused, pool = _create_or_adopt(batch, run, settings, files, disposal, polling)
+        created, refused, pool = _create_or_adopt(azure, batch, run, settings, files, disposal, polling)
         found = batch.get_pool(run.pool_id)
     vm_size, others = _in_use(settings.vm_size, found.vm_size or "")
     get_run_logger().info(
@@ -79,6 +82,7 @@ def create_pool(
 
 
 def _create_or_adopt(
+    azure: Azure,
     batch: BatchClient,
     run: Run,
     settings: PoolSettings,
@@ -91,10 +95,16 @@ def _create_or_adopt(
     Raises InputError where Batch offers none of the sizes.
     """
     refused: list[RefusedSize] = []
+    cancellation = Cancellation()
+
+    def check() -> None:
+        cancellation.check(polling.now())
+
     for vm_size in settings.vm_size:
         pool = Pool(batch, run, settings, files, disposal, vm_size)
         try:
-            return create_within_quota(run, pool, partial(list_pools, batch), polling), refused, pool
+            created = create_within_quota(run, pool, partial(list_pools, batch), polling, check, azure.names)
+            return created, refused, pool
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
@@ -102,8 +112,8 @@ def _create_or_adopt(
             refused.append(RefusedSize(size=vm_size, why=why, brief=error_code(error)))
             get_run_logger().warning("Pool %s: not created of VM size %s: %s", run.pool_id, vm_size, why)
     raise InputError(
-        f"Batch offers none of the VM sizes {', '.join(settings.vm_size)} in this region; "
-        f"`{SIZES_COMMAND}` lists those it does: name some of them (vm_size)"
+        f"Batch offers none of the VM sizes {', '.join(settings.vm_size)} in this region"
+        f"{advice(Where.RESIZE, Code.UNSUPPORTED_VM_SIZE, names=azure.names)}"
     )
 
 

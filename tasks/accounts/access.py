@@ -5,31 +5,31 @@ Which account, which identity, what it means, and the command that helps.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from azure.batch import BatchClient
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 
 from tasks.accounts.claims import Identity, identity_of
 from tasks.accounts.clients import Azure
 from tasks.accounts.entra_id import entra_id
 from tasks.errors import InputError
-from tasks.errors.advice import help_of, known
+from tasks.errors.advice import help_of, known, why_no_token
 from tasks.errors.code_table import CLOCK, DELEGATION
-from tasks.errors.codes import Code, Known, Service, Where
-from tasks.errors.service import details_of, error_code, is_of_a_service, text_of
+from tasks.errors.codes import Code, Known, Reaction, Service, Where
+from tasks.errors.service import NO_TOKEN_HELPS, details_of, error_code, is_no_token, text_of
 
 _CLOCKS_APART = timedelta(minutes=15)  # Azure refuses what was signed longer ago, or will be
 _UNKNOWN_HOST = re.compile("NameResolutionError|Failed to resolve|getaddrinfo|Name or service not known", re.IGNORECASE)
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_AADSTS = re.compile(r"AADSTS\d+")
+_AADSTS = re.compile(r"AADSTS\d+")  # of a code that the table does not have
 _KINDS = {Service.BATCH: "the Batch account", Service.STORAGE: "the storage account"}
 
 
@@ -62,8 +62,8 @@ def explained(
     try:
         yield
     except HttpResponseError as error:
-        if isinstance(error, ClientAuthenticationError) and not is_of_a_service(error):
-            reason = _no_token(azure, service, error)
+        if is_no_token(error):
+            reason = no_token(f"{_KINDS[service]} {_account(azure, service)[0]}", error)
         else:
             reason = _refusal(azure, service, error, asked_for, now())
         if not reason:
@@ -99,14 +99,17 @@ def _refusal(azure: Azure, service: Service, error: HttpResponseError, asked_for
     return "\n  ".join([f"{_KINDS[service]} {name} refuses {who}: {entry.meaning}", help_of(entry, names), answered])
 
 
-def _no_token(azure: Azure, service: Service, error: ClientAuthenticationError) -> str:
-    """Why Entra ID gave no token, explained; nothing where its code is not known."""
-    codes = _AADSTS.findall(str(error.message)) or [Code.CREDENTIAL_UNAVAILABLE]
-    entry = next((each for code in codes if (each := known(Service.ENTRA_ID, Where.SIGN_IN, code))), None)
-    if entry is None:
+def no_token(subject: str, error: HttpResponseError) -> str:
+    """Why there is no token for the subject, and what helps; nothing where Entra ID may give one a moment later."""
+    message = str(error.message)
+    entry = why_no_token(message)
+    if entry is None:  # shown as it is
+        said = next((line.strip() for line in message.splitlines() if _AADSTS.search(line)), message)
+        return f"no token for {subject}: {said}\n  {NO_TOKEN_HELPS}"
+    if entry.reaction is Reaction.RETRY:
         return ""
-    name, _ = _account(azure, service)
-    lines = [f"no token for {_KINDS[service]} {name}: {entry.meaning}", help_of(entry, {})]
+    names = {"tenant": os.environ.get("AZURE_TENANT_ID", ""), "client": os.environ.get("AZURE_CLIENT_ID", "")}
+    lines = [f"no token for {subject}: {entry.meaning}", help_of(entry, names)]
     return "\n  ".join([*lines, f"{Service.ENTRA_ID.value} gave no token: {entry.code}"])
 
 
@@ -139,13 +142,10 @@ def _account(azure: Azure, service: Service) -> tuple[str, str]:
 
 
 def _names(azure: Azure, service: Service, who: Identity) -> dict[str, str]:
-    """What is known of the placeholders in commands."""
-    host = urlsplit(azure.batch_account.endpoint).hostname or ""
-    region = host.split(".")[1] if host.endswith(azure.cloud.batch) else ""
+    """The values of placeholders in commands, as far as they are known."""
     return {
+        **azure.names,
         "account": _account(azure, service)[0],
-        "storage": azure.storage_account.name,
-        "region": region,
         "principal": who.object_id or who.app_id,
         "client": who.app_id,
     }

@@ -69,6 +69,14 @@ class Azure:
     def cloud(self) -> Cloud:
         return cloud_of(self.batch_account.endpoint)
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The names of the Batch account, its region and the storage account, for commands that help against a code."""
+        account = self.batch_account
+        host = urlsplit(account.endpoint).hostname or ""
+        region = host.split(".")[1] if host.endswith(self.cloud.batch) else ""
+        return {"account": account.name, "region": region, "storage": self.storage_account.name}
+
     def batch(self) -> BatchClient:
         account = self.batch_account
         credential: Any

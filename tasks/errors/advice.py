@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from string import Formatter
 
 from tasks.errors.code_table import KNOWN
-from tasks.errors.codes import Known, Service, Where
+from tasks.errors.codes import Code, Known, Service, Where
+
+_AADSTS = re.compile(r"AADSTS\d+")
 
 
 def known(service: Service, where: Where, code: str, text: str = "") -> Known | None:
@@ -31,8 +34,17 @@ def help_of(entry: Known, names: Mapping[str, str]) -> str:
     return ": ".join(part for part in (filled(entry.advice, names), command) if part)
 
 
-def advice(where: Where, code: str | None, names: Mapping[str, str] | None = None) -> str:
-    """What helps against a code of Azure Batch, as the end of a sentence; nothing where nothing is known to."""
-    entry = known(Service.BATCH, where, code or "")
-    found = help_of(entry, names or {}) if entry else ""
-    return f"; {found}" if found else ""
+def advice(where: Where, *codes: str | None, names: Mapping[str, str] | None = None) -> str:
+    """What helps against codes of Azure Batch, as the end of a sentence; nothing where nothing is known to."""
+    entries = filter(None, (known(Service.BATCH, where, code or "") for code in codes))
+    found = dict.fromkeys(help_of(entry, names or {}) for entry in entries)
+    return "".join(f"; {each}" for each in found if each)
+
+
+def why_no_token(message: str) -> Known | None:
+    """The entry of the reason for which Entra ID gave no token; None for one that is not in the table.
+
+    message: that of azure-identity, with a code of Entra ID where that was asked.
+    """
+    codes = _AADSTS.findall(message) or [Code.CREDENTIAL_UNAVAILABLE]
+    return next((each for code in codes if (each := known(Service.ENTRA_ID, Where.SIGN_IN, code))), None)

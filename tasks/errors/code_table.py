@@ -8,6 +8,7 @@ from tasks.errors.codes import Code, Known, Reaction, Service, Where
 
 CLOCK = "clock differs"  # added to the text of a refusal whose time is not this machine's
 DELEGATION = "user delegation key"  # added to the text of a refusal to give one
+INPUT = "of an input"  # added to the text of a refusal to list or read one
 
 _BATCH_CODES = "Microsoft Learn: Batch status and error codes"
 _BATCH_SIGN_IN = "Microsoft Learn: Authenticate requests to the Azure Batch service"
@@ -43,15 +44,34 @@ _BATCH_QUOTA = (
     "az batch account list --query \"[?name=='{account}'].{{pools:poolQuota, jobs:activeJobAndJobScheduleQuota, "
     'dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota}}"'
 )
-_FAMILY_QUOTA = "az batch account list --query \"[?name=='{account}'].dedicatedCoreQuotaPerVMFamily\""
+# The name differs between versions of az.
+_FAMILY_QUOTA = (
+    "az batch account list --query \"[?name=='{account}'].[dedicatedCoreQuotaPerVmFamily || "
+    'dedicatedCoreQuotaPerVMFamily]"'
+)
 _BATCH_ACCOUNTS = 'az batch account list --query "[].{{name:name, endpoint:accountEndpoint}}" --output table'
 _STORAGE_ACCOUNTS = 'az storage account list --query "[].{{name:name, endpoint:primaryEndpoints.blob}}" --output table'
-_SIZES = "az batch location list-skus --location {region}"
-_ACTIVE_JOBS = "az batch job list --filter \"state eq 'active'\" --query [].id"
+_SIZES = 'az batch location list-skus --location {region} --query "[].name" --output tsv'
+_DISKS = (
+    'az batch location list-skus --location {region} --query "[].{{size:name, '
+    "megabytes:capabilities[?name=='MaxResourceVolumeMB'].value | [0]}}\" --output table"
+)
+_NODES_RULE = "az storage account network-rule add --account-name {storage} --subnet {subnet}"
+_FREE_QUOTA = (
+    "delete what ended runs have left (`python -m flows.sweep --delete`), or ask the Azure portal for more quota"
+)
+_RETRY = "retry the run: files that are done are not processed again"
+_READABLE = "put a SAS that permits to read and list (sp=rl) at the end of the input's address"
+_READ_SAS = (
+    "az storage container generate-sas --account-name {account} --name {container} --permissions rl "
+    "--expiry {expiry} --auth-mode login --as-user"
+)
+_LARGER_DISK = "use a VM size with a larger temporary disk (vm_size), or fewer task slots per node"
 
 _batch = partial(Known, service=Service.BATCH, where=Where.REQUEST, source=_BATCH_CODES)
 _storage = partial(Known, service=Service.STORAGE, where=Where.REQUEST, source=_STORAGE_CODES)
-_sign_in = partial(Known, service=Service.ENTRA_ID, where=Where.SIGN_IN, source=_AADSTS, reaction=Reaction.REFUSE)
+_entra_id = partial(Known, service=Service.ENTRA_ID, where=Where.SIGN_IN, source=_AADSTS)
+_sign_in = partial(_entra_id, reaction=Reaction.REFUSE)
 _resize = partial(Known, service=Service.BATCH, where=Where.RESIZE, source=_RESIZE_CODES)
 _task = partial(Known, service=Service.BATCH, where=Where.TASK, source=_TASK_CODES, reaction=Reaction.FILES_FAIL)
 _refused_by_batch = partial(_batch, reaction=Reaction.REFUSE)
@@ -132,7 +152,7 @@ _REQUESTS = (
     _refused_by_batch(
         code=Code.AUTHORIZATION_FAILURE,
         meaning="the firewall of the Batch account does not let this machine in, or its public network access is off",
-        advice="permit this machine's public address, or run inside the account's network",
+        advice="where public access is on, permit this machine's public address; else run inside the account's network",
         command=_BATCH_RULE,
         source="Azure/BatchExplorer#2203",
     ),
@@ -235,7 +255,7 @@ _REQUESTS = (
     _refused_by_storage(
         code=Code.AUTHORIZATION_FAILURE,
         meaning="the firewall of the storage account does not let this machine in, or its public network access is off",
-        advice="permit this machine's public address, or run inside the account's network; the nodes need access, too",
+        advice="where public access is on, permit this machine's public address; else run inside the account's network",
         command=_STORAGE_RULE,
         source="Azure/azure-batch-maya#39",
     ),
@@ -254,9 +274,8 @@ _REQUESTS = (
     _refused_by_storage(
         code=Code.PUBLIC_ACCESS_NOT_PERMITTED,
         meaning="the account of an input permits no reading without a credential",
-        advice="put a SAS that permits to read and list (sp=rl) at the end of the input's address",
-        command="az storage container generate-sas --account-name {account} --name {container} --permissions rl "
-        "--expiry {expiry} --auth-mode login --as-user",
+        advice=_READABLE,
+        command=_READ_SAS,
     ),
     _refused_by_storage(
         code=Code.ACCOUNT_IS_DISABLED,
@@ -267,12 +286,19 @@ _REQUESTS = (
     _refused_by_storage(
         code=Code.RESOURCE_NOT_FOUND,
         meaning="what an input names does not exist, or cannot be read without a credential",
-        advice="check the address, or put a SAS at its end",
-        command="az storage container list --account-name {account} --auth-mode login --query [].name",
+        advice=f"check the address, or {_READABLE}",
+        command=_READ_SAS,
     ),
     _refused_by_storage(
         code=Code.CONTAINER_NOT_FOUND,
-        meaning="the container of an input or of kept outputs does not exist",
+        detail=INPUT,
+        meaning="the container of an input does not exist",
+        advice="correct its name to one that is listed",
+        command='az storage container list --account-name {account} --auth-mode login --query "[].name" --output tsv',
+    ),
+    _refused_by_storage(
+        code=Code.CONTAINER_NOT_FOUND,
+        meaning="the container of kept outputs does not exist",
         advice="create it, or correct its name",
         command="az storage container create --account-name {account} --name {container} --auth-mode login",
     ),
@@ -296,7 +322,7 @@ _REQUESTS = (
     _batch(
         code=Code.POOL_QUOTA_REACHED,
         meaning="the account has as many pools as its quota permits",
-        advice="wait for other runs, delete pools, or ask for a higher quota in the Azure portal",
+        advice=_FREE_QUOTA,
         command=_BATCH_QUOTA,
         reaction=Reaction.WAIT,
         source=_QUOTAS,
@@ -304,8 +330,8 @@ _REQUESTS = (
     _batch(
         code=Code.ACTIVE_JOB_QUOTA_REACHED,
         meaning="the account has as many active jobs and job schedules as its quota permits",
-        advice="wait for other runs, end some of the active jobs, or ask for a higher quota in the Azure portal",
-        command=_ACTIVE_JOBS,
+        advice=_FREE_QUOTA,
+        command=_BATCH_QUOTA,
         reaction=Reaction.WAIT,
         source=_QUOTAS,
     ),
@@ -326,7 +352,7 @@ _REQUESTS = (
     ),
     # What is gone, and what passes.
     *(
-        _batch(code=code, meaning=f"the {thing} is gone: somebody deleted it", reaction=Reaction.FAIL)
+        _batch(code=code, meaning=f"the {thing} is gone: somebody deleted it", advice=_RETRY, reaction=Reaction.FAIL)
         for code, thing in (
             (Code.POOL_NOT_FOUND, "pool"),
             (Code.JOB_NOT_FOUND, "job"),
@@ -422,6 +448,10 @@ _SIGN_INS = (
             (Code.SECRET_EXPIRED, "the application's secret has expired"),
         )
     ),
+    *(
+        _entra_id(code=code, meaning="Entra ID is not available at the moment", reaction=Reaction.RETRY)
+        for code in (Code.ENTRA_ID_BUSY, Code.ENTRA_ID_DIRECTORY_BUSY)
+    ),
 )
 
 _RESIZES = (
@@ -513,8 +543,8 @@ _NODES = (
         service=Service.BATCH,
         where=Where.NODE,
         meaning="the node's temporary disk is full",
-        advice="use a VM size with a larger temporary disk (vm_size), or fewer task slots per node",
-        command=_SIZES,
+        advice=_LARGER_DISK,
+        command=_DISKS,
         reaction=Reaction.FAIL,
         source="Microsoft Learn: Check for pool and node errors",
     ),
@@ -533,9 +563,13 @@ _TASKS = (
     _task(
         code=Code.COMMAND_PROGRAM_NOT_FOUND,
         meaning="the program of the command line does not exist on the node",
-        advice="use an image that has it",
+        advice="use an image that has it; /bin/sh and python3 are needed",
     ),
-    _task(code=Code.COMMAND_LAUNCH_FAILED, meaning="the command line could not be started"),
+    _task(
+        code=Code.COMMAND_LAUNCH_FAILED,
+        meaning="the command line could not be started",
+        advice="use an image in which /bin/sh and python3 can be started",
+    ),
     _task(
         code=Code.BLOB_NOT_FOUND,
         meaning="an input file was deleted before the node could download it",
@@ -546,15 +580,20 @@ _TASKS = (
             code=code,
             meaning="the node may not read its input: the SAS has expired, or the storage account's firewall keeps the "
             "nodes out",
-            advice="permit the nodes' network in the storage account",
-            command="az storage account show --name {storage} --query networkRuleSet",
+            advice="permit the nodes' subnet (subnet_id) in the storage account",
+            command=_NODES_RULE,
         )
         for code in (Code.BLOB_ACCESS_DENIED, Code.RESOURCE_CONTAINER_ACCESS_DENIED)
     ),
-    _task(code=Code.BLOB_DOWNLOAD_TIMED_OUT, meaning="the node could not download an input in time"),
-    _task(code=Code.BLOB_DOWNLOAD_MISC_ERROR, meaning="the node could not download an input"),
+    _task(code=Code.BLOB_DOWNLOAD_TIMED_OUT, meaning="the node could not download an input in time", advice=_RETRY),
+    _task(code=Code.BLOB_DOWNLOAD_MISC_ERROR, meaning="the node could not download an input", advice=_RETRY),
     *(
-        _task(code=code, meaning=f"the node could not {what} of its inputs")
+        _task(
+            code=code,
+            meaning=f"the node could not {what} of its inputs",
+            advice=f"where its temporary disk is full, {_LARGER_DISK}",
+            command=_DISKS,
+        )
         for code, what in (
             (Code.RESOURCE_DIRECTORY_CREATE_FAILED, "make the directory"),
             (Code.RESOURCE_FILE_CREATE_FAILED, "create the file of one"),
@@ -564,22 +603,23 @@ _TASKS = (
     _task(
         code=Code.DISK_FULL,
         meaning="the node's temporary disk is full",
-        advice="use a VM size with a larger temporary disk (vm_size), or fewer task slots per node",
-        command=_SIZES,
+        advice=_LARGER_DISK,
+        command=_DISKS,
     ),
     _task(
         code=Code.FILE_UPLOAD_ACCESS_DENIED,
         meaning="the node may not write its output: the SAS has expired, or the storage account's firewall keeps the "
         "nodes out",
-        advice="permit the nodes' network in the storage account",
-        command="az storage account show --name {storage} --query networkRuleSet",
+        advice="permit the nodes' subnet (subnet_id) in the storage account",
+        command=_NODES_RULE,
         source="Azure/azure-sdk-for-net#7238",
     ),
     _task(
         code=Code.FILE_UPLOAD_CONTAINER_NOT_FOUND,
         meaning="the output container was deleted while the run used it",
+        advice="retry the run, which creates it again",
     ),
-    _task(code=Code.FILE_UPLOAD_MISC_ERROR, meaning="the node could not upload an output"),
+    _task(code=Code.FILE_UPLOAD_MISC_ERROR, meaning="the node could not upload an output", advice=_RETRY),
     *(
         _task(code=code, meaning=meaning, advice=advice)
         for code, meaning, advice in (
@@ -596,7 +636,12 @@ _TASKS = (
             (Code.CONTAINER_INVALID_SETTINGS, "the container's settings are not valid", "correct container_image"),
         )
     ),
-    _task(code=Code.CONTAINER_MISC_ERROR, meaning="the Batch task could not run in its container"),
+    _task(
+        code=Code.CONTAINER_MISC_ERROR,
+        meaning="the Batch task could not run in its container",
+        advice="try the image on this machine",
+        command="docker run --rm --entrypoint /bin/sh {image} -c 'python3 --version'",
+    ),
 )
 
 _JOBS = (

@@ -45,6 +45,14 @@ class Response:
         return Service.BATCH if "api-version" in parse_qs(urlsplit(self.url).query) else Service.STORAGE
 
     @property
+    def names(self) -> dict[str, str]:
+        """The names in the address, for commands that help; none where it is not one of Azure's."""
+        account, kind_or_region, *rest = [*(urlsplit(self.url).hostname or "").split("."), ""]
+        if self.service is Service.BATCH and rest[:1] == ["batch"]:
+            return {"account": account, "region": kind_or_region}
+        return {"account": account} if self.service is Service.STORAGE and kind_or_region == "blob" else {}
+
+    @property
     def request_id(self) -> str | None:
         return self.headers.get(self.service.request_id)
 

@@ -19,15 +19,14 @@ from azure.core.exceptions import (
 )
 
 from tasks.errors import RunError
-from tasks.errors.advice import help_of, known
+from tasks.errors.advice import help_of, known, why_no_token
 from tasks.errors.codes import PASSING_CONFLICTS, Where
 from tasks.errors.responses import Response, UnusableResponse
 
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
-
-_SIGN_IN = (
-    "Sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
+NO_TOKEN_HELPS = (
+    "sign in with `az login`, or set the accounts' keys (AZURE_BATCH_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING)"
 )
 
 
@@ -54,13 +53,12 @@ class ServiceError(RunError):
             message = "incomplete answer from the service: a value in it cannot be read"
             return cls(message, code="NoAnswer", transient=True)
         lost = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError, DecodeError))
-        no_token = isinstance(error, ClientAuthenticationError) and not is_of_a_service(error)
+        no_token = isinstance(error, HttpResponseError) and is_no_token(error)
         if isinstance(error, HttpResponseError) and error.response is not None and not lost and not no_token:
             return cls._answered(error)
         if no_token:
-            # Whatever it is, it was no reason to refuse the run when it began: as likely a hiccup as a lost right.
-            reason = str(error.message).splitlines()[0]
-            return cls(f"Entra ID gave no token: {reason} {_SIGN_IN}", code="NoToken", transient=True)
+            # Step 0 has got one, so this may pass; and who signs in again meanwhile lets the run continue.
+            return cls(f"Entra ID gave no token: {_no_token(str(error.message))}", code="NoToken", transient=True)
         whole = "whole " if isinstance(error, HttpResponseError) else ""
         return cls(f"no {whole}answer from the service: {error.message}", code="NoAnswer", transient=lost)
 
@@ -81,7 +79,7 @@ class ServiceError(RunError):
         lines += [f"  {name}: {value}" for name, value in details]
         lines.append(f"  request id: {response.request_id}")
         said = " ".join([text, *(value for _, value in details)])
-        if (entry := known(response.service, Where.REQUEST, code, said)) and (helps := help_of(entry, {})):
+        if (entry := known(response.service, Where.REQUEST, code, said)) and (helps := help_of(entry, response.names)):
             lines.append(f"  {helps} [{code}]")
         return cls("\n".join(lines), code=code, transient=transient)
 
@@ -104,9 +102,16 @@ def error_code(error: HttpResponseError) -> str:
     return str(getattr(storage, "value", storage) or batch or f"HTTP {error.status_code}")
 
 
-def is_of_a_service(error: HttpResponseError) -> bool:
-    """Whether Batch or Storage has sent it, and not the service that issues their tokens."""
-    return bool(getattr(error, "model", None) or getattr(error, "error_code", None))
+def is_no_token(error: HttpResponseError) -> bool:
+    """Whether Entra ID has given no token, and not Batch or Storage refused one."""
+    of_a_service = getattr(error, "model", None) or getattr(error, "error_code", None)
+    return isinstance(error, ClientAuthenticationError) and not of_a_service
+
+
+def _no_token(message: str) -> str:
+    entry = why_no_token(message)
+    helps = (entry and help_of(entry, {})) or NO_TOKEN_HELPS
+    return f"{entry.meaning if entry else message.splitlines()[0]}; {helps}"
 
 
 def _response(error: HttpResponseError) -> Response:

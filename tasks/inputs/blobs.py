@@ -17,13 +17,16 @@ from xml.etree import ElementTree
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceRequestError
 from azure.storage.blob import BlobProperties, ContainerClient
 
+from tasks.accounts.access import no_token
 from tasks.accounts.clients import Access, Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas, sas_permissions
 from tasks.errors import InputError
-from tasks.errors.codes import NOT_PUBLIC, Code
+from tasks.errors.advice import help_of, known
+from tasks.errors.code_table import INPUT
+from tasks.errors.codes import NOT_PUBLIC, Code, Service, Where
 from tasks.errors.secrets import without_secrets
-from tasks.errors.service import error_code
+from tasks.errors.service import error_code, is_no_token
 from tasks.inputs.addresses import BlobAddress, SourceBlob
 from tasks.inputs.files import Found, InputFile, refuse_too_many, task_id
 
@@ -37,8 +40,6 @@ _ADVICE = {
     Access.KEY: "check the account's key and its firewall",
     Access.ENTRA_ID: "give the signed-in identity the role Storage Blob Data Reader on the container, check the "
     f"account's firewall, or {_SAS}",
-    Access.PUBLIC: f"it is not in the run's own account, and its container is not public: {_SAS}, or run with Entra ID "
-    "instead of an account key",
 }
 
 
@@ -241,12 +242,28 @@ def _explained(address: BlobAddress, source: SourceContainer, access: Access) ->
             f"({without_secrets(str(error.message))})"
         ) from None
     except HttpResponseError as error:
+        if is_no_token(error) and (reason := no_token(f"input {address}", error)):
+            raise InputError(reason) from None
         code = error_code(error)
         if code == Code.CONTAINER_NOT_FOUND:
             raise InputError(
                 f"input {address}: there is no container {source.name!r} in the account {source.account}; "
-                "check the spelling"
+                f"{_help(code, source)}"
             ) from None
         if error.status_code in _REFUSED or (access is Access.PUBLIC and code in NOT_PUBLIC):
-            raise InputError(f"input {address}: listing or reading is refused ({code}); {_ADVICE[access]}") from None
+            helps = _ADVICE.get(access) or _of_others(code, source)
+            raise InputError(f"input {address}: listing or reading is refused ({code}); {helps}") from None
         raise
+
+
+def _of_others(code: str, source: SourceContainer) -> str:
+    helps = _help(code if code == Code.RESOURCE_NOT_FOUND else Code.PUBLIC_ACCESS_NOT_PERMITTED, source)
+    return (
+        "it is not in the run's own account, and its container is not public: run with Entra ID instead of an account "
+        f"key, or {helps}"
+    )
+
+
+def _help(code: str, source: SourceContainer) -> str:
+    entry = known(Service.STORAGE, Where.REQUEST, code, INPUT)
+    return help_of(entry, {"account": source.account, "container": source.name}) if entry else ""

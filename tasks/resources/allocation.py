@@ -1,8 +1,7 @@
-"""Why Azure Batch gives a pool no nodes of a VM size, by its codes, and what helps against each."""
+"""Why Azure Batch gives a pool no nodes of a VM size, by its codes, and whether time or another size helps."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from enum import Enum
 
 from azure.batch.models import ResizeError
@@ -39,12 +38,6 @@ _REMEDIES: dict[str, Remedy] = {
     Code.RESIZE_STOPPED: Remedy.TIME,
 }
 
-QUOTA_COMMAND = (
-    'az batch account list --query "[].{account:name, dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota, '
-    'families:dedicatedCoreQuotaPerVmFamily || dedicatedCoreQuotaPerVMFamily}"'
-)
-SIZES_COMMAND = "az batch location list-skus --location REGION"
-
 _LONGEST = 300  # characters of the details of an error
 
 _VM_SIZE = "vmSize"
@@ -59,13 +52,6 @@ def described(error: ResizeError) -> str:
     """Code and message, with the details: of AllocationFailed only these have the reason."""
     details = "; ".join(f"{detail.name}: {detail.value}" for detail in error.error_values or ())
     return f"{error.code}: {error.message}" + (f" ({cut(details, _LONGEST)})" if details else "")
-
-
-def advice(codes: Collection[str | None]) -> str:
-    """What to do about these codes, as the end of a sentence; empty where nothing is known to help."""
-    if any("quotareached" in (code or "").lower() for code in codes):
-        return f"; `{QUOTA_COMMAND}` shows the quotas: ask for more in the Azure portal, or use other sizes (vm_size)"
-    return ""
 
 
 def is_size_refused(error: HttpResponseError) -> bool:

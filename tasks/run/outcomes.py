@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -166,21 +166,25 @@ class TaskOutcome:
         """The cause with its detail; empty where there is none."""
         return (self.cause.value if self.cause else "") + (f" ({self.detail})" if self.detail else "")
 
-    def why(self) -> str:
-        """The failure in one line: what happened, the service's words, and what was tried."""
+    def why(self, names: Mapping[str, str] | None = None) -> str:
+        """The failure in one line: what happened, the service's words, what was tried, and what helps.
+
+        names: those of the accounts, for commands.
+        """
         parts = [self.reason or "failed"]
         if self.exit_code is not None:
             parts.append(f"exit code {self.exit_code}")
         if self.node:
             parts.append(f"node {self.node}")
         parts += [_times(self.retries, "retry", "retries"), _times(self.requeues, "requeue", "requeues")]
-        failure = f": {self.failure}{self._advice()}" if self.failure else ""
+        failure = f": {self.failure}{self._advice(names)}" if self.failure else ""
         return ", ".join(part for part in parts if part) + failure
 
-    def _advice(self) -> str:
+    def _advice(self, names: Mapping[str, str] | None) -> str:
         if self.failure is None or self.cause is Cause.TERMINATED:
             return ""
-        return advice(Where.TASK, Code.TASK_ENDED if self.cause is Cause.TIME_LIMIT else self.failure.code)
+        code = Code.TASK_ENDED if self.cause is Cause.TIME_LIMIT else self.failure.code
+        return advice(Where.TASK, code, names=names)
 
 
 _EXIT_CODES = {UPLOAD_FAILED: Cause.UPLOAD, FETCH_FAILED: Cause.FETCH, NOT_TEXT: Cause.NOT_TEXT}

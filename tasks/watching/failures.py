@@ -54,7 +54,7 @@ class Failures:
         for outcome in map(self._with_stderr, new):
             self._reported.add(outcome.file)
             if len(self._reported) <= _MOST_LOGGED:
-                why = self._as_a_whole(outcome).why()
+                why = self._as_a_whole(outcome).why(self._azure.names)
                 self._logger.error("Batch task %s (%s) %s%s", outcome.id, outcome.file, why, as_lines(outcome.stderr))
             if self._of_files or outcome.id not in self._groups:
                 self._events.emit(_event(self._run, outcome))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tasks.run.budget import Budget
@@ -20,6 +21,7 @@ class Limits:
     dedicated_after_minutes: int | None = None  # None: no dedicated nodes are added
     added_nodes: int = 0  # how many of them are added
     budget: Budget | None = None  # for the nodes; None: no limit
+    names: Mapping[str, str] = field(default_factory=dict)  # of the accounts, for commands that help
 
     @property
     def stall(self) -> timedelta:

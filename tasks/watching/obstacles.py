@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -54,9 +54,9 @@ def why_waiting(snapshot: Snapshot, used: UsedPool, limits: Limits) -> Waiting:
     final = not scaled_by_others or _scaled_since(pool, when_added(snapshot, limits))
     # While a pool still changes its size, others may come: all that exist need not be all there will be.
     if final and lost and len(lost) == len(nodes) and pool.allocation_state == AllocationState.STEADY:
-        raise TasksFailed(_why_lost(snapshot, used.id, lost))
+        raise TasksFailed(_why_lost(snapshot, used.id, lost, limits.names))
     helped = used.own and limits.dedicated_after_minutes is not None
-    found = _refused(pool, nodes, used, helped) if final else Waiting(text=_resize_errors(pool))
+    found = _refused(pool, nodes, used, helped, limits.names) if final else Waiting(text=_resize_errors(pool))
     parts = [f"nodes: {_states(nodes)}" if nodes else f"pool {pool.id} is {_value(pool.allocation_state)}, no node yet"]
     parts += [f"VM size {used.vm_size} instead of {used.instead_of}"] if used.refused_sizes else []
     parts += [f"Azure could not allocate: {found.text}"] if found.text else []
@@ -70,20 +70,28 @@ def when_added(snapshot: Snapshot, limits: Limits) -> datetime:
     if snapshot.tasks_added is not None:
         return snapshot.tasks_added
     snapshot.need(Part.JOB)
-    deleted = TasksFailed(f"the first Batch task of job {limits.job_id} is gone: somebody deleted it")
-    raise why_ended(snapshot.job, limits.job_id, limits.tasks) or deleted
+    gone = f"the first Batch task of job {limits.job_id} is gone: somebody deleted it{_gone(Code.TASK_NOT_FOUND)}"
+    raise why_ended(snapshot.job, limits.job_id, limits.tasks) or TasksFailed(gone)
 
 
 def _pool(snapshot: Snapshot, pool_id: str) -> BatchPool:
     snapshot.need(Part.POOL)
     if snapshot.pool is None:
-        raise TasksFailed(f"pool {pool_id} is gone: somebody deleted it while Batch tasks were queued")
+        raise TasksFailed(
+            f"pool {pool_id} is gone: somebody deleted it while Batch tasks were queued{_gone(Code.POOL_NOT_FOUND)}"
+        )
     if snapshot.pool.state == BatchPoolState.DELETING:
         raise TasksFailed(f"pool {pool_id} is being deleted, and not by this run")
     return snapshot.pool
 
 
-def _refused(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool, helped: bool) -> Waiting:
+def _refused(
+    pool: BatchPool,
+    nodes: Sequence[BatchNode],
+    used: UsedPool,
+    helped: bool,
+    names: Mapping[str, str] | None = None,
+) -> Waiting:
     """Why the last allocation failed; empty if it did not. Raises TasksFailed if there will never be a node."""
     errors = pool.resize_errors or []
     reasons = Waiting(text=_resize_errors(pool))
@@ -98,7 +106,7 @@ def _refused(pool: BatchPool, nodes: Sequence[BatchNode], used: UsedPool, helped
         if following:
             return replace(reasons, next_size=following)
         if not (pool.enable_auto_scale and all(_may_pass(error.code, helped) for error in errors)):
-            raise TasksFailed(no_size_left(used, errors))
+            raise TasksFailed(no_size_left(used, errors, names))
     if run and (run.error or not _asks_for_nodes(pool, run)):
         why = f"could not be computed: {run.error.message}" if run.error else "asks for no nodes any more"
         raise TasksFailed(f"pool {pool.id} has no nodes, and its autoscale formula {why}")
@@ -177,16 +185,19 @@ def _running_of(job_id: str, node: BatchNode) -> int:
     return sum(task.task_state == BatchTaskState.RUNNING for task in recent)
 
 
-def _why_lost(snapshot: Snapshot, pool_id: str, lost: Sequence[BatchNode]) -> str:
+def _why_lost(snapshot: Snapshot, pool_id: str, lost: Sequence[BatchNode], names: Mapping[str, str]) -> str:
     node = lost[0]
     why = f"no node of pool {pool_id} can run tasks: all {len(lost)} are {_value(node.state)}"
     info = node.start_task_info
     if info and info.failure_info:
         snapshot.need(Part.START_TASK_STDERR)
-        why += f"; the start task ended with exit code {info.exit_code}: {info.failure_info.message}"
+        failure = info.failure_info
+        ended = f"ended with exit code {info.exit_code}" if info.exit_code is not None else f"failed: {failure.code}"
+        why += f"; the start task {ended}: {failure.message}{advice(Where.TASK, failure.code, names=names)}"
         why += snapshot.start_task_stderr.get(str(node.id), "")
     elif node.errors:
-        why += f"; {node.errors[0].code}: {node.errors[0].message}{advice(Where.NODE, node.errors[0].code)}"
+        error = node.errors[0]
+        why += f"; {error.code}: {error.message}{advice(Where.NODE, error.code, names=names)}"
     return why
 
 
@@ -200,8 +211,13 @@ def _value(state: object) -> str:
     return str(getattr(state, "value", state))
 
 
+def _gone(code: Code) -> str:
+    return advice(Where.REQUEST, code)
+
+
 def job_gone(job_id: str, left: int) -> TasksFailed:
-    return TasksFailed(f"job {job_id} is gone: somebody deleted it with {left} Batch tasks not completed")
+    lost = f"{left} Batch tasks not completed{_gone(Code.JOB_NOT_FOUND)}"
+    return TasksFailed(f"job {job_id} is gone: somebody deleted it with {lost}")
 
 
 def why_ended(job: BatchJob | None, job_id: str, left: int) -> RunError | None:
@@ -214,4 +230,4 @@ def why_ended(job: BatchJob | None, job_id: str, left: int) -> RunError | None:
         return None
     reason = (job.execution_info.termination_reason if job.execution_info else None) or _value(job.state)
     error = RunTimeout if reason == Code.JOB_TIME_LIMIT else TasksFailed
-    return error(f"job {job_id} ended ({reason}) with {left} Batch tasks not completed")
+    return error(f"job {job_id} ended ({reason}) with {left} Batch tasks not completed{advice(Where.JOB, reason)}")

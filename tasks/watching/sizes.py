@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from azure.batch.models import ResizeError
 
-from tasks.errors.codes import SPOT_QUOTAS
-from tasks.resources.allocation import Remedy, advice, described, remedy_of
+from tasks.errors.advice import advice
+from tasks.errors.codes import SPOT_QUOTAS, Where
+from tasks.resources.allocation import Remedy, described, remedy_of
 from tasks.run.identity import RefusedSize, UsedPool
 from tasks.run.vm_sizes import cores, family
 
@@ -72,13 +73,17 @@ def _in_vain(size: str, pool: UsedPool, remedies: Collection[Remedy | None]) -> 
     return ""
 
 
-def no_size_left(pool: UsedPool, errors: Sequence[ResizeError]) -> str:
-    """Why the pool gets no nodes, with the reason of each of its sizes, and what to do about it."""
+def no_size_left(pool: UsedPool, errors: Sequence[ResizeError], names: Mapping[str, str] | None = None) -> str:
+    """Why the pool gets no nodes, with the reason of each of its sizes, and what to do about it.
+
+    names: those of the accounts, for commands.
+    """
     present = refused_now(pool, errors)
     remedies = {remedy_of(error.code) for error in errors}
     untried = [(size, _in_vain(size, pool, remedies)) for size in pool.other_sizes]
     in_vain = [RefusedSize(size=size, why=f"not tried, {why}", brief="") for size, why in untried if why]
-    hint = advice([error.code for error in errors])
+    before = [code for each in pool.refused_sizes for code in each.brief.split(", ")]
+    hint = advice(Where.RESIZE, *(error.code for error in errors), *before, names=names)
     if not pool.refused_sizes and not in_vain:
         return f"pool {pool.id} got no nodes: {present.why}{hint}"
     reasons = "; ".join(map(str, [*pool.refused_sizes, present, *in_vain]))

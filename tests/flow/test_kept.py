@@ -97,8 +97,9 @@ def test_a_place_that_cannot_take_outputs_is_refused_with_the_fix(azure: Azure, 
     with pytest.raises(InputError) as error:
         check_destination(azure, replace(destination, container="absent"))
     assert str(error.value) == (
-        f"output {destination.endpoint}/absent/out/here: there is no container 'absent' in the account; create it with "
-        "`az storage container create --name absent`, or correct the name"
+        f"output {destination.endpoint}/absent/out/here: there is no container 'absent' in the account; create it, or "
+        "correct its name: `az storage container create --account-name "
+        f"{azure.storage_account.name} --name absent --auth-mode login`"
     )
     wrong = replace(azure.storage_account, key=SecretStr("bm90IHRoZSBrZXk="))
     with pytest.raises(InputError, match=r": the container cannot be used \(AuthorizationFailure\); give the identity"):

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from azure.batch.models import BatchJobCreateOptions, BatchPoolInfo
+from prefect import get_client
+from prefect.runtime import flow_run
+from prefect.states import Cancelling
 
 from flows.top_words import top_words
 from local_azure import faults
 from tasks.accounts.clients import Azure
 from tasks.check import check_accounts
-from tasks.errors import InputError, RunTimeout, TasksFailed
+from tasks.errors import Cancelled, InputError, RunTimeout, TasksFailed
 from tasks.errors.service import ServiceError
 from tasks.job import create_job
 from tasks.pool import create_pool
@@ -94,7 +97,7 @@ def test_with_all_sizes_refused_the_run_names_each_reason(
     for each in (
         f"{AMD}: {QUOTA}: No cores.; ",
         f"{INTEL}: Batch does not offer it in this region; ",
-        f"{PLAIN}: {QUOTA}: No cores.; `az batch account list ",
+        f"{PLAIN}: {QUOTA}: No cores.; ask for a higher quota of the family",
     ):
         assert each in reason, reason
     wait_until(lambda: is_gone(troubled))
@@ -112,7 +115,7 @@ def test_a_size_that_batch_does_not_offer_is_passed_over(troubled: Azure, troubl
     pool = created(troubled, troubled_run)
     assert (pool.vm_size, pool.other_sizes) == (INTEL, (PLAIN,))
     assert pool.instead_of == f"{AMD} (InvalidPropertyValue)"
-    with pytest.raises(InputError, match=rf"^Batch offers none of the VM sizes {AMD}, {PLAIN} in this region; `az "):
+    with pytest.raises(InputError, match=rf"^Batch offers none of the VM sizes {AMD}, {PLAIN} in this region; name "):
         created(troubled, new_run(), RANKED.model_copy(update={"vm_size": (AMD, PLAIN)}))
 
 
@@ -187,7 +190,7 @@ def test_a_pool_quota_that_no_run_will_free_is_named(kept: bool, troubled: Azure
     counted = (
         "1 are of ended or kept runs of this project, 0" if kept else "0 are of ended or kept runs of this project, 1"
     )
-    assert f"({error.value.code}), and no other run will make room: {counted} of others. " in str(error.value)
+    assert f"({error.value.code}), and no other run will make room: {counted} of others; delete " in str(error.value)
 
 
 def test_the_job_quota_is_waited_for_no_longer_than_the_run(troubled: Azure, troubled_run: Run) -> None:
@@ -213,6 +216,49 @@ def test_the_job_quota_is_waited_for_no_longer_than_the_run(troubled: Azure, tro
     finally:
         clear(troubled, other.job_id)
     assert in_flow(wait) == troubled_run.job_id
+
+
+def cancelled_while_waiting() -> Polling:
+    """Each wait is a minute, and in the first the flow run is cancelled in the Prefect UI."""
+    waits: list[float] = []
+    began = datetime.now(timezone.utc)
+
+    def sleep(seconds: float) -> None:
+        assert len(waits) < 2, "the wait goes on"
+        if not waits:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(flow_run.id, Cancelling())
+        waits.append(seconds)
+
+    return Polling(sleep=sleep, now=lambda: began + timedelta(minutes=len(waits)))
+
+
+@pytest.mark.parametrize("kind", ["pools", "jobs"])
+def test_a_run_that_is_cancelled_waits_for_no_quota_any_more(kind: str, troubled: Azure, troubled_run: Run) -> None:
+    other = replace(new_run(), lifetime=timedelta(hours=3))
+    pool = UsedPool(id=troubled_run.pool_id, slots_per_node=1, own=True)
+    uploads, polling = Uploads(application=(), inputs=()), cancelled_while_waiting()
+    with troubled.batch() as batch:
+        if kind == "pools":
+            add_pool(troubled, other.pool_id, other.tags.metadata(), target_dedicated_nodes=0)
+        else:
+            options = BatchJobCreateOptions(
+                id=other.job_id, pool_info=BatchPoolInfo(pool_id=other.pool_id), metadata=metadata(other.tags)
+            )
+            batch.create_job(options)
+    faults.ask("quota", {kind: 1})
+
+    def create() -> object:
+        if kind == "pools":
+            return create_pool(troubled, troubled_run, RANKED, [SCRIPT], polling=polling)
+        return create_job(troubled, troubled_run, pool, uploads, polling=polling)
+
+    try:
+        with pytest.raises(Cancelled):
+            in_flow(create)
+    finally:
+        clear(troubled, other.pool_id if kind == "pools" else other.job_id)
+    assert is_gone(troubled)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 from azure.batch.models import BatchJob, BatchPool
 
 from tasks.errors import RunError, RunTimeout, Stalled, TasksFailed
+from tasks.errors.advice import advice
+from tasks.errors.codes import Where
 from tasks.errors.service import ServiceError
-from tasks.resources.allocation import advice
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.records import record_blob
@@ -57,6 +58,7 @@ def line_of(service: Service, used: UsedPool = DEDICATED, limits: Limits = LIMIT
     return decision.line
 
 
+RETRY = "; retry the run: files that are done are not processed again"
 WAITING = "0 of 2 Batch tasks completed (0 succeeded, 0 failed), 0 running, 2 queued; "
 NONE_RUNS = Service(counts=counts(), tasks=tasks(QUEUED))
 
@@ -310,7 +312,7 @@ def test_nodes_that_are_all_unusable_are_named() -> None:
 @pytest.mark.parametrize("code", ["AccountCoreQuotaReached", "ImageNotFound"])
 def test_a_pool_that_can_get_no_nodes_is_named_with_the_reason(code: str) -> None:
     service = replace(NONE_RUNS, pool=scaled_pool(**refused(code)))
-    hint = advice([code])
+    hint = advice(Where.RESIZE, code)
     assert str(problem_of(service)) == f"pool pool got no nodes: {code}: No.{hint}"
     assert bool(hint) == (code == "AccountCoreQuotaReached")
 
@@ -318,7 +320,7 @@ def test_a_pool_that_can_get_no_nodes_is_named_with_the_reason(code: str) -> Non
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (None, "gone: somebody deleted it while Batch tasks were queued"),
+        (None, f"gone: somebody deleted it while Batch tasks were queued{RETRY}"),
         (pool(state="deleting"), "being deleted, and not by this run"),
     ],
 )
@@ -342,7 +344,7 @@ def test_an_existing_pool_s_error_is_final_once_it_saw_the_tasks() -> None:
     obstacle = "no node yet; Azure could not allocate: AccountCoreQuotaReached: No."
     assert line_of(older, EXISTING) == f"{WAITING}pool pool is steady, {obstacle}"
     later = replace(older, tasks_added=minute(-1))
-    assert str(problem_of(later, EXISTING)).startswith("pool pool got no nodes: AccountCoreQuotaReached: No.; `az ")
+    assert str(problem_of(later, EXISTING)).startswith("pool pool got no nodes: AccountCoreQuotaReached: No.; ask for ")
 
 
 def test_the_status_before_an_obstacle_is_logged_with_it() -> None:
@@ -356,7 +358,7 @@ def test_the_status_before_an_obstacle_is_logged_with_it() -> None:
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (None, "job job is gone: somebody deleted it with 2 Batch tasks not completed"),
+        (None, "job job is gone: somebody deleted it with 2 Batch tasks not completed" + RETRY),
         (job("deleting"), "job job is being deleted, and not by this run, with 2 Batch tasks not completed"),
     ],
 )
@@ -371,7 +373,8 @@ def test_a_deleted_job_is_named(counted: bool, found: BatchJob | None, reason: s
 
 def test_a_job_that_vanishes_between_two_requests_is_named() -> None:
     assert (
-        str(problem_of(Service(tasks=None))) == "job job is gone: somebody deleted it with 2 Batch tasks not completed"
+        str(problem_of(Service(tasks=None)))
+        == "job job is gone: somebody deleted it with 2 Batch tasks not completed" + RETRY
     )
 
 
@@ -386,7 +389,10 @@ def test_a_job_at_its_time_limit_is_a_timeout() -> None:
     over = Service(counts=counts(), tasks=tasks(QUEUED), job=job("terminating", "MaxWallClockTimeExpiry"))
     problem = problem_of(over)
     assert isinstance(problem, RunTimeout)
-    assert str(problem) == "job job ended (MaxWallClockTimeExpiry) with 2 Batch tasks not completed"
+    assert (
+        str(problem)
+        == "job job ended (MaxWallClockTimeExpiry) with 2 Batch tasks not completed; raise limits.run_minutes"
+    )
 
 
 def test_a_job_that_ends_while_counts_say_running_is_noticed() -> None:
@@ -400,9 +406,12 @@ def test_a_job_that_ends_while_counts_say_running_is_noticed() -> None:
 
 def test_a_deleted_first_task_is_named_where_its_time_matters() -> None:
     scaled = replace(NONE_RUNS, pool=scaled_pool(), tasks_added=None)
-    assert str(problem_of(scaled, EXISTING)) == "the first Batch task of job job is gone: somebody deleted it"
+    assert str(problem_of(scaled, EXISTING)) == "the first Batch task of job job is gone: somebody deleted it" + RETRY
     gone = replace(scaled, job=None)
-    assert str(problem_of(gone, EXISTING)) == "job job is gone: somebody deleted it with 2 Batch tasks not completed"
+    assert (
+        str(problem_of(gone, EXISTING))
+        == "job job is gone: somebody deleted it with 2 Batch tasks not completed" + RETRY
+    )
 
 
 # Limits.
@@ -530,7 +539,7 @@ def test_spot_nodes_that_azure_does_not_grant_are_replaced(code: str) -> None:
 def test_a_used_up_spot_quota_is_final_without_dedicated_nodes() -> None:
     code = "AccountLowPriorityCoreQuotaReached"
     service = replace(NONE_RUNS, pool=scaled_pool(**refused(code)))
-    assert str(problem_of(service, OWN)) == f"pool pool got no nodes: {code}: No.{advice([code])}"
+    assert str(problem_of(service, OWN)) == f"pool pool got no nodes: {code}: No.{advice(Where.RESIZE, code)}"
 
 
 def started(at: float) -> dict[str, TaskOutcome]:
@@ -694,7 +703,7 @@ def test_with_all_sizes_refused_each_reason_is_named() -> None:
     reasons = [f"Standard_D2{family}_v5: AccountVMSeriesCoreQuotaReached: No." for family in ("as", "s")]
     expected = "; ".join([*reasons, "Standard_D2ds_v5: AccountCoreQuotaReached: No."])
     assert str(problem).startswith(
-        f"pool pool got no nodes of any of its VM sizes: {expected}; `az batch account list "
+        f"pool pool got no nodes of any of its VM sizes: {expected}; ask for a higher quota in the Azure portal, "
     )
 
 

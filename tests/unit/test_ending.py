@@ -16,6 +16,7 @@ from tasks.run.outcomes import Cause, TaskOutcome
 from tasks.run.results import Results
 from tasks.run.uploads import Bundle, Uploads
 from tests.support.downloads import file
+from tests.support.service_codes import AZURE
 
 NAMES = ("a.txt", "b.txt", "c.txt")
 
@@ -30,7 +31,7 @@ def ended(allowed: int) -> RunRecord[Any]:
     """Of one group, of which two files have failed."""
     missing: Any = None
     record: RunRecord[Any] = RunRecord(
-        azure=missing,
+        azure=AZURE,
         run=missing,
         results=Results(folder=Path("r")),
         files=[InputFile(source=name, name=name, size=1, task_id=f"t{at}") for at, name in enumerate(NAMES)],

@@ -59,8 +59,9 @@ def test_a_lost_connection_is_tried_again() -> None:
 
 def test_a_missing_sign_in_says_how_to_sign_in() -> None:
     error = ServiceError.of(ClientAuthenticationError("DefaultAzureCredential failed.\nAttempted credentials: many"))
-    assert str(error).startswith(
-        "Entra ID gave no token: DefaultAzureCredential failed. Sign in with `az login`, or set"
+    assert str(error) == (
+        "Entra ID gave no token: nobody is signed in: no key is set, and none of the ways to Entra ID gives a token; "
+        "sign in: `az login`"
     )
 
 

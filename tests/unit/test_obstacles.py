@@ -63,7 +63,7 @@ def test_nodes_the_formula_asks_for_are_waited_for() -> None:
 
 
 QUOTA = ("AccountCoreQuotaReached",)
-NO_NODES = r"^pool pool got no nodes: AccountCoreQuotaReached: No\.; `az batch account list "
+NO_NODES = r"^pool pool got no nodes: AccountCoreQuotaReached: No\.; ask for a higher quota in the Azure portal"
 
 
 def test_a_quota_that_is_used_up_is_final() -> None:

@@ -213,7 +213,7 @@ def test_without_a_size_left_each_one_has_its_reason() -> None:
     assert message.startswith(
         "pool pool got no nodes of any of its VM sizes: Standard_D2s_v5: AllocationFailed: Full.; "
         "Standard_D2as_v5: AccountVMSeriesCoreQuotaReached: No.; "
-        "Standard_D4as_v5: not tried, since it shares the quota of Standard_D2as_v5; `az batch account list "
+        "Standard_D4as_v5: not tried, since it shares the quota of Standard_D2as_v5; ask for a higher quota"
     )
     assert no_size_left(replace(used, refused_sizes=()), errors("ImageNotFound")) == (
         "pool pool got no nodes: ImageNotFound: No."

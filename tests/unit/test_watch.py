@@ -206,7 +206,9 @@ def test_of_a_job_that_is_gone_the_records_are_listed_once() -> None:
     looked = Looked(counts=[RUNS, None], states=None, files_done={"1.txt"})
     monitored = looked.watched()
     assert isinstance(monitored.problem, TasksFailed)
-    assert str(monitored.problem) == "job job is gone: somebody deleted it with 2 Batch tasks not completed"
+    assert str(monitored.problem).startswith(
+        "job job is gone: somebody deleted it with 2 Batch tasks not completed; retry"
+    )
     assert (succeeded(monitored), looked.records_read) == ([False, True], 1)
 
 
