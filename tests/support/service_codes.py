@@ -373,7 +373,7 @@ def _watch(act: Callable[..., Any], memory: Memory) -> Watch:
         polling=Polling(),
         memory=memory,
         seen=LastSeen(),
-        add_nodes=act,
+        set_nodes=act,
         use_size=act,
     )
 
