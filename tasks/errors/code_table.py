@@ -43,7 +43,11 @@ _BATCH_QUOTA = (
     "az batch account list --query \"[?name=='{account}'].{{pools:poolQuota, jobs:activeJobAndJobScheduleQuota, "
     'dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota}}"'
 )
-_FAMILY_QUOTA = "az batch account list --query \"[?name=='{account}'].dedicatedCoreQuotaPerVMFamily\""
+# `az` writes the property in one of two ways, by its version.
+_FAMILY_QUOTA = (
+    "az batch account list --query \"[?name=='{account}'].[dedicatedCoreQuotaPerVmFamily || "
+    'dedicatedCoreQuotaPerVMFamily]"'
+)
 _BATCH_ACCOUNTS = 'az batch account list --query "[].{{name:name, endpoint:accountEndpoint}}" --output table'
 _STORAGE_ACCOUNTS = 'az storage account list --query "[].{{name:name, endpoint:primaryEndpoints.blob}}" --output table'
 _SIZES = "az batch location list-skus --location {region}"
