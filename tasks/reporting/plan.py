@@ -158,8 +158,7 @@ def _quota(plan: RunPlan) -> str:
     """The cores that are needed, and how to see the quota: only Azure Resource Manager shows it."""
     each = plan.pool.cores_per_node
     needs = " and ".join(f"{count(nodes * (each or 0), f'{kind} core')}" for nodes, kind in _by_kind(plan))
-    families = "dedicatedCoreQuotaPerVmFamily || dedicatedCoreQuotaPerVMFamily"  # by the version of `az`
-    query = f"{{dedicated:dedicatedCoreQuota,spot:lowPriorityCoreQuota,families:{families}}}"
+    query = "{dedicated:dedicatedCoreQuota,spot:lowPriorityCoreQuota,families:dedicatedCoreQuotaPerVmFamily}"
     return (
         f"{f'needs {needs}; ' if each else ''}not read, because Azure Batch itself does not show it; see "
         f"az batch account list --query \"[?name=='{plan.accounts.batch_name}'].{query}\""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import groupby
 
 from azure.batch.models import ResizeError
 
@@ -81,5 +82,11 @@ def no_size_left(pool: UsedPool, errors: Sequence[ResizeError]) -> str:
     hint = advice([error.code for error in errors])
     if not pool.refused_sizes and not in_vain:
         return f"pool {pool.id} got no nodes: {present.why}{hint}"
-    reasons = "; ".join(map(str, [*pool.refused_sizes, present, *in_vain]))
+    reasons = "; ".join(_by_reason([*pool.refused_sizes, present, *in_vain]))
     return f"pool {pool.id} got no nodes of any of its VM sizes: {reasons}{hint}"
+
+
+def _by_reason(refused: Sequence[RefusedSize]) -> Iterator[str]:
+    """The sizes in their order with the reason for each, which is written once for those that follow one another."""
+    for why, same in groupby(refused, key=lambda each: each.why):
+        yield f"{', '.join(each.size for each in same)}: {why}"
