@@ -1,9 +1,5 @@
-// What a run needs in Azure: a storage account, a Batch account, two roles for whoever runs the flow, an alert before the
-// quota of cores is used up, and a budget. docs/azure-account.md describes each of them. Nothing here bills while idle,
-// but for a few cents of storage.
-//
-//   az deployment group create --resource-group <group> --template-file docs/azure-account.bicep --parameters
-//     email=<address> principalId=$(az ad signed-in-user show --query id -o tsv)
+// Steps 1 and 2 of docs/azure-account.md: a storage account, a Batch account, and two roles for whoever runs the flow;
+// and an alert before the quota of cores is used up, and a budget. While nothing runs it costs a few cents a month.
 
 @description('Whom Azure Monitor and the budget notify.')
 param email string
@@ -15,16 +11,16 @@ param principalId string
 param principalType string = 'User'
 
 @minLength(3)
-@maxLength(17)
-@description('The accounts are named after it: lower-case letters and digits.')
-param name string = 'batch${uniqueString(resourceGroup().id)}'
+@maxLength(20)
+@description('Lower-case letters and digits: the accounts are <name>data and <name>jobs.')
+param name string
 
 param location string = resourceGroup().location
 
 @description('US dollars a month, or what the subscription is billed in. A budget notifies; it stops nothing.')
 param monthlyBudget int = 50
 
-@description('First day of a month, this one by default.')
+@description('First day of a month, this one by default. Azure refuses another date for a budget that exists.')
 param budgetFrom string = utcNow('yyyy-MM-01')
 
 // With shared keys forbidden, only the identities that have a role here can read blobs, sign SAS or create pools.
@@ -128,9 +124,3 @@ resource budget 'Microsoft.Consumption/budgets@2023-11-01' = {
     }
   }
 }
-
-// The settings of a run: export them, and sign in with `az login`.
-output AZURE_BATCH_ACCOUNT string = batch.name
-output AZURE_BATCH_ENDPOINT string = 'https://${batch.properties.accountEndpoint}'
-output AZURE_STORAGE_ACCOUNT string = storage.name
-output AZURE_STORAGE_SERVICE_ENDPOINT string = storage.properties.primaryEndpoints.blob

@@ -19,6 +19,8 @@ _AADSTS = "Microsoft Learn: Microsoft Entra authentication and authorization err
 _QUOTAS = "Microsoft Learn: Batch service quotas and limits"
 
 _LOGIN = "az login --tenant {tenant}"
+_LOGIN_THERE = "export AZURE_TENANT_ID={tenant}; az login --tenant {tenant}"
+_ADDRESS = '"$(curl --silent https://api.ipify.org)"'  # of this machine, as others see it
 _BATCH_ID = "$(az batch account list --query \"[?name=='{account}'].id\" --output tsv)"
 _BATCH_GROUP = "$(az batch account list --query \"[?name=='{account}'].resourceGroup\" --output tsv)"
 _STORAGE_ID = "$(az storage account show --name {account} --query id --output tsv)"
@@ -32,9 +34,9 @@ _BATCH_KEYS = f'az batch account keys list --name {{account}} --resource-group "
 _STORAGE_KEYS = "az storage account keys list --account-name {account}"
 _BATCH_RULE = (
     f'az batch account network-profile network-rule add --name {{account}} --resource-group "{_BATCH_GROUP}" '
-    "--profile BatchAccount --ip-address {address}"
+    f"--profile BatchAccount --ip-address {_ADDRESS}"
 )
-_STORAGE_RULE = "az storage account network-rule add --account-name {account} --ip-address {address}"
+_STORAGE_RULE = f"az storage account network-rule add --account-name {{account}} --ip-address {_ADDRESS}"
 _BATCH_WITHOUT_KEY = "unset AZURE_BATCH_ACCESS_KEY; az login"
 _STORAGE_WITHOUT_KEY = (
     "unset AZURE_STORAGE_CONNECTION_STRING AZURE_STORAGE_KEY; export AZURE_STORAGE_ACCOUNT={account}; az login"
@@ -108,7 +110,7 @@ _REQUESTS = (
         detail="wrong issuer",
         meaning="the token is of another tenant than that of the account's subscription",
         advice="set AZURE_TENANT_ID to the tenant of the subscription and sign in there",
-        command=_LOGIN,
+        command=_LOGIN_THERE,
         source="Azure/BatchExplorer#2052, where Resource Manager says it; Batch is taken to use the same words",
     ),
     _refused_by_batch(
@@ -194,17 +196,24 @@ _REQUESTS = (
         source="Azure/AI-Landing-Zones#64",
     ),
     *(
-        _refused_by_storage(code=code, detail=detail, meaning=meaning, advice=advice, command=_LOGIN, source=source)
+        _refused_by_storage(code=code, detail=detail, meaning=meaning, advice=advice, command=command, source=source)
         for code in (Code.INVALID_AUTHENTICATION_INFO, Code.AUTHENTICATION_FAILED)  # the second until about 2020
-        for detail, meaning, advice, source in (
-            ("audience", "the token is for another service or cloud", "sign in again", "Azure/AzureStor#119"),
+        for detail, meaning, advice, command, source in (
+            ("audience", "the token is for another service or cloud", "sign in again", _LOGIN, "Azure/AzureStor#119"),
             (
                 "issuer",
                 "the token is of another tenant than that of the storage account",
                 "set AZURE_TENANT_ID to the tenant of the subscription and sign in there",
+                _LOGIN_THERE,
                 "Azure/azure-sdk-for-net#10529",
             ),
-            ("lifetime validation failed", "the token has expired", "sign in again", "Azure/azure-sdk-for-net#42859"),
+            (
+                "lifetime validation failed",
+                "the token has expired",
+                "sign in again",
+                _LOGIN,
+                "Azure/azure-sdk-for-net#42859",
+            ),
         )
     ),
     _refused_by_storage(

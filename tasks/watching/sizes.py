@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import groupby
 
 from azure.batch.models import ResizeError
 
@@ -86,5 +87,11 @@ def no_size_left(pool: UsedPool, errors: Sequence[ResizeError], names: Mapping[s
     hint = advice(Where.RESIZE, *(error.code for error in errors), *before, names=names)
     if not pool.refused_sizes and not in_vain:
         return f"pool {pool.id} got no nodes: {present.why}{hint}"
-    reasons = "; ".join(map(str, [*pool.refused_sizes, present, *in_vain]))
+    reasons = "; ".join(_by_reason([*pool.refused_sizes, present, *in_vain]))
     return f"pool {pool.id} got no nodes of any of its VM sizes: {reasons}{hint}"
+
+
+def _by_reason(refused: Sequence[RefusedSize]) -> Iterator[str]:
+    """The sizes in their order with the reason for each, which is written once for those that follow one another."""
+    for why, same in groupby(refused, key=lambda each: each.why):
+        yield f"{', '.join(each.size for each in same)}: {why}"

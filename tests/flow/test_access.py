@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from local_azure import faults
 from local_azure.batch.state.access import PRINCIPAL
@@ -55,7 +56,7 @@ CASES = [
         "The specified type of authentication SharedKey is not allowed for this account.",
     ),
     of(BATCH, 401, "AuthenticationFailed", "az cloud list", "The access token has been obtained from wrong audience"),
-    of(BATCH, 401, "AuthenticationFailed", "az login --tenant", "The access token is from the wrong issuer 'x'."),
+    of(BATCH, 401, "AuthenticationFailed", "export AZURE_TENANT_ID=", "The access token is from the wrong issuer 'x'."),
     of(BATCH, 401, "AuthenticationFailed", "sign in again", "The access token expiry UTC time 'x' is earlier than"),
     of(BATCH, 403, "PermissionDenied", BATCH_ROLE),
     of(BATCH, 403, "InsufficientAccountPermissions", BATCH_ROLE),
@@ -67,7 +68,7 @@ CASES = [
     of(BLOBS, 403, "AuthenticationFailed", "az storage account keys list --account-name {storage}"),
     of(BLOBS, 403, "AuthenticationFailed", "sudo timedatectl set-ntp true", "Request date header too old: 'x'"),
     of(BLOBS, 401, "InvalidAuthenticationInfo", "az login --tenant", "Audience validation failed."),
-    of(BLOBS, 401, "InvalidAuthenticationInfo", "set AZURE_TENANT_ID", "Issuer validation failed."),
+    of(BLOBS, 401, "InvalidAuthenticationInfo", "export AZURE_TENANT_ID=", "Issuer validation failed."),
     of(BLOBS, 401, "InvalidAuthenticationInfo", "sign in again", "Lifetime validation failed. The token is expired."),
     of(BLOBS, 403, "AuthorizationPermissionMismatch", '--role "Storage Blob Data Contributor" --scope'),
     of(BLOBS, 403, "AuthorizationFailure", "az storage account network-rule add --account-name {storage} "),
@@ -85,7 +86,7 @@ def proxies() -> Iterator[FaultProxies]:
 
 
 def refusal_of(azure: Azure, folder: Path) -> str:
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError) as raised, disable_run_logger():
         check_accounts.fn(azure, PoolSettings(), Results(folder=folder))
     return str(raised.value)
 

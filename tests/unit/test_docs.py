@@ -170,6 +170,15 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
         yield module, arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
+def test_account_page_gives_the_bicep_file_its_parameters() -> None:
+    page, template = ((ROOT / "docs" / f"azure-account.{kind}").read_text() for kind in ("md", "bicep"))
+    command = page.split("--template-file docs/azure-account.bicep --parameters")[1].split("\n\n")[0]
+    required = re.findall(r"^param (\w+) \w+$", template, re.M)
+    assert sorted(re.findall(r"(\w+)=", command)) == sorted(required)
+    names = re.findall(r"^  name: '(\$\{name\}\w+)'$", template, re.M)
+    assert names == re.findall(r"\$\{name\}\w+", page)[::-1] == ["${name}data", "${name}jobs"]
+
+
 # Names of the flow's own.
 
 
