@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.access import ask_batch, ask_storage, explained
 from tasks.accounts.clients import Azure
-from tasks.accounts.identity import signer
+from tasks.accounts.identity import described, signer
 from tasks.errors import InputError
 from tasks.errors.codes import Service
 from tasks.errors.responses import UnusableResponse
@@ -87,48 +87,72 @@ def check_accounts(
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work.
 
     Returns what the run's plan says of them, and the settings with the image of a new pool named, so that no later step
-    chooses another.
+    chooses another. Raises InputError with all that is refused.
 
     previous_pool: the id of the pool that a previous attempt may have left, whose image then is kept.
 
-    only: make no folder for the results.
+    only: make no folder for the results; what was found nevertheless is the summary of the error.
     """
-    _check_folder(results.folder, make=not only)
+    refused: list[InputError] = []
+    with _collected(refused):
+        _check_folder(results.folder, make=not only)
+    found = Checked(
+        accounts=_accounts(azure), settings=pool, pool=None if pool.existing_pool_id else planned_pool(pool, None)
+    )
+    with _collected(refused):
+        found = _ask_batch(azure, found, previous_pool)
+    with _collected(refused):
+        _ask_storage(azure, destination)
+    if refused:
+        problems = [str(error) for error in refused]
+        error = refused[0].with_message("\n".join(problems))
+        raise error.with_result(replace(found, problems=problems), ()) if only else error
+    get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+    return found
+
+
+@contextmanager
+def _collected(refused: list[InputError]) -> Iterator[None]:
+    """Go on after what is refused, so that a person learns of all of it at once."""
+    try:
+        yield
+    except InputError as error:
+        refused.append(error)
+
+
+def _ask_batch(azure: Azure, found: Checked, previous_pool: str) -> Checked:
+    pool = found.settings
     with (
         _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"),
         explained(azure, Service.BATCH),
         azure.batch() as batch,
     ):
         ask_batch(batch)
-        if pool.existing_pool_id:
-            planned = _existing(existing_pool(batch, pool), pool)
-        else:
-            refuse_account_key(azure.batch_account, pool)
-            chosen = _choose_image(batch, pool, previous_pool)
-            pool = with_image(pool, chosen)
-            planned = planned_pool(pool, _image(chosen))
-            for warning in retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date()):
-                get_run_logger().warning("%s", warning)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
-    endpoint = azure.storage_account.endpoint
+        if pool.existing_pool_id:
+            return replace(found, pool=_existing(existing_pool(batch, pool), pool))
+        refuse_account_key(azure.batch_account, pool)
+        chosen = _choose_image(batch, pool, previous_pool)
+    warnings = [f"image {chosen.name}: {warning}" for warning in chosen.warnings]
+    warnings += retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date())
+    return replace(found, settings=with_image(pool, chosen), pool=planned_pool(pool, _image(chosen)), warnings=warnings)
+
+
+def _ask_storage(azure: Azure, destination: Destination | None) -> None:
     with (
-        _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"),
+        _answering("the storage account", azure.storage_account.endpoint, "the AZURE_STORAGE_* settings"),
         explained(azure, Service.STORAGE),
         azure.blobs() as blobs,
     ):
         ask_storage(azure, blobs)
         if destination:
             check_destination(azure, destination)
-    get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
-    return Checked(accounts=_accounts(azure), settings=pool, pool=planned)
 
 
 def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> Chosen:
     there = image_of_pool(batch, pool, previous_pool) if previous_pool else None
     chosen = there or image_of(batch, pool)
     get_run_logger().info("Image %s: %s", chosen.name, chosen.reason)
-    for warning in chosen.warnings:
-        get_run_logger().warning("Image %s: %s", chosen.name, warning)
     return chosen
 
 
@@ -136,10 +160,9 @@ def _accounts(azure: Azure) -> Accounts:
     batch, storage = azure.batch_account, azure.storage_account
     return Accounts(
         where=azure.describe(),
-        batch_endpoint=batch.endpoint,
-        batch_name=batch.name,
-        batch_signer=signer(azure, batch),
-        storage_signer=signer(azure, storage),
+        batch_signer=described(signer(azure, batch)),
+        storage_signer=described(signer(azure, storage)),
+        storage_has_key=storage.key is not None,
         is_local=is_loopback(batch.endpoint),
     )
 

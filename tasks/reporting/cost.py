@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tasks.errors import InputError
 from tasks.reporting.node_time import KindTime, NodeTime
-from tasks.reporting.prices import LEFT_OUT, Price, dearest
+from tasks.reporting.prices import LEFT_OUT, dearest
 from tasks.run.budget import RESERVE, Budget
+from tasks.run.price import Price
 from tasks.run.settings import PoolSettings
 
 _SURE = 0.01  # a smaller part of the cost that is not certain is not told
@@ -43,19 +44,8 @@ class Estimate:
     @property
     def sentences(self) -> str:
         """The estimate with its prices, their source and date, and what it leaves out."""
-        return (
-            f"Estimated cost: {self} {self._rates} ({self.price.source}).{self._gap} Compute alone, without {LEFT_OUT}."
-        )
-
-    @property
-    def _rates(self) -> str:
-        price, time = self.price, self.time
-        rates = [f"at {usd(price.per_hour)} for a dedicated node and hour"] if time.dedicated.total else []
-        if time.spot.total:
-            known = price.spot_per_hour is not None
-            most = "" if known else ", the price of a dedicated one, which it never exceeds"
-            rates.append(f"at {usd(price.spot)} for a spot node and hour{most}")
-        return " and ".join(rates) or f"at {usd(price.per_hour)} for a dedicated node and hour"
+        rates = rates_of(self.price, dedicated=bool(self.time.dedicated.total), spot=bool(self.time.spot.total))
+        return f"Estimated cost: {self} {rates} ({self.price.source}).{self._gap} Compute alone, without {LEFT_OUT}."
 
     @property
     def _gap(self) -> str:
@@ -64,6 +54,15 @@ class Estimate:
         if not self.time.split:
             return " No node could be looked at: this is as if all had been there as long as the pool."
         return " It is a range because nodes came or went between two looks at the pool."
+
+
+def rates_of(price: Price, *, dedicated: bool, spot: bool) -> str:
+    """Such as "at $0.0960 for a dedicated node and hour and at $0.0192 for a spot node and hour"."""
+    rates = [f"at {usd(price.per_hour)} for a dedicated node and hour"] if dedicated or not spot else []
+    if spot:
+        most = "" if price.spot_per_hour is not None else ", the price of a dedicated one, which it never exceeds"
+        rates.append(f"at {usd(price.spot)} for a spot node and hour{most}")
+    return " and ".join(rates)
 
 
 def node_seconds(time: NodeTime) -> str:
@@ -86,6 +85,17 @@ def usd(dollars: float) -> str:
     return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"
 
 
+def refuse_bad_limit(limit: float, pool: PoolSettings) -> None:
+    """Raise InputError where no prices make the limit one that can be kept."""
+    if not (math.isfinite(limit) and limit > 0):
+        raise InputError(f"cost_limit is {limit}; it is an amount of US dollars above 0, or none for no limit")
+    if pool.existing_pool_id:
+        raise InputError(
+            "cost_limit is for the run's own pool: an existing pool bills whether or not this run uses it; "
+            "leave out one of the two"
+        )
+
+
 def budget_of(
     limit: float | None, pool: PoolSettings, vm_sizes: Sequence[str], prices: Sequence[Price | None]
 ) -> Budget | None:
@@ -95,13 +105,7 @@ def budget_of(
     """
     if limit is None:
         return None
-    if not (math.isfinite(limit) and limit > 0):
-        raise InputError(f"cost_limit is {limit}; it is an amount of US dollars above 0, or none for no limit")
-    if pool.existing_pool_id:
-        raise InputError(
-            "cost_limit is for the run's own pool: an existing pool bills whether or not this run uses it; "
-            "leave out one of the two"
-        )
+    refuse_bad_limit(limit, pool)
     price = dearest(prices)
     if price is None:
         unknown = ", ".join(size for size, known in zip(vm_sizes, prices, strict=True) if known is None)

@@ -10,10 +10,10 @@ import pytest
 
 from tasks.errors import CostLimit, InputError
 from tasks.reporting.cost import budget_of
-from tasks.reporting.prices import Price
 from tasks.resources.pool import scale
 from tasks.run.budget import RESERVE, Budget
 from tasks.run.identity import Run, UsedPool
+from tasks.run.price import Price
 from tasks.run.settings import PoolSettings
 from tasks.watching.decide import Action
 from tasks.watching.snapshot import Part
