@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.identity import described, signer
 from tasks.errors import InputError
 from tasks.errors.codes import Service
+from tasks.errors.local_files import refuse_unwritable
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
@@ -29,6 +29,7 @@ from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
 from tasks.reporting.report import is_loopback
+from tasks.resources.allocation import SIZES_COMMAND
 from tasks.resources.container_image import registries
 from tasks.resources.image_choice import Chosen
 from tasks.resources.images import image_of, image_of_pool, python_of_nodes, with_image
@@ -40,7 +41,7 @@ from tasks.run.parameters import refuse_bad_input
 from tasks.run.plan import Accounts, Checked, Image, PlannedPool, planned_pool
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
-from tasks.run.vm_sizes import retirement_warnings
+from tasks.run.vm_sizes import cores, retirement_warnings
 from tasks.step import step
 
 
@@ -95,7 +96,7 @@ def check_accounts(
     """
     refused: list[InputError] = []
     with _collected(refused):
-        _check_folder(results.folder, make=not only)
+        refuse_unwritable(results.folder, make=not only)
     found = Checked(
         accounts=_accounts(azure), settings=pool, pool=None if pool.existing_pool_id else planned_pool(pool, None)
     )
@@ -133,9 +134,12 @@ def _ask_batch(azure: Azure, found: Checked, previous_pool: str) -> Checked:
             return replace(found, pool=_existing(existing_pool(batch, pool), pool))
         refuse_account_key(azure.batch_account, pool)
         chosen = _choose_image(batch, pool, previous_pool)
-    warnings = [f"image {chosen.name}: {warning}" for warning in chosen.warnings]
-    warnings += retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date())
-    return replace(found, settings=with_image(pool, chosen), pool=planned_pool(pool, _image(chosen)), warnings=warnings)
+    return replace(
+        found,
+        settings=with_image(pool, chosen),
+        pool=planned_pool(pool, _image(chosen)),
+        warnings=_warnings(pool, chosen),
+    )
 
 
 def _ask_storage(azure: Azure, destination: Destination | None) -> None:
@@ -154,6 +158,18 @@ def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) ->
     chosen = there or image_of(batch, pool)
     get_run_logger().info("Image %s: %s", chosen.name, chosen.reason)
     return chosen
+
+
+def _warnings(pool: PoolSettings, chosen: Chosen) -> list[str]:
+    """What may keep a new pool from having nodes, now or later."""
+    unknown = [
+        f"VM size {vm_size}: its name does not show its cores, so that slots and quota are not compared with them, and "
+        f"whether the region has it is seen only when the pool is created; `{SIZES_COMMAND}` lists those that it has"
+        for vm_size in pool.vm_size
+        if cores(vm_size) is None
+    ]
+    image = [f"image {chosen.name}: {warning}" for warning in chosen.warnings]
+    return [*image, *unknown, *retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date())]
 
 
 def _accounts(azure: Azure) -> Accounts:
@@ -225,19 +241,3 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
     except (ServiceRequestError, ServiceResponseTimeoutError) as error:
         reason = without_secrets(str(error.message))
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None
-
-
-def _check_folder(results: Path, *, make: bool) -> None:
-    """Raises InputError where the folder could not be made and written."""
-    try:
-        if make:
-            results.mkdir(parents=True, exist_ok=True)
-        nearest = next(folder for folder in (results, *results.absolute().parents) if os.path.lexists(folder))
-        if not nearest.is_dir():
-            raise NotADirectoryError(20, "Not a directory")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise InputError(
-            f"output folder {str(results.parent)!r}: cannot be written ({error.strerror}); name another"
-        ) from None

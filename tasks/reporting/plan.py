@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
@@ -21,6 +22,7 @@ from tasks.run.price import Price
 from tasks.run.settings import Disposal
 from tasks.run.vm_sizes import cores, most_slots
 
+_CODE = re.compile(r"(`[^`\n]+`)")
 _COLUMNS = 110  # of the terminal
 _LABEL = 13
 _SHOWN = 0.05  # seconds; a shorter part is left out
@@ -43,14 +45,20 @@ def as_text(plan: RunPlan) -> str:
 
 def as_markdown(plan: RunPlan) -> str:
     """For an artifact."""
-    rows = [f"| {label} | {escape_markdown(without_secrets(text))} |" for label, text in _rows(plan)]
+    rows = [f"| {label.replace(' ', '&nbsp;')} | {_cell(without_secrets(text))} |" for label, text in _rows(plan)]
     notes = [_note("Problem", each) for each in plan.problems] + [_note("Warning", each) for each in plan.warnings]
     return "\n".join([f"**{headline(plan)}**", "", *notes, "| | |", "|:--|:--|", *rows]) + "\n"
 
 
+def _cell(text: str) -> str:
+    """The text with its commands, which stand between backticks, as code that can be copied."""
+    parts = _CODE.split(text)
+    return "".join(part.replace("|", "\\|") if at % 2 else escape_markdown(part) for at, part in enumerate(parts))
+
+
 def _note(kind: str, text: str) -> str:
-    lines = "\\\n> ".join(escape_markdown(line.strip()) for line in without_secrets(text).splitlines())
-    return f"> **{kind}:** {lines}\n"
+    lines = [_cell(line.strip()).replace("\\|", "|") for line in without_secrets(text).splitlines()]
+    return "> **{}:** {}\n".format(kind, "\\\n> ".join(lines))
 
 
 def headline(plan: RunPlan) -> str:
@@ -65,7 +73,7 @@ def headline(plan: RunPlan) -> str:
 
 def log_lines(plan: RunPlan) -> list[str]:
     """What a run's log has of it."""
-    lines = [headline(plan), *([] if plan.problems else [_clean_up(plan)])]
+    lines = [headline(plan), *([] if plan.problems else [f"at the end it {_clean_up(plan)}"])]
     return [f"Plan of run {plan.run.name}: {line}" for line in lines]
 
 
@@ -190,7 +198,7 @@ def _assumed(plan: RunPlan) -> str:
     place, speed = place_of(plan.accounts), plan.speed
     line = f", {place.line * 8 / 1e6:,.0f} Mbit/s to Storage" if plan.in_place < plan.to_process else ""
     if speed is None:
-        script = "the script takes no time: it is not known before its first run"
+        script = "without the time of the script, which is not known before its first run"
     else:
         others = "" if speed.same_files else ", most of them others"
         script = f"the script takes {speed.seconds:,.3g} s per file, as for {count(speed.files, 'file')} of {speed.run}"

@@ -144,12 +144,12 @@ def make_plan(
     groups = form(to_process, slots=pool.at_once, files_per_task=settings.files_per_task) if pool else []
     in_place = [file.size for file in to_process if isinstance(file.source, SourceBlob)]
     size = sum(file.size for file in to_process)
-    found, late, must_fail = None, list[str](), False
+    found, refused, warned = None, list[str](), list[str]()
     if pool and groups:
         found = _estimate(groups, size - sum(in_place), pool, speed, place_of(checked.accounts))
-        late = list(_too_long(found, speed, settings, len(to_process), pool))
-        late += _too_dear(found, speed, run, pool)
-        must_fail = bool(speed and speed.same_files and not is_retry and found.least > _allowed(run, pool))
+        late = [*_too_long(found, speed, settings, len(to_process), pool), *_too_dear(found, speed, run, pool)]
+        sure = speed and speed.same_files and not is_retry and found.least > _allowed(run, pool)
+        refused, warned = (late, []) if sure else ([], late)
     return RunPlan(
         run=run,
         settings=settings,
@@ -165,8 +165,8 @@ def make_plan(
         speed=speed,
         price=price,
         results=results,
-        problems=[*checked.problems, *problems, *(late if must_fail else ())],
-        warnings=[*checked.warnings, *(() if must_fail else late)],
+        problems=[*problems, *checked.problems, *refused],
+        warnings=[*checked.warnings, *warned],
     )
 
 

@@ -175,7 +175,9 @@ def test_an_existing_pool_has_no_image_quota_or_price_of_the_run() -> None:
 def test_what_is_kept_and_what_is_asked_for_is_said() -> None:
     clean_up = CleanUp(job=Disposal.KEEP, pool=Disposal.ASK)
     _, line = log_lines(plan(settings=RunSettings(clean_up=clean_up)))
-    assert line.startswith("Plan of run top-words-00000000c0de: deletes containers top-words-00000000c0de-application")
+    assert line.startswith(
+        "Plan of run top-words-00000000c0de: at the end it deletes containers top-words-00000000c0de-application"
+    )
     assert "asks whether to delete pool top-words-00000000c0de; keeps job top-words-00000000c0de" in line
 
 
@@ -240,7 +242,8 @@ def test_what_was_found_is_said_beside_all_problems() -> None:
     assert "sign-in" in text
     assert "WARNING      a size retires" in text
     assert not re.search(r"VM sizes|duration|one", text)
-    assert "> **Problem:** two\\\n> run" in page
+    assert "> **Problem:** two\\\n> run `az`" in page
+    assert 'families:dedicatedCoreQuotaPerVmFamily \\|\\| dedicatedCoreQuotaPerVMFamily}"` |' in as_markdown(plan())
 
 
 @pytest.mark.parametrize(
