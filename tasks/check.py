@@ -22,6 +22,7 @@ from tasks.errors.local_files import refuse_unwritable
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
+from tasks.errors.text import numbered
 from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import InputFile
@@ -106,7 +107,7 @@ def check_accounts(
         _ask_storage(azure, destination)
     if refused:
         problems = [str(error) for error in refused]
-        error = refused[0].with_message("\n".join(problems))
+        error = refused[0].with_message(numbered(problems))
         raise error.with_result(replace(found, problems=problems), ()) if only else error
     get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
     return found

@@ -58,7 +58,7 @@ def _cell(text: str) -> str:
 
 def _note(kind: str, text: str) -> str:
     lines = [_cell(line.strip()).replace("\\|", "|") for line in without_secrets(text).splitlines()]
-    return "> **{}:** {}\n".format(kind, "\\\n> ".join(lines))
+    return "**{}:** {}\n".format(kind, "\\\n".join(lines))
 
 
 def headline(plan: RunPlan) -> str:
@@ -85,8 +85,11 @@ def price_for(accounts: Accounts, pool: PlannedPool | None, prices: PriceLookup)
 def _rows(plan: RunPlan) -> Iterator[tuple[str, str]]:
     accounts, pool, found = plan.accounts, plan.pool, plan.estimate
     yield "accounts", accounts.where
-    yield "sign-in", f"Batch: {accounts.batch_signer}; Storage: {accounts.storage_signer}"
-    yield "inputs", _inputs(plan)
+    same = accounts.batch_signer == accounts.storage_signer
+    storage = "" if same else f"; Storage: {accounts.storage_signer}"
+    yield "sign-in", f"Batch{' and Storage' if same else ''}: {accounts.batch_signer}{storage}"
+    if plan.inputs:
+        yield "inputs", _inputs(plan)
     if pool and (found or plan.problems):
         if found:
             yield "Batch tasks", f"{_work(plan)}, {_up_to(plan.largest)}; {pool.at_once:,} at once"

@@ -109,5 +109,5 @@ def test_a_check_asks_both_accounts_and_says_what_was_found(
     assert "This run cannot work: 2 problems" in ended.output
     assert "inputs       3 files to process" in ended.output
     assert "2 dedicated and 3 spot nodes with 1 task slot each" in ended.output
-    assert f"Error: the Batch account {azure.batch_account.name} refuses the account key: " in ended.output
-    assert f"\nthe storage account {azure.storage_account.name} refuses the account key: " in ended.output
+    assert f"Error: 1. the Batch account {azure.batch_account.name} refuses the account key: " in ended.output
+    assert f"\n2. the storage account {azure.storage_account.name} refuses the account key: " in ended.output

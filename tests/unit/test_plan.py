@@ -126,7 +126,7 @@ def test_files_are_in_the_batch_tasks_that_the_run_will_form() -> None:
 def test_the_text_says_all_that_was_asked_for() -> None:
     text = " ".join(as_text(plan(6, inputs=10, speed=took(60))).split())
     for part in (
-        "sign-in Batch: the account key; Storage: the account key",
+        "sign-in Batch and Storage: the account key",
         "inputs 6 files to process, 12,000,000 bytes, 4 more are done already",
         "Batch tasks 6 files in 6 Batch tasks, of one file each; 2 at once",
         "2 dedicated nodes with 1 task slot each (at most 8: 4 for each core, 256 in all)",
@@ -242,7 +242,7 @@ def test_what_was_found_is_said_beside_all_problems() -> None:
     assert "sign-in" in text
     assert "WARNING      a size retires" in text
     assert not re.search(r"VM sizes|duration|one", text)
-    assert "> **Problem:** two\\\n> run `az`" in page
+    assert "**Problem:** two\\\nrun `az`" in page
     assert 'families:dedicatedCoreQuotaPerVmFamily \\|\\| dedicatedCoreQuotaPerVMFamily}"` |' in as_markdown(plan())
 
 
