@@ -8,11 +8,13 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from azure.batch.models import BatchPool
 
 from tasks.inputs.files import InputFile
 from tasks.reporting.plan import as_markdown, as_text, headline, log_lines, price_for
 from tasks.reporting.retail_prices import PriceLookup
 from tasks.reporting.text import rough_span
+from tasks.resources.pool import nodes_of
 from tasks.run.budget import Budget
 from tasks.run.identity import Run
 from tasks.run.plan import Accounts, Checked, Image, PlannedPool, RunPlan, make_plan, planned_pool
@@ -170,6 +172,20 @@ def test_an_existing_pool_has_no_image_quota_or_price_of_the_run() -> None:
     ) in text
     assert "at the end deletes job top-words-00000000c0de, containers" in text
     assert not re.search(r"image|quota|new pool", text)
+
+
+@pytest.mark.parametrize(
+    ("found", "nodes"),
+    [
+        ({"currentDedicatedNodes": 3, "currentLowPriorityNodes": 2}, (3, 2)),
+        ({"currentDedicatedNodes": 1, "targetDedicatedNodes": 6}, (6, 0)),
+        ({}, (1, 0)),
+    ],
+)
+def test_an_existing_pool_counts_with_the_nodes_that_it_is_to_have(
+    found: dict[str, int], nodes: tuple[int, int]
+) -> None:
+    assert nodes_of(BatchPool({"id": "theirs", "state": "active", **found})) == nodes
 
 
 def test_what_is_kept_and_what_is_asked_for_is_said() -> None:
