@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -16,12 +15,16 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.access import ask_batch, ask_storage, explained
 from tasks.accounts.clients import Azure
-from tasks.accounts.identity import signer
+from tasks.accounts.identity import described, signer
 from tasks.errors import InputError
+from tasks.errors.advice import filled
+from tasks.errors.code_table import SIZES
 from tasks.errors.codes import Service
+from tasks.errors.local_files import refuse_unwritable
 from tasks.errors.responses import UnusableResponse
 from tasks.errors.secrets import without_secrets
 from tasks.errors.service import ServiceError
+from tasks.errors.text import numbered
 from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import InputFile
@@ -40,7 +43,7 @@ from tasks.run.parameters import refuse_bad_input
 from tasks.run.plan import Accounts, Checked, Image, PlannedPool, planned_pool
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
-from tasks.run.vm_sizes import retirement_warnings
+from tasks.run.vm_sizes import cores, retirement_warnings
 from tasks.step import step
 
 
@@ -87,59 +90,99 @@ def check_accounts(
     """Ask both accounts something that needs their credentials, and whether the pool's settings can work.
 
     Returns what the run's plan says of them, and the settings with the image of a new pool named, so that no later step
-    chooses another.
+    chooses another. Raises InputError with all that is refused.
 
     previous_pool: the id of the pool that a previous attempt may have left, whose image then is kept.
 
-    only: make no folder for the results.
+    only: make no folder for the results; what was found nevertheless is the summary of the error.
     """
-    _check_folder(results.folder, make=not only)
+    refused: list[InputError] = []
+    with _collected(refused):
+        refuse_unwritable(results.folder, make=not only)
+    found = Checked(
+        accounts=_accounts(azure), settings=pool, pool=None if pool.existing_pool_id else planned_pool(pool, None)
+    )
+    with _collected(refused):
+        found = _ask_batch(azure, found, previous_pool)
+    with _collected(refused):
+        _ask_storage(azure, destination)
+    if refused:
+        problems = [str(error) for error in refused]
+        error = refused[0].with_message(numbered(problems))
+        raise error.with_result(replace(found, problems=problems), ()) if only else error
+    get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
+    return found
+
+
+@contextmanager
+def _collected(refused: list[InputError]) -> Iterator[None]:
+    """Go on after what is refused, so that a person learns of all of it at once."""
+    try:
+        yield
+    except InputError as error:
+        refused.append(error)
+
+
+def _ask_batch(azure: Azure, found: Checked, previous_pool: str) -> Checked:
+    pool = found.settings
     with (
         _answering("the Batch account", azure.batch_account.endpoint, "AZURE_BATCH_ENDPOINT"),
         explained(azure, Service.BATCH),
         azure.batch() as batch,
     ):
         ask_batch(batch)
-        if pool.existing_pool_id:
-            planned = _existing(existing_pool(batch, pool), pool)
-        else:
-            refuse_account_key(azure.batch_account, pool)
-            chosen = _choose_image(batch, pool, previous_pool)
-            pool = with_image(pool, chosen)
-            planned = planned_pool(pool, _image(chosen))
-            for warning in retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date()):
-                get_run_logger().warning("%s", warning)
         registries(pool.container_image, pool.container_registry)  # a block that is wrong is refused here
-    endpoint = azure.storage_account.endpoint
+        if pool.existing_pool_id:
+            return replace(found, pool=_existing(existing_pool(batch, pool), pool))
+        refuse_account_key(azure.batch_account, pool)
+        chosen = _choose_image(batch, pool, previous_pool)
+    return replace(
+        found,
+        settings=with_image(pool, chosen),
+        pool=planned_pool(pool, _image(chosen)),
+        warnings=_warnings(pool, chosen, azure.names),
+    )
+
+
+def _ask_storage(azure: Azure, destination: Destination | None) -> None:
     with (
-        _answering("the storage account", endpoint, "the AZURE_STORAGE_* settings"),
+        _answering("the storage account", azure.storage_account.endpoint, "the AZURE_STORAGE_* settings"),
         explained(azure, Service.STORAGE),
         azure.blobs() as blobs,
     ):
         ask_storage(azure, blobs)
         if destination:
             check_destination(azure, destination)
-    get_run_logger().info("The Batch account and the storage account answer, and the pool's settings can work")
-    return Checked(accounts=_accounts(azure), settings=pool, pool=planned)
 
 
 def _choose_image(batch: BatchClient, pool: PoolSettings, previous_pool: str) -> Chosen:
     there = image_of_pool(batch, pool, previous_pool) if previous_pool else None
     chosen = there or image_of(batch, pool)
     get_run_logger().info("Image %s: %s", chosen.name, chosen.reason)
-    for warning in chosen.warnings:
-        get_run_logger().warning("Image %s: %s", chosen.name, warning)
     return chosen
+
+
+def _warnings(pool: PoolSettings, chosen: Chosen, names: Mapping[str, str]) -> list[str]:
+    """What may keep a new pool from having nodes, now or later."""
+    unknown = [
+        f"VM size {vm_size}: its name does not show its cores, so that slots and quota are not compared with them, and "
+        "whether the region has it is seen only when the pool is created; "
+        f"`{filled(SIZES, names)}` lists those that it has"
+        for vm_size in pool.vm_size
+        if cores(vm_size) is None
+    ]
+    image = [f"image {chosen.name}: {warning}" for warning in chosen.warnings]
+    return [*image, *unknown, *retirement_warnings(pool.vm_size, datetime.now(timezone.utc).date())]
 
 
 def _accounts(azure: Azure) -> Accounts:
     batch, storage = azure.batch_account, azure.storage_account
     return Accounts(
         where=azure.describe(),
-        batch_endpoint=batch.endpoint,
-        batch_name=batch.name,
-        batch_signer=signer(azure, batch),
-        storage_signer=signer(azure, storage),
+        batch_signer=described(signer(azure, batch)),
+        storage_signer=described(signer(azure, storage)),
+        storage_has_key=storage.key is not None,
+        names=azure.names,
         is_local=is_loopback(batch.endpoint),
     )
 
@@ -202,19 +245,3 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
     except (ServiceRequestError, ServiceResponseTimeoutError) as error:
         reason = without_secrets(str(error.message))
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None
-
-
-def _check_folder(results: Path, *, make: bool) -> None:
-    """Raises InputError where the folder could not be made and written."""
-    try:
-        if make:
-            results.mkdir(parents=True, exist_ok=True)
-        nearest = next(folder for folder in (results, *results.absolute().parents) if os.path.lexists(folder))
-        if not nearest.is_dir():
-            raise NotADirectoryError(20, "Not a directory")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise InputError(
-            f"output folder {str(results.parent)!r}: cannot be written ({error.strerror}); name another"
-        ) from None

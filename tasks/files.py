@@ -19,11 +19,9 @@ from tasks.inputs.names import blob_name
 from tasks.reporting.artifacts import publish_sas_links
 from tasks.resources.batch_task import Work
 from tasks.resources.bundle import Bundler
-from tasks.resources.pool import slots
 from tasks.resources.upload import Line, holds, upload
 from tasks.run.groups import Group, form
 from tasks.run.identity import Role, Run
-from tasks.run.settings import PoolSettings
 from tasks.run.uploads import Bundle, UploadedFile, Uploads
 from tasks.step import step
 
@@ -46,17 +44,17 @@ def upload_files(
     run: Run,
     inputs: Sequence[InputFile],
     application: Mapping[str, Path],
-    pool: PoolSettings | None = None,
+    slots: int = 1,
     work: Work | None = None,
 ) -> Uploads:
     """Upload what runs on the nodes and the input files; a blob that is there with the same content is not sent again.
 
     application: the files that run on the nodes, by their names there.
 
-    pool, work: what decides which small files are processed together; without them each is processed alone.
+    slots: how many Batch tasks can run at once, by which small files are grouped; without work each is alone.
     """
     ours = [_Local(name=name, path=path, size=path.stat().st_size) for name, path in application.items()]
-    groups = _groups(azure, inputs, pool, work)
+    groups = form(inputs, slots=slots, files_per_task=work.files_per_task if work else 1)
     _log_in_place(inputs)
     with azure.blobs() as blobs:
         uploads = Uploads(application=_upload(azure, blobs, run, Role.APPLICATION, ours), inputs=())
@@ -72,17 +70,6 @@ def upload_files(
     uploads = replace(uploads, inputs=[by_name[file.name] for file in inputs], bundles=bundles)
     publish_sas_links(uploads, None if azure.node_identity else run.expires)
     return uploads
-
-
-def _groups(
-    azure: Azure, inputs: Sequence[InputFile], pool: PoolSettings | None, work: Work | None
-) -> Sequence[Group[InputFile]]:
-    if not pool or not work:
-        return form(inputs, slots=1, files_per_task=1)
-    if work.files_per_task:
-        return form(inputs, slots=1, files_per_task=work.files_per_task)
-    with azure.batch() as batch:
-        return form(inputs, slots=slots(batch, pool))
 
 
 def _log_in_place(inputs: Sequence[InputFile]) -> None:

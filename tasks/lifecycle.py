@@ -11,36 +11,26 @@ from types import TracebackType
 from typing import Generic, cast
 
 from prefect.futures import PrefectFuture, wait
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from typing_extensions import Self
 
 from tasks.accounts.choose import azure_for_run
 from tasks.accounts.clients import Azure
 from tasks.approval import ask
-from tasks.check import check_accounts, check_input, resolve_packages
+from tasks.beginning import Beginning, Begun
 from tasks.containers import delete_containers
 from tasks.direct_clean_up import DirectCleanUp
 from tasks.ending import end_with, failure_of
-from tasks.inputs.files import InputFile, as_list
+from tasks.inputs.files import InputFile
 from tasks.job import delete_job
-from tasks.kept import skip_done
 from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
-from tasks.reporting.cost import budget_of, lasting
-from tasks.reporting.plan import prices_of
-from tasks.reporting.report import is_loopback
-from tasks.reporting.retail_prices import PriceLookup
 from tasks.resources.batch_task import Work
-from tasks.run.destination import Destination
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
-from tasks.run.parameters import refuse_bad_limit
-from tasks.run.plan import Checked, RunPlan, make_plan
 from tasks.run.results import Results
 from tasks.run.settings import RunSettings
-from tasks.run.speed import known_speed
 from tasks.run.uploads import Uploads
 from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
@@ -91,90 +81,40 @@ class BatchRun(Generic[T, J]):
         Returns the files that no previous attempt has processed. Raises InputError where the run cannot work. Where it
         is only to be checked, nothing is created.
         """
-        settings = self._settings
-        refuse_bad_limit(settings.cost_limit, settings.pool)
-        prices = self._begin_prices()
-        files = check_input(
-            self.azure, self.id, inputs, settings.allow_failures, settings.output_folder, settings.files_per_task
-        )
-        workload = self._workload
-        program = workload.program.in_container(settings.pool.container_image)
-        results = Results.of(settings.output_folder, self.id.name, files, workload.read, workload.tables, program)
-        self.destination = Destination.of(self.azure, self.id, settings.output_folder)
-        previous_pool = self.id.pool_id if self.is_retry else ""
-        found = check_accounts(self.azure, settings.pool, results, self.destination, previous_pool, only=settings.check)
-        self.pool = found.settings
-        self._take_budget(prices)
-        if settings.skip_done:
-            why = skip_done(self.azure, files, results, self.destination, only_look=settings.check)
-            results = replace(results, why=why)
-        if settings.check:
-            to_do = [file for file in files if results.why is None or file.name in results.why]
-        else:
-            done, to_do = results.sort(files)
-            self._record = RunRecord(
-                azure=self.azure,
-                run=self.id,
-                results=results,
-                files=files,
-                done=done,
-                allowed=settings.allow_failures,
-                steps=self._steps,
-                report_joined=self._workload.report,
-                prices=prices,
-            )
-        if to_do and workload.packages:
-            self._resolve_packages()
-        self._plan = self._planned(found, results, len(files), to_do, prices)
-        show_plan(self._plan)
+        first = Beginning(self.azure, self.id, self._workload, self._settings, is_retry=self.is_retry)
+        found = first.look(inputs)
+        self.id, self.pool, self.destination = found.run, found.checked.settings, found.destination
+        if not self._settings.check:
+            self._record = self._record_of(found)
+        installed = first.packages(found, Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-"))))
+        self.application |= {path.name: path for path in installed}
+        self.plan = first.plan(found)
+        show_plan(self.plan)
         if self._record:
             self._direct.arm(self._record.outputs_left)
-        return to_do
+        return found.to_process
 
-    def _resolve_packages(self) -> None:
-        folder = Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-")))
-        installed = resolve_packages(self.azure, self.pool, self._workload.packages, folder)
-        self.application |= {path.name: path for path in installed.files} if installed else {}
-
-    def _planned(
-        self, found: Checked, results: Results, inputs: int, to_do: Sequence[InputFile], prices: PriceLookup
-    ) -> RunPlan:
-        return make_plan(
-            run=self.id,
-            settings=self._settings,
-            accounts=found.accounts,
-            pool=found.pool,
-            inputs=inputs,
-            to_process=to_do,
-            speed=known_speed(results, [file.name for file in to_do]),
-            prices=prices_of(found.accounts, found.pool, prices),
-            results=str(self.destination) if results.kept else str(results.folder),
-            is_retry=self.is_retry,
+    def _record_of(self, found: Begun) -> RunRecord[J]:
+        return RunRecord(
+            azure=self.azure,
+            run=found.run,
+            results=found.results,
+            files=found.files,
+            done=found.done,
+            allowed=self._settings.allow_failures,
+            steps=self._steps,
+            report_joined=self._workload.report,
+            prices=found.prices,
         )
 
     def checked(self) -> J:
         """What a run that was only to be checked ends with: a Prefect state with the plan, for the flow to return."""
-        return cast(J, end_check(self._plan))
+        return cast(J, end_check(self.plan))
 
-    def _begin_prices(self) -> PriceLookup:
-        """Begin to look up what a node costs, in the background."""
-        prices = PriceLookup(self.azure.batch_account.endpoint)
-        if not self._settings.pool.existing_pool_id:
-            prices.start(as_list(self._settings.pool.vm_size))
-        return prices
-
-    def _take_budget(self, prices: PriceLookup) -> None:
-        """Let the run's names carry what it may spend, from which the pool's deadline follows."""
-        limit, pool = self._settings.cost_limit, self._settings.pool
-        if limit is None:
-            return
-        if is_loopback(self.azure.batch_account.endpoint):
-            get_run_logger().info("cost_limit: nothing to bound, the embedded local Azure costs nothing")
-            return
-        vm_sizes = as_list(pool.vm_size)
-        budget = budget_of(limit, pool, vm_sizes, [prices.of(vm_size) for vm_size in vm_sizes])
-        self.id = replace(self.id, budget=budget)
-        get_run_logger().info("cost_limit: %s", lasting(budget, pool, self.id.lifetime) if budget else "none")
+    @property
+    def at_once(self) -> int:
+        """How many Batch tasks can run at the same time."""
+        return self.plan.pool.at_once if self.plan.pool else 1
 
     @property
     def work(self) -> Work:

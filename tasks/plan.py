@@ -8,6 +8,7 @@ from prefect import states
 from prefect.logging import get_run_logger
 
 from tasks.errors import InputError
+from tasks.errors.text import numbered
 from tasks.reporting.artifacts import publish_plan
 from tasks.reporting.plan import as_markdown, headline, log_lines
 from tasks.run.plan import RunPlan
@@ -22,7 +23,7 @@ def show_plan(plan: RunPlan) -> None:
         logger.warning("Plan of run %s: %s", plan.run.name, warning)
     publish_plan(as_markdown(plan))
     if plan.problems:
-        error = InputError("\n".join(plan.problems))
+        error = InputError(numbered(plan.problems))
         raise error.with_result(plan, ()) if plan.settings.check else error
 
 

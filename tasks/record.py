@@ -23,13 +23,13 @@ from tasks.reporting.cost import node_seconds
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.node_time import NODE_FIELDS, NodeTime, node_time
 from tasks.reporting.pages import remember_cost
-from tasks.reporting.prices import Price
 from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
 from tasks.reporting.retail_prices import PriceLookup
 from tasks.resources.nodes import nodes_now
 from tasks.run.file_outcomes import by_batch_task, outcome_of_file
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome, in_order
+from tasks.run.price import Price
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
 from tasks.run.uploads import UploadedFile, Uploads

@@ -14,12 +14,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from azure.batch import BatchClient
-from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 
-from tasks.accounts.claims import Identity, identity_of
+from tasks.accounts.claims import Identity
 from tasks.accounts.clients import Azure
-from tasks.accounts.entra_id import entra_id
+from tasks.accounts.identity import described, signer
 from tasks.errors import InputError
 from tasks.errors.advice import help_of, known, why_no_token
 from tasks.errors.code_table import CLOCK, DELEGATION
@@ -90,13 +90,15 @@ def _refusal(azure: Azure, service: Service, error: HttpResponseError, asked_for
     if entry is None or not _is_refusal(entry, error):
         return ""
     name, _ = _account(azure, service)
-    who = _who(azure, service)
+    who = signer(azure, azure.batch_account if service is Service.BATCH else azure.storage_account)
     tenant = _GUID.search(headers.get("WWW-Authenticate", ""))
-    names = _names(azure, service, who if isinstance(who, Identity) else Identity())
+    names = _names(azure, service, who or Identity())
     names["tenant"] = tenant[0] if tenant else ""
     request = headers.get(service.request_id, "unknown")
     answered = f"{service.value} answered {error.status_code}, request id {request}: {code}"
-    return "\n  ".join([f"{_KINDS[service]} {name} refuses {who}: {entry.meaning}", help_of(entry, names), answered])
+    return "\n  ".join(
+        [f"{_KINDS[service]} {name} refuses {described(who)}: {entry.meaning}", help_of(entry, names), answered]
+    )
 
 
 def no_token(subject: str, error: HttpResponseError) -> str:
@@ -124,16 +126,6 @@ def _apart(date: str, now: datetime) -> bool:
         return abs(parsedate_to_datetime(date) - now) >= _CLOCKS_APART
     except (TypeError, ValueError):
         return False
-
-
-def _who(azure: Azure, service: Service) -> Identity | str:
-    account = azure.batch_account if service is Service.BATCH else azure.storage_account
-    if account.key is not None:
-        return "the account key"
-    try:
-        return identity_of(entra_id(azure.cloud).get_token_info(f"{azure.cloud.batch_audience}/.default").token)
-    except AzureError:
-        return Identity()
 
 
 def _account(azure: Azure, service: Service) -> tuple[str, str]:

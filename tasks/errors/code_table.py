@@ -47,13 +47,13 @@ _BATCH_QUOTA = (
     'dedicated:dedicatedCoreQuota, spot:lowPriorityCoreQuota}}"'
 )
 # The name differs between versions of az.
-_FAMILY_QUOTA = (
+FAMILY_QUOTA = (
     "az batch account list --query \"[?name=='{account}'].[dedicatedCoreQuotaPerVmFamily || "
     'dedicatedCoreQuotaPerVMFamily]"'
 )
 _BATCH_ACCOUNTS = 'az batch account list --query "[].{{name:name, endpoint:accountEndpoint}}" --output table'
 _STORAGE_ACCOUNTS = 'az storage account list --query "[].{{name:name, endpoint:primaryEndpoints.blob}}" --output table'
-_SIZES = 'az batch location list-skus --location {region} --query "[].name" --output tsv'
+SIZES = 'az batch location list-skus --location {region} --query "[].name" --output tsv'
 _DISKS = (
     'az batch location list-skus --location {region} --query "[].{{size:name, '
     "megabytes:capabilities[?name=='MaxResourceVolumeMB'].value | [0]}}\" --output table"
@@ -349,7 +349,7 @@ _REQUESTS = (
         detail="vmsize",
         meaning="Batch does not offer the VM size in this region",
         advice="name sizes that are listed (vm_size)",
-        command=_SIZES,
+        command=SIZES,
         reaction=Reaction.NEXT_SIZE,
         source="Azure/doAzureParallel#299",
     ),
@@ -468,7 +468,7 @@ _RESIZES = (
         code=Code.FAMILY_CORE_QUOTA_REACHED,
         meaning="the account has no quota of cores left for the family of the VM size",
         advice="ask for a higher quota of the family in the Azure portal, or name sizes of other families (vm_size)",
-        command=_FAMILY_QUOTA,
+        command=FAMILY_QUOTA,
         reaction=Reaction.NEXT_SIZE,
         source="Microsoft Learn: Azure Batch pool resizing failures",
     ),
@@ -493,7 +493,7 @@ _RESIZES = (
         code=Code.ALLOCATION_FAILED,
         meaning="Azure has no capacity for the VM size in this region now",
         advice="name more sizes (vm_size), or try later",
-        command=_SIZES,
+        command=SIZES,
         reaction=Reaction.NEXT_SIZE,
     ),
     *(
@@ -501,7 +501,7 @@ _RESIZES = (
             code=code,
             meaning="Azure did not allocate the nodes within the resize timeout",
             advice="name more sizes (vm_size), or try later",
-            command=_SIZES,
+            command=SIZES,
             reaction=Reaction.NEXT_SIZE,
         )
         for code in (Code.ALLOCATION_TIMED_OUT, Code.ALLOCATION_TIMEDOUT)
@@ -511,7 +511,7 @@ _RESIZES = (
             code=code,
             meaning=meaning,
             advice="name sizes that are listed (vm_size)",
-            command=_SIZES,
+            command=SIZES,
             reaction=reaction,
         )
         for code, meaning, reaction in (

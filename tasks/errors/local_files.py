@@ -26,3 +26,19 @@ def at(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise ResultsError(f"{path}: {reason}") from None
+
+
+def refuse_unwritable(results: Path, *, make: bool) -> None:
+    """Raise InputError where a folder for results could not be made and written."""
+    try:
+        if make:
+            results.mkdir(parents=True, exist_ok=True)
+        nearest = next(folder for folder in (results, *results.absolute().parents) if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise NotADirectoryError(20, "Not a directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise InputError(
+            f"output folder {str(results.parent)!r}: cannot be written ({error.strerror}); name another"
+        ) from None

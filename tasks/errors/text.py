@@ -58,3 +58,10 @@ def listed(files: Sequence[str]) -> str:
     """The names of the files, of many the first."""
     more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
     return ", ".join(files[:_MOST_NAMED]) + more
+
+
+def numbered(problems: Sequence[str]) -> str:
+    """One as it is; several numbered, each on lines of its own."""
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join(f"{number}. {problem}" for number, problem in enumerate(problems, 1))

@@ -8,9 +8,10 @@ from datetime import timedelta
 
 from tasks.errors import InputError
 from tasks.reporting.node_time import KindTime, NodeTime
-from tasks.reporting.prices import LEFT_OUT, Price, dearest
+from tasks.reporting.prices import LEFT_OUT, dearest
 from tasks.reporting.text import span
 from tasks.run.budget import RESERVE, Budget
+from tasks.run.price import Price
 from tasks.run.settings import PoolSettings
 
 _SURE = 0.01  # a smaller part of the cost that is not certain is not told
@@ -44,19 +45,8 @@ class Estimate:
     @property
     def sentences(self) -> str:
         """The estimate with its prices, their source and date, and what it leaves out."""
-        return (
-            f"Estimated cost: {self} {self._rates} ({self.price.source}).{self._gap} Compute alone, without {LEFT_OUT}."
-        )
-
-    @property
-    def _rates(self) -> str:
-        price, time = self.price, self.time
-        rates = [f"at {usd(price.per_hour)} for a dedicated node and hour"] if time.dedicated.total else []
-        if time.spot.total:
-            known = price.spot_per_hour is not None
-            most = "" if known else ", the price of a dedicated one, which it never exceeds"
-            rates.append(f"at {usd(price.spot)} for a spot node and hour{most}")
-        return " and ".join(rates) or f"at {usd(price.per_hour)} for a dedicated node and hour"
+        rates = rates_of(self.price, dedicated=bool(self.time.dedicated.total), spot=bool(self.time.spot.total))
+        return f"Estimated cost: {self} {rates} ({self.price.source}).{self._gap} Compute alone, without {LEFT_OUT}."
 
     @property
     def _gap(self) -> str:
@@ -65,6 +55,15 @@ class Estimate:
         if not self.time.split:
             return " No node could be looked at: this is as if all had been there as long as the pool."
         return " It is a range because nodes came or went between two looks at the pool."
+
+
+def rates_of(price: Price, *, dedicated: bool, spot: bool) -> str:
+    """Such as "at $0.0960 for a dedicated node and hour and at $0.0192 for a spot node and hour"."""
+    rates = [f"at {usd(price.per_hour)} for a dedicated node and hour"] if dedicated or not spot else []
+    if spot:
+        most = "" if price.spot_per_hour is not None else ", the price of a dedicated one, which it never exceeds"
+        rates.append(f"at {usd(price.spot)} for a spot node and hour{most}")
+    return " and ".join(rates)
 
 
 def node_seconds(time: NodeTime) -> str:

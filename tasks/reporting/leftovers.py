@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from tasks.reporting.artifacts import MOST_TABLE_ROWS, Key, best_effort
-from tasks.reporting.text import escape_markdown
+from tasks.reporting.text import escape_markdown, rough_span
 from tasks.resources.leftovers import Deletion, Verdict
 from tasks.resources.ownership import Ending
 from tasks.resources.resource import Found
@@ -30,9 +30,11 @@ class Finding:
         """Such as "expired 2 h 5 min ago"."""
         expires = self.leftover.tags.expires
         if self.verdict is Verdict.EXPIRED and expires:
-            return f"expired {_span(self.at - expires)} ago"
+            return f"expired {rough_span(self.at - expires)} ago"
         if self.verdict is Verdict.CURRENT and expires:
-            return f"expires in {_span(expires - self.at)}" if expires > self.at else "just expired: left for a while"
+            return (
+                f"expires in {rough_span(expires - self.at)}" if expires > self.at else "just expired: left for a while"
+            )
         return self.verdict.value
 
 
@@ -113,12 +115,3 @@ def _row(finding: Finding, deletion: Deletion | None) -> str:
 
 def _time(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC" if time else "?"
-
-
-def _span(span: timedelta) -> str:
-    """Such as "2 h 5 min"."""
-    hours, minutes = divmod(int(span.total_seconds()) // 60, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

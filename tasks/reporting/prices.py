@@ -11,13 +11,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.accounts.clouds import cloud_of
+from tasks.run.price import Price
 
 SOURCE = "Azure's list price for Linux, pay-as-you-go"
 LEFT_OUT = "disks, network, storage, and any discount of yours"
@@ -25,46 +25,6 @@ LEFT_OUT = "disks, network, storage, and any discount of yours"
 _TABLE = Path(__file__).with_name("prices.csv")
 _ELSEWHERE = ("westeurope", "eastus")  # whose prices stand for those of regions that the table lacks
 _OTHER_CLOUDS = ("usgov", "usdod", "china")  # how the names of their regions begin; their prices are others
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """US dollars for one node and hour, and where the figures come from; spot_per_hour is None where it is not known.
-
-    A spot node without a price counts as a dedicated one: it never costs more.
-    """
-
-    per_hour: float
-    spot_per_hour: float | None = None
-    source: str
-
-    def of(self, node_seconds: float, spot_node_seconds: float = 0) -> float:
-        """US dollars for so many seconds of dedicated nodes and of spot nodes; Azure bills by the second."""
-        return (self.per_hour * node_seconds + self.spot * spot_node_seconds) / 3600
-
-    def hourly(self, dedicated: int, spot: int) -> float:
-        """US dollars for an hour of so many nodes."""
-        return self.per_hour * dedicated + self.spot * spot
-
-    @property
-    def spot(self) -> float:
-        """What a spot node costs in an hour, at most."""
-        return self.per_hour if self.spot_per_hour is None else self.spot_per_hour
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanCost:
-    """The estimated cost of nodes in US dollars, and the source and date of the prices."""
-
-    dollars: float
-    per_hour: float  # of all nodes together
-    source: str
-
-
-def plan_cost(price: Price, dedicated: int, spot: int, seconds: float) -> PlanCost:
-    """What so many nodes cost that all live for so many seconds."""
-    hourly = price.hourly(dedicated, spot)
-    return PlanCost(dollars=hourly * seconds / 3600, per_hour=hourly, source=price.source)
 
 
 def dearest(prices: Sequence[Price | None]) -> Price | None:

@@ -15,11 +15,11 @@ from tasks.errors.text import cut, visible
 from tasks.reporting.charts import timeline
 from tasks.reporting.cost import Estimate, node_seconds, usd
 from tasks.reporting.node_time import NodeTime
-from tasks.reporting.prices import Price
-from tasks.reporting.text import escape_markdown, short_node, span
+from tasks.reporting.text import count, escape_markdown, short_node, span
 from tasks.run.file_outcomes import by_batch_task
 from tasks.run.identity import RefusedSize
 from tasks.run.outcomes import TaskOutcome, missing
+from tasks.run.price import Price
 
 MOST_FAILURES_IN_FULL = 50
 MOST_NAMES = 200  # of files without output
@@ -114,7 +114,7 @@ def result_line(facts: RunFacts) -> str:
     failed = sum(outcome.completed and not outcome.succeeded for outcome in outcomes)
     unfinished = len(outcomes) - succeeded - failed
     earlier = sum(outcome.succeeded and outcome.started is None for outcome in outcomes)
-    line = f"{_count(len(outcomes), 'file')}: {succeeded:,} succeeded"
+    line = f"{count(len(outcomes), 'file')}: {succeeded:,} succeeded"
     line += f" ({earlier:,} of them earlier)" if earlier else ""
     line += f", {failed:,} failed" + (f", {unfinished:,} did not finish" if unfinished else "")
     return line + (f" ({facts.allowed_failures:,} allowed)" if facts.allowed_failures else "")
@@ -129,7 +129,7 @@ def why_failed(outcomes: Sequence[TaskOutcome], allowed: int, problem: BaseExcep
         return ""
     named = "; ".join(map(_briefly, without[:_NAMED]))
     more = f"; and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
-    return f"{len(without):,} of {_count(len(outcomes), 'file')} without output ({allowed:,} allowed): {named}{more}"
+    return f"{len(without):,} of {count(len(outcomes), 'file')} without output ({allowed:,} allowed): {named}{more}"
 
 
 def _briefly(outcome: TaskOutcome) -> str:
@@ -186,7 +186,7 @@ def _failures(facts: RunFacts) -> str:
     if not without:
         return ""
     in_full = sorted(without, key=lambda outcome: not outcome.completed)[:MOST_FAILURES_IN_FULL]
-    parts = [f"## {_count(len(without), 'file')} without output", *(_failure(outcome) for outcome in in_full)]
+    parts = [f"## {count(len(without), 'file')} without output", *(_failure(outcome) for outcome in in_full)]
     if len(without) > len(in_full):
         parts.append(f"The first {len(in_full)} of {len(without):,} are described in full. {_names(without)}")
     return "\n\n".join(parts)
@@ -229,7 +229,7 @@ def _durations(tasks: Sequence[TaskOutcome]) -> str:
         return ""
     shortest, longest = span(min(seconds)), span(max(seconds))
     median = span(statistics.median(seconds))
-    return f"{_count(len(seconds), 'Batch task')} ran: shortest {shortest}, median {median}, longest {longest}."
+    return f"{count(len(seconds), 'Batch task')} ran: shortest {shortest}, median {median}, longest {longest}."
 
 
 def _steps(facts: RunFacts) -> str:
@@ -287,7 +287,3 @@ def is_loopback(endpoint: str) -> bool:
 
 def _plain(text: str, columns: int = 400) -> str:
     return escape_markdown(cut(without_secrets(text), columns))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

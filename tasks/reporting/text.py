@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from tasks.errors.text import visible
 
@@ -32,6 +33,17 @@ def span(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def rough_span(time: timedelta) -> str:
+    """In one or two units, for what is known roughly: such as "15 s", "2 min", "3 h 10 min" or "3 d 4 h"."""
+    seconds = max(1, round(time.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    days, hours = divmod(hours, 24)
+    units = ((days, "d"), (hours, "h"), (minutes, "min"))
+    return " ".join(f"{number:,} {unit}" for number, unit in units[: 2 if days else 3] if number)
 
 
 def count(number: int, noun: str) -> str:

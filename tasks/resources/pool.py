@@ -243,14 +243,6 @@ def existing_pool(batch: BatchClient, settings: PoolSettings) -> BatchPool:
     return pool
 
 
-def slots(batch: BatchClient, settings: PoolSettings) -> int:
-    """How many Batch tasks can run at once: on the nodes that the pool is to have, or that an existing one has."""
-    if not settings.existing_pool_id:
-        return (settings.dedicated_nodes + settings.spot_nodes) * (settings.slots_per_node // settings.slots_per_task)
-    pool = existing_pool(batch, settings)
-    return sum(nodes_of(pool)) * ((pool.task_slots_per_node or 1) // settings.slots_per_task)
-
-
 def nodes_of(pool: BatchPool) -> tuple[int, int]:
     """The dedicated and spot nodes that the pool has or is to have; one, if it has none and scales by itself."""
     current = pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from math import ceil
 
 from tasks.inputs.addresses import SourceBlob
 from tasks.inputs.files import InputFile
 from tasks.run.estimate import AZURE, LOCAL, Estimate, Load, Place, estimate
-from tasks.run.groups import form
+from tasks.run.groups import Group, form
 from tasks.run.identity import Run
+from tasks.run.price import Price
 from tasks.run.settings import PoolSettings, RunSettings
 from tasks.run.speed import Speed
 from tasks.run.vm_sizes import cores
 
 _LONGEST_RUN = 7 * 24 * 60  # minutes
+_MINUTE = timedelta(minutes=1)
 _ROOM = 1.5  # times the estimate, for what it does not know
 
 
@@ -34,7 +36,7 @@ class PlannedPool:
     """The pool that a run is going to use.
 
     vm_sizes: in the order in which they are tried. existing: its id, where it is not the run's own. image: of the run's
-    own.
+    own, where one was found.
     """
 
     vm_sizes: Sequence[str]
@@ -65,38 +67,25 @@ class Accounts:
     """Where the run happens and who signs in there; no secrets."""
 
     where: str
-    batch_endpoint: str
-    batch_name: str
     batch_signer: str
     storage_signer: str
-    is_local: bool  # the embedded local Azure
+    storage_has_key: bool
+    names: Mapping[str, str]  # in commands: see Azure.names
+    is_local: bool  # on this machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What step 0 has found of the accounts; settings: those of the pool, with the image of a new one named."""
+    """What step 0 has found of the accounts, and what a person should know of it.
+
+    settings: those of the pool, with the image of a new one named. pool: None where the existing one cannot be used.
+    """
 
     accounts: Accounts
     settings: PoolSettings
-    pool: PlannedPool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prices:
-    """US dollars for a node and hour, and where they come from.
-
-    spot_is_most: that of spot nodes is the most that they can cost.
-    """
-
-    dedicated: float
-    spot: float
-    source: str
-    spot_is_most: bool = False
-
-    def of(self, pool: PlannedPool, node_seconds: float) -> float:
-        """US dollars for that many seconds of all nodes of the pool together."""
-        per_hour = pool.dedicated_nodes * self.dedicated + pool.spot_nodes * self.spot
-        return per_hour / max(1, pool.nodes) * node_seconds / 3600
+    pool: PlannedPool | None
+    problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +93,9 @@ class RunPlan:
     """What a run is going to do.
 
     inputs: all; to_process: those that no earlier attempt or run has done, which size and in_place (blobs that are read
-    where they are) count. estimate: None where there is nothing to process. speed: None where the script's time is not
-    known; the estimate then is without it. prices: None where they are not known, or nodes cost nothing.
+    where they are) count. pool: None where the existing one cannot be used. estimate: None without a pool, or where
+    there is nothing to process. speed: None where the script's time is not known; the estimate then is without it.
+    price: of a node of the first size; None where it is not known, or nodes cost the run nothing.
 
     problems: why it cannot work; warnings: why it may not. Each names the fix.
     """
@@ -113,7 +103,7 @@ class RunPlan:
     run: Run
     settings: RunSettings
     accounts: Accounts
-    pool: PlannedPool
+    pool: PlannedPool | None
     inputs: int
     to_process: int
     size: int
@@ -122,7 +112,7 @@ class RunPlan:
     largest: int  # files in one Batch task
     estimate: Estimate | None
     speed: Speed | None
-    prices: Prices | None
+    price: Price | None
     results: str
     problems: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -136,40 +126,35 @@ def make_plan(
     *,
     run: Run,
     settings: RunSettings,
-    accounts: Accounts,
-    pool: PlannedPool,
+    checked: Checked,
     inputs: int,
     to_process: Sequence[InputFile],
     speed: Speed | None,
-    prices: Prices | None,
+    price: Price | None,
     results: str,
     is_retry: bool = False,
+    problems: Sequence[str] = (),
 ) -> RunPlan:
     """The plan from what was read.
 
     is_retry: a previous attempt may have done more than is known yet, so that no estimate refuses the run.
+
+    problems: those that are known beside those of the accounts.
     """
-    groups = form(to_process, slots=pool.at_once, files_per_task=settings.files_per_task)
+    pool = checked.pool
+    groups = form(to_process, slots=pool.at_once, files_per_task=settings.files_per_task) if pool else []
     in_place = [file.size for file in to_process if isinstance(file.source, SourceBlob)]
     size = sum(file.size for file in to_process)
-    found = None
-    if groups:
-        load = Load.of(
-            groups,
-            uploaded=size - sum(in_place),
-            nodes=pool.nodes,
-            slots=pool.at_once,
-            cores=pool.nodes * (pool.cores_per_node or pool.slots_per_node),
-            node_seconds=speed.seconds if speed else 0.0,
-        )
-        found = estimate(load, place_of(accounts))
-    late = list(_too_long(found, speed, settings, len(to_process), pool)) if found else []
-    dear = _too_dear(found, prices, settings.cost_limit, pool) if found else []
-    must_fail = bool(found and speed and speed.same_files and found.least > _limit(settings) and not is_retry)
+    found, refused, warned = None, list[str](), list[str]()
+    if pool and groups:
+        found = _estimate(groups, size - sum(in_place), pool, speed, place_of(checked.accounts))
+        late = [*_too_long(found, speed, settings, len(to_process), pool), *_too_dear(found, speed, run, pool)]
+        sure = speed and speed.same_files and not is_retry and found.least > _allowed(run, pool)
+        refused, warned = (late, []) if sure else ([], late)
     return RunPlan(
         run=run,
         settings=settings,
-        accounts=accounts,
+        accounts=checked.accounts,
         pool=pool,
         inputs=inputs,
         to_process=len(to_process),
@@ -179,10 +164,10 @@ def make_plan(
         largest=max((len(group.files) for group in groups), default=0),
         estimate=found,
         speed=speed,
-        prices=prices,
+        price=price,
         results=results,
-        problems=late if must_fail else [],
-        warnings=[*([] if must_fail else late), *dear],
+        problems=[*problems, *checked.problems, *refused],
+        warnings=[*checked.warnings, *warned],
     )
 
 
@@ -191,8 +176,23 @@ def place_of(accounts: Accounts) -> Place:
     return LOCAL if accounts.is_local else AZURE
 
 
-def _limit(settings: RunSettings) -> float:
-    return settings.limits.run_minutes * 60.0
+def _estimate(
+    groups: Sequence[Group[InputFile]], uploaded: int, pool: PlannedPool, speed: Speed | None, place: Place
+) -> Estimate:
+    load = Load.of(
+        groups,
+        uploaded=uploaded,
+        nodes=pool.nodes,
+        slots=pool.at_once,
+        cores=pool.nodes * (pool.cores_per_node or pool.slots_per_node),
+        node_seconds=speed.seconds if speed else 0.0,
+    )
+    return estimate(load, place)
+
+
+def _allowed(run: Run, pool: PlannedPool) -> float:
+    """Seconds until the run's nodes go at the latest: by run_minutes, or sooner by cost_limit."""
+    return (run.nodes_until(pool.dedicated_nodes, pool.spot_nodes, run.started) - run.started).total_seconds()
 
 
 def _too_long(
@@ -200,10 +200,8 @@ def _too_long(
 ) -> Iterator[str]:
     """Why run_minutes will not do, where the estimate says so."""
     given = settings.limits.run_minutes
-    at_least = found.least > _limit(settings)
-    if not at_least and found.seconds <= _limit(settings):
+    if not (needs := _needs(found, given * 60.0)):
         return
-    needs = f"at least {ceil(found.least / 60):,}" if at_least else f"about {ceil(found.seconds / 60):,}"
     why = (
         f"{files:,} files of {speed.seconds:,.3g} s each, as in {speed.run}, with {pool.at_once:,} Batch tasks at once"
         if speed
@@ -212,18 +210,30 @@ def _too_long(
     wanted = ceil(max(found.seconds, found.least) * _ROOM / 60)
     more = "more nodes (dedicated_nodes)" if not pool.existing else "a pool with more nodes"
     fix = f"set run_minutes to {wanted:,}, or use {more}" if wanted <= _LONGEST_RUN else f"use {more}, or several runs"
-    yield f"this run needs {needs} minutes, and run_minutes is {given:,} ({why}); {fix}"
+    yield f"this run needs {needs}, and run_minutes is {given:,} ({why}); {fix}"
 
 
-def _too_dear(found: Estimate, prices: Prices | None, limit: float | None, pool: PlannedPool) -> list[str]:
+def _too_dear(found: Estimate, speed: Speed | None, run: Run, pool: PlannedPool) -> Iterator[str]:
     """Why cost_limit will not do, where the estimate says so."""
-    dollars = prices.of(pool, found.node_seconds) if prices else 0.0
-    if limit is None or dollars < limit:
-        return []
-    return [
-        f"this run needs nodes for about ${dollars:,.2f}, and cost_limit is ${limit:,.2f}: it will end with files not "
-        "processed; set a larger cost_limit, or give this run fewer files"
-    ]
+    budget, nodes = run.budget, (pool.dedicated_nodes, pool.spot_nodes)
+    if budget is None:
+        return
+    lasts = budget.lasts(*nodes)
+    if lasts >= run.lifetime or not (needs := _needs(found, lasts.total_seconds())):
+        return
+    without = "" if speed else ", without the time of the script, which is not known yet"
+    wanted = budget.hourly(*nodes) * max(found.seconds, found.least) * _ROOM / 3600 + budget.reserve(*nodes)
+    yield (
+        f"this run needs {needs}{without}, and cost_limit (${budget.limit:,.2f}) is enough for {lasts // _MINUTE:,} "
+        f"minutes of its nodes; set cost_limit to {ceil(wanted * 100) / 100:,.2f}, or use smaller nodes or spot nodes"
+    )
+
+
+def _needs(found: Estimate, allowed: float) -> str:
+    """How long it takes, where that is more than so many seconds."""
+    if found.least > allowed:
+        return f"at least {ceil(found.least / 60):,} minutes"
+    return f"about {ceil(found.seconds / 60):,} minutes" if found.seconds > allowed else ""
 
 
 def planned_pool(settings: PoolSettings, image: Image | None) -> PlannedPool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tasks.reporting.node_time import NodeLog
+from tasks.reporting.text import rough_span
 from tasks.resources.pool import is_spot
 from tasks.run.budget import Spent
 from tasks.run.identity import UsedPool
@@ -15,7 +16,7 @@ from tasks.run.records import record_blob
 from tasks.watching.limits import Limits
 from tasks.watching.node_losses import LostNode, NodeLosses
 from tasks.watching.progress import Progress
-from tasks.watching.rate import Rate, is_late, is_much_later, span
+from tasks.watching.rate import Rate, is_late, is_much_later
 from tasks.watching.sizes import NextSize
 
 
@@ -176,8 +177,8 @@ class Memory:
         if found is None or not is_late(found, known_for=self.rate.elapsed, ends_in=ends_in, lifetime=limits.lifetime):
             return self, "", False
         late = (
-            f"at the speed so far the Batch tasks that are left need {span(found.time_left)}, but the run ends in "
-            f"{span(ends_in)} (run_minutes is {limits.lifetime / timedelta(minutes=1):.0f})"
+            f"at the speed so far the Batch tasks that are left need {rough_span(found.time_left)}, but the run ends "
+            f"in {rough_span(ends_in)} (run_minutes is {limits.lifetime / timedelta(minutes=1):.0f})"
         )
         if not is_much_later(found, warned_of=self.warned - now if self.warned else None):
             return self, late, False

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tasks.reporting.text import rough_span
+
 _RECENT = timedelta(minutes=5)  # of which the rate is, or longer until enough have completed
 _ENOUGH = 20  # completed
 _SAMPLES_APART = timedelta(seconds=10)
@@ -24,7 +26,7 @@ class Estimate:
 
     def __str__(self) -> str:
         rate = f"{self.per_minute:,.0f}" if self.per_minute >= 10 else f"{self.per_minute:.2g}"
-        return f"{rate} per minute, about {span(self.time_left)} left"
+        return f"{rate} per minute, about {rough_span(self.time_left)} left"
 
 
 def estimate(*, done: int, left: int, elapsed: timedelta, faster: float = 1.0) -> Estimate | None:
@@ -101,14 +103,3 @@ def is_late(found: Estimate, *, known_for: timedelta, ends_in: timedelta, lifeti
 def is_much_later(found: Estimate, *, warned_of: timedelta | None) -> bool:
     """Whether to warn of lateness (again); warned_of: the time that was left by the last warning, less what passed."""
     return warned_of is None or found.time_left > _MUCH_LATER * warned_of
-
-
-def span(time: timedelta) -> str:
-    """Such as "15 s", "2 min" or "3 h 10 min"."""
-    seconds = max(1, round(time / _SECOND))
-    if seconds < 60:
-        return f"{seconds} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if not hours:
-        return f"{minutes} min"
-    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"

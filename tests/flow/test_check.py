@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import tasks.lifecycle
+import tasks.beginning
 from flows.cli import app
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
@@ -17,6 +17,7 @@ from tasks.run.identity import Run
 from tasks.run.plan import RunPlan
 from tasks.run.speed import Speed
 from tests.support.accounts import left_over
+from tests.support.fault_proxy import Call, FaultProxies, Refusal, Service
 from tests.support.flow_runs import artifact
 from tests.support.paths import DATA
 from tests.support.runs import make_pool
@@ -62,7 +63,7 @@ def test_a_run_that_cannot_end_in_time_is_refused_before_anything_exists(
     azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Speed(seconds=6_000, files=3, run="top-words-earlier", same_files=True)
-    monkeypatch.setattr(tasks.lifecycle, "known_speed", lambda results, names: slow)
+    monkeypatch.setattr(tasks.beginning, "known_speed", lambda results, names: slow)
     before = left_over(azure)
     with pytest.raises(InputError, match=r"^this run needs at least 150 minutes, and run_minutes is 120 "):
         top_words([str(DATA)], output_folder=str(tmp_path))
@@ -90,3 +91,23 @@ def test_a_check_looks_at_an_existing_pool(azure: Azure, run: Run, no_folder: Pa
         pool={"existing_pool_id": run.pool_id},
     )
     assert (plan.pool.existing, plan.pool.dedicated_nodes, plan.pool.image) == (run.pool_id, 3, None)
+
+
+def test_a_check_asks_both_accounts_and_says_what_was_found(
+    azure: Azure, azure_settings: dict[str, str], no_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decide(call: Call) -> Refusal | None:
+        if call.service is Service.BLOBS:
+            return Refusal(status=403, code="AuthorizationFailure")
+        return Refusal(status=403, code="PermissionDenied") if "supportedimages" in call.path else None
+
+    with FaultProxies() as proxies, proxies.passage(azure_settings, decide) as passage:
+        for name, value in passage.settings.items():
+            monkeypatch.setenv(name, value)
+        ended = CliRunner().invoke(app, [str(DATA), "--check", "--spot-nodes", "3", "--output", str(no_folder)])
+    assert ended.exit_code == 1
+    assert "This run cannot work: 2 problems" in ended.output
+    assert "inputs       3 files to process" in ended.output
+    assert "2 dedicated and 3 spot nodes with 1 task slot each" in ended.output
+    assert f"Error: 1. the Batch account {azure.batch_account.name} refuses the account key: " in ended.output
+    assert f"\n2. the storage account {azure.storage_account.name} refuses the account key: " in ended.output

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-import tasks.lifecycle
+import tasks.budget
 import tasks.record
 import tasks.watching.decide
 from flows.run_script import run_script
 from tasks.accounts.clients import Azure
 from tasks.errors import CostLimit, InputError
-from tasks.reporting.prices import Price
 from tasks.reporting.report import RunFacts, report
 from tasks.run.budget import Budget
+from tasks.run.price import Price
 from tasks.run.settings import PoolSettings
 from tasks.watching.cost import within_cost
 from tasks.watching.memory import Memory
@@ -53,8 +53,8 @@ def spent_once_one_is_done(
 def facts(monkeypatch: pytest.MonkeyPatch) -> list[RunFacts]:
     """Of runs on a local Azure that is taken for one that bills."""
     found: list[RunFacts] = []
-    monkeypatch.setattr(tasks.lifecycle, "is_loopback", lambda endpoint: False)
-    monkeypatch.setattr(tasks.lifecycle, "PriceLookup", Listed)
+    monkeypatch.setattr(tasks.budget, "is_loopback", lambda endpoint: False)
+    monkeypatch.setattr(tasks.budget, "PriceLookup", Listed)
     monkeypatch.setattr(tasks.watching.decide, "within_cost", spent_once_one_is_done)
 
     def keep(each: RunFacts) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from azure.batch.models import BatchPool, BatchTask
+from azure.batch.models import BatchTask
 from azure.storage.blob import ContainerClient
 
 import tasks.job
@@ -28,14 +28,13 @@ from tasks.monitor import monitor_tasks
 from tasks.pool import create_pool
 from tasks.reporting.artifacts import sas_links
 from tasks.resources.batch_task import BatchTasks, Work
-from tasks.resources.pool import slots
 from tasks.run.identity import Role, Run, UsedPool
 from tasks.run.outcomes import AddedTask, TaskOutcome
 from tasks.run.previous_attempt import void_group_records
 from tasks.run.program import Program
 from tasks.run.results import Results
 from tasks.run.scripts import FOR_GROUPS, FOR_IDENTITY, OUR_SCRIPTS
-from tasks.run.settings import Disposal, PoolSettings, TimeLimits
+from tasks.run.settings import Disposal, TimeLimits
 from tasks.run.uploads import Uploads
 from tests.support.monitoring import pace
 from tests.support.polling import wait_until
@@ -65,7 +64,7 @@ class Attempt:
 
     def upload(self) -> Uploads:
         create_containers(self.azure, self.run)
-        return upload_files(self.azure, self.run, self.inputs, self.application, ONE_NODE, self.work)
+        return upload_files(self.azure, self.run, self.inputs, self.application, 1, self.work)
 
     def add(self) -> tuple[Uploads, list[AddedTask]]:
         pool = UsedPool(id=self.run.pool_id, slots_per_node=1, own=True)
@@ -173,7 +172,7 @@ def test_blobs_in_place_are_in_the_list_and_the_link_of_their_bundle_is_not_show
         files = all_inputs(attempt.azure, find_inputs([str(attempt.folder / "a.txt"), address]), attempt.run.expires)
         create_containers(attempt.azure, attempt.run)
         work = replace(WORK, files_per_task=10)
-        return upload_files(attempt.azure, attempt.run, files, APPLICATION, ONE_NODE, work)
+        return upload_files(attempt.azure, attempt.run, files, APPLICATION, 1, work)
 
     uploads = in_flow(steps)
     (bundle,) = uploads.bundles.values()
@@ -188,28 +187,6 @@ def test_blobs_in_place_are_in_the_list_and_the_link_of_their_bundle_is_not_show
     assert "| 3 files: a.txt and 2 more |" in page
     assert bundle.blob.sas_url not in page
     assert all(file.sas_url == "" for file in uploads.inputs)
-
-
-@pytest.mark.parametrize(
-    ("found", "per_task", "count"),
-    [
-        ({"currentDedicatedNodes": 3, "currentLowPriorityNodes": 2, "taskSlotsPerNode": 4}, 1, 20),
-        ({"currentDedicatedNodes": 1, "targetDedicatedNodes": 6, "taskSlotsPerNode": 5}, 2, 12),
-        ({"taskSlotsPerNode": 2}, 1, 2),
-    ],
-)
-def test_slots_of_an_existing_pool_are_read_from_it(found: dict[str, Any], per_task: int, count: int) -> None:
-    class Batch:
-        def get_pool(self, id: str) -> BatchPool:
-            return BatchPool({"id": id, "state": "active", **found})
-
-    settings = PoolSettings(existing_pool_id="theirs", slots_per_task=per_task)
-    assert slots(Batch(), settings) == count  # type: ignore[arg-type]
-
-
-def test_slots_of_a_new_pool_are_those_of_its_settings() -> None:
-    settings = PoolSettings(dedicated_nodes=2, spot_nodes=3, slots_per_node=5, slots_per_task=2)
-    assert slots(None, settings) == 10  # type: ignore[arg-type]
 
 
 # Step 5

@@ -333,8 +333,6 @@ def test_the_image_is_chosen_once_and_a_retry_keeps_that_of_its_pool(
         f"Image {newest}: {listed}",
         f"Image {kept}: that of pool {run.pool_id} of a previous attempt; supported by Azure Batch until 2025-04-23",
         f"Image {kept}: which image names; supported by Azure Batch until 2025-04-23",
-        f"Image {kept}: Azure Batch has not supported {ending.image} since 2025-04-23: a pool of it may get no nodes; "
-        "name another image, or none for the newest Ubuntu LTS",
     ]
 
 

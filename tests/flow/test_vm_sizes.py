@@ -141,13 +141,15 @@ def test_a_pool_that_has_nodes_keeps_its_size(troubled: Azure, troubled_run: Run
     assert (found.vm_size, found.enable_auto_scale) == (AMD, True)
 
 
-def test_a_size_that_azure_will_retire_is_warned_of_in_step_0(
-    troubled: Azure, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = PoolSettings(vm_size=(AMD, "Standard_F2s_v2"))
-    in_flow(lambda: check_accounts(troubled, settings, Results(folder=tmp_path / "results")))
-    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-    assert warning.startswith("VM size Standard_F2s_v2: Azure retires its series Fsv2 on 2028-11-15 and limits")
+def test_step_0_warns_of_an_old_image_and_of_unknown_and_retiring_sizes(troubled: Azure, tmp_path: Path) -> None:
+    image = "canonical:0001-com-ubuntu-server-focal:20_04-lts"
+    settings = PoolSettings(vm_size=(AMD, "Standard_F2s_v2", "Standard_Foo"), image=image)
+    old, unknown, retires = in_flow(
+        lambda: check_accounts(troubled, settings, Results(folder=tmp_path / "results"))
+    ).warnings
+    assert old.startswith(f"image {image}:latest: Azure Batch has not supported {image} since 2025-04-23: a pool of it")
+    assert unknown.startswith("VM size Standard_Foo: its name does not show its cores, so that slots and quota are not")
+    assert retires.startswith("VM size Standard_F2s_v2: Azure retires its series Fsv2 on 2028-11-15 and limits")
 
 
 # Quotas of pools and jobs.

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import accounts_in
 from tasks.errors import InputError
 from tasks.errors.service import SERVICE_FAILURES, ServiceError
-from tests.live.session import RECORD, RECORDINGS, SETTING, Session
+from tests.live.session import RECORD, RECORDINGS, SETTING, VM_SIZE, Session
 from tests.support.paths import ROOT
 
 _TO_SET = (
@@ -28,9 +31,16 @@ _TO_SET = (
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.live", description=__doc__)
-    parser.add_argument("--minutes", type=int, default=45, metavar="N", help="end after so long (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=45, metavar="N", help="end after so long (default: %(default)s)"
+    )
     parser.add_argument(
         "--record", action="store_true", help="record what Azure Batch answers, without secrets and names"
+    )
+    parser.add_argument(
+        "--vm-size",
+        metavar="SIZES",
+        help="VM sizes of the node, with commas, in the order in which they are tried (default: those of the flows)",
     )
     return parser
 
@@ -46,27 +56,49 @@ def main() -> int:
         print(_TO_SET, file=sys.stderr)
         return 2
     azure = Azure(batch_account=configured[0], storage_account=configured[1])
-    print(f"Live tests on {azure.describe()}, for at most {options.minutes} minutes")
+    print(f"Live tests on {azure.describe()}, for at most {options.minutes:g} minutes")
     with tempfile.TemporaryDirectory(prefix="live-tests-") as folder:
         session = Session(folder=Path(folder))
+        _end_as_on_interrupt()
         try:
-            return _pytest(session, options.minutes * 60.0, RECORDINGS if options.record else None)
+            return _pytest(_environment(session, options), options.minutes * 60.0)
         finally:
             _sweep(session, azure)
 
 
-def _pytest(session: Session, seconds: float, recordings: Path | None) -> int:
-    """The exit code of the tests; 1 if they took too long."""
+def _end_as_on_interrupt() -> None:
+    """Also when it is told to terminate, or its terminal is gone, sweep before the end."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, end)
+
+
+def _environment(session: Session, options: argparse.Namespace) -> dict[str, str]:
     environment = {**os.environ, SETTING: str(session.folder)}
-    if recordings:
-        recordings.mkdir(exist_ok=True)
-        environment[RECORD] = str(recordings)
+    if options.vm_size:
+        environment[VM_SIZE] = options.vm_size
+    if options.record:
+        RECORDINGS.mkdir(exist_ok=True)
+        environment[RECORD] = str(RECORDINGS)
+    return environment
+
+
+def _pytest(environment: dict[str, str], seconds: float) -> int:
+    """The exit code of the tests; 1 if they took too long. They and what they started end with it."""
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/live"]
+    tests = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        return subprocess.run(command, cwd=ROOT, env=environment, timeout=seconds, check=False).returncode
+        return tests.wait(seconds)
     except subprocess.TimeoutExpired:
-        print(f"The tests have not ended after {seconds / 60:.0f} minutes, and were ended", file=sys.stderr)
+        print(f"The tests have not ended after {seconds / 60:g} minutes, and were ended", file=sys.stderr)
         return 1
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(tests.pid, signal.SIGKILL)
+        tests.wait()
 
 
 def _sweep(session: Session, azure: Azure) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from azure.batch import BatchClient
+from azure.batch.models import BatchPool
+from azure.core.exceptions import HttpResponseError
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import settings_in
+from tasks.resources.allocation import is_size_refused, remedy_of
 from tasks.resources.pool import Pool
 from tasks.run.identity import Run
 from tests.live.session import ONE_NODE, RECORD, Account, Session, scrubber
@@ -41,8 +46,28 @@ def batch(account: Account, shared_run: Run) -> Iterator[BatchClient]:
 
 
 @pytest.fixture(scope="module")
-def pool(batch: BatchClient, shared_run: Run) -> Iterator[Run]:
-    """The run's pool with one node, which its autoscale formula removes after LIFETIME."""
-    Pool(batch, shared_run, ONE_NODE).create()
+def pool(batch: BatchClient, account: Account, shared_run: Run) -> Iterator[Run]:
+    """The run's pool with one node, of the first of the VM sizes that gives one; its formula removes it at the end."""
+    created, before = False, None
+    for vm_size in ONE_NODE.vm_size:
+        made = Pool(batch, shared_run, ONE_NODE, vm_size=vm_size)
+        try:
+            made.use_size(vm_size, shared_run.expires) if created else made.create()
+        except HttpResponseError as error:
+            if not is_size_refused(error):
+                raise
+            continue
+        created = True
+        found = account.wait_for(f"node of {vm_size}", partial(_allocated, batch, shared_run, before))
+        if all(remedy_of(error.code) is None for error in found.resize_errors or ()):
+            break
+        before = found.allocation_state_transition_time
     yield shared_run
     batch.begin_delete_pool(shared_run.pool_id)
+
+
+def _allocated(batch: BatchClient, run: Run, before: datetime | None) -> BatchPool | None:
+    """The pool once an allocation has ended that began after that time."""
+    found = batch.get_pool(run.pool_id)
+    ended = found.allocation_state == "steady" and found.allocation_state_transition_time != before
+    return found if ended and (found.current_dedicated_nodes or found.resize_errors) else None

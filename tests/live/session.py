@@ -10,10 +10,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeVar
 
+from tasks.accounts.claims import Identity
 from tasks.accounts.clients import Azure
+from tasks.accounts.identity import signer
 from tasks.resources.leftovers import delete_each, list_in_batch, list_in_storage
 from tasks.run.identity import Run
 from tasks.run.settings import PoolSettings
+from tasks.run.vm_sizes import DEFAULT_SIZES
 from tests.support.polling import eventually
 from tests.support.recording import Scrubber
 
@@ -21,9 +24,13 @@ T = TypeVar("T")
 
 SETTING = "LIVE_TEST_SESSION"  # the session's folder; without it, the tests run on the local Azure
 RECORD = "LIVE_TEST_RECORD"  # the folder for recordings
+VM_SIZE = "LIVE_TEST_VM_SIZE"  # sizes of the node, with commas; without it, those of the flows
 RECORDINGS = Path(__file__).parent / "recordings"
 
-ONE_NODE = PoolSettings(dedicated_nodes=1)
+ONE_NODE = PoolSettings(
+    dedicated_nodes=1,
+    vm_size=tuple(os.environ.get(VM_SIZE, "").split(",")) if os.environ.get(VM_SIZE) else DEFAULT_SIZES,
+)
 LIFETIME = timedelta(minutes=45)
 
 
@@ -95,7 +102,7 @@ class Account:
 
 
 def scrubber(azure: Azure, flow_run_ids: Sequence[str]) -> Scrubber:
-    """Replaces the names of the accounts and of the flow runs, and refuses what has one of the keys in it."""
+    """Replaces the names of accounts, identity and flow runs, and refuses what has one of the keys in it."""
     batch, storage = azure.batch_account, azure.storage_account
     names = {
         batch.endpoint.partition("://")[2]: "account.region.batch.azure.com",
@@ -103,6 +110,14 @@ def scrubber(azure: Azure, flow_run_ids: Sequence[str]) -> Scrubber:
         batch.name: "account",
         storage.name: "storage",
     }
+    who = signer(azure, batch) or Identity()
+    names |= {
+        who.name: "user@example.org",
+        who.tenant: "{tenant}",
+        who.object_id: "{object id}",
+        who.app_id: "{app id}",
+    }
+    names.pop("", None)
     for number, id in enumerate(flow_run_ids):
         placeholder = f"00000000-0000-0000-{number:04}-000000000000"
         names |= {id: placeholder, id[-12:]: placeholder[-12:]}

@@ -11,11 +11,11 @@ import pytest
 from tasks.errors import CostLimit, InputError
 from tasks.reporting.cost import budget_of, lasting
 from tasks.reporting.node_time import NodeLog
-from tasks.reporting.prices import Price
 from tasks.resources.pool import scale
 from tasks.run.budget import RESERVE, Budget
 from tasks.run.identity import Run, UsedPool
 from tasks.run.parameters import refuse_bad_limit
+from tasks.run.price import Price
 from tasks.run.settings import PoolSettings
 from tasks.watching.cost import nodes_until, without_nodes
 from tasks.watching.decide import Action

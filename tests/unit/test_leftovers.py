@@ -177,7 +177,7 @@ def test_the_table_has_a_row_for_each_with_what_became_of_it() -> None:
     assert rows[0] == "Found 3 pools, jobs and containers of ours, 1 of them to be deleted (with 2 nodes, which bill)."
     created, expires = "2026-11-22 09:00 UTC", "2026-11-22 11:00 UTC"
     assert rows[4:] == [
-        f"| pool some-pool | {RUN} | active | 2 | {created} | {expires} | expired 1 h 0 min ago; deleted |",
+        f"| pool some-pool | {RUN} | active | 2 | {created} | {expires} | expired 1 h ago; deleted |",
         f"| job b | {RUN} | active |  | {created} | 2026-11-22 13:59 UTC | expires in 1 h 59 min |",
         f"| container c | {RUN} | active |  | {created} | ? | no readable &#96;expires&#96; |",
     ]

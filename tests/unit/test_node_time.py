@@ -11,8 +11,8 @@ from azure.batch.models import BatchNode
 
 from tasks.reporting.cost import Estimate, node_seconds
 from tasks.reporting.node_time import KindTime, NodeLog, NodeTime, node_time
-from tasks.reporting.prices import Price
 from tasks.run.outcomes import TaskOutcome
+from tasks.run.price import Price
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 PRICE = Price(per_hour=0.36, spot_per_hour=0.072, source="a list")

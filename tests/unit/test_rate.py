@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tasks.run.polling import Polling
-from tasks.watching.rate import Estimate, Rate, estimate, is_late, is_much_later, span
+from tasks.watching.rate import Estimate, Rate, estimate, is_late, is_much_later
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 
@@ -109,13 +109,6 @@ def test_late_is_what_no_chance_explains(
 @pytest.mark.parametrize(("warned_of", "again"), [(None, True), (hours(1.4), True), (hours(1.5), False)])
 def test_a_warning_is_repeated_that_was_wrong_by_half(warned_of: timedelta | None, again: bool) -> None:
     assert is_much_later(FOUND, warned_of=warned_of) is again
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "1 s"), (59, "59 s"), (60, "1 min"), (3_570, "1 h"), (7_800, "2 h 10 min")]
-)
-def test_spans_are_written_in_one_or_two_units(seconds: int, text: str) -> None:
-    assert span(timedelta(seconds=seconds)) == text
 
 
 @pytest.mark.parametrize(

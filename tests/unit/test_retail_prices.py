@@ -14,8 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tasks.reporting.prices import Price, dearest, plan_cost, price_of
+from tasks.reporting.prices import dearest, price_of
 from tasks.reporting.retail_prices import PriceLookup, RetailPrices, cache_folder, linux_price
+from tasks.run.price import Price
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 SIZE = "Standard_D2ads_v5"
@@ -265,11 +266,6 @@ def test_a_name_that_could_end_the_filter_is_not_asked_for(api: Api, tmp_path: P
 
 def test_the_cache_is_where_the_user_has_it(tmp_path: Path) -> None:
     assert cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "prefect-azure-batch"
-
-
-def test_the_cost_of_a_plan_names_its_source() -> None:
-    cost = plan_cost(LIST, dedicated=2, spot=3, seconds=7_200)
-    assert (round(cost.dollars, 4), round(cost.per_hour, 4), cost.source) == (0.6386, 0.3193, LIST.source)
 
 
 def test_of_several_sizes_the_dearest_counts() -> None:
