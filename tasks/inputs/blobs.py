@@ -37,8 +37,8 @@ _ADVICE = {
     Access.KEY: "check the account's key and its firewall",
     Access.ENTRA_ID: "give the signed-in identity the role Storage Blob Data Reader on the container, check the "
     f"account's firewall, or {_SAS}",
-    Access.PUBLIC: f"it is not in the run's own account, and its container is not public: {_SAS}, or run with Entra ID "
-    "instead of an account key",
+    Access.PUBLIC: f"it is not in the run's own account, and its container is not public: {_SAS}, or, where the "
+    "account is one of Azure's, run with Entra ID instead of an account key",
 }
 
 
