@@ -12,6 +12,7 @@ from azure.core.credentials import AccessToken, AccessTokenInfo, SupportsTokenIn
 
 from tasks.accounts.clouds import Cloud, authority_of
 
+STORAGE_SCOPE = "https://storage.azure.com/.default"  # in all clouds
 _EARLY = 300  # seconds before its expiry that a token is renewed, as azure-core does
 _MAKING = Lock()
 
