@@ -210,6 +210,8 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
         raise failure.with_message(f"{failure}; {advice}") from None
     except (ServiceRequestError, ServiceResponseTimeoutError) as error:
         reason = without_secrets(str(error.message))
+        if "CERTIFICATE_VERIFY_FAILED" in reason:  # of a proxy that opens connections, say
+            advice = "set SSL_CERT_FILE and REQUESTS_CA_BUNDLE to a file that has the certificate of who signed it"
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from local_azure import faults
 from local_azure.batch.state.access import PRINCIPAL
@@ -85,7 +86,7 @@ def proxies() -> Iterator[FaultProxies]:
 
 
 def refusal_of(azure: Azure, folder: Path) -> str:
-    with pytest.raises(InputError) as raised:
+    with disable_run_logger(), pytest.raises(InputError) as raised:
         check_accounts.fn(azure, PoolSettings(), Results(folder=folder))
     return str(raised.value)
 
