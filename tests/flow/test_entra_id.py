@@ -263,6 +263,16 @@ def test_accounts_that_forbid_keys_say_so(troubled: Azure) -> None:
     assert error_code(error.value) == "KeyBasedAuthenticationNotPermitted"
 
 
+def test_an_account_without_public_access_says_so(troubled: Azure) -> None:
+    url = f"{troubled.storage_account.endpoint}/box?restype=container&comp=list"
+    faults.ask("access", {"account": "storage", "anonymous": False})
+    answer = requests.get(url, timeout=20)
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (409, "PublicAccessNotPermitted")
+    assert refusals(troubled) == []  # of those who sign
+    faults.ask("reset", {})
+    assert requests.get(url, timeout=20).status_code != 409
+
+
 @pytest.mark.parametrize(
     ("header", "query", "status"),
     [
