@@ -162,10 +162,9 @@ def _command(data: Path, account: str, key: str, port: int, security: Security) 
     # --skipApiVersionCheck: the SDK uses a newer version of the REST API than Azurite lists.
     words = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
     words += ["--skipApiVersionCheck", "--location", str(data), *_options(security)]
-    required = ["--require", str(ACCESS)] if security.access_file else []
     _output(data).unlink(missing_ok=True)  # it may contain the port of a previous Azurite
     return Command(
-        command_line=shlex.join([str(node()), *required, str(MAIN), *words]),
+        command_line=shlex.join([str(node()), "--require", str(ACCESS), str(MAIN), *words]),
         working_directory=data,
         stdout=_output(data),
         stderr=_output(data).with_suffix(".err"),
@@ -191,10 +190,8 @@ def _options(security: Security) -> list[str]:
 
 def _access(security: Security) -> dict[str, str]:
     """The variables that access.js reads."""
-    if security.access_file is None:
-        return {}
     return {
-        "LOCAL_AZURE_ACCESS": str(security.access_file),
+        "LOCAL_AZURE_ACCESS": str(security.access_file or ""),
         "LOCAL_AZURE_TENANT": TENANT,
         "LOCAL_AZURE_TOKEN_SECRET": security.token_secret.hex(),
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 # Where programs look for the certificates that they trust: OpenSSL, and so Python, curl, Go, .NET; requests, and so the
-# Azure SDKs for Python and `az`; Node.js, which adds them to its own.
-TRUST = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+# Azure SDKs for Python and `az`; curl, for which it comes before that of OpenSSL; Node.js, which adds them to its own.
+TRUST = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 _OURS = ("127.0.0.1", "localhost", "::1")
 
 

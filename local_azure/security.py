@@ -73,4 +73,4 @@ class Security:
             found = accounts.keyless_settings(entra, endpoint, batch_endpoint, blob_endpoint)
         else:
             found = accounts.settings(keys, batch_endpoint, blob_endpoint)
-        return found | (trusting(str(self.certificate.bundle)) if self.certificate else {})
+        return found | (trusting(str(self.certificate.bundle_for_shells())) if self.certificate else {})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
+import re
 import ssl
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -21,6 +24,11 @@ _LASTS = timedelta(days=365)
 _LEFT = timedelta(days=30)  # when it is made anew
 _NAMES = ("localhost",)
 _ADDRESSES = ("127.0.0.1", "::1")
+_BEGIN = "-----BEGIN CERTIFICATE-----"
+# The variables by which programs are told what to trust, instead of what they trust by themselves or besides.
+_REPLACING = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_ADDING = ("NODE_EXTRA_CA_CERTS",)
+_SPLITS = re.compile(r"[^\w@%+=:,./-]")  # what a shell splits or expands in `export $(cat FILE)`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,18 @@ class Certificate:
             f"local Azure: its certificate is {self.certificate}. Programs trust it by {', '.join(TRUST)}, which are "
             "among the settings; others, such as Java's, need it in their own store"
         )
+
+    def bundle_for_shells(self) -> Path:
+        """The bundle, or a link to it where a shell would split its path in `export $(cat local.env)`."""
+        if not _SPLITS.search(str(self.bundle)):
+            return self.bundle
+        temporary = tempfile.gettempdir()
+        folder = "/tmp" if _SPLITS.search(temporary) else temporary
+        digest = hashlib.sha256(os.fsencode(self.bundle)).hexdigest()[:16]
+        link = Path(folder, f"local-azure-trusted-{digest}.pem")
+        if not (link.is_symlink() and link.lstat().st_uid == os.getuid()):  # of an earlier start, so to the same file
+            link.symlink_to(self.bundle)
+        return link
 
     def server_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -102,13 +122,21 @@ def _subjects() -> list[x509.GeneralName]:
 
 
 def _trusted_anyway(environment: Mapping[str, str], ours: Path) -> str:
-    """The certificates that clients on this machine trust already, since SSL_CERT_FILE replaces them."""
-    given = [environment.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")]
-    candidates = [*given, ssl.get_default_verify_paths().openssl_cafile, _certifi()]
-    for candidate in filter(None, candidates):
-        if os.path.isfile(candidate) and Path(candidate).resolve() != ours.resolve():
-            return Path(candidate).read_text(errors="replace").strip()
-    return ""
+    """The certificates that clients on this machine trust already, since the settings replace what they read."""
+    given = [text for name in _REPLACING if (text := _certificates(environment.get(name, ""), ours))]
+    added = [text for name in _ADDING if (text := _certificates(environment.get(name, ""), ours))]
+    if not given:
+        defaults = [ssl.get_default_verify_paths().openssl_cafile or "", _certifi()]
+        given = [text for path in defaults if (text := _certificates(path, ours))][:1]
+    return "\n".join(dict.fromkeys([*given, *added]))
+
+
+def _certificates(path: str, ours: Path) -> str:
+    """What is in the file, without the certificate of ours at its end: it is set in the shell of an earlier start."""
+    if not os.path.isfile(path):
+        return ""
+    text = Path(path).read_text(errors="replace")
+    return (text.rpartition(_BEGIN)[0] if Path(path).resolve() == ours.resolve() else text).strip()
 
 
 def _certifi() -> str:

@@ -202,7 +202,7 @@ def connect(scheme: str, host: str) -> tuple[HTTPConnection, str, dict[str, str]
 
 def is_loopback(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d+){3}", host))
 
 
 def error_code(body: bytes) -> str:

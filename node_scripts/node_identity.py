@@ -29,9 +29,12 @@ def token(identity: str, exit_code: int, *, clock: Callable[[], float] = time.ti
     kept, end = tokens.get(identity, ("", 0.0))
     if clock() < end - EARLY:
         return kept
-    found = ask(identity, exit_code)
-    tokens[identity] = found["access_token"], float(found["expires_on"])
-    return found["access_token"]
+    try:
+        tokens[identity] = ask(identity, exit_code)
+    except OSError:
+        if clock() >= end:  # else the one that is kept still serves, and the next request asks again
+            raise
+    return tokens[identity][0]
 
 
 def forget(identity: str) -> None:
@@ -39,7 +42,7 @@ def forget(identity: str) -> None:
     tokens.pop(identity, None)
 
 
-def ask(identity: str, exit_code: int) -> dict[str, str]:
+def ask(identity: str, exit_code: int) -> tuple[str, float]:
     import urllib.error
     import urllib.request
 
@@ -48,7 +51,7 @@ def ask(identity: str, exit_code: int) -> dict[str, str]:
     try:
         with opener.open(request, timeout=SILENCE) as response:
             found = json.load(response)
-            return {name: str(found[name]) for name in ("access_token", "expires_on")}
+            return str(found["access_token"]), float(found["expires_on"])
     except urllib.error.HTTPError as error:
         reason = f"HTTP {error.code} {text_of(error.read())}".rstrip()
         if error.code in (404, 408, 410, 429) or error.code >= 500:  # 404 and 410: the service is being updated

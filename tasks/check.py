@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.access import ask_batch, ask_storage, explained
 from tasks.accounts.clients import Azure
+from tasks.accounts.clouds import takes_tokens
 from tasks.accounts.identity import described, signer
 from tasks.errors import InputError
 from tasks.errors.advice import filled
@@ -59,7 +60,7 @@ def check_input(
     """The files and blobs that the parameters name; see refuse_bad_input and all_inputs."""
     found = refuse_bad_input(inputs, allow_failures, output, files_per_task)
     files = all_inputs(azure, found, run.expires)
-    _refuse_sas(azure, files)
+    _refuse_for_identity(azure, files)
     size = sum(file.size for file in files)
     blobs = len(files) - len(found.files)
     in_place = f", {blobs:,} of them blobs that are read where they are" if blobs else ""
@@ -67,14 +68,22 @@ def check_input(
     return files
 
 
-def _refuse_sas(azure: Azure, files: Sequence[InputFile]) -> None:
-    signed = [file.source for file in files if isinstance(file.source, SourceBlob) and file.source.container.sas]
-    if azure.node_identity and signed:
-        raise InputError(
-            f"inputs in {signed[0].container.endpoint}/{signed[0].container.name} have a SAS in their address, and "
-            "with node_identity no SAS reaches a node; leave the SAS out, and give the identity the role Storage Blob "
-            "Data Reader there"
-        )
+def _refuse_for_identity(azure: Azure, files: Sequence[InputFile]) -> None:
+    """Raise InputError for inputs that nodes cannot, or must not, read with their managed identity."""
+    if not azure.node_identity:
+        return
+    for container in dict.fromkeys(file.source.container for file in files if isinstance(file.source, SourceBlob)):
+        if container.sas:
+            raise InputError(
+                f"inputs in {container.endpoint}/{container.name} have a SAS in their address, and with node_identity "
+                "no SAS reaches a node; leave the SAS out, and give the identity the role Storage Blob Data Reader "
+                "there"
+            )
+        if not takes_tokens(container.endpoint, azure.storage_account.endpoint):
+            raise InputError(
+                f"inputs in {container.endpoint}/{container.name} are on a host that is none of Azure's, and no token "
+                "of node_identity is sent there; copy them to a storage account, or leave node_identity out"
+            )
 
 
 @step("0 check accounts")
@@ -244,4 +253,6 @@ def _answering(account: str, endpoint: str, setting: str) -> Iterator[None]:
         raise failure.with_message(f"{failure}; {advice}") from None
     except (ServiceRequestError, ServiceResponseTimeoutError) as error:
         reason = without_secrets(str(error.message))
+        if "CERTIFICATE_VERIFY_FAILED" in reason:  # of a proxy that opens connections, say
+            advice = "set SSL_CERT_FILE and REQUESTS_CA_BUNDLE to a file that has the certificate of who signed it"
         raise InputError(f"{account} at {endpoint} does not answer; {advice} ({reason})") from None

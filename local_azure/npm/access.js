@@ -1,9 +1,10 @@
 // Loaded into Azurite's process before Azurite (node --require): what Azure checks, answers and signs, and Azurite 3.36
 // does not. The environment has the secret that signs tokens (LOCAL_AZURE_TOKEN_SECRET, in hexadecimal; empty: no
-// tokens) and the file that says who may use the account (LOCAL_AZURE_ACCESS, see local_azure/batch/state/access.py).
+// tokens) and the file that says who may use the account (LOCAL_AZURE_ACCESS, see local_azure/batch/state/access.py;
+// empty: whoever has the key).
 "use strict";
 
-const { createHmac, timingSafeEqual } = require("crypto");
+const { createHmac, randomBytes, timingSafeEqual } = require("crypto");
 const { readFileSync } = require("fs");
 const path = require("path");
 
@@ -16,7 +17,8 @@ const accessFile = process.env.LOCAL_AZURE_ACCESS;
 const tenant = process.env.LOCAL_AZURE_TENANT;
 delete process.env.LOCAL_AZURE_TOKEN_SECRET;
 
-const access = () => JSON.parse(readFileSync(accessFile, "utf8"));
+const everybody = { shared_key: true, role: true, network: true, anonymous: true };
+const access = () => (accessFile ? JSON.parse(readFileSync(accessFile, "utf8")) : everybody);
 
 const refused = {
   key: (id) =>
@@ -24,6 +26,8 @@ const refused = {
       "Key based authentication is not permitted on this storage account.", id),
   network: (id) =>
     new StorageError(403, "AuthorizationFailure", "This request is not authorized to perform this operation.", id),
+  anonymous: (id) =>
+    new StorageError(409, "PublicAccessNotPermitted", "Public access is not permitted on this storage account.", id),
   role: (id) =>
     new StorageError(403, "AuthorizationPermissionMismatch",
       "This request is not authorized to perform this operation using this permission.", id),
@@ -46,12 +50,14 @@ function wrap(type, name, replacement) {
   };
 }
 
+const authorization = (request) => request.getHeader("authorization") || "";
+const isAnonymous = (request) => !authorization(request) && request.getQuery("sig") === undefined;
+
 wrap(load("authentication/PublicAccessAuthenticator").default, "validate", (original, request, context) => {
   if (!access().network) throw refused.network(context.contextId);
+  if (isAnonymous(request) && !access().anonymous) throw refused.anonymous(context.contextId);
   return original();
 });
-
-const authorization = (request) => request.getHeader("authorization") || "";
 
 wrap(load("authentication/BlobSharedKeyAuthenticator").default, "validate", (original, request, context) => {
   if (authorization(request).startsWith("SharedKey") && !access().shared_key) throw refused.key(context.contextId);
@@ -68,7 +74,7 @@ for (const module of ["AccountSASAuthenticator", "BlobSASAuthenticator"])
 wrap(load("authentication/BlobTokenAuthenticator").default, "validate", async (original, request, context) => {
   const header = authorization(request);
   const id = context.contextId;
-  if (!header && request.getQuery("sig") === undefined) throw refused.token(id);
+  if (isAnonymous(request)) throw refused.token(id);
   if (!header.startsWith("Bearer ")) return original();
   verify(header.slice("Bearer ".length), id);
   let passed;
@@ -100,10 +106,10 @@ function verify(token, id) {
     throw refused.token(id, "Signature validation failed. Signature verification failed.");
 }
 
-// Azurite derives user delegation keys from a seed that is public.
-if (secret.length)
-  load("utils/constants").USERDELEGATIONKEY_SIGNING_SEED =
-    createHmac("sha256", secret).update("user delegation keys").digest("hex");
+// Azurite derives user delegation keys from a seed that is public, and takes SAS signed with them also where it takes no
+// tokens: any user of this machine could make one.
+load("utils/constants").USERDELEGATIONKEY_SIGNING_SEED =
+  createHmac("sha256", secret.length ? secret : randomBytes(32)).update("user delegation keys").digest("hex");
 
 // Azure's responses all have a request id; this one has none.
 wrap(load("handlers/ServiceHandler").default, "getUserDelegationKey", async (original, keyInfo, options, context) => ({

@@ -40,9 +40,9 @@ def ask_batch(batch: BatchClient) -> None:
 
 
 def ask_storage(azure: Azure, blobs: BlobServiceClient) -> None:
-    """List containers and, without a key, get what signs SAS."""
+    """List containers and, without a key, get what signs SAS, unless none are made."""
     next(blobs.list_containers(results_per_page=1).by_page(), None)
-    if azure.storage_account.key is None:
+    if azure.storage_account.key is None and not azure.node_identity:
         now = datetime.now(timezone.utc)
         with explained(azure, Service.STORAGE, DELEGATION):
             blobs.get_user_delegation_key(now - timedelta(minutes=15), now + timedelta(hours=1))

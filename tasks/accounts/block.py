@@ -27,6 +27,7 @@ _FIELDS = {
     "batch_key": "AZURE_BATCH_ACCESS_KEY",
     "storage_connection_string": "AZURE_STORAGE_CONNECTION_STRING",
     "storage_account": "AZURE_STORAGE_ACCOUNT",
+    "storage_endpoint": BLOB_ENDPOINT,
     "storage_key": "AZURE_STORAGE_KEY",
 }
 
@@ -64,6 +65,12 @@ class AzureBatchAccounts(Block):
         title="Storage account",
         description="Its name, where there is no connection string (AZURE_STORAGE_ACCOUNT).",
     )
+    storage_endpoint: str | None = Field(
+        default=None,
+        title="Storage endpoint",
+        description="Of its blobs, where it is not that of its name in the cloud of the Batch account "
+        f"({BLOB_ENDPOINT}).",
+    )
     storage_key: SecretStr | None = Field(
         default=None,
         title="Storage account key",
@@ -79,8 +86,6 @@ class AzureBatchAccounts(Block):
     def from_environment(cls, environment: Mapping[str, str]) -> AzureBatchAccounts:
         """The block of what the environment sets. Raises InputError where that names only a part of the accounts."""
         settings = settings_in(environment)
-        if BLOB_ENDPOINT in settings:  # the account as its URL
-            settings["AZURE_STORAGE_ACCOUNT"] = settings[BLOB_ENDPOINT]
         given: dict[str, Any] = {field: settings[setting] for field, setting in _FIELDS.items() if setting in settings}
         return cls(**given)
 

@@ -18,7 +18,7 @@ from azure.storage.blob import (
     ExponentialRetry,
 )
 
-from tasks.accounts.clouds import Cloud, cloud_of
+from tasks.accounts.clouds import Cloud, cloud_of, takes_tokens
 from tasks.accounts.entra_id import entra_id
 from tasks.accounts.environment import BatchAccount, StorageAccount, accounts_in
 from tasks.accounts.sources import SourceContainer
@@ -47,7 +47,7 @@ class Access(Enum):
     SAS = "the SAS in their address"
     KEY = "the key of the run's account"
     ENTRA_ID = "the run's identity"
-    PUBLIC = "nothing"  # another account, and no identity: only public containers can be read
+    PUBLIC = "nothing"  # another account, and no identity or none of Azure's: only public containers can be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +108,10 @@ class Azure:
     def access_to(self, source: SourceContainer) -> Access:
         if source.sas:
             return Access.SAS
-        if self.storage_account.key is None:
-            return Access.ENTRA_ID
-        own = source.endpoint.lower() == self.storage_account.endpoint.lower()
-        return Access.KEY if own else Access.PUBLIC
+        own = self.storage_account
+        if own.key is None:
+            return Access.ENTRA_ID if takes_tokens(source.endpoint, own.endpoint) else Access.PUBLIC
+        return Access.KEY if source.endpoint.lower() == own.endpoint.lower() else Access.PUBLIC
 
     def blob_endpoint_of(self, account: str) -> str:
         """The blob endpoint of an account by its name: the run's own, or one in the same cloud."""

@@ -6,6 +6,7 @@ The values are those that `az cloud show` prints for AzureCloud, AzureUSGovernme
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -44,12 +45,26 @@ CHINA = Cloud(
     authority="login.chinacloudapi.cn",
 )
 CLOUDS = (PUBLIC, US_GOVERNMENT, CHINA)
+_DNS_ZONES = "blob.storage.azure.net"  # of accounts with an endpoint such as <account>.z12.blob.storage.azure.net
 
 
 def cloud_of(batch_endpoint: str) -> Cloud:
     """The cloud of a Batch account by its endpoint; the public one where the host is none of Azure's, as 127.0.0.1."""
     host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
     return next((cloud for cloud in CLOUDS if host.endswith(f".{cloud.batch}")), PUBLIC)
+
+
+def takes_tokens(endpoint: str, own: str) -> bool:
+    """Whether tokens may be sent to a blob endpoint: of Azure, of this machine, or like that of the run's account.
+
+    An input names any host, and with a token that host could read what the run's identity can.
+    """
+    host, own_host = (urlsplit(each).hostname or "" for each in (endpoint, own))
+    suffixes = [*(cloud.blobs for cloud in CLOUDS), _DNS_ZONES]
+    if ".blob." in own_host:
+        suffixes.append(f"blob.{own_host.partition('.blob.')[2]}")
+    here = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host)
+    return host == own_host or bool(here) or any(host.endswith(f".{suffix}") for suffix in suffixes)
 
 
 def authority_of(cloud: Cloud, environment: Mapping[str, str]) -> str:

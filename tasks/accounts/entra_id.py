@@ -11,13 +11,18 @@ from typing import Any, cast
 from azure.core.credentials import AccessToken, AccessTokenInfo, SupportsTokenInfo, TokenRequestOptions
 
 from tasks.accounts.clouds import Cloud, authority_of
+from tasks.errors import InputError
 
+STORAGE_SCOPE = "https://storage.azure.com/.default"  # in all clouds
 _EARLY = 300  # seconds before its expiry that a token is renewed, as azure-core does
 _MAKING = Lock()
 
 
 def entra_id(cloud: Cloud) -> KeptTokens:
-    """The credential with which this process signs in to the accounts of the cloud; it is never closed."""
+    """The credential with which this process signs in to the accounts of the cloud; it is never closed.
+
+    Raises InputError for a setting of azure-identity that cannot be right.
+    """
     with _MAKING:  # two threads would make two
         return _credential(authority_of(cloud, os.environ), os.environ.get("AZURE_TENANT_ID", ""))
 
@@ -26,7 +31,13 @@ def entra_id(cloud: Cloud) -> KeptTokens:
 def _credential(authority: str, tenant: str) -> KeptTokens:
     from azure.identity import DefaultAzureCredential  # slow to import, and not needed with keys
 
-    return KeptTokens(DefaultAzureCredential(authority=authority), tenant)
+    try:
+        return KeptTokens(DefaultAzureCredential(authority=authority), tenant)
+    except ValueError as error:
+        raise InputError(
+            f"nobody can sign in with Entra ID: {error} Correct AZURE_TOKEN_CREDENTIALS, AZURE_AUTHORITY_HOST or "
+            "AZURE_TENANT_ID, or unset it"
+        ) from None
 
 
 class KeptTokens:

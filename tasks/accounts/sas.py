@@ -18,7 +18,8 @@ from azure.storage.blob import (
 from tasks.accounts.clients import Access, Azure
 from tasks.accounts.sources import SourceContainer
 
-_DELEGATION_LIMIT = timedelta(days=7)  # Azure signs no user delegation key for longer
+_CLOCKS_APART = timedelta(minutes=15)  # because the clocks of two machines never agree
+_DELEGATION_LIMIT = timedelta(days=7) - _CLOCKS_APART  # Azure gives no user delegation key for 7 days from its own now
 
 
 class Signer:
@@ -94,7 +95,6 @@ class Signer:
         if endpoint not in self._delegations:
             now = datetime.now(timezone.utc)
             end = min(self.expires, now + _DELEGATION_LIMIT)
-            # A start in the past, because the clocks of two machines never agree.
             with self._azure.blobs(endpoint) as blobs:
-                self._delegations[endpoint] = blobs.get_user_delegation_key(now - timedelta(minutes=15), end)
+                self._delegations[endpoint] = blobs.get_user_delegation_key(now - _CLOCKS_APART, end)
         return self._delegations[endpoint]

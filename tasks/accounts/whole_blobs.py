@@ -19,6 +19,7 @@ from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import HTTPError
 
 from tasks.accounts.clients import Azure, check_embedded
+from tasks.accounts.entra_id import STORAGE_SCOPE, entra_id
 from tasks.accounts.parallel import AT_A_TIME
 from tasks.accounts.sas import Signer
 from tasks.errors.codes import Code, Service
@@ -66,7 +67,8 @@ class WholeBlobs:
         for attempt in range(1, _ATTEMPTS + 1):
             pause = 2**attempt - 1 + random.uniform(-1, 1)
             try:
-                response = self._connections.get(f"/{quote(blob, safe='~/')}?{self._token()}")
+                query, headers = self._authorization()
+                response = self._connections.get(f"/{quote(blob, safe='~/')}{query}", headers)
             except HTTPError as error:
                 check_embedded(self._azure.storage_account.endpoint)
                 message = without_secrets(f"no answer from the service: {error}")
@@ -81,12 +83,17 @@ class WholeBlobs:
             self.sleep(min(pause, _LONGEST_PAUSE))
         raise AssertionError("the last attempt raises")
 
-    def _token(self) -> str:
+    def _authorization(self) -> tuple[str, dict[str, str]]:
+        """The query and the headers of a request: a SAS that the account's key signs, or a token of Entra ID."""
+        azure = self._azure
+        if azure.storage_account.key is None:
+            token = entra_id(azure.cloud).get_token_info(STORAGE_SCOPE).token
+            return "", {"Authorization": f"Bearer {token}"}
         now = datetime.now(timezone.utc)
         if self._signed is None or self._signed[1] < now:
             token = Signer(self._azure, now + _SAS_LASTS).read_token(self._container)
             self._signed = token, now + _SAS_LASTS / 2
-        return self._signed[0]
+        return f"?{self._signed[0]}", {}
 
 
 class _Connections(HTTPAdapter):
@@ -106,12 +113,12 @@ class _Connections(HTTPAdapter):
         self.cert_verify(self._pool, url, found["verify"], found["cert"])
         self._start = self.request_url(request, proxies)
 
-    def get(self, path: str) -> BaseHTTPResponse:
+    def get(self, path: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """The response to a GET of what is below the address. Raises one of urllib3's errors where there is none."""
         return self._pool.urlopen(
             "GET",
             self._start + path,
-            headers=self._headers,
+            headers={**self._headers, **headers},
             retries=False,
             redirect=False,
             assert_same_host=False,  # of a proxy

@@ -259,8 +259,8 @@ def _explained(address: BlobAddress, source: SourceContainer, access: Access) ->
 def _of_others(code: str, source: SourceContainer) -> str:
     helps = _help(code if code == Code.RESOURCE_NOT_FOUND else Code.PUBLIC_ACCESS_NOT_PERMITTED, source)
     return (
-        "it is not in the run's own account, and its container is not public: run with Entra ID instead of an account "
-        f"key, or {helps}"
+        "it is not in the run's own account, and its container is not public: where the account is one of Azure's, run "
+        f"with Entra ID instead of an account key, or {helps}"
     )
 
 

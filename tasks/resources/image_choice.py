@@ -55,12 +55,21 @@ class Chosen:
 
 def choose(images: Sequence[BatchSupportedImage], settings: PoolSettings, now: datetime) -> Chosen:
     """The image that the settings name, or the newest Ubuntu LTS. Raises InputError, with the choice there is."""
-    linux = [each for each in images if each.os_type == OSType.LINUX]
+    linux = [each for each in images if each.os_type == OSType.LINUX and _is_complete(each)]
+    if not linux:
+        raise InputError("this Batch account lists no Linux image; use an existing pool (existing_pool_id)")
+    _refuse_both_generations(settings.vm_size)
     if settings.image is None:
         return _newest_ubuntu(linux, settings, now)
     if is_gallery_image(settings.image):
         return _of_gallery(linux, settings.image, settings.node_agent_sku or "", now)
     return _named(linux, settings.image, settings, now)
+
+
+def _is_complete(image: BatchSupportedImage) -> bool:
+    """Whether it has all that a pool must name."""
+    reference = image.image_reference
+    return bool(reference and reference.publisher and reference.offer and reference.sku and image.node_agent_sku_id)
 
 
 def name_of(image: BatchSupportedImage) -> str:
@@ -199,6 +208,15 @@ def _misfits(image: BatchSupportedImage, settings: PoolSettings, images: Sequenc
     """Why one of the VM sizes cannot boot the image; empty where all can, or where it is not known."""
     reasons = (_misfit(image, size, images) for size in settings.vm_size)
     return next(filter(None, reasons), "")
+
+
+def _refuse_both_generations(sizes: Sequence[str]) -> None:
+    only = {_generation_of_size(size): size for size in sizes}
+    if 1 in only and 2 in only:
+        raise InputError(
+            f"vm_size has {only[1]}, which boots Generation 1 images only, and {only[2]}, which boots Generation 2 "
+            "images only; no image boots on both: leave one of them out"
+        )
 
 
 def _misfit(image: BatchSupportedImage, vm_size: str, images: Sequence[BatchSupportedImage]) -> str:

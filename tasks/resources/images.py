@@ -50,7 +50,13 @@ def image_of_pool(batch: BatchClient, settings: PoolSettings, pool_id: str) -> C
     gallery_image = reference.virtual_machine_image_id
     image = gallery_image or ":".join(str(part) for part in parts)
     agent = machine.node_agent_sku_id if gallery_image else None
-    chosen = image_of(batch, settings.model_copy(update={"image": image, "node_agent_sku": agent}))
+    try:
+        chosen = image_of(batch, settings.model_copy(update={"image": image, "node_agent_sku": agent}))
+    except InputError as error:
+        raise InputError(
+            f"pool {pool_id} of a previous attempt cannot be used any more: {error}. Delete it with `az batch pool "
+            f"delete --pool-id {pool_id}`, and retry the run"
+        ) from None
     return replace(chosen, why=f"that of pool {pool_id} of a previous attempt", warnings=())
 
 

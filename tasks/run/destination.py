@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from tasks.accounts.clients import Azure
+from tasks.accounts.clients import Access, Azure
+from tasks.accounts.sources import SourceContainer
 from tasks.errors import InputError
 from tasks.inputs.addresses import is_blob_address
 from tasks.run.identity import Role, Run
@@ -30,8 +31,13 @@ class Destination:
             return cls(endpoint=endpoint, container=run.container(Role.OUTPUT), prefix=OUTPUTS)
         address = output_address(output)
         endpoint = address.endpoint or azure.blob_endpoint_of(address.account)
-        own = endpoint.lower() == azure.storage_account.endpoint.lower()
-        if not own and azure.storage_account.key is not None:
+        access = azure.access_to(SourceContainer(endpoint=endpoint, name=address.container))
+        if access is Access.PUBLIC and azure.storage_account.key is None:
+            raise InputError(
+                f"output {address}: its host is none of Azure's, and no token of the run's identity is sent there; "
+                "name a container of an Azure storage account"
+            )
+        if access is Access.PUBLIC:
             raise InputError(
                 f"output {address}: it is not in the run's own account {azure.storage_account.name}, whose key cannot "
                 "write there; name a container of that account, or run with Entra ID instead of an account key"

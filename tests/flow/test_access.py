@@ -20,6 +20,7 @@ from tasks.errors.service import ServiceError
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
 from tests.support.accounts import accounts_of, azure_with_faults
+from tests.support.certificates import self_signed
 from tests.support.fault_proxy import Call, FaultProxies, Refusal, Service
 
 OTHER_TENANT = "0bad0000-0000-4000-8000-000000000001"
@@ -216,3 +217,12 @@ def test_a_missing_sign_in_is_answered_with_az_login(
     assert message.startswith(f"no token for the Batch account {keyless.batch_account.name}: nobody is signed in")
     assert "`az login`" in message
     assert message.endswith(": CredentialUnavailableError")
+
+
+def test_a_certificate_that_is_not_trusted_is_named(
+    keyless: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("REQUESTS_CA_BUNDLE", str(self_signed(tmp_path)[0]))
+        message = refusal_of(keyless, tmp_path)
+    assert "does not answer; set SSL_CERT_FILE and REQUESTS_CA_BUNDLE to a file that has the certificate" in message

@@ -44,6 +44,14 @@ ENTRA_ID = {
 }
 
 
+KEYLESS_LOCAL = {
+    "AZURE_BATCH_ACCOUNT": "localazure",
+    "AZURE_BATCH_ENDPOINT": "https://127.0.0.1:10100",
+    "AZURE_STORAGE_ACCOUNT": "localazure",
+    "AZURE_STORAGE_SERVICE_ENDPOINT": "https://127.0.0.1:10000/localazure",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saved:
     """What the command that saves a block printed, and every command line on the machine while it ran."""
@@ -163,6 +171,12 @@ def test_an_existing_block_is_replaced_only_when_told_so(saved: Saved) -> None:
     assert accounts("other").batch_account.key
     assert save("other", "--overwrite", settings=ENTRA_ID).exit_code == 0
     assert accounts("other") == Azure.from_environment(ENTRA_ID)
+
+
+def test_a_block_keeps_the_endpoint_of_the_blobs() -> None:
+    block = AzureBatchAccounts.from_environment(KEYLESS_LOCAL)
+    assert block.azure() == Azure.from_environment(KEYLESS_LOCAL)
+    assert block.azure().storage_account.endpoint == "https://127.0.0.1:10000/localazure"
 
 
 def test_an_unknown_block_is_refused_with_those_that_exist(saved: Saved) -> None:

@@ -23,6 +23,7 @@ from local_azure import embedded
 from local_azure.azurite import node
 from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
+from local_azure.loopback import TRUST
 from tasks.accounts.clients import Azure
 from tasks.errors.service import EmbeddedAzureEnded
 from tasks.resources.clean_up import clean_up_after
@@ -162,7 +163,7 @@ def test_with_tls_its_settings_make_clients_trust_it(
     file = tmp_path / "local.env"
     start("--tls", "--env-file", str(file))
     settings = dict(line.split("=", 1) for line in file.read_text().splitlines())
-    assert list(settings) == [*NAMES, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"]
+    assert list(settings) == [*NAMES, *TRUST]
     endpoint = settings["AZURE_BATCH_ENDPOINT"]
     assert endpoint.startswith("https://127.0.0.1:")
     for name, value in settings.items():

@@ -16,6 +16,7 @@ from azure.batch.models import (
     BatchTaskCreateOptions,
     ResourceFile,
 )
+from azure.storage.blob import BlobServiceClient
 
 from flows.top_words import top_words
 from local_azure import faults
@@ -59,7 +60,8 @@ def azure(no_azure: None, keyless_settings: dict[str, str], monkeypatch: pytest.
     entra_id._credential.cache_clear()
 
 
-def test_a_run_makes_no_sas_for_nodes(azure: Azure, tmp_path: Path) -> None:
+def test_a_run_makes_no_sas_for_nodes(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(BlobServiceClient, "get_user_delegation_key")  # nor anything that could sign one
     summary = top_words(
         inputs=[str(DATA)],
         top_n=1,
@@ -79,7 +81,9 @@ def test_a_run_makes_no_sas_for_nodes(azure: Azure, tmp_path: Path) -> None:
     clear(azure, summary.folder.name)
 
 
-def test_a_pool_with_a_subnet_and_a_gallery_image_is_made_with_entra_id(azure: Azure, tmp_path: Path) -> None:
+def test_a_pool_with_a_subnet_and_a_gallery_image_is_made_with_entra_id(
+    azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run = new_run()
     settings = PoolSettings(image=GALLERY, node_agent_sku="batch.node.ubuntu 24.04", subnet_id=SUBNET)
     checked = in_flow(lambda: check_accounts(azure, settings, Results(folder=tmp_path)))
@@ -94,6 +98,9 @@ def test_a_pool_with_a_subnet_and_a_gallery_image_is_made_with_entra_id(azure: A
         there = image_of_pool(batch, PoolSettings(), run.pool_id)
         assert there is not None
         assert (there.name, there.image.node_agent_sku_id) == (GALLERY, settings.node_agent_sku)
+        monkeypatch.setattr("tasks.resources.images._linux_images", lambda _: [])  # since the previous attempt
+        with pytest.raises(InputError, match=rf"^pool {run.pool_id} of a previous attempt .*`az batch pool delete"):
+            image_of_pool(batch, PoolSettings(), run.pool_id)
     clear(azure, run.pool_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -16,6 +17,8 @@ from azure.storage.blob import (
     ExponentialRetry,
     PublicAccess,
     StandardBlobTier,
+    UserDelegationKey,
+    generate_blob_sas,
     generate_container_sas,
 )
 
@@ -214,6 +217,22 @@ def test_a_public_container_of_another_account_needs_nothing(azure: Azure, conta
     (file,) = inputs_of(azure, address)
     url = Signer(azure, IN_AN_HOUR).source_url(file.source.container, file.source.name)
     assert (url, urlopen(url).read()) == (f"{address}a.txt", b"public")
+
+
+def test_the_signing_key_of_azurite_alone_permits_nothing(azure: Azure, filled: ContainerClient) -> None:
+    """Azurite derives user delegation keys from a seed in its source, which any user of this machine can read."""
+    key = UserDelegationKey()
+    key.signed_oid, key.signed_tid, key.signed_service, key.signed_version = "o", "t", "b", "2020-10-02"
+    key.signed_start, key.signed_expiry = "2020-01-01T00:00:00Z", f"{IN_AN_HOUR:%Y-%m-%dT%H:%M:%SZ}"
+    parts = (key.signed_oid, key.signed_tid, key.signed_start, key.signed_expiry, "b", key.signed_version)
+    seed = b"azurite-user-delegation-signing-seed-v1"
+    key.value = base64.b64encode(hmac.digest(seed, "\n".join(parts).encode(), "sha256")).decode()
+    name, container = filled.account_name, filled.container_name
+    assert name
+    forged = generate_blob_sas(name, container, "a.txt", permission="r", expiry=IN_AN_HOUR, user_delegation_key=key)
+    with pytest.raises(HTTPError) as error:
+        urlopen(f"{filled.url}/a.txt?{forged}")
+    assert error.value.code == 403
 
 
 def test_what_cannot_be_listed_is_refused_with_the_fix(azure: Azure, filled: ContainerClient) -> None:

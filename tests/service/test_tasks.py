@@ -8,6 +8,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
 from local_azure.batch.http.server import Security
+from local_azure.loopback import TRUST
 from tests.support.batch_service import (
     create_job,
     create_pool,
@@ -264,15 +265,14 @@ def test_tasks_trust_the_certificates_of_a_service_with_tls(service, tmp_path):
     client = service.client()
     create_pool(client)
     create_job(client)
-    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
-    command = f"/bin/sh -c 'cat {' '.join(f'${name}' for name in names)}; echo; echo $SSL_CERT_FILE'"
+    command = f"/bin/sh -c 'cat {' '.join(f'${name}' for name in TRUST)}; echo; echo $SSL_CERT_FILE'"
     run_task(client, command)
     content, path = stdout(client).split()
-    assert content == "certificates" * 3
+    assert content == "certificates" * 4
     assert path.startswith(f"{service.data}/nodes/pool/")  # which containers have, too
     trusted.write_text("renewed")
     run_task(client, command, "next")
-    assert stdout(client, "next").split()[0] == "renewed" * 3
+    assert stdout(client, "next").split()[0] == "renewed" * 4
 
 
 def test_python3_has_only_the_standard_library(ready):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,8 +12,10 @@ from pydantic import SecretStr
 from tasks.accounts.clients import Access, Azure
 from tasks.accounts.environment import BatchAccount, StorageAccount
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas
+from tasks.check import _refuse_for_identity
 from tasks.errors import InputError
-from tasks.inputs.addresses import BlobAddress, is_blob_address
+from tasks.inputs.addresses import BlobAddress, SourceBlob, is_blob_address
+from tasks.inputs.files import InputFile
 
 NOW = datetime.now(timezone.utc)
 KEY = "a2V5"
@@ -176,3 +180,20 @@ def test_the_address_and_the_accounts_decide_how_blobs_are_read(
 )
 def test_an_endpoint_has_the_name_of_its_account(endpoint: str, account: str) -> None:
     assert SourceContainer(endpoint=endpoint, name="c").account == account
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "token", "reason"),
+    [
+        ("https://other.blob.example.com", "", "on a host that is none of Azure's"),
+        ("https://other.blob.core.windows.net", sas(), "have a SAS in their address"),
+        ("https://other.blob.core.windows.net", "", ""),
+    ],
+)
+def test_nodes_with_an_identity_read_from_azure_without_sas(endpoint: str, token: str, reason: str) -> None:
+    container = SourceContainer(endpoint=endpoint, name="c", sas=token)
+    blob = SourceBlob(container=container, name="b", size=1, md5="", etag="e", modified=NOW)
+    file = InputFile(name="b", size=1, source=blob, task_id="t")
+    with pytest.raises(InputError, match=reason) if reason else nullcontext():
+        _refuse_for_identity(replace(azure(), node_identity="nodes"), [file])
+    _refuse_for_identity(azure(), [file])

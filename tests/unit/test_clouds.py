@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tasks.accounts.clients import Azure
-from tasks.accounts.clouds import CHINA, CLOUDS, PUBLIC, US_GOVERNMENT, Cloud, authority_of, cloud_of
+from tasks.accounts.clients import Access, Azure
+from tasks.accounts.clouds import CHINA, CLOUDS, PUBLIC, US_GOVERNMENT, Cloud, authority_of, cloud_of, takes_tokens
+from tasks.accounts.environment import StorageAccount
+from tasks.accounts.sources import SourceContainer
 from tasks.reporting.prices import region_of
 
+OWN = "https://own.blob.core.windows.net"
 EACH = pytest.mark.parametrize("cloud", CLOUDS, ids=lambda cloud: cloud.name)
 
 
@@ -24,6 +29,30 @@ def test_the_storage_account_is_in_the_cloud_of_the_batch_account(cloud: Cloud) 
     assert azure.cloud is cloud
     assert azure.storage_account.endpoint == f"https://mystorage.{cloud.blobs}"
     assert azure.blob_endpoint_of("another") == f"https://another.{cloud.blobs}"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "own", "taken"),
+    [
+        ("https://another.blob.core.windows.net", OWN, True),
+        ("https://another.blob.core.usgovcloudapi.net", OWN, True),
+        ("https://another.z12.blob.storage.azure.net", OWN, True),
+        ("https://another.privatelink.blob.core.windows.net", OWN, True),
+        ("https://another.blob.local.azurestack.external", "https://own.blob.local.azurestack.external", True),
+        ("https://blobs.example.com:10000/another", "https://blobs.example.com:10000/own", True),
+        ("https://127.0.0.1:10000/account", OWN, True),
+        ("https://another.blob.example.com", OWN, False),
+        ("https://another.blob.core.windows.net.example.com", OWN, False),
+        ("https://blobs.example.com:443/account", OWN, False),
+        ("https://127.0.0.1.example.com:443/account", OWN, False),
+    ],
+)
+def test_tokens_are_sent_to_azure_alone(endpoint: str, own: str, taken: bool) -> None:
+    assert takes_tokens(endpoint, own) is taken
+    source = SourceContainer(endpoint=endpoint, name="c")
+    account = StorageAccount(name="own", endpoint=own)
+    access = replace(accounts(PUBLIC), storage_account=account).access_to(source)
+    assert access is (Access.ENTRA_ID if taken else Access.PUBLIC)
 
 
 @EACH

@@ -64,6 +64,15 @@ def test_the_key_of_one_account_does_not_write_to_another() -> None:
     )
 
 
+def test_no_token_is_sent_to_a_host_that_is_none_of_azures() -> None:
+    with pytest.raises(InputError) as error:
+        Destination.of(azure(), RUN, "https://another.blob.example.com/kept/x")
+    assert str(error.value) == (
+        "output https://another.blob.example.com/kept/x: its host is none of Azure's, and no token of the run's "
+        "identity is sent there; name a container of an Azure storage account"
+    )
+
+
 def test_an_identity_writes_to_other_accounts() -> None:
     destination = Destination.of(azure(), RUN, "az://another/kept/x")
     assert str(destination) == "https://another.blob.core.windows.net/kept/x"

@@ -12,6 +12,7 @@ from azure.core.credentials import AccessTokenInfo, SupportsTokenInfo
 from tasks.accounts import entra_id as module
 from tasks.accounts.clouds import CHINA, PUBLIC
 from tasks.accounts.entra_id import KeptTokens, entra_id
+from tasks.errors import InputError
 
 
 class Counting(SupportsTokenInfo):
@@ -71,3 +72,14 @@ def test_a_process_has_one_credential_per_cloud(monkeypatch: pytest.MonkeyPatch)
     module._credential.cache_clear()
     assert entra_id(PUBLIC) is entra_id(PUBLIC)
     assert entra_id(PUBLIC) is not entra_id(CHINA)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("AZURE_TOKEN_CREDENTIALS", "az"), ("AZURE_AUTHORITY_HOST", "http://login.example.com")]
+)
+def test_a_setting_that_cannot_be_right_is_named(monkeypatch: pytest.MonkeyPatch, setting: str, value: str) -> None:
+    module._credential.cache_clear()
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(InputError, match=f"^nobody can sign in with Entra ID: .*{value}.*{setting}"):
+        entra_id(PUBLIC)
+    module._credential.cache_clear()

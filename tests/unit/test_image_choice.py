@@ -196,6 +196,23 @@ def test_a_node_agent_that_the_account_has_not_is_refused() -> None:
     )
 
 
+def test_sizes_of_both_generations_have_no_image_in_common() -> None:
+    assert refusal(vm_size="Standard_D2_v3,Standard_D2s_v5,Standard_D2s_v6") == (
+        "vm_size has Standard_D2_v3, which boots Generation 1 images only, and Standard_D2s_v6, which boots Generation "
+        "2 images only; no image boots on both: leave one of them out"
+    )
+
+
+def test_incomplete_entries_are_passed_over() -> None:
+    unnamed = BatchSupportedImage({"osType": "linux", "verificationType": "verified"})
+    partly = BatchSupportedImage({**image(f"{RESOLUTE}:server", "ubuntu 26.04"), "imageReference": {"offer": "x"}})
+    assert chosen([unnamed, partly, *AZURE]) == (f"{NOBLE}:server:latest", [])
+    for settings in ({}, {"image": f"{NOBLE}:server"}, {"image": GALLERY, "node_agent_sku": "batch.node.el 9"}):
+        assert refusal([unnamed, partly], **settings) == (
+            "this Batch account lists no Linux image; use an existing pool (existing_pool_id)"
+        )
+
+
 def test_the_choice_stands_once_it_is_made() -> None:
     settings = with_image(PoolSettings(), choose(AZURE, PoolSettings(), NOW))
     assert choose([*AZURE, *NEWEST], settings, NOW).name == settings.image == f"{NOBLE}:server:latest"

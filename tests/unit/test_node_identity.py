@@ -127,6 +127,16 @@ def test_a_token_is_kept_until_shortly_before_its_end(identity: IdentityServer) 
     assert [token(now) for now in (1_000, 4_299, 4_300)] == ["secret-token-1", "secret-token-1", "secret-token-2"]
 
 
+def test_a_token_serves_to_its_end_while_no_other_can_be_had(identity: IdentityServer) -> None:
+    assert token(1_000) == "secret-token-1"
+    identity.status = 503
+    assert token(4_599) == "secret-token-1"
+    with pytest.raises(OSError, match=r"^no token of the managed identity: HTTP 503 "):
+        token(4_600)
+    identity.status = 200
+    assert token(4_600) == "secret-token-4"
+
+
 def test_a_token_that_is_refused_is_replaced_once(
     blobs: BlobServer, identity: IdentityServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,9 +196,10 @@ def test_a_sas_is_used_where_there_is_one(blobs: BlobServer, identity: IdentityS
     assert (identity.asked, "authorization" in blobs.requests[0][1]) == ([], False)
 
 
-def test_no_token_is_sent_unencrypted(identity: IdentityServer) -> None:
-    with pytest.raises(blob_requests.Failure, match=r"^Upload to http://no-such-host\.invalid/x failed: "):
-        blob_requests.put("http://no-such-host.invalid/x", "", b"", 0, {}, sleep=lambda _: None)
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1.invalid"])
+def test_no_token_is_sent_unencrypted(identity: IdentityServer, host: str) -> None:
+    with pytest.raises(blob_requests.Failure, match=rf"^Upload to http://{host}/x failed: "):
+        blob_requests.put(f"http://{host}/x", "", b"", 0, {}, sleep=lambda _: None)
     assert identity.asked == []
 
 

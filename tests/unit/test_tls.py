@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -51,6 +52,36 @@ def test_clients_go_on_trusting_what_they_trusted(tmp_path: Path, name: str) -> 
     given.write_text("the certificates of a company\n")
     found = certificate_of(tmp_path, {name: str(given)})
     assert found.bundle.read_text() == given.read_text() + found.certificate.read_text()
+
+
+def test_all_that_clients_trusted_is_trusted_also_after_a_restart(tmp_path: Path) -> None:
+    given = {}
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
+        given[name] = str(tmp_path / name)
+        (tmp_path / name).write_text(f"-----BEGIN CERTIFICATE-----\n{name}\n")
+    found = certificate_of(tmp_path, given)
+    first = found.bundle.read_text()
+    assert [first.count(name) for name in given] == [1, 1, 1]
+    found.key.unlink()  # so that the certificate is made anew
+    certificate_of(tmp_path, dict.fromkeys(given, str(found.bundle_for_shells())))  # the shell has the settings
+    certificate = found.certificate.read_text()
+    assert found.bundle.read_text() == first.rpartition("-----BEGIN")[0] + certificate
+    assert certificate not in first
+
+
+def test_the_path_of_the_bundle_is_one_word_of_a_shell(tmp_path: Path) -> None:
+    plain, spaced = tmp_path / "plain", tmp_path / "with a space*"
+    for folder in (plain, spaced):
+        folder.mkdir()
+    assert certificate_of(plain, {}).bundle_for_shells() == plain / "trusted.pem"
+    found = certificate_of(spaced, {})
+    link = found.bundle_for_shells()
+    try:
+        shell = ["/bin/sh", "-c", 'export $(echo "$1"); cat "$SSL_CERT_FILE"', "sh", f"SSL_CERT_FILE={link}"]
+        assert subprocess.run(shell, capture_output=True, text=True, check=True).stdout == found.bundle.read_text()
+        assert found.bundle_for_shells() == link  # at the next start
+    finally:
+        link.unlink()
 
 
 def test_a_restart_adds_the_certificate_once(tmp_path: Path) -> None:

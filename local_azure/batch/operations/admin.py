@@ -113,15 +113,26 @@ def _task_statuses(service: Service, body: dict[str, Any]) -> None:
 def _access(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     """Set who may use an account: {"account": "batch", "sharedKey": false}. Returns it for both accounts.
 
-    No `role`: the identity of the tokens lacks it. No `network`: the account's firewall is closed to the client.
+    No `role`: the identity of the tokens lacks it. No `network`: the account's firewall is closed to the client. Not
+    `anonymous`: the storage account permits no public containers.
     """
     if (account := body.get("account")) not in _ACCOUNTS:
         raise invalid_property("account", account, f"it must be one of {', '.join(_ACCOUNTS)}")
     of_account = {name: getattr(service.faults, name) or service.usual_access for name in _ACCOUNTS.values()}
     current = of_account[_ACCOUNTS[account]]
-    defaults = {"sharedKey": current.shared_key, "role": current.role, "network": current.network}
+    defaults = {
+        "sharedKey": current.shared_key,
+        "role": current.role,
+        "network": current.network,
+        "anonymous": current.anonymous,
+    }
     wanted = _arguments({name: value for name, value in body.items() if name != "account"}, **defaults)
-    changed = Access(shared_key=wanted["sharedKey"], role=wanted["role"], network=wanted["network"])
+    changed = Access(
+        shared_key=wanted["sharedKey"],
+        role=wanted["role"],
+        network=wanted["network"],
+        anonymous=wanted["anonymous"],
+    )
     setattr(service.faults, _ACCOUNTS[account], changed)
     service.publish_storage_access()
     return {"account": account, **wanted}

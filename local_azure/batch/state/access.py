@@ -17,6 +17,7 @@ class Access:
     shared_key: bool = True  # requests may be signed with the account's key
     role: bool = True  # the identity of the tokens has the role that it needs
     network: bool = True  # the client's address is permitted
+    anonymous: bool = True  # containers may be public; of the storage account alone
 
 
 ALL = Access()
