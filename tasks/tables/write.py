@@ -13,7 +13,7 @@ from typing import IO, Literal
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype
 
 from tasks.errors import ResultsError
 from tasks.errors.local_files import at
@@ -43,14 +43,14 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
     try:
         with _replacing(text_path) as text, _replacing(exact_path) as exact, ExitStack() as stack:
             writer: pq.ParquetWriter | None = None
-            for part in parts:
-                part = part.set_axis(distinct(str(name) for name in part.columns), axis="columns")
+            for rows in (rows for part in parts for rows in _slices(part)):
+                rows = rows.set_axis(distinct(str(name) for name in rows.columns), axis="columns")
                 with at(text_path):
-                    _write_csv(part, text, header=writer is None)
+                    _write_csv(rows, text, header=writer is None)
                 with at(exact_path):
-                    rows = _exact(part)
-                    writer = writer or stack.enter_context(pq.ParquetWriter(exact, rows.schema))
-                    writer.write_table(rows, row_group_size=_ROWS)
+                    values = _exact(rows)
+                    writer = writer or stack.enter_context(pq.ParquetWriter(exact, values.schema))
+                    writer.write_table(values, row_group_size=_ROWS)
     except ResultsError as error:
         advice = "free some space there or make it writable, then retry the flow run"
         raise error.with_message(f"{error}; {advice}") from None
@@ -86,18 +86,17 @@ def _write_csv(table: pd.DataFrame, file: IO[bytes], *, header: bool) -> None:
     # The csv module does not quote a carriage return by itself.
     returns = any(_has_returns(table[name]) for name in table.columns if _is_text(table[name]))
     quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
-    for first in range(0, max(1, len(table)), _ROWS):
-        rows = table.iloc[first : first + _ROWS]
-        safe = rows.assign(**{name: _safe(rows[name]) for name in rows.columns if _is_text(rows[name])})
-        safe.set_axis([_guarded(name) for name in safe.columns], axis="columns").to_csv(
-            file,
-            mode="wb",
-            header=header and not first,
-            index=False,
-            quoting=quoting,
-            lineterminator="\n",
-            encoding="utf-8",
-        )
+    safe = table.assign(**{name: _safe(table[name]) for name in table.columns if _is_text(table[name])})
+    safe.set_axis([_guarded(name) for name in safe.columns], axis="columns").to_csv(
+        file, mode="wb", header=header, index=False, quoting=quoting, lineterminator="\n", encoding="utf-8"
+    )
+
+
+def _slices(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The table in parts, at least one; whole where it has columns of objects, whose type depends on all of them."""
+    rows = max(1, len(table)) if any(map(is_object_dtype, table.dtypes)) else _ROWS
+    for first in range(0, max(1, len(table)), rows):
+        yield table.iloc[first : first + rows]
 
 
 def _is_text(column: pd.Series) -> bool:
