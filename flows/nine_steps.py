@@ -32,6 +32,7 @@ def run_workload(workload: Workload[T, J], inputs: Sequence[str], settings: RunS
         if files:
             create_containers(azure, id, clean_up.containers)  # 1
             uploads = run.note_uploads(upload_files(azure, id, files, run.application, run.at_once, run.work))  # 2
+            del files  # there may be very many, and what was uploaded is all that is needed of them
             if not (run.is_retry and run.note_outcomes(find_done(azure, id, uploads))):
                 pool = run.note_pool(create_pool(azure, id, run.pool, uploads.application, clean_up.pool))  # 3
                 create_job(azure, id, pool, uploads, clean_up.job)  # 4

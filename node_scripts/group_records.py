@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from one_file import Values
 
-STORED_EVERY = 20.0  # seconds, of a group's records
+STORED_EVERY = 5.0  # seconds, of a group's records: what a Batch task that is killed has done since is done again
 
 
 def journal_path(script: Script) -> str:

@@ -42,6 +42,7 @@ class Runner:
         self._left = False  # something that the file before has started
         adopt_orphans()
         self._worker: Worker | None = None
+        self._ending: subprocess.Popen[bytes] | None = None  # was sent SIGTERM
         # What all files of the group write; that of one is what comes after the file before.
         self.streams = {name: open(f"file-{name}", "ab+", buffering=0) for name in STREAMS}  # noqa: SIM115
         # Appends to it what this process has to say of the file.
@@ -80,7 +81,12 @@ class Runner:
         try:
             found = self.limits.wait(status)
         except BaseException:
-            end(process, signal.SIGTERM if self.limits.ending else signal.SIGKILL)
+            if self.limits.ending:  # what is done is stored while it ends: nobody knows how long the service waits
+                self._ending = process
+                with suppress(OSError):
+                    os.killpg(process.pid, signal.SIGTERM)
+            else:
+                end(process)
             raise
         if process.returncode is not None:
             end(process)  # what it has started and left would go on beside the next file
@@ -90,9 +96,11 @@ class Runner:
         worker, self._worker = self._worker, None
         if worker:
             worker.close()
+        process, self._ending = worker.process if worker else self._ending, None
+        if process:
             with suppress(subprocess.TimeoutExpired):
-                worker.process.wait(GRACE)
-            end(worker.process)
+                process.wait(GRACE)
+            end(process)
 
 
 def kept_interpreter(script: str, python: str) -> list[str]:
@@ -187,12 +195,8 @@ class Limits:
             raise Interrupted
 
 
-def end(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End the process and all that it has started in its session."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        if number != signal.SIGKILL:
-            os.killpg(process.pid, number)
-            process.wait(GRACE)
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -91,7 +91,7 @@ def _fetch_all(
         with suppress(ResultsError):
             results.remember(dict(download.stored))
         raise
-    results.remember(dict(download.stored))
+    results.remember(download.stored)
 
 
 def _not_downloaded(

@@ -35,13 +35,13 @@ from tasks.run.kept_outputs import (
     take_over,
     unreadable_runs,
 )
-from tasks.run.manifest import manifest, with_others
+from tasks.run.manifest import manifest, manifest_parts, with_others
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.output_address import MANIFEST
 from tasks.run.results import Results, content_of
 from tasks.run.skip_done import ToRun, what_to_run
 from tasks.step import step
-from tasks.tables.write import write_table
+from tasks.tables.write import write_parts, write_table
 
 _MOST_NAMED = 20  # files in the log
 _CSV, _PARQUET = "text/csv; charset=utf-8", "application/vnd.apache.parquet"
@@ -115,11 +115,11 @@ def check_destination(azure: Azure, destination: Destination) -> None:
 
 def save_manifest(azure: Azure, outcomes: Sequence[TaskOutcome], results: Results, destination: Destination) -> None:
     """Leave the table of all outputs in the results folder and, where outputs are kept in blobs, beside them."""
-    table = manifest(outcomes, results.done())
     path = results.folder / MANIFEST
     if not destination.kept:
-        write_table(table, path)
+        write_parts(manifest_parts(outcomes, results.done()), path)
         return
+    table = manifest(outcomes, results.done())
     with container_of(azure, destination) as container:
         while not _added(container, destination, table, path):
             get_run_logger().info(

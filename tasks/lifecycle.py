@@ -34,7 +34,7 @@ from tasks.run.settings import RunSettings
 from tasks.run.uploads import Uploads
 from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
-from tasks.stopped import fetch_finished
+from tasks.stopped import fetch_finished, note_ended
 from tasks.terminal import terminate_on_hangup
 from tasks.watching.watch import LastSeen
 
@@ -133,7 +133,7 @@ class BatchRun(Generic[T, J]):
     # What becomes known while it goes on
 
     def note_uploads(self, uploads: Uploads) -> Uploads:
-        self._known.uploads = uploads
+        self._known.note_uploads(uploads)
         return uploads
 
     def note_pool(self, pool: UsedPool) -> UsedPool:
@@ -145,6 +145,7 @@ class BatchRun(Generic[T, J]):
         self._known.note_end(monitored)
         if self._known.ends_at_once:
             self._delete_what_bills()
+            note_ended(self._known)
 
     def note_outcomes(self, outcomes: Sequence[TaskOutcome]) -> bool:
         """Whether there is anything to note: what became of files."""

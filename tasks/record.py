@@ -49,7 +49,7 @@ class RunRecord(Generic[J]):
     azure: Azure
     run: Run
     results: Results
-    files: Sequence[InputFile]
+    files: Sequence[InputFile | UploadedFile]
     done: Sequence[TaskOutcome]  # by a previous attempt of the run
     allowed: int  # failures
     steps: list[StepTime]
@@ -69,6 +69,12 @@ class RunRecord(Generic[J]):
     def __post_init__(self) -> None:
         self._of_batch_tasks: Sequence[TaskOutcome] = ()
         self._outcomes: Sequence[TaskOutcome] | None = None  # of all files, once they were asked for
+
+    def note_uploads(self, uploads: Uploads) -> None:
+        """What the nodes fetch; it takes the place of the files, which take memory too."""
+        uploaded = {file.name: file for file in uploads.inputs}
+        self.files = [uploaded.get(file.name) or file for file in self.files]
+        self.uploads = uploads
 
     def note_end(self, monitored: Monitored) -> None:
         """How watching the Batch tasks ended."""

@@ -15,6 +15,7 @@ from uuid import UUID
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateDetails, TaskRun
+from prefect.context import FlowRunContext
 from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
@@ -51,6 +52,8 @@ class _Step(Task[P, R]):
             finally:
                 if steps := _step_times.get():
                     _previous.set(steps[-1].task_run_id)
+                if run := FlowRunContext.get():  # for the edges that are not drawn it remembers each item of a result
+                    run.run_results.clear()
 
         def submit(self, *args, **kwargs):
             return super().submit(*map(quote, args), **_following(kwargs))

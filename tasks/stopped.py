@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from tasks.errors.secrets import without_secrets
 from tasks.kept import save_manifest
 from tasks.record import RunRecord
 from tasks.resources.container import Container
+from tasks.resources.job import JobResource
 from tasks.resources.ownership import hold
 from tasks.run.destination import Destination
 from tasks.run.downloads import Download
@@ -23,12 +25,14 @@ from tasks.run.file_outcomes import outcome_of_file
 from tasks.run.group_records import GroupRecords, for_each_group
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import TaskOutcome
-from tasks.run.previous_attempt import records_there
+from tasks.run.previous_attempt import next_lists_there, records_there
 from tasks.run.records import record_blob
 from tasks.run.uploads import UploadedFile, Uploads
 
 MANIFEST_SECONDS = 3.0
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
+END_SECONDS = 6.0  # of these, in which a job that is being deleted may end its Batch tasks
+_LOOK_SECONDS = 0.3
 
 
 def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds: float = FETCH_SECONDS) -> None:
@@ -45,7 +49,7 @@ def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds
     outcomes = fetch.outcomes(known)
     record.note(outcomes)
     left = fetch.left(outcomes)
-    record.not_downloaded = left if left or fetch.listed else None
+    record.not_downloaded = left if left or fetch.complete else None
     try:
         record.results.remember(dict(fetch.download.stored))
     except ResultsError as error:
@@ -53,6 +57,17 @@ def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds
     if record.results.kept:
         within(MANIFEST_SECONDS, lambda: _save_manifest(record))
     _log(record, fetch)
+
+
+def note_ended(record: RunRecord[Any]) -> None:
+    """Note what the Batch tasks of a job that is being deleted have still recorded, so that it is downloaded too."""
+    if not record.uploads:
+        return
+    fetch = _Fetch(record.azure, record.run, record.uploads, Download(results=record.results))
+    known = record.known
+    within(FETCH_SECONDS, lambda: fetch.look(known))
+    fetch.download.stop.set()
+    record.note(fetch.outcomes(known))
 
 
 def _save_manifest(record: RunRecord[Any]) -> None:
@@ -73,42 +88,81 @@ class _Fetch:
         self._run = run
         self._uploads = uploads
         self._there: Mapping[str, datetime] = {}
-        self._in_groups: Mapping[str, TaskOutcome] = {}  # the files of groups that have a record
+        self._lists: Mapping[str, int] = {}  # the numbers of the groups' next lists of records
+        self._in_groups: dict[str, TaskOutcome] = {}  # the files of groups that have a record
         self.download = download
-        self.listed = False
+        self.complete = False  # whether all records are read, and no Batch task can write another
         self.problem = ""
 
     def run(self, known: Mapping[str, TaskOutcome]) -> None:
+        """Download what is there, then what Batch tasks record while their job ends."""
+        self._guarded(lambda: self._fetch(known), known)
+
+    def look(self, known: Mapping[str, TaskOutcome]) -> None:
+        """Read what Batch tasks record until their job has ended."""
+        self._guarded(lambda: self._read_records(known), known)
+
+    def _guarded(self, act: Callable[[], None], known: Mapping[str, TaskOutcome]) -> None:
         try:
-            self._read_records(known)
-            files = self._uploads.inputs
-            done = self.download.results.downloaded(files)
-            self.download.stored.update(done)
-            wanted = [file for file in files if self._outcome(known[file.name]).succeeded and file.name not in done]
-            if not wanted:
-                return
-            self._hold_containers()  # whoever else cleans up, such as a worker's hook, leaves them then
-            self.download.results.forget(file.name for file in wanted)
-            oldest_first = sorted(wanted, key=lambda file: (file.record not in self._there, self._time(file)))
-            self.download.fetch(self._azure, self._run, oldest_first, self._uploads.bundles)
+            over = self._is_over(known)
+            act()
+            if not over:
+                over = self._wait_until_over(known)
+                act()
+            self.complete = over
         except Exception as error:  # whatever it is, what is not here is named, and its container held
             self.problem = without_secrets(str(error))
 
+    def _wait_until_over(self, known: Mapping[str, TaskOutcome]) -> bool:
+        end = time.monotonic() + END_SECONDS
+        while time.monotonic() < end and not self.download.stop.wait(_LOOK_SECONDS):
+            if self._is_over(known):
+                return True
+        return False
+
+    def _is_over(self, known: Mapping[str, TaskOutcome]) -> bool:
+        if all(self._outcome(each).completed for each in known.values()):
+            return True
+        with self._azure.batch() as batch:
+            return JobResource(batch, self._run.job_id).is_over()
+
+    def _fetch(self, known: Mapping[str, TaskOutcome]) -> None:
+        self._read_records(known)
+        files = self._uploads.inputs
+        done = self.download.results.downloaded([file for file in files if file.name not in self.download.stored])
+        self.download.stored.update(done)
+        stored, useless = self.download.stored, self.download.useless
+        wanted = [
+            file
+            for file in files
+            if file.name not in stored and file.name not in useless and self._outcome(known[file.name]).succeeded
+        ]
+        if not wanted:
+            return
+        self._hold_containers()  # whoever else cleans up, such as a worker's hook, leaves them then
+        self.download.results.forget(file.name for file in wanted)
+        oldest_first = sorted(wanted, key=lambda file: (file.record not in self._there, self._time(file)))
+        self.download.fetch(self._azure, self._run, oldest_first, self._uploads.bundles)
+
     def _read_records(self, known: Mapping[str, TaskOutcome]) -> None:
+        """Read what has been recorded since the last look."""
         self._there = records_there(self._azure, self._run)
         groups: dict[str, list[TaskOutcome]] = {}
-        for file in self._uploads.inputs:
-            if file.task_id in self._uploads.bundles:
-                groups.setdefault(file.task_id, []).append(known[file.name])
+        if self._uploads.bundles:
+            lists = next_lists_there(self._azure, self._run)
+            new = {id for id, number in lists.items() if number != self._lists.get(id)} & self._uploads.bundles.keys()
+            for file in self._uploads.inputs:
+                if file.task_id in new:
+                    groups.setdefault(file.task_id, []).append(known[file.name])
+            self._lists = lists
 
         def recorded(group: str, records: GroupRecords) -> list[TaskOutcome]:
             found = [(each, records.files.get(each.file)) for each in groups[group]]
             return [outcome_of_file(each, each.file, written) for each, written in found if written]
 
         if groups:
-            each_group = for_each_group(self._azure, self._run, groups, recorded).values()
-            self._in_groups = {outcome.file: outcome for outcomes in each_group for outcome in outcomes}
-        self.listed = True
+            for outcomes in for_each_group(self._azure, self._run, groups, recorded).values():
+                self._in_groups |= {outcome.file: outcome for outcome in outcomes}
 
     def outcomes(self, known: Mapping[str, TaskOutcome]) -> list[TaskOutcome]:
         """What became of each file; a record proves a success that was not seen."""

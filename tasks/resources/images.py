@@ -32,8 +32,7 @@ def image_of(batch: BatchClient, settings: PoolSettings) -> Chosen:
 
 def with_image(settings: PoolSettings, chosen: Chosen) -> PoolSettings:
     """The settings naming the image that was chosen, so that no later step chooses another."""
-    agent = chosen.image.node_agent_sku_id if is_gallery_image(chosen.name) else None
-    return settings.model_copy(update={"image": chosen.name, "node_agent_sku": agent})
+    return settings.model_copy(update={"image": chosen.name, "node_agent_sku": chosen.image.node_agent_sku_id})
 
 
 def image_of_pool(batch: BatchClient, settings: PoolSettings, pool_id: str) -> Chosen | None:
@@ -74,15 +73,18 @@ def python_of_nodes(batch: BatchClient, settings: PoolSettings) -> NodePython:
 
 def machine(batch: BatchClient, settings: PoolSettings) -> VirtualMachineConfiguration:
     """The machine of a new pool's nodes, with a container engine where Batch tasks run in containers."""
-    chosen = image_of(batch, settings)
-    reference = chosen.image.image_reference
-    if not reference.virtual_machine_image_id:
-        reference = BatchVmImageReference(
-            publisher=reference.publisher, offer=reference.offer, sku=reference.sku, version=chosen.version
-        )
+    if not (settings.image and settings.node_agent_sku):  # step 0 has named both
+        settings = with_image(settings, image_of(batch, settings))
+    assert settings.image
+    assert settings.node_agent_sku
+    if is_gallery_image(settings.image):
+        reference = BatchVmImageReference(virtual_machine_image_id=settings.image)
+    else:
+        publisher, offer, sku, version = settings.image.split(":")
+        reference = BatchVmImageReference(publisher=publisher, offer=offer, sku=sku, version=version)
     return VirtualMachineConfiguration(
         image_reference=reference,
-        node_agent_sku_id=chosen.image.node_agent_sku_id,
+        node_agent_sku_id=settings.node_agent_sku,
         container_configuration=container_configuration(settings),
     )
 

@@ -14,7 +14,7 @@ from azure.batch.models import (
     BatchJobUpdateOptions,
     BatchPoolInfo,
 )
-from azure.core.exceptions import ResourceExistsError
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from tasks.errors.codes import JOB_ENDED, Code
 from tasks.errors.service import error_code
@@ -46,6 +46,13 @@ class JobResource(Resource):
 
     def delete(self) -> None:
         self._batch.begin_delete_job(self.id)
+
+    def is_over(self) -> bool:
+        """Whether none of its tasks runs any more: it has completed, or is gone."""
+        try:
+            return self._batch.get_job(self.id, select=["id", "state"]).state == BatchJobState.COMPLETED
+        except ResourceNotFoundError:
+            return True
 
 
 class Job(JobResource, Creatable):

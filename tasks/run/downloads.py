@@ -103,8 +103,8 @@ class _Fetching:
                 of_groups.setdefault(file.task_id, {})[file.name] = file
         if of_groups:
             self._lists = lists_by_group(self._azure, self._run)
-        seen = self._in_groups(of_groups) | self._download.stored.keys() | self._download.useless.keys()
-        alone = [file for file in files if file.name not in seen]
+        seen = self._in_groups(of_groups), self._download.stored, self._download.useless
+        alone = [file for file in files if not any(file.name in names for names in seen)]
         lost = {file.name: file for file in self._in_parallel(self._fetch_alone, alone) if file}
         if lost:  # or a previous attempt had them in other groups
             self._lists = self._lists or lists_by_group(self._azure, self._run)

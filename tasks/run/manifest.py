@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -24,6 +24,7 @@ COLUMNS = {
     "script": "str",  # digests of what made the outputs
     "arguments": "str",
 }
+_FILES = 5000  # in a part
 
 
 def manifest(outcomes: Iterable[TaskOutcome], done: Mapping[str, Done]) -> pd.DataFrame:
@@ -35,6 +36,12 @@ def manifest(outcomes: Iterable[TaskOutcome], done: Mapping[str, Done]) -> pd.Da
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     return pd.DataFrame({name: pd.Series(columns.pop(name), dtype=kind) for name, kind in COLUMNS.items()})
+
+
+def manifest_parts(outcomes: Sequence[TaskOutcome], done: Mapping[str, Done]) -> Iterator[pd.DataFrame]:
+    """The same in parts, at least one, of which each takes little memory."""
+    for at in range(0, max(1, len(outcomes)), _FILES):
+        yield manifest(outcomes[at : at + _FILES], done)
 
 
 def with_others(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from tasks.errors.advice import advice
 from tasks.errors.code_table import KNOWN
 from tasks.errors.codes import COULD_NOT_FETCH, COULD_NOT_START, COULD_NOT_UPLOAD, Code, Where
 from tasks.errors.secrets import without_secrets
-from tasks.inputs.files import InputFile
+from tasks.run.groups import HasSize
 from tasks.run.identity import UsedPool
 
 LOGS = "logs"  # the virtual directory of the output container, and the folder of the results
@@ -132,7 +132,7 @@ class TaskOutcome:
         return cls(id=id, file=file, state=BatchTaskState.COMPLETED.value, succeeded=True, earlier=True)
 
     @classmethod
-    def not_begun(cls, file: InputFile) -> TaskOutcome:
+    def not_begun(cls, file: HasSize) -> TaskOutcome:
         """Of a file of which nothing is known but that it is to be processed."""
         added = AddedTask(id=file.task_id, file=file.name)
         return cls.of(added, None).unfinished()
@@ -201,7 +201,7 @@ def log_blob(task: str, stream: str) -> str:
     return f"{LOGS}/{task}/{stream}"
 
 
-def in_order(files: Sequence[InputFile], *several: Sequence[TaskOutcome]) -> list[TaskOutcome]:
+def in_order(files: Sequence[HasSize], *several: Sequence[TaskOutcome]) -> list[TaskOutcome]:
     """The last outcome of each file, in the order of the files, of which some may not have begun."""
     known = {outcome.file: outcome for outcomes in several for outcome in outcomes}
     return [known.get(file.name) or TaskOutcome.not_begun(file) for file in files]

@@ -160,7 +160,8 @@ class Results:
 
     def remember(self, done: Mapping[str, Done]) -> None:
         """Note that the outputs of these files are there, by the file's name."""
-        self._note({**self.done(), **done})
+        known = self.done()
+        self._note({**known, **done} if known else done)  # of very many, no more dicts than must be
 
     def forget(self, names: Iterable[str]) -> None:
         """The outputs of these files are about to be replaced."""

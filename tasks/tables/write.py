@@ -6,14 +6,14 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype
 
 from tasks.errors import ResultsError
 from tasks.errors.local_files import at
@@ -22,7 +22,7 @@ from tasks.errors.text import as_unicode
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?", re.ASCII)  # a number to a spreadsheet, and harmless
-_ROWS = 100_000  # that are in memory at once while they are written as Parquet
+_ROWS = 100_000  # of a table that is in memory, that are made ready to be written at once
 # What pyarrow raises for values that no column of Parquet can hold: mixed types, lone surrogates, large integers.
 _UNSUITABLE = (ValueError, TypeError, OverflowError, NotImplementedError)
 
@@ -34,11 +34,26 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     it, and so has text that begins with one. In both, text that is not valid Unicode has backslash escapes, repeated
     names of columns have underscores at their end, and the index is left out. Raises ResultsError.
     """
-    table = table.set_axis(distinct(str(name) for name in table.columns), axis="columns")
-    with _replacing(_with_suffix(path, ".csv")) as file:
-        _write_csv(table, file)
-    with _replacing(_with_suffix(path, ".parquet")) as file:
-        pq.write_table(_exact(table), file, row_group_size=_ROWS)
+    write_parts([table], path)
+
+
+def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
+    """The same with a table of which no more than a part is in memory; all have the same columns and types."""
+    text_path, exact_path = (_with_suffix(path, suffix) for suffix in (".csv", ".parquet"))
+    try:
+        with _replacing(text_path) as text, _replacing(exact_path) as exact, ExitStack() as stack:
+            writer: pq.ParquetWriter | None = None
+            for rows in (rows for part in parts for rows in _slices(part)):
+                rows = rows.set_axis(distinct(str(name) for name in rows.columns), axis="columns")
+                with at(text_path):
+                    _write_csv(rows, text, header=writer is None)
+                with at(exact_path):
+                    values = _exact(rows)
+                    writer = writer or stack.enter_context(pq.ParquetWriter(exact, values.schema))
+                    writer.write_table(values, row_group_size=_ROWS)
+    except ResultsError as error:
+        advice = "free some space there or make it writable, then retry the flow run"
+        raise error.with_message(f"{error}; {advice}") from None
 
 
 def distinct(names: Iterable[str]) -> list[str]:
@@ -67,21 +82,31 @@ def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(name + suffix)
 
 
-def _write_csv(table: pd.DataFrame, file: IO[bytes]) -> None:
-    numbers = [name for name in table.columns if is_numeric_dtype(table[name]) or is_bool_dtype(table[name])]
-    texts = {name: _safe(table[name]) for name in table.columns if name not in numbers}
+def _write_csv(table: pd.DataFrame, file: IO[bytes], *, header: bool) -> None:
     # The csv module does not quote a carriage return by itself.
-    returns = any(map(_has_returns, texts.values()))
+    returns = any(_has_returns(table[name]) for name in table.columns if _is_text(table[name]))
     quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
-    safe = table.assign(**texts)
+    safe = table.assign(**{name: _safe(table[name]) for name in table.columns if _is_text(table[name])})
     safe.set_axis([_guarded(name) for name in safe.columns], axis="columns").to_csv(
-        file, mode="wb", index=False, quoting=quoting, lineterminator="\n", encoding="utf-8"
+        file, mode="wb", header=header, index=False, quoting=quoting, lineterminator="\n", encoding="utf-8"
     )
+
+
+def _slices(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The table in parts, at least one; whole where it has columns of objects, whose type depends on all of them."""
+    rows = max(1, len(table)) if any(map(is_object_dtype, table.dtypes)) else _ROWS
+    for first in range(0, max(1, len(table)), rows):
+        yield table.iloc[first : first + rows]
+
+
+def _is_text(column: pd.Series) -> bool:
+    return not (is_numeric_dtype(column) or is_bool_dtype(column))
 
 
 def _safe(column: pd.Series) -> pd.Series:
     """The column as text that a spreadsheet does not run."""
     if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.cat.remove_unused_categories()
         categories = column.cat.categories.to_series()
         return column.cat.rename_categories(list(_safe(categories)))
     if not isinstance(column.dtype, pd.StringDtype):
@@ -96,7 +121,7 @@ def _has_returns(texts: pd.Series) -> bool:
         texts = texts.cat.categories.to_series()
     if isinstance(texts.dtype, pd.StringDtype):
         return bool(texts.str.contains("\r", regex=False).any())
-    return any("\r" in text for text in texts.dropna())
+    return any("\r" in str(value) for value in texts.dropna())
 
 
 def _guarded(value: object) -> str:
@@ -135,9 +160,6 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             with partial.open("wb") as file:
                 yield file
             partial.replace(path)
-    except ResultsError as error:
-        advice = "free some space there or make it writable, then retry the flow run"
-        raise error.with_message(f"{error}; {advice}") from None
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

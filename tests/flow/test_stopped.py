@@ -21,6 +21,7 @@ from tasks.inputs.files import InputFile
 from tasks.record import RunRecord
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.report import RunFacts
+from tasks.resources.job import JobResource
 from tasks.run.fetch import Fetcher
 from tasks.run.identity import Role, Run
 from tasks.run.outcomes import AddedTask, Cause, TaskOutcome
@@ -29,7 +30,7 @@ from tasks.run.records import Output, record_blob
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal
 from tasks.run.uploads import Bundle, Uploads
-from tasks.stopped import fetch_finished
+from tasks.stopped import fetch_finished, note_ended
 from tests.support.downloads import (
     GROUP,
     NAMES,
@@ -143,6 +144,68 @@ def test_finished_files_of_a_group_that_still_runs_are_downloaded(
         (LATE, False, None, Cause.NOT_RUN),
     ]
     assert chronicle.holds() is False
+
+
+def in_group(chronicle: RunRecord[Any], container: ContainerClient, *names: str) -> None:
+    """Let these files be those of a group that runs."""
+    for name in {*names} & {*NAMES}:
+        container.delete_blob(record_blob(name))
+    inputs = [replace(file(name), task_id=GROUP) for name in names]
+    chronicle.uploads = Uploads(application=[], inputs=inputs, bundles={GROUP: Bundle(blob=file("x"), digest="")})
+    chronicle.seen.outcomes.clear()
+    chronicle.seen.outcomes[GROUP] = TaskOutcome(id=GROUP, file="b.txt and 2 more", state="running")
+
+
+def storing(monkeypatch: pytest.MonkeyPatch, store: Callable[[], object]) -> None:
+    """Let the job end at the second look, after its group has stored its last list."""
+    looks: list[bool] = []
+
+    def is_over(self: JobResource) -> bool:
+        if looks:
+            store()
+        looks.append(True)
+        return len(looks) > 1
+
+    monkeypatch.setattr(JobResource, "is_over", is_over)
+
+
+def test_what_a_group_stores_while_its_job_ends_is_downloaded(
+    chronicle: RunRecord[Any],
+    container: ContainerClient,
+    published: list[RunFacts],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(container, 0, success("b.txt"))
+    in_group(chronicle, container, "b.txt", "c.txt", LATE)
+    storing(monkeypatch, lambda: put(container, 1, success("c.txt")))
+    stop(chronicle)
+    assert remembered(chronicle.results) == {"b.txt", "c.txt"}
+    assert chronicle.holds() is False
+
+
+def test_a_cancelled_run_notes_what_a_group_stores_while_its_job_ends(
+    chronicle: RunRecord[Any], container: ContainerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_group(chronicle, container, "b.txt", "c.txt", LATE)
+    storing(monkeypatch, lambda: put(container, 0, success("b.txt"), failure("c.txt")))
+    note_ended(chronicle)
+    assert [(name, each.succeeded, each.exit_code) for name, each in chronicle.known.items()] == [
+        ("b.txt", True, 0),
+        ("c.txt", False, 3),
+        (LATE, False, None),
+    ]
+
+
+def test_a_job_that_does_not_end_in_time_keeps_the_outputs_of_its_groups(
+    chronicle: RunRecord[Any], container: ContainerClient, published: list[RunFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(container, 0, success("b.txt"))
+    in_group(chronicle, container, "b.txt", "c.txt", LATE)
+    monkeypatch.setattr(JobResource, "is_over", lambda self: False)
+    monkeypatch.setattr(tasks.stopped, "END_SECONDS", 0.1)
+    stop(chronicle)
+    assert remembered(chronicle.results) == {"b.txt"}
+    assert chronicle.holds() is True
 
 
 def blocking(name: str, blocked: Event) -> Callable[..., None]:

@@ -600,7 +600,7 @@ def test_an_output_that_cannot_be_stored_fails_its_file_alone(server: BlobServer
 
 @pytest.fixture
 def journal(server: BlobServer, tmp_path: Path) -> Iterable[group_records.Records]:
-    times = iter([0.0, 19.9, 20.0, 20.0, 39.9, 40.0, 40.0])
+    times = iter([0.0, 4.9, 5.0, 5.0, 9.9, 10.0, 10.0])
     made = group_records.Records(
         f"{server.endpoint}/{RECORDS}", SAS, str(tmp_path / "journal"), clock=lambda: next(times)
     )
@@ -615,7 +615,7 @@ def ended(name: str, **more: Any) -> dict[str, Any]:
     return {**one_file.make_record(file, datetime.now(timezone.utc), 0.0), **more}
 
 
-def test_records_are_stored_every_20_seconds(server: BlobServer, journal: group_records.Records) -> None:
+def test_records_are_stored_every_5_seconds(server: BlobServer, journal: group_records.Records) -> None:
     for name in "abcd":
         journal.end(ended(name))
     assert [[each["name"] for each in group] for group in lists(server)] == [["a", "b"], ["c", "d"]]
