@@ -17,9 +17,10 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from tasks.watching.heartbeats import HEARTBEAT, NO_HEARTBEAT
+
 FLOWS = ("top-words", "run-script")  # the sweep's trigger has them too
 SWEEP = ("sweep",)
-HEARTBEAT = "prefect.flow-run.heartbeat"
 CANCELLING = "prefect.flow-run.Cancelling"
 STARTING = {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}  # by a worker
 # Of a run that ended, or was suspended, no further heartbeat is due. One that waits for an answer (Paused) still has a
@@ -28,7 +29,7 @@ ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "
 # Eight heartbeats of prefect.toml. More than Prefect's default of 180 seconds between two, for runs that are started
 # elsewhere; less than half of the ten minutes in which nothing may be left of a lost run.
 SILENCE = timedelta(minutes=4)
-MESSAGE = "no heartbeat for {minutes:g} minutes: the process, the worker or the machine of this run is lost"
+MESSAGE = NO_HEARTBEAT + "{minutes:g} minutes: the process, the worker or the machine of this run is lost"
 
 
 def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
