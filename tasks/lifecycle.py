@@ -22,6 +22,7 @@ from tasks.check import check_accounts, check_input, resolve_packages
 from tasks.containers import delete_containers
 from tasks.direct_clean_up import DirectCleanUp
 from tasks.ending import end_with, failure_of
+from tasks.errors import RunError
 from tasks.inputs.files import InputFile, as_list
 from tasks.job import delete_job
 from tasks.kept import skip_done
@@ -45,6 +46,7 @@ from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
 from tasks.stopped import fetch_finished
 from tasks.terminal import terminate_on_hangup
+from tasks.watching.cancellation import declared_crashed
 from tasks.watching.watch import LastSeen
 
 
@@ -241,6 +243,9 @@ class BatchRun(Generic[T, J]):
         with self._contexts:
             if self._record is None:
                 return
+            # A step fails too where a sweep deletes what it is at work on.
+            crashed = declared_crashed() if isinstance(error, RunError) else None
+            error = crashed or error
             try:
                 if error is None and not self._deletes:
                     self._ask()
@@ -249,6 +254,8 @@ class BatchRun(Generic[T, J]):
                 raise
             finally:
                 self._delete_and_report(self._record, error)
+            if crashed:
+                raise crashed
 
     def result(self) -> J:
         """What the outputs were joined into, once the run has ended.

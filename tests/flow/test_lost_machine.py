@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event, RelatedResource, Resource
 from prefect.logging.loggers import disable_run_logger
-from prefect.states import Cancelling, Completed, Crashed, Pending, Running
+from prefect.states import Cancelling, Completed, Crashed, Pending, Running, Scheduled
 from prefect.types import DateTime
 from pydantic import TypeAdapter
 
+import flows.nine_steps
 from flows.automations import FLOWS, MESSAGE, SILENCE, apply, lost_runs
+from flows.top_words import top_words
+from tasks.accounts.clients import Azure
 from tasks.errors import DeclaredCrashed
+from tasks.files import upload_files
+from tasks.run.identity import Run
 from tasks.watching.cancellation import Cancellation, declared_crashed
 from tasks.watching.heartbeats import HEARTBEAT, claim, take_back
 from tests.support.deployed import Deployed
+from tests.support.flow_runs import write_texts
 from tests.support.paths import ROOT
 from tests.support.polling import eventually
 
@@ -60,7 +69,8 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     names = ("lost", "stopping", "ended")
     runs = {name: client.create_flow_run(ours, state=Running()).id for name in names}
     runs["of others"] = client.create_flow_run(another, state=Running()).id
-    runs["waiting"] = client.create_flow_run(ours, state=Pending()).id  # no process has begun
+    runs["starting"] = client.create_flow_run(ours, state=Pending()).id
+    runs["waiting"] = client.create_flow_run(ours, state=Scheduled()).id
     for name in names:
         beat(deployed, runs[name], "top-words")
     beat(deployed, runs["of others"], "of-somebody-else")
@@ -73,7 +83,7 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
 
 @pytest.mark.usefixtures("runs")
 def test_make_deploy_has_applied_the_automations(deployed: Deployed) -> None:
-    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 3
+    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 4
 
 
 @pytest.fixture
@@ -112,6 +122,22 @@ def test_a_run_that_is_swept_stops_when_it_wakes_up(deployed: Deployed, silent: 
     assert not take_back(deployed.client, silent)  # also if it read its state just before the sweep did
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_a_step_that_fails_because_of_a_sweep_says_so(
+    azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sweep_then_upload(azure: Azure, run: Run, *rest: Any) -> Any:
+        with get_client(sync_client=True) as client, azure.blobs() as blobs:
+            client.set_flow_run_state(UUID(run.flow_run_id), Crashed(message="its machine was asleep"))
+            for container in list(blobs.list_containers(name_starts_with=run.name)):
+                blobs.delete_container(container.name)
+        return upload_files(azure, run, *rest)
+
+    monkeypatch.setattr(flows.nine_steps, "upload_files", sweep_then_upload)
+    with pytest.raises(DeclaredCrashed, match="its machine was asleep"):
+        top_words(write_texts(tmp_path / "in", ["a"]), output_folder=str(tmp_path / "results"))
+
+
 def test_deploying_again_renews_the_one_automation(deployed: Deployed) -> None:
     client = deployed.client
     wanted = lost_runs(QUICK)[0].model_copy(update={"name": "deployed again"})
@@ -137,11 +163,12 @@ def test_the_automation_is_for_the_flows_that_the_sweep_is_triggered_by() -> Non
 
 
 def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deployed, runs: dict[str, UUID]) -> None:
-    for name, ended in (("lost", "Crashed"), ("stopping", "Cancelled")):
+    for name, ended in (("lost", "Crashed"), ("stopping", "Cancelled"), ("starting", "Crashed")):
         state = deployed.wait(runs[name], ended)
         assert state.message
         assert state.message.startswith("no heartbeat for ")
     swept = {f"prefect.flow-run.{runs[name]}" for name in ("lost", "stopping")}
     eventually("sweeps", lambda: swept <= {run.parameters.get("flow_run_id") for run in deployed.runs("sweep")})
+    assert all("accounts" in run.parameters for run in deployed.runs("sweep"))  # of their deployment
     now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting")]
-    assert now == ["Completed", "Running", "Pending"]
+    assert now == ["Completed", "Running", "Scheduled"]

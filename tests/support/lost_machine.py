@@ -112,7 +112,7 @@ class Trial:
             print(f"   {moment.value}: the run had ended, trying again", flush=True)
 
     def _killed_before_its_end(self, moment: Moment) -> bool:
-        eventually("a moment without sweeps", self._no_sweep)
+        eventually("a moment without sweeps", self._no_sweep, LIMIT)
         seconds = 0.1 if moment in (Moment.DOWNLOAD, Moment.CLEAN_UP) else 900
         run_id = self.start_run(seconds)
         eventually("the run being begun", lambda: self.deployed.run(run_id).state_name == "Running", interval=0.02)
@@ -122,7 +122,7 @@ class Trial:
         if moment is not Moment.CLEAN_UP:  # which takes half a second
             time.sleep(random.uniform(0, 0.5 if seconds < 1 else 3.0))
         if moment is not Moment.CLEAN_UP:
-            eventually("a moment without sweeps", self._no_sweep)
+            eventually("a moment without sweeps", self._no_sweep, LIMIT)
         case.there = self._names(run_id)
         for victim in (worker_pid(self.supervisor), pid):
             with suppress(ProcessLookupError):  # a run that has just ended
