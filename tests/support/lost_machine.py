@@ -1,6 +1,6 @@
 """Kill flow and worker together, again and again, and measure until the accounts are empty, with nobody at a keyboard.
 
-python -m tests.support.lost_machine --times 20        # about 20 minutes; a table at the end
+python -m tests.support.lost_machine --times 20        # about 30 minutes; a table at the end
 
 A Prefect server, `make deploy`, a worker as `make worker` starts it, and a local Azure, all with the values that ship.
 The runs that were killed are waited for together. A run is killed only while no sweep is under way.
