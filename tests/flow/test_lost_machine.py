@@ -47,13 +47,13 @@ def another() -> None:
     """A run that is none of ours."""
 
 
-def beat(deployed: Deployed, run: UUID, name: str) -> None:
-    """The heartbeat as Prefect's flow engine emits it."""
+def beat(deployed: Deployed, run: UUID, name: str, ago: timedelta = timedelta()) -> None:
+    """The heartbeat as Prefect's flow engine emits it; one of long ago is as if the server had been away since."""
     related = RelatedResource({"prefect.resource.id": "prefect.flow.x", "prefect.resource.role": "flow"})
     related.root["prefect.resource.name"] = name
     event = Event(
         event=HEARTBEAT,
-        occurred=TypeAdapter(DateTime).validate_python(datetime.now(timezone.utc)),
+        occurred=TypeAdapter(DateTime).validate_python(datetime.now(timezone.utc) - ago),
         resource=Resource({"prefect.resource.id": f"prefect.flow-run.{run}"}),
         related=[related],
     )
@@ -70,9 +70,13 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     runs = {name: client.create_flow_run(ours, state=Running()).id for name in names}
     runs["of others"] = client.create_flow_run(another, state=Running()).id
     runs["starting"] = client.create_flow_run(ours, state=Pending()).id
-    runs["waiting"] = client.create_flow_run(ours, state=Scheduled()).id
+    runs["waiting"] = client.create_flow_run(
+        ours, state=Scheduled(scheduled_time=datetime.now(timezone.utc) + timedelta(days=1))
+    ).id
     for name in names:
         beat(deployed, runs[name], "top-words")
+    runs["lost in an outage"] = client.create_flow_run(ours, state=Running()).id
+    beat(deployed, runs["lost in an outage"], "top-words", ago=timedelta(minutes=5))
     beat(deployed, runs["of others"], "of-somebody-else")
     client.set_flow_run_state(runs["stopping"], Cancelling(), force=True)
     client.set_flow_run_state(runs["ended"], Completed(), force=True)
@@ -163,11 +167,12 @@ def test_the_automation_is_for_the_flows_that_the_sweep_is_triggered_by() -> Non
 
 
 def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deployed, runs: dict[str, UUID]) -> None:
-    for name, ended in (("lost", "Crashed"), ("stopping", "Cancelled"), ("starting", "Crashed")):
-        state = deployed.wait(runs[name], ended)
+    crashed = ("lost", "lost in an outage", "starting")
+    for name in (*crashed, "stopping"):
+        state = deployed.wait(runs[name], "Crashed" if name in crashed else "Cancelled")
         assert state.message
         assert state.message.startswith("no heartbeat for ")
-    swept = {f"prefect.flow-run.{runs[name]}" for name in ("lost", "stopping")}
+    swept = {f"prefect.flow-run.{runs[name]}" for name in (*crashed, "stopping")}
     eventually("sweeps", lambda: swept <= {run.parameters.get("flow_run_id") for run in deployed.runs("sweep")})
     assert all("accounts" in run.parameters for run in deployed.runs("sweep"))  # of their deployment
     now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting")]
