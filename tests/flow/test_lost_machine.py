@@ -42,6 +42,11 @@ def ours() -> None:
     """As far as an automation looks at it."""
 
 
+@flow(name="sweep")
+def lost_sweep(flow_run_id: str) -> None:
+    """A sweep whose worker is lost."""
+
+
 @flow(name="of-somebody-else")
 def another() -> None:
     """A run that is none of ours."""
@@ -80,6 +85,8 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     beat(deployed, runs["of others"], "of-somebody-else")
     client.set_flow_run_state(runs["stopping"], Cancelling(), force=True)
     client.set_flow_run_state(runs["ended"], Completed(), force=True)
+    sweep = client.create_flow_run(lost_sweep, parameters={"flow_run_id": str(runs["ended"])}, state=Running())
+    client.set_flow_run_state(sweep.id, Crashed(message=MESSAGE.format(minutes=4)))
     yield runs
     for id in created:
         client.delete_automation(id)
@@ -173,6 +180,7 @@ def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deploye
         assert state.message
         assert state.message.startswith("no heartbeat for ")
     swept = {f"prefect.flow-run.{runs[name]}" for name in (*crashed, "stopping")}
+    swept.add(str(runs["ended"]))  # again, by the sweep that follows one that was lost
     eventually("sweeps", lambda: swept <= {run.parameters.get("flow_run_id") for run in deployed.runs("sweep")})
     assert all("accounts" in run.parameters for run in deployed.runs("sweep"))  # of their deployment
     now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting")]
