@@ -17,37 +17,42 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from tasks.watching.heartbeats import HEARTBEAT, NO_HEARTBEAT
+
 FLOWS = ("top-words", "run-script")  # the sweep's trigger has them too
 SWEEP = ("sweep",)
-HEARTBEAT = "prefect.flow-run.heartbeat"
 CANCELLING = "prefect.flow-run.Cancelling"
 STARTING = {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}  # by a worker
+RUNNING = "prefect.flow-run.Running"
 # Of a run that ended, or was suspended, no further heartbeat is due. One that waits for an answer (Paused) still has a
 # process, and a pool that bills.
 ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Suspended"))
 # Eight heartbeats of prefect.toml. More than Prefect's default of 180 seconds between two, for runs that are started
 # elsewhere; less than half of the ten minutes in which nothing may be left of a lost run.
 SILENCE = timedelta(minutes=4)
-MESSAGE = "no heartbeat for {minutes:g} minutes: the process, the worker or the machine of this run is lost"
+MESSAGE = NO_HEARTBEAT + "{minutes:g} minutes: the process, the worker or the machine of this run is lost"
 
 
 def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
     """The automations, as they are to be on the server.
 
     The second is needed because Prefect's server lets a Cancelling run become nothing but Cancelled. A heartbeat ends
-    its attention; at most one follows the request, because a worker ends the run's process after 30 seconds. The third
-    is for a sweep whose worker was lost between taking it and starting its process; prefect.yaml starts another one.
+    its attention; at most one follows the request, because a worker ends the run's process after 30 seconds. The others
+    are for a worker that was lost between taking a run and starting its process: of a sweep, which prefect.yaml then
+    starts again, and of a run, which would stay Pending.
     """
     automations = {
-        "azure-batch: a run without heartbeat has crashed": ({HEARTBEAT}, FLOWS + SWEEP, StateType.CRASHED),
-        "azure-batch: a cancelled run without heartbeat is gone": ({CANCELLING}, FLOWS, StateType.CANCELLED),
-        "azure-batch: a sweep that does not start has crashed": (STARTING, SWEEP, StateType.CRASHED),
+        "azure-batch: a run without heartbeat has crashed": ({HEARTBEAT}, FLOWS + SWEEP, StateType.CRASHED, ()),
+        "azure-batch: a cancelled run without heartbeat is gone": ({CANCELLING}, FLOWS, StateType.CANCELLED, ()),
+        "azure-batch: a sweep that does not start has crashed": (STARTING, SWEEP, StateType.CRASHED, ()),
+        # Once it runs, it is the business of the first, which leaves a run alone whose heartbeats are switched off.
+        "azure-batch: a run that does not start has crashed": (STARTING, FLOWS, StateType.CRASHED, (RUNNING,)),
     }
     return [_automation(name, *what, silence) for name, what in automations.items()]
 
 
 def _automation(
-    name: str, after: set[str], flows: tuple[str, ...], state: StateType, silence: timedelta
+    name: str, after: set[str], flows: tuple[str, ...], state: StateType, also: tuple[str, ...], silence: timedelta
 ) -> AutomationCore:
     return AutomationCore(
         name=name,
@@ -57,7 +62,7 @@ def _automation(
         trigger=EventTrigger(
             type="event",
             after=after,
-            expect={HEARTBEAT, *ENDED},
+            expect={HEARTBEAT, *ENDED, *also},
             match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification.model_validate(
                 {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}

@@ -44,6 +44,7 @@ from tasks.resources.resource import Found
 from tasks.run.parameters import flow_run_uuid
 from tasks.run.settings import CleanUp, settings_in
 from tasks.step import RETRIES, step
+from tasks.watching.heartbeats import GRACE, claim, is_silent
 
 log_errors_without_traceback()
 
@@ -75,7 +76,8 @@ def sweep(
         get_run_logger().info(nothing)
         return Completed(message=nothing)
 
-    findings, unlisted = find_leftovers(azure, only, include_kept)
+    clean_up = clean_up_of_ended_run(only, claims=delete) if only else None
+    findings, unlisted = find_leftovers(azure, only, include_kept, clean_up)
     leftovers = to_delete(findings)
     deletions = delete_leftovers(azure, leftovers) if delete and leftovers else []
     publish_findings(findings, deletions, only)
@@ -85,13 +87,16 @@ def sweep(
 
 
 @step("1 find leftovers")
-def find_leftovers(azure: Azure, only: UUID | None, include_kept: bool) -> tuple[list[Finding], list[str]]:
+def find_leftovers(
+    azure: Azure, only: UUID | None, include_kept: bool, clean_up: CleanUp | None = None
+) -> tuple[list[Finding], list[str]]:
     """List the resources with our tags and decide about each; with a flow run's id, only its own are deleted.
+
+    `clean_up` is that of this flow run, None if it may still continue.
 
     Also returns why one of the two accounts could not be listed; the sweep continues with the other, which may bill.
     """
     found, unlisted = _listed(azure)
-    clean_up = clean_up_of_ended_run(only) if only else None
     now = datetime.now(timezone.utc)
     findings = [
         Finding(
@@ -146,12 +151,21 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
             ) from None
 
 
-def clean_up_of_ended_run(flow_run_id: UUID) -> CleanUp | None:
-    """The clean_up parameter of that run; None if the run may still continue."""
-    flow_run = read_flow_run(flow_run_id)
+def clean_up_of_ended_run(flow_run_id: UUID, *, claims: bool) -> CleanUp | None:
+    """The clean_up parameter of that run; None if the run may still continue.
+
+    A run that is Crashed for lack of heartbeats gets time to send one. `claims` is for a sweep that deletes then.
+    """
+    flow_run, log = read_flow_run(flow_run_id), get_run_logger()
     state = flow_run.state
     if state is None or not state.is_final():
         now = state.name if state else "not begun"
-        get_run_logger().warning("Flow run %s: has not ended (%s), leaving what it created", flow_run_id, now)
+        log.warning("Flow run %s: has not ended (%s), leaving what it created", flow_run_id, now)
         return None
+    if claims and is_silent(state):
+        log.info("Flow run %s: %s; waiting %.0f s for a heartbeat", flow_run_id, state.message, GRACE)
+        with get_client(sync_client=True) as client:
+            if not claim(client, flow_run):
+                log.warning("Flow run %s: runs, leaving what it created", flow_run_id)
+                return None
     return clean_up_of(settings_in(flow_run.parameters))

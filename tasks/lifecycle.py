@@ -21,6 +21,7 @@ from tasks.beginning import Beginning, Begun
 from tasks.containers import delete_containers
 from tasks.direct_clean_up import DirectCleanUp
 from tasks.ending import end_with, failure_of
+from tasks.errors import RunError
 from tasks.inputs.files import InputFile
 from tasks.job import delete_job
 from tasks.plan import end_check, show_plan
@@ -36,6 +37,7 @@ from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
 from tasks.stopped import fetch_finished, note_ended
 from tasks.terminal import terminate_on_hangup
+from tasks.watching.cancellation import declared_crashed
 from tasks.watching.watch import LastSeen
 
 
@@ -183,6 +185,9 @@ class BatchRun(Generic[T, J]):
         with self._contexts:
             if self._record is None:
                 return
+            # A step fails too where a sweep deletes what it is at work on.
+            crashed = declared_crashed() if isinstance(error, RunError) else None
+            error = crashed or error
             try:
                 if error is None and not self._deletes:
                     self._ask()
@@ -191,6 +196,8 @@ class BatchRun(Generic[T, J]):
                 raise
             finally:
                 self._delete_and_report(self._record, error)
+            if crashed:
+                raise crashed
 
     def result(self) -> J:
         """What the outputs were joined into, once the run has ended.

@@ -39,6 +39,8 @@ FAST = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT0.5S",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5",
     "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "false",
     # On a busy machine SQLite keeps requests waiting, which the server otherwise answers with 503.
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
@@ -77,8 +79,12 @@ class Deployed:
         ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port, "PREFECT_API_URL": api_url}
         ours["TMPDIR"] = str(home)  # a worker that is killed leaves folders behind
         every = {**inherited, **FAST, **ours, **environment}
-        server = _start("server", home, {**every, **SERVER}, "server", "start", "--host", "127.0.0.1")
-        return cls(api_url=api_url, home=home, environment=every, server=server)
+        return cls(api_url=api_url, home=home, environment=every, server=_start_server(home, every))
+
+    def restart_server(self) -> None:
+        """Start the server again, after it was killed, with the database that it had."""
+        self.server = _start_server(self.home, self.environment)
+        eventually("the server", self.healthy)
 
     def deploy(self) -> str:
         """`make deploy` against this server, once it answers: what that printed."""
@@ -231,6 +237,10 @@ def migrated_database() -> Path:
                 shutil.copy(Path(home) / "prefect.db", own)
                 own.replace(made)
     return made
+
+
+def _start_server(home: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return _start("server", home, {**environment, **SERVER}, "server", "start", "--host", "127.0.0.1")
 
 
 def _start(name: str, home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:

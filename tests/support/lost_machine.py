@@ -1,6 +1,6 @@
 """Kill flow and worker together, again and again, and measure until the accounts are empty, with nobody at a keyboard.
 
-python -m tests.support.lost_machine --times 20        # about 20 minutes; a table at the end
+python -m tests.support.lost_machine --times 20        # about 30 minutes; a table at the end
 
 A Prefect server, `make deploy`, a worker as `make worker` starts it, and a local Azure, all with the values that ship.
 The runs that were killed are waited for together. A run is killed only while no sweep is under way.
@@ -36,7 +36,12 @@ from tests.support.polling import eventually
 
 LIMIT = 600.0  # seconds from the kill to empty accounts
 # Prefect's own values, in place of those that make tests fast.
-AS_SHIPPED = {"PREFECT_WORKER_QUERY_SECONDS": "10", "PREFECT_RUNNER_POLL_FREQUENCY": "10"}
+AS_SHIPPED = {
+    "PREFECT_WORKER_QUERY_SECONDS": "10",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "10",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT5S",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "5",
+}
 SCRIPT = """
 import os, pathlib, sys, time
 time.sleep(float(sys.argv[1]))
@@ -78,67 +83,73 @@ class Trial:
         (folder / "work.py").write_text(SCRIPT)
         for number in range(20):
             (folder / f"{number:02}.in").write_text(f"{number}\n")
-        with (deployed.home / "supervisor.log").open("w") as log:
-            self.supervisor = subprocess.Popen(
+        self.supervisor = self.start_supervisor()
+        self.cases: list[Case] = []
+        self.done = threading.Event()
+
+    def start_supervisor(self) -> subprocess.Popen[bytes]:
+        """A worker as `make worker` starts it."""
+        with (self.deployed.home / "supervisor.log").open("a") as log:
+            return subprocess.Popen(
                 [sys.executable, "-m", "flows.worker", "--pool", "local-process", "--type", "process"],
                 cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        self.cases: list[Case] = []
-        self.done = threading.Event()
 
-    def kill_one(self, moment: Moment) -> None:
-        """A run, killed together with its worker at that moment, or shortly after."""
-        eventually("a moment without sweeps", self._no_sweep)
-        seconds = 0.1 if moment in (Moment.DOWNLOAD, Moment.CLEAN_UP) else 900
-        run_id = self.deployed.start(
+    def start_run(self, seconds: float, files: str = "*.in") -> UUID:
+        return self.deployed.start(
             "run-script",
             script=str(self.folder / "work.py"),
             arguments=[str(seconds)],
-            inputs=[str(self.folder / "*.in")],
+            inputs=[str(self.folder / files)],
             output_folder=str(self.folder / "results"),
             files_per_task=1,
         )
+
+    def kill_one(self, moment: Moment) -> None:
+        """A run, killed together with its worker at that moment, or shortly after; another one if it ended before."""
+        while not self._killed_before_its_end(moment):
+            print(f"   {moment.value}: the run had ended, trying again", flush=True)
+
+    def _killed_before_its_end(self, moment: Moment) -> bool:
+        eventually("a moment without sweeps", self._no_sweep, LIMIT)
+        seconds = 0.1 if moment in (Moment.DOWNLOAD, Moment.CLEAN_UP) else 900
+        run_id = self.start_run(seconds)
         eventually("the run being begun", lambda: self.deployed.run(run_id).state_name == "Running", interval=0.02)
         case = Case(number=len(self.cases) + 1, run_id=run_id, moment=moment)
         pid = self.deployed.pid(run_id)
-        eventually(moment.value, lambda: self._reached(case), interval=0.02)
+        eventually(moment.value, lambda: self.reached(case), interval=0.02)
         if moment is not Moment.CLEAN_UP:  # which takes half a second
             time.sleep(random.uniform(0, 0.5 if seconds < 1 else 3.0))
         if moment is not Moment.CLEAN_UP:
-            eventually("a moment without sweeps", self._no_sweep)
+            eventually("a moment without sweeps", self._no_sweep, LIMIT)
         case.there = self._names(run_id)
-        for victim in (self._worker_pid(), pid):
+        for victim in (worker_pid(self.supervisor), pid):
             with suppress(ProcessLookupError):  # a run that has just ended
                 os.kill(victim, signal.SIGKILL)
         case.killed, case.killed_at = time.monotonic(), datetime.now().astimezone()
         case.state = self.deployed.run(run_id).state_name or ""
+        if case.state in FINAL:
+            return False
         self.cases.append(case)
         print(f"{case.number:2} {run_id} {moment.value}: {', '.join(case.there) or 'nothing'}", flush=True)
-
-    def _worker_pid(self) -> int:
-        def child() -> int | None:
-            pid = self.supervisor.pid
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            return int(children[0]) if children else None
-
-        return eventually("a worker", child)
+        return True
 
     def _no_sweep(self) -> bool:
         return all(run.state_name in FINAL for run in self.deployed.runs("sweep"))
 
-    def _found(self, run_id: UUID) -> list[Found]:
+    def found(self, run_id: UUID) -> list[Found]:
         return [found for found in list_leftovers(self.azure) if found.tags.owned_by(str(run_id))]
 
     def _names(self, run_id: UUID) -> list[str]:
         return sorted(
-            f"{each.kind.value} ({each.state})" if each.state else each.kind.value for each in self._found(run_id)
+            f"{each.kind.value} ({each.state})" if each.state else each.kind.value for each in self.found(run_id)
         )
 
-    def _reached(self, case: Case) -> bool:
+    def reached(self, case: Case) -> bool:
         if case.moment is Moment.PROCESS:
             return True
-        found = self._found(case.run_id)
+        found = self.found(case.run_id)
         kinds = {each.kind: each for each in found}
         match case.moment:
             case Moment.CONTAINERS:
@@ -188,6 +199,15 @@ class Trial:
         self.done.set()
         self.supervisor.terminate()
         self.supervisor.wait(60)
+
+
+def worker_pid(supervisor: subprocess.Popen[bytes]) -> int:
+    def child() -> int | None:
+        pid = supervisor.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    return eventually("a worker", child)
 
 
 def table(cases: list[Case]) -> str:
