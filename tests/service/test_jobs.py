@@ -80,7 +80,7 @@ def test_terminated_job_ends_what_runs_and_leaves_what_waits(client):
     ended = client.get_task("job", running.id)
     assert (ended.state, ended.execution_info.result) == ("completed", "failure")
     assert (ended.execution_info.failure_info.category, ended.execution_info.failure_info.code) == (
-        "usererror",
+        "UserError",
         "TaskEnded",
     )
     assert sorted(item.state for item in client.list_tasks("job")) == ["active", "completed"]

@@ -61,6 +61,24 @@ def _machine() -> dict[str, Any]:
     return {"virtual_machine_configuration": pool_options().virtual_machine_configuration}
 
 
+def test_values_are_read_in_azures_form_whatever_was_sent(client):
+    machine = pool_options().virtual_machine_configuration
+    machine.os_disk = m.BatchOsDisk(caching="readwrite")
+    machine.node_placement_configuration = m.BatchNodePlacementConfiguration(policy="zonal")
+    machine.security_profile = m.SecurityProfile(security_type="trustedLaunch")
+    policy = m.BatchTaskSchedulingPolicy(node_fill_type="pack")
+    client.create_pool(
+        m.BatchPoolCreateOptions(
+            id="pool", vm_size="Standard_D2s_v3", virtual_machine_configuration=machine, task_scheduling_policy=policy
+        )
+    )
+    pool = client.get_pool("pool")
+    machine = pool.virtual_machine_configuration
+    assert (pool.vm_size, pool.task_scheduling_policy["nodeFillType"]) == ("standard_d2s_v3", "Pack")
+    assert (machine.os_disk.caching, machine.node_placement_configuration.policy) == ("ReadWrite", "Zonal")
+    assert machine.security_profile.security_type == "trustedlaunch"
+
+
 def test_pool_ids_are_unique_regardless_of_case(client):
     client.create_pool(pool_options("pool", target_dedicated_nodes=0))
     with pytest.raises(ResourceExistsError) as refusal:

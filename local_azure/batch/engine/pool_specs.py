@@ -30,6 +30,7 @@ def with_defaults(spec: Document) -> Document:
         "enableInterNodeCommunication": False,
         "taskSlotsPerNode": 1,
         **spec,
+        "vmSize": spec["vmSize"].lower(),
     }
     spec["taskSchedulingPolicy"] = {"nodeFillType": "Spread", **spec.get("taskSchedulingPolicy", {})}
     check_slots(spec)

@@ -76,7 +76,7 @@ class NodeAgent:
         except Exception as error:
             logger.exception("Attempt: failed with an unexpected error")
             reason = _reason(error) if isinstance(error, OSError) else type(error).__name__
-            return Result(failure=failure("servererror", "InternalError", f"The service could not run it: {reason}"))
+            return Result(failure=failure("ServerError", "InternalError", f"The service could not run it: {reason}"))
 
     async def record(self, record: Callable[[], T]) -> T:
         """Call `record`, and retry while the disk is full, so that no end of an attempt is lost."""
@@ -112,7 +112,7 @@ class NodeAgent:
         try:
             self._prepare(work.directory)
         except OSError as error:
-            return Result(failure=failure("servererror", "ResourceDirectoryCreateFailed", _reason(error)))
+            return Result(failure=failure("ServerError", "ResourceDirectoryCreateFailed", _reason(error)))
         if work.resource_files:
             try:
                 await self._stage_in(work)

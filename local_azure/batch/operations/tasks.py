@@ -20,10 +20,9 @@ from local_azure.batch.state.wire import segment
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
-# Lower case, as in the API's specification. azure-batch 15.1.0 recognises a failure in lower case only: for
-# "ClientError", which Azure probably writes, its create_tasks reports a refused task as a success.
-ADDED, REFUSED = "success", "clienterror"
-_CAPITALISED = {ADDED: "Success", REFUSED: "ClientError"}
+# "Success" as in recorded answers of Azure; "ClientError" is inferred from it. azure-batch 15.1.0 recognises a failure
+# in lower case only, as the API's specification has it: its create_tasks reports a refused task as a success.
+ADDED, REFUSED = "Success", "ClientError"
 
 _FILTERABLE = {
     "id": Kind.TEXT,
@@ -116,7 +115,7 @@ def _add_one(service: Service, call: Call, job: Row, item: Any) -> Document:
 
 
 def _status(service: Service, status: str) -> str:
-    return _CAPITALISED[status] if service.faults.capitalised_statuses else status
+    return status if service.faults.capitalised_statuses else status.lower()
 
 
 def _wake(service: Service, job: Row) -> None:

@@ -44,6 +44,16 @@ _NOT_SERVED = {
     "multiInstanceSettings",
     "windowsConfiguration",
 }
+# Enumerations that the service writes otherwise than the models of the API, whichever way a client has sent them.
+# Seen in recorded answers of Azure: Spread, ReadWrite, Zonal, trustedlaunch, and TaskCompletion (Azure/Batch#171). The
+# other values of these enumerations are inferred from them.
+_AS_READ: Mapping[str, tuple[str, ...]] = {
+    "BatchNodeFillType": ("Spread", "Pack"),
+    "BatchNodePlacementPolicyType": ("Regional", "Zonal"),
+    "CachingType": ("None", "ReadOnly", "ReadWrite"),
+    "OutputFileUploadCondition": ("TaskSuccess", "TaskFailure", "TaskCompletion"),
+    "SecurityTypes": ("trustedlaunch", "confidentialvm"),
+}
 _NUMBER = re.compile(r"-?[0-9]{1,10}")
 FILE = Path(__file__).with_name("shapes.json")
 _TABLE = json.loads(FILE.read_text(encoding="utf-8"))
@@ -82,8 +92,8 @@ def names(model: str) -> frozenset[str]:
 
 @cache
 def enum_values(name: str) -> Mapping[str, str] | None:
-    """The values of an enumeration, keyed by lower case; None if the type is not an enumeration."""
-    values = _TABLE["values"].get(name)
+    """The values of an enumeration as they are read, keyed by lower case; None if the type is not an enumeration."""
+    values = _AS_READ.get(name) or _TABLE["values"].get(name)
     return None if values is None else {value.lower(): value for value in values}
 
 
