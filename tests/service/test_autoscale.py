@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from local_azure.batch.engine.formula import parse
 from local_azure.batch.engine.formula_values import FormulaError, Samples
-from tests.support.batch_service import create_job, pool_options, task, wait_for, wait_for_nodes
+from tests.support.batch_service import SLOW, create_job, pool_options, task, wait_for, wait_for_nodes
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 
@@ -44,6 +44,20 @@ def test_pool_follows_its_formula(client, service):
     run = client.get_pool("pool").auto_scale_run
     assert run.results == "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=taskcompletion"
     assert run.error is None
+
+
+def test_disabling_during_a_resize_stops_it(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(scaled("$TargetDedicatedNodes = 1"))
+    service.advance(seconds=61)  # the pool is steady, so the formula is evaluated
+    wait_for(lambda: client.get_pool("pool").auto_scale_run)
+    assert client.get_pool("pool").allocation_state == "resizing"
+    client.disable_pool_auto_scale("pool")
+    assert client.get_pool("pool").allocation_state == "stopping"
+    service.advance(seconds=61)
+    pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
+    assert [error.code for error in pool.resize_errors] == ["ResizeStopped"]
 
 
 def test_formula_of_the_documentation_is_evaluated(client):

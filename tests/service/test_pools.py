@@ -9,6 +9,12 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 
 from tests.support.batch_service import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
 
+_GROUP = "/subscriptions/s/resourceGroups/g/providers"
+OWN_IMAGE = m.VirtualMachineConfiguration(
+    image_reference=m.BatchVmImageReference(virtual_machine_image_id=f"{_GROUP}/Microsoft.Compute/images/i"),
+    node_agent_sku_id="batch.node.ubuntu 24.04",
+)
+
 
 def test_pool_and_node_pass_through_their_states_in_azures_order(start_service):
     service = start_service(SLOW)
@@ -97,6 +103,8 @@ def test_pool_ids_are_unique_regardless_of_case(client):
         ({"target_dedicated_nodes": -1}, "InvalidPropertyValue", "targetDedicatedNodes"),
         ({"resize_timeout": timedelta(minutes=4)}, "InvalidPropertyValue", "resizeTimeout"),
         ({"virtual_machine_configuration": None}, "MissingRequiredProperty", "virtualMachineConfiguration"),
+        ({"network_configuration": m.NetworkConfiguration(subnet_id="net")}, "InvalidPropertyValue", "subnetId"),
+        ({"virtual_machine_configuration": OWN_IMAGE}, "InvalidPropertyValue", "virtualMachineImageId"),
         ({"start_task": m.BatchStartTask(command_line="")}, "InvalidPropertyValue", "startTask.commandLine"),
     ],
 )
@@ -106,6 +114,22 @@ def test_bad_pools_are_refused_by_property(client, options, code, named):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, code)
     assert next(item for item in refusal.value.model.error_values if item.key == "PropertyName").value == named
     assert not list(client.list_pools())
+
+
+def test_images_of_a_gallery_and_subnets_are_named_by_their_ids(client):
+    image = f"{_GROUP}/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
+    machine = m.VirtualMachineConfiguration(
+        image_reference=m.BatchVmImageReference(virtual_machine_image_id=image),
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+    )
+    subnet = f"{_GROUP}/Microsoft.Network/virtualNetworks/v/subnets/s"
+    network = m.NetworkConfiguration(subnet_id=subnet)
+    client.create_pool(
+        pool_options(target_dedicated_nodes=0, virtual_machine_configuration=machine, network_configuration=network)
+    )
+    pool = client.get_pool("pool")
+    assert pool.virtual_machine_configuration.image_reference.virtual_machine_image_id == image
+    assert pool.network_configuration.subnet_id == subnet
 
 
 def test_unknown_image_is_refused(client):

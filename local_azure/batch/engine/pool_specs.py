@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch.engine import autoscale, container_specs, task_specs
+from local_azure.batch.engine import autoscale, container_specs, resource_ids, task_specs
 from local_azure.batch.engine.images import node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
@@ -88,6 +88,8 @@ def _check_machine(spec: Document) -> None:
         name = "virtualMachineConfiguration"
         raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
     reference = machine["imageReference"]
+    resource_ids.check_image(reference)
+    resource_ids.check_subnet(spec.get("networkConfiguration", {}))
     if any(name in reference for name in ("virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId")):
         return
     agent = node_agent_of(reference)

@@ -17,17 +17,29 @@ from local_azure.batch.operations import admin
 from local_azure.batch.rest import auth
 from local_azure.batch.rest.call import Call, Response
 from local_azure.batch.state.access import ALL
-from local_azure.batch.state.errors import BatchError, Code, not_implemented
+from local_azure.batch.state.errors import BatchError, Code, invalid_query, not_implemented
 from local_azure.batch.state.faults import Injected, RequestFault
 from local_azure.batch.state.wire import http_date, timestamp
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_BODY = 1 << 20  # bytes; the SDK reacts to 413 with smaller task collections
-API_VERSION = "2025-06-01"  # the newest version served; older ones get the same responses
+# The versions served; older ones than the newest get the same responses. Clients of those before 2020-09-01.12.0 would
+# read the counts of tasks and slots in a place where they are not.
+API_VERSIONS = (
+    "2020-09-01.12.0",
+    "2021-06-01.14.0",
+    "2022-01-01.15.0",
+    "2022-10-01.16.0",
+    "2023-05-01.17.0",
+    "2023-11-01.18.0",
+    "2024-02-01.19.0",
+    "2024-07-01.20.0",
+    "2025-06-01",
+)
 
 _COMMON_QUERY = {"api-version", "timeout"}
-_VERSION = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\d+\.\d+)?(?:-preview)?\Z")
+_SECONDS = re.compile(r"[0-9]{1,9}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 Scope = MutableMapping[str, Any]
@@ -168,6 +180,8 @@ def _query(text: str, operation: Operation) -> dict[str, str]:
         if name not in known:
             reason = f"The query parameter {name!r} is not one of {operation.name}."
             raise BatchError(Code.UnsupportedQueryParameter, reason, QueryParameterName=name)
+    if "timeout" in given and not _SECONDS.fullmatch(given["timeout"]):
+        raise invalid_query("timeout must be a number of seconds.", "timeout", given["timeout"])
     return {name.removeprefix("$"): value for name, value in given.items()}
 
 
@@ -175,9 +189,8 @@ def _check_version(text: str | None) -> None:
     name = "api-version"
     if not text:
         raise BatchError(Code.MissingRequiredQueryParameter, f"The parameter is {name}.", QueryParameterName=name)
-    match = _VERSION.match(text)
-    if not match or match[1] > API_VERSION:
-        detail = f"{text!r} is not supported; the newest supported version is {API_VERSION}."
+    if text not in API_VERSIONS:
+        detail = f"{text!r} is not supported; the newest supported version is {API_VERSIONS[-1]}."
         raise BatchError(Code.UnsupportedRequestVersion, detail, QueryParameterName=name, QueryParameterValue=text)
 
 

@@ -6,24 +6,24 @@ from local_azure.batch.engine import attempts, job_tasks
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response, done, element
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import NODE
 from local_azure.batch.state.store import Document, Row
 
 RECENT_TASKS = 10
 
-_FILTERABLE = {
+_FILTERABLE: Properties = {
     "id": Kind.TEXT,
-    "state": Kind.STATE,
-    "schedulingState": Kind.STATE,
+    "state": one_of(*NODE.transitions, "unknown", "upgradingos"),
+    "schedulingState": one_of("enabled", "disabled"),
     "stateTransitionTime": Kind.TIME,
     "lastBootTime": Kind.TIME,
     "allocationTime": Kind.TIME,
     "isDedicated": Kind.FLAG,
     "vmSize": Kind.TEXT,
-    "startTaskInfo/state": Kind.STATE,
-    "startTaskInfo/result": Kind.STATE,
+    "startTaskInfo/state": one_of("running", "completed"),
+    "startTaskInfo/result": one_of("success", "failure"),
     "startTaskInfo/exitCode": Kind.NUMBER,
     "startTaskInfo/startTime": Kind.TIME,
     "startTaskInfo/endTime": Kind.TIME,
@@ -152,8 +152,8 @@ def start_node(service: Service, call: Call) -> Response:
 
 
 def disable_node_scheduling(service: Service, call: Call) -> Response:
-    row = _in_state(service, call, "idle", "running", "waitingforstarttask", "offline", "starttaskfailed", "starting")
     option = call.optional_body("BatchNodeDisableSchedulingOptions").get("nodeDisableSchedulingOption", "requeue")
+    row = _in_state(service, call, "idle", "running", "waitingforstarttask", "offline", "starttaskfailed", "starting")
     if row.document["schedulingState"] == "disabled":
         raise BatchError(Code.NodeAlreadyInTargetSchedulingState)
     row.document["schedulingState"] = "disabled"

@@ -12,7 +12,7 @@ from typing import Any
 
 from local_azure.batch.rest import odata, shapes
 from local_azure.batch.state import auto_storage
-from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.errors import BatchError, Code, invalid_query
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import http_date, parse_timestamp, segment
 
@@ -114,7 +114,10 @@ def maximum_results(call: Call) -> int:
     try:
         wanted = int(text)
     except ValueError:
-        wanted = 0
+        wanted = -1
+    if wanted < 0:
+        reason = "maxresults must be a number that is not negative."
+        raise invalid_query(reason, "maxresults", text)
     if not 1 <= wanted <= PAGE_SIZE:
         reason = f"maxresults must be between 1 and {PAGE_SIZE}."
         raise BatchError(
@@ -133,7 +136,7 @@ class Listing:
     """A list operation: `filterable` has the properties for `$filter`, `show` formats a row."""
 
     kind: str
-    filterable: Mapping[str, odata.Kind]
+    filterable: odata.Properties
     show: Callable[[Row], Document]
     model: str = ""
     indexed: Mapping[str, str] = field(default_factory=dict)  # the columns of filterable properties that have an index

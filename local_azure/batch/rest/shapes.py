@@ -54,6 +54,8 @@ _AS_READ: Mapping[str, tuple[str, ...]] = {
     "OutputFileUploadCondition": ("TaskSuccess", "TaskFailure", "TaskCompletion"),
     "SecurityTypes": ("trustedlaunch", "confidentialvm"),
 }
+# The most characters of a text, by model ("" is any) and property: documented by the models of the API.
+_LONGEST = {("", "displayName"): 1024, ("UserAccount", "name"): 20}
 _NUMBER = re.compile(r"-?[0-9]{1,10}")
 FILE = Path(__file__).with_name("shapes.json")
 _TABLE = json.loads(FILE.read_text(encoding="utf-8"))
@@ -118,6 +120,9 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
             raise BatchError(Code.InvalidRequestBody, reason, PropertyName=path + name, Reason=reason)
         if name in _NOT_SERVED and value:
             raise not_implemented(f"The property {path}{name}")
+        limit = _LONGEST.get((model, name)) or _LONGEST.get(("", name))
+        if limit and isinstance(value, str) and len(value) > limit:
+            raise invalid_property(path + name, f"{value[:100]}...", f"it has more than {limit} characters")
         field = known[name]
         convert = _one_of(field.type)
         checked[name] = _list(value, convert, path + name) if field.is_list else convert(value, path + name)
