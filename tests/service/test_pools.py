@@ -8,6 +8,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
 from tests.support.batch_service import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
+from tests.support.raw_requests import Raw
 
 _GROUP = "/subscriptions/s/resourceGroups/g/providers"
 OWN_IMAGE = m.VirtualMachineConfiguration(
@@ -65,6 +66,58 @@ def test_defaults_are_shown(client):
 
 def _machine() -> dict[str, Any]:
     return {"virtual_machine_configuration": pool_options().virtual_machine_configuration}
+
+
+def test_defaults_of_parts_are_shown_as_azure_shows_them(client):
+    machine = m.VirtualMachineConfiguration(
+        image_reference=pool_options().virtual_machine_configuration.image_reference,
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+        os_disk=m.BatchOsDisk(caching="none"),
+    )
+    network = m.NetworkConfiguration(enable_accelerated_networking=True)
+    client.create_pool(
+        pool_options(target_dedicated_nodes=0, virtual_machine_configuration=machine, network_configuration=network)
+    )
+    pool = client.get_pool("pool")
+    assert pool.network_configuration.dynamic_vnet_assignment_scope == "none"
+    assert pool.virtual_machine_configuration.os_disk["ephemeralOSDiskSettings"] == {}
+    assert pool.task_scheduling_policy.job_default_order == "none"
+
+
+def test_clients_of_older_versions_read_their_properties(service):
+    """As in a recorded answer of Azure to a client of 2024-02-01.19.0."""
+    raw, version = Raw(service), "2024-02-01.19.0"
+    machine = {
+        "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
+        "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+    }
+    former = {"resourceTags": {"dept": "finance"}, "targetNodeCommunicationMode": "classic"}
+    pool = {"id": "pool", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": machine, **former}
+    assert raw("POST", "/pools", body=pool, version=version).status_code == 201
+    old, new = (raw("GET", "/pools/pool", version=of).json() for of in (version, "2025-06-01"))
+    assert {name: old[name] for name in former} == former
+    assert old["taskSchedulingPolicy"] == {"nodeFillType": "Spread"}
+    assert not former.keys() & new.keys()
+    assert new["taskSchedulingPolicy"] == {"jobDefaultOrder": "none", "nodeFillType": "Spread"}
+    counts = [raw("GET", "/nodecounts", version=of).json()["value"][0]["dedicated"] for of in (version, "2025-06-01")]
+    assert ["deallocated" in each for each in counts] == [False, True]
+
+
+def test_a_pool_that_is_being_deleted_has_no_targets(start_service):
+    client = start_service(SLOW).client()
+    client.create_pool(pool_options(target_dedicated_nodes=2))
+    client.begin_delete_pool("pool")
+    pool = client.get_pool("pool")
+    assert (pool.state, pool.target_dedicated_nodes, pool.target_low_priority_nodes) == ("deleting", 0, 0)
+
+
+def test_nodes_have_an_endpoint_that_says_that_nobody_can_log_in(client):
+    (node,) = create_pool(client)
+    (endpoint,) = node.endpoint_configuration.inbound_endpoints
+    assert (endpoint.name, endpoint.protocol, endpoint.backend_port) == ("SSHRule.0", "tcp", 22)
+    assert endpoint.public_fqdn == "no-remote-login.invalid"
+    assert node.ipv6_address is None
+    assert node.recent_tasks is None
 
 
 def test_values_are_read_in_azures_form_whatever_was_sent(client):

@@ -72,6 +72,8 @@ def test_command_line_is_run_without_a_shell(ready):
 def test_missing_program_differs_from_an_exit_code(ready):
     done = run_task(ready, "no-such-program --flag")
     assert failure(done) == ("UserError", "CommandProgramNotFound")
+    details = {item.name: item.value for item in done.execution_info.failure_info.details}
+    assert details["CommandLine"] == done.command_line
     assert done.execution_info.exit_code is None
 
 
@@ -379,6 +381,7 @@ def test_collection_returns_a_result_for_each_task(client):
     }
     assert results["taken"].error.code == "TaskExists"
     assert results["bad id"].error.code == "InvalidPropertyValue"
+    assert "\nRequestId:" in results["bad id"].error.message.value
     assert results["new"].location.endswith("/jobs/job/tasks/new")
 
 

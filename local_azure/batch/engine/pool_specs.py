@@ -32,7 +32,12 @@ def with_defaults(spec: Document) -> Document:
         **spec,
         "vmSize": spec["vmSize"].lower(),
     }
-    spec["taskSchedulingPolicy"] = {"nodeFillType": "Spread", **spec.get("taskSchedulingPolicy", {})}
+    policy = {"jobDefaultOrder": "none", "nodeFillType": "Spread"}
+    spec["taskSchedulingPolicy"] = {**policy, **spec.get("taskSchedulingPolicy", {})}
+    if "networkConfiguration" in spec:
+        spec["networkConfiguration"].setdefault("dynamicVNetAssignmentScope", "none")
+    if disk := spec["virtualMachineConfiguration"].get("osDisk"):
+        disk.setdefault("ephemeralOSDiskSettings", {})
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])

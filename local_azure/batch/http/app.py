@@ -40,6 +40,7 @@ API_VERSIONS = (
 
 _COMMON_QUERY = {"api-version", "timeout"}
 _SECONDS = re.compile(r"[0-9]{1,9}")
+_ERROR = "Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element"  # of odata.metadata
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 Scope = MutableMapping[str, Any]
@@ -75,7 +76,7 @@ class App:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         common = self._common_headers(headers)
         try:
-            response = await self._respond(scope, headers, receive)
+            response = await self._respond(scope, headers, receive, common["request-id"])
         except Dropped:
             scope["state"]["abort"]()
             await receive()  # until the server notices the closed connection; otherwise it would send a 500
@@ -87,7 +88,7 @@ class App:
             response = self._error(BatchError(Code.InternalError), common["request-id"])
         await self._send(response, common, scope["method"], send)
 
-    async def _respond(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Response:
+    async def _respond(self, scope: Scope, headers: dict[str, str], receive: Receive, request_id: str) -> Response:
         raw_path = scope["raw_path"].decode("latin-1")
         query = scope["query_string"].decode("latin-1")
         self._check_host(headers.get("host", ""))
@@ -98,11 +99,14 @@ class App:
             operation, raw_ids = ADMIN, dict[str, str]()
         else:
             operation, raw_ids = self._router.find(scope["method"], raw_path)
+        parameters = _query(query, operation)
         call = Call(
             method=scope["method"],
             path=raw_path,
             ids={name: unquote(value) for name, value in raw_ids.items()},
-            query=_query(query, operation),
+            query=parameters,
+            version=parameters["api-version"],
+            request_id=request_id,
             headers=headers,
             content=await _body(headers, receive),
             endpoint=self._service.endpoint,
@@ -150,7 +154,7 @@ class App:
         if error.status == 304:
             return Response(status=304)
         document = error.document(request_id, timestamp(self._service.now()))
-        return Response(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
+        return Response(status=error.status, document=document, kind=_ERROR, headers=error.headers)
 
     async def _send(self, response: Response, common: dict[str, str], method: str, send: Send) -> None:
         headers = {**common, **response.headers}

@@ -176,7 +176,7 @@ class NodeAgent:
             return Result(interrupted=True)
         if outcome.ending is Ending.TERMINATED:
             return Result(exit_code=outcome.exit_code, interrupted=True)
-        failed = outcome_failure(outcome)
+        failed = outcome_failure(outcome, work.command_line)
         lost = outcome.ending is Ending.SHIM_LOST
         if work.output_files and not stopped and not lost:
             try:

@@ -55,7 +55,7 @@ def task_ended(reason: str) -> Document:
     return failure("UserError", "TaskEnded", "Task Was Ended", Message=reason)
 
 
-def outcome_failure(outcome: Outcome) -> Document | None:
+def outcome_failure(outcome: Outcome, command_line: str) -> Document | None:
     """The failureInfo of a command; None if it succeeded."""
     if outcome.ending is Ending.EXITED:
         if outcome.exit_code == 0:
@@ -70,9 +70,9 @@ def outcome_failure(outcome: Outcome) -> Document | None:
     if outcome.ending is Ending.TIME_LIMIT:
         return task_ended("The task exceeded its maximum wall clock time (maxWallClockTime) and was ended.")
     if outcome.ending is Ending.PROGRAM_NOT_FOUND:
-        message = "The specified command program is not found"
-        return failure("UserError", "CommandProgramNotFound", message, Message=outcome.message)
+        code, message = "CommandProgramNotFound", "The specified command program is not found"
+        return failure("UserError", code, message, CommandLine=command_line, Message=outcome.message)
     if outcome.ending is Ending.SHIM_LOST:
         return failure("ServerError", "Unknown", "The supervisor of the task was killed", Message=outcome.message)
     message = "The specified command could not be launched"
-    return failure("UserError", "CommandLaunchFailed", message, Message=outcome.message)
+    return failure("UserError", "CommandLaunchFailed", message, CommandLine=command_line, Message=outcome.message)

@@ -189,7 +189,7 @@ def get_job_task_counts(service: Service, call: Call) -> Response:
     names = ("active", "running", "completed", "succeeded", "failed")
     tasks, slots = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     if service.faults.take_task_counts():
-        return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
+        return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcountsresult/@Element")
     found = service.store.execute("SELECT state, result, tasks, slots FROM task_counts WHERE job = ?", row.id)
     for state, result, count, slot_count in found:
         # A task that is waiting for its job's preparation counts as running.
@@ -198,4 +198,4 @@ def get_job_task_counts(service: Service, call: Call) -> Response:
         for name in counted:
             tasks[name] += count
             slots[name] += slot_count
-    return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
+    return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcountsresult/@Element")

@@ -14,6 +14,8 @@ from local_azure.batch.state.wire import parse_timestamp, timestamp
 
 PAUSE = timedelta(seconds=30)  # between two requests that enable it for a pool
 
+_RUN = "Microsoft.Azure.Batch.Protocol.Entities.AutoScaleRun"  # as odata.metadata names it
+
 
 def enable_pool_auto_scale(service: Service, call: Call) -> Response:
     body = call.optional_body("BatchPoolEnableAutoScaleOptions")
@@ -55,4 +57,4 @@ def evaluate_pool_auto_scale(service: Service, call: Call) -> Response:
     if not row.document["enableAutoScale"]:
         raise BatchError(Code.OperationNotValidOnPool, "Automatic scaling is not enabled on the pool.")
     run, _ = autoscale.evaluate(service, row, autoscale.checked_formula(text))
-    return Response(document=run, kind="autoscalerun/@Element", headers=done(call, 200).headers)
+    return Response(document=run, kind=_RUN, headers=done(call, 200).headers)

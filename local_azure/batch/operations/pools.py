@@ -5,6 +5,7 @@ from __future__ import annotations
 from local_azure.batch.engine import pool_specs
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
+from local_azure.batch.rest import older_properties
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
@@ -35,7 +36,7 @@ def show(service: Service, call: Call, row: Row) -> Document:
         ).fetchall()
     )
     return {
-        **row.document,
+        **older_properties.shown(row.document, call.version),
         "url": call.url("pools", row.document["id"]),
         "currentDedicatedNodes": counts.get(1, 0),
         "currentLowPriorityNodes": counts.get(0, 0),
@@ -91,6 +92,7 @@ def save(service: Service, call: Call, row: Row, status: int) -> Response:
 def delete_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     POOL.enter(row.document, "deleting", service.now())
+    row.document |= {"targetDedicatedNodes": 0, "targetLowPriorityNodes": 0}
     return save(service, call, row, 202)
 
 

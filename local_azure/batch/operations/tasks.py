@@ -16,7 +16,7 @@ from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import segment
+from local_azure.batch.state.wire import segment, timestamp
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
@@ -106,7 +106,8 @@ def _add_one(service: Service, call: Call, job: Row, item: Any) -> Document:
     try:
         document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions")).document
     except BatchError as error:
-        return {"status": _status(service, REFUSED), "taskId": task_id, "error": error.fields()}
+        reason = error.document(call.request_id, timestamp(service.now()))
+        return {"status": _status(service, REFUSED), "taskId": task_id, "error": reason}
     return {
         "status": _status(service, ADDED),
         "taskId": document["id"],

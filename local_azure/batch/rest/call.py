@@ -32,6 +32,8 @@ class Call:
     headers: Mapping[str, str]  # names in lower case
     content: bytes
     endpoint: str  # http://127.0.0.1:PORT
+    version: str = ""  # of the API, as the client has written it
+    request_id: str = ""
     linked: bool = False  # whether a storage account is linked to the Batch account
 
     def body(self, model: str) -> Document:

@@ -15,22 +15,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from local_azure.batch.rest.older_properties import REMOVED
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_implemented
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
-# Properties of API versions before 2025-06-01: accepted without effect, as in Azure today.
-_REMOVED = {"targetNodeCommunicationMode", "resourceTags"}
+# Properties of API versions before 2025-06-01 are accepted without effect, as in Azure today; clients of those versions
+# read these of pools.
+_POOLS = {"BatchPoolCreateOptions", "BatchPoolSpecification", "BatchPoolUpdateOptions", "BatchPoolReplaceOptions"}
 # The same, but refused if they have a value, which a node would have to support.
 _REMOVED_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
-_WITH_REMOVED = {
-    "BatchPoolCreateOptions",
-    "BatchPoolSpecification",
-    "BatchPoolUpdateOptions",
-    "BatchPoolReplaceOptions",
-    "BatchStartTask",
-    "BatchTaskCreateOptions",
-    "BatchJobManagerTask",
-}
+_WITH_REMOVED = {*_POOLS, "BatchStartTask", "BatchTaskCreateOptions", "BatchJobManagerTask"}
 # Features that are not implemented: refused, as accepting them without effect would mislead. Properties that cannot
 # matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown.
 _NOT_SERVED = {
@@ -115,6 +109,9 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
     for name, value in body.items():
         if name.startswith("odata.") or value is None or _is_removed(model, name, value):
             continue
+        if name in REMOVED and model in _POOLS:
+            checked[name] = value
+            continue
         if name not in known:
             reason = f"The property {path + name!r} does not exist."
             raise BatchError(Code.InvalidRequestBody, reason, PropertyName=path + name, Reason=reason)
@@ -133,7 +130,7 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
 
 
 def _is_removed(model: str, name: str, value: Any) -> bool:
-    if model not in _WITH_REMOVED or name not in _REMOVED | _REMOVED_FEATURES:
+    if model not in _WITH_REMOVED or name not in _REMOVED_FEATURES:
         return False
     if value and name in _REMOVED_FEATURES:
         raise not_implemented(f"The property {name}")
