@@ -188,6 +188,22 @@ def test_operation_that_is_not_served_is_named(raw):
     assert "list_applications" in response.json()["message"]["value"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/certificates", "list_certificates"),
+        ("DELETE", "/certificates(thumbprintAlgorithm=sha1,thumbprint=00)", "delete_certificate"),
+        ("POST", "/certificates(thumbprintAlgorithm=sha1,thumbprint=00)/canceldelete", "cancel_certificate_deletion"),
+        ("GET", "/lifetimejobstats", "get_all_job_lifetime_statistics"),
+        ("GET", "/pools/p/nodes/n/rdp", "get_node_remote_desktop"),
+    ],
+)
+def test_operation_of_a_former_version_is_named(raw, method, path, name):
+    response = raw(method, path, version="2024-02-01.19.0")
+    assert code(response) == (501, "NotImplemented")
+    assert name in response.json()["message"]["value"]
+
+
 @pytest.mark.parametrize("query", ["maxresults=-1", "maxresults=many", "timeout=abc"])
 def test_query_that_is_no_number_is_refused(raw, query):
     assert code(raw("GET", f"/pools?{query}")) == (400, "InvalidQueryParameterValue")
