@@ -171,7 +171,7 @@ def test_a_refused_task_is_an_error_in_either_case_of_letters(
         return task
 
     monkeypatch.setattr(BatchTasks, "make", with_an_impossible_id)
-    outcome = runs.run(rewrite=(b'"clienterror"', f'"{status}"'.encode()))
+    outcome = runs.run(rewrite=(b'"ClientError"', f'"{status}"'.encode()))
     assert outcome.error.startswith("ServiceError: Azure Batch did not take task not an id: InvalidPropertyValue")
     assert runs.left_over(outcome) == []
 

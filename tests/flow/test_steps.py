@@ -558,7 +558,7 @@ def test_a_failed_task_is_reported_with_stderr_without_signatures(
     outcome, other = monitored(azure, run, 'echo "PUT http://x/y?sp=cw&sig=abc123&sv=1" >&2; exit 1', "true")
     assert (outcome.succeeded, outcome.exit_code, outcome.retries) == (False, 1, 0)
     assert outcome.failure is not None
-    assert (outcome.failure.category, outcome.failure.code) == ("usererror", "FailureExitCode")
+    assert (outcome.failure.category, outcome.failure.code) == ("UserError", "FailureExitCode")
     assert (other.succeeded, other.exit_code, other.failure) == (True, 0, None)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     said = record.getMessage()

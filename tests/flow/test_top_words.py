@@ -358,7 +358,7 @@ def test_a_batch_task_that_exits_with_1_fails_the_run_but_not_the_other_files(
     assert re.match(r"kitchen\.txt: Batch task topNtask2 exited non-zero, exit code 1, node tvmps_\w+, 1 retry: ", what)
     assert stderr == "  stderr: the kitchen is closed"
     assert "Batch task topNtask2 (kitchen.txt) exited non-zero, exit code 1" in caplog.text
-    assert "FailureExitCode (usererror)" in caplog.text
+    assert "FailureExitCode (UserError)" in caplog.text
     assert "stderr: the kitchen is closed" in caplog.text
     assert [row["state"] for row in artifact(state, "batch-task-states")] == [
         "failed: exited non-zero",

@@ -99,7 +99,7 @@ class Expected:
 
     @property
     def category(self) -> str:
-        return "usererror" if self.code else ""  # of what the service calls a success
+        return "UserError" if self.code else ""  # of what the service calls a success
 
 
 DENIED = "HTTP 403 AuthorizationFailure. The SAS token has expired, or does not permit create and write in this"
@@ -346,7 +346,7 @@ def test_more_failures_than_allowed_fail_with_their_stderr(
 def test_a_signature_in_the_service_s_words_is_blanked() -> None:
     url = "https://a.blob.example/in/a.txt?sp=r&sig=c2VjcmV0&se=2026"
     failure = BatchTaskFailureInfo(
-        category="usererror",
+        category="UserError",
         code="BlobAccessDenied",
         message=f"Access to {url} is denied",
         details=[NameValuePair(name="BlobSource", value=url)],
@@ -391,7 +391,7 @@ def test_a_failure_is_reported_while_other_tasks_still_run(
     assert without.message == "left no output (no blob records/slow.txt.json)"
     assert isinstance(failed, BatchTaskFailed)
     assert (failed.job_id, failed.task_id, failed.file) == (results.name, "topNtask0", "bad.txt")
-    assert (failed.category, failed.code, failed.exit_code) == ("usererror", "FailureExitCode", 3)
+    assert (failed.category, failed.code, failed.exit_code) == ("UserError", "FailureExitCode", 3)
     assert ready == PoolReady(pool_id=results.name, vm_size="Standard_D2ads_v5", dedicated_nodes=1, spot_nodes=0)
     assert cleaned_up == CleanedUp(job_id=results.name, deleted=("containers", "job", "pool"))
     reported = [message for message in caplog.messages if "(bad.txt) exited non-zero" in message]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from local_azure.batch.engine.formula import parse
 from local_azure.batch.engine.formula_values import FormulaError, Samples
-from tests.support.batch_service import create_job, pool_options, task, wait_for, wait_for_nodes
+from tests.support.batch_service import SLOW, create_job, pool_options, task, wait_for, wait_for_nodes
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 
@@ -44,6 +44,20 @@ def test_pool_follows_its_formula(client, service):
     run = client.get_pool("pool").auto_scale_run
     assert run.results == "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=taskcompletion"
     assert run.error is None
+
+
+def test_disabling_during_a_resize_stops_it(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(scaled("$TargetDedicatedNodes = 1"))
+    service.advance(seconds=61)  # the pool is steady, so the formula is evaluated
+    wait_for(lambda: client.get_pool("pool").auto_scale_run)
+    assert client.get_pool("pool").allocation_state == "resizing"
+    client.disable_pool_auto_scale("pool")
+    assert client.get_pool("pool").allocation_state == "stopping"
+    service.advance(seconds=61)
+    pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
+    assert [error.code for error in pool.resize_errors] == ["ResizeStopped"]
 
 
 def test_formula_of_the_documentation_is_evaluated(client):
@@ -81,10 +95,79 @@ def test_formula_that_cannot_be_read_is_refused(client, formula):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, "AutoScalingFormulaSyntaxError")
 
 
+def test_syntax_errors_name_line_and_column():
+    for formula, place in (
+        ("x = 1;\n  y = #;", "line 2, column 7"),
+        ("x = 1;\n/* two\nlines */ 1 = 2;", "line 3, column 12"),
+    ):
+        with pytest.raises(FormulaError, match=place):
+            parse(formula)
+
+
+NOW = datetime(2026, 3, 2, 10, tzinfo=timezone.utc)
+SAMPLED = {
+    "$PendingTasks": Samples(6.0),
+    "$CPUPercent": Samples(0.0, known=False),
+    "$TargetDedicatedNodes": Samples(2.0),
+    "$CurrentDedicatedNodes": Samples(4.0),
+    "time": NOW,
+}
+
+
+# Written after public formulas: Nextflow's default with its comments, that of GA4GH TES with an RFC 1123 time, and one
+# of the documentation of PowerShell with older names and a metric that nothing measures here.
+@pytest.mark.parametrize(
+    ("formula", "nodes"),
+    [
+        (
+            """// The age of the pool.
+            age = time() - time("2026-03-02T09:00:00.880011Z"); interval = TimeInterval_Minute * 5;
+            /* The tasks that wait, or run. */
+            $percent = $PendingTasks.GetSamplePercent(interval);
+            $tasks = $percent < 70 ? max(0, $PendingTasks.GetSample(1))
+                : max($PendingTasks.GetSample(1), avg($PendingTasks.GetSample(interval)));
+            $wanted = $tasks > 0 ? $tasks : max(0, $TargetDedicatedNodes/2);
+            $TargetDedicatedNodes = age < interval ? 1 : max(0, min($wanted, 5));""",
+            5.0,
+        ),
+        (
+            """$NodeDeallocationOption = taskcompletion;
+            lifespan = time() - time("Mon, 02 Mar 2026 09:00:00 GMT"); span = TimeInterval_Second * 90;
+            $TargetDedicated = (lifespan > span ? min($PendingTasks.GetSample(span, 10)) : 1);""",
+            6.0,
+        ),
+        (
+            """total = ($CPUPercent.GetSamplePercent(TimeInterval_Minute*0, TimeInterval_Minute*10) < 0.7 ? 5
+                : min($CPUPercent.GetSample(TimeInterval_Minute*0, TimeInterval_Minute*10)));
+            $TargetDedicated = min(100, total + $CurrentDedicated * 0);""",
+            5.0,
+        ),
+        ("$TargetDedicatedNodes = std(1, 2, 3, 4, 5) > 1.58 && std(1, 2, 3, 4, 5) < 1.59 ? 3 : 0", 3.0),
+        ("$TargetDedicatedNodes = 7; stop(); $TargetDedicatedNodes = 9;", 7.0),
+    ],
+)
+def test_public_formulas_are_evaluated(formula, nodes):
+    assigned = parse(formula).evaluate(SAMPLED)
+    assert assigned["$TargetDedicatedNodes"] == nodes
+
+
+def test_a_statement_that_is_no_assignment_is_an_error_of_its_run(client):
+    """As a test of Microsoft's client for JavaScript expects of Azure."""
+    client.create_pool(scaled("$TargetDedicatedNodes = 1"))
+    wait_until_evaluated(client)
+    options = m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula="$something_useless")
+    run = client.evaluate_pool_auto_scale("pool", options)
+    assert run.error.code == "AutoScalingFormulaEvaluationError"
+    assert run.results == "$TargetDedicatedNodes=1;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue"
+
+
 def test_formula_error_is_in_the_autoscale_run(client):
     client.create_pool(scaled("$TargetDedicatedNodes = unknown + 1;"))
     pool = wait_until_evaluated(client)
-    assert pool.auto_scale_run.error.message == "the variable unknown is not defined"
+    run = pool.auto_scale_run
+    assert run.error.code == "AutoScalingFormulaEvaluationError"
+    assert [item.value for item in run.error.error_values or ()] == ["the variable unknown is not defined"]
+    assert run.results == "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue"
     assert pool.target_dedicated_nodes == 0
 
 

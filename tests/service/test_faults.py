@@ -316,14 +316,19 @@ def test_deletes_are_slow_until_their_time_or_a_reset(service, client, end):
 def test_capitalised_statuses_hide_a_refused_task_from_the_sdk(service, client):
     """A defect of that SDK: its create_tasks compares statuses with "clienterror" to the letter."""
     create_job(client)
-    service.admin("taskstatuses", capitalised=True)
     result = client.create_tasks("job", [task("good"), task("bad id")])  # raises CreateTasksError otherwise
     results = {item.task_id: (item.status, item.error and item.error.code) for item in result.result_values}
     assert results == {"good": ("Success", None), "bad id": ("ClientError", "InvalidPropertyValue")}
     assert [item.id for item in client.list_tasks("job")] == ["good"]
+
+
+def test_sdk_reports_a_refused_task_for_statuses_in_lower_case(service, client):
+    create_job(client)
     service.admin("taskstatuses", capitalised=False)
-    with pytest.raises(m.CreateTasksError):
-        client.create_tasks("job", [task("bad id")])
+    with pytest.raises(m.CreateTasksError) as refusal:
+        client.create_tasks("job", [task("good"), task("bad id")])
+    assert [item.task_id for item in refusal.value.failure_tasks] == ["bad id"]
+    assert [item.id for item in client.list_tasks("job")] == ["good"]
 
 
 def test_task_counts_can_be_made_stale(service, client):

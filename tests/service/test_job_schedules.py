@@ -39,6 +39,20 @@ def test_schedule_without_recurrence_creates_one_job_at_once(client):
     assert wait_for_state(client, "completed").execution_info.end_time is not None
 
 
+def test_a_job_and_a_job_schedule_cannot_have_one_id(client):
+    create_schedule(client)
+    pool = m.BatchPoolInfo(pool_id="pool")
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.create_job(m.BatchJobCreateOptions(id="Nightly", pool_info=pool))
+    assert refusal.value.error.code == "JobScheduleWithSameIdExists"
+    client.create_job(m.BatchJobCreateOptions(id="daily", pool_info=pool))
+    spec = m.BatchJobSpecification(pool_info=pool)
+    rule = m.BatchJobScheduleConfiguration()
+    with pytest.raises(ResourceExistsError) as refusal:
+        client.create_job_schedule(m.BatchJobScheduleCreateOptions(id="daily", schedule=rule, job_specification=spec))
+    assert refusal.value.error.code == "JobWithSameIdExists"
+
+
 def test_jobs_recur_one_at_a_time(service, client):
     create_schedule(client, m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1)))
     wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])

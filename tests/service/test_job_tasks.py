@@ -100,7 +100,7 @@ def test_status_of_a_job_without_preparation_is_refused(client):
     create_job(client)
     with pytest.raises(ResourceExistsError) as refusal:
         statuses(client)
-    assert refusal.value.error.code == "JobPreparationTaskNotSpecified"
+    assert refusal.value.error.code == "JobPreparationTaskOrReleaseTaskNotSpecified"
 
 
 def test_release_without_preparation_is_refused(client):

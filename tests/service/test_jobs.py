@@ -80,7 +80,7 @@ def test_terminated_job_ends_what_runs_and_leaves_what_waits(client):
     ended = client.get_task("job", running.id)
     assert (ended.state, ended.execution_info.result) == ("completed", "failure")
     assert (ended.execution_info.failure_info.category, ended.execution_info.failure_info.code) == (
-        "usererror",
+        "UserError",
         "TaskEnded",
     )
     assert sorted(item.state for item in client.list_tasks("job")) == ["active", "completed"]
@@ -152,6 +152,35 @@ def test_disabling_a_job_applies_the_option_to_running_tasks(client, option, sta
         wait_for_task(client, state="running")
     else:
         wait_for_task(client, "late")
+
+
+def test_patch_replaces_the_constraints_as_a_whole(client):
+    """As in a recorded exchange with Azure."""
+    create_job(client, constraints=m.BatchJobConstraints(max_task_retry_count=5))
+    limit = m.BatchJobConstraints(max_wall_clock_time=timedelta(days=1))
+    client.update_job("job", m.BatchJobUpdateOptions(constraints=limit))
+    constraints = client.get_job("job").constraints
+    assert (constraints.max_wall_clock_time, constraints.max_task_retry_count) == (timedelta(days=1), 0)
+
+
+def test_a_job_manager_has_the_retries_of_its_job(client):
+    manager = m.BatchJobManagerTask(id="manager", command_line="/bin/true")
+    create_job(client, job_manager_task=manager, constraints=m.BatchJobConstraints(max_task_retry_count=5))
+    assert client.get_job("job").job_manager_task.constraints.max_task_retry_count == 5
+    assert client.get_task("job", "manager").constraints.max_task_retry_count == 5
+
+
+@pytest.mark.parametrize(
+    ("conditions", "state"),
+    [(None, "active"), (m.ExitConditions(default=m.ExitOptions(job_action="terminate")), "completed")],
+)
+def test_terminating_an_active_task_ends_the_job_by_its_exit_conditions(client, conditions, state):
+    create_job(client, task_failure_mode="performexitoptionsjobaction")
+    client.create_task("job", task(exit_conditions=conditions))
+    client.terminate_task("job", "task")
+    assert wait_for_job(client, state).execution_info.termination_reason == (
+        "TaskFailed" if state == "completed" else None
+    )
 
 
 def test_patch_merges_and_put_resets(client):

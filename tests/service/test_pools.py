@@ -8,6 +8,13 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
 from tests.support.batch_service import SLOW, create_pool, pool_options, wait_for, wait_for_nodes
+from tests.support.raw_requests import Raw
+
+_GROUP = "/subscriptions/s/resourceGroups/g/providers"
+OWN_IMAGE = m.VirtualMachineConfiguration(
+    image_reference=m.BatchVmImageReference(virtual_machine_image_id=f"{_GROUP}/Microsoft.Compute/images/i"),
+    node_agent_sku_id="batch.node.ubuntu 24.04",
+)
 
 
 def test_pool_and_node_pass_through_their_states_in_azures_order(start_service):
@@ -61,6 +68,76 @@ def _machine() -> dict[str, Any]:
     return {"virtual_machine_configuration": pool_options().virtual_machine_configuration}
 
 
+def test_defaults_of_parts_are_shown_as_azure_shows_them(client):
+    machine = m.VirtualMachineConfiguration(
+        image_reference=pool_options().virtual_machine_configuration.image_reference,
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+        os_disk=m.BatchOsDisk(caching="none"),
+    )
+    network = m.NetworkConfiguration(enable_accelerated_networking=True)
+    client.create_pool(
+        pool_options(target_dedicated_nodes=0, virtual_machine_configuration=machine, network_configuration=network)
+    )
+    pool = client.get_pool("pool")
+    assert pool.network_configuration.dynamic_vnet_assignment_scope == "none"
+    assert pool.virtual_machine_configuration.os_disk["ephemeralOSDiskSettings"] == {}
+    assert pool.task_scheduling_policy.job_default_order == "none"
+
+
+def test_clients_of_older_versions_read_their_properties(service):
+    """As in a recorded answer of Azure to a client of 2024-02-01.19.0."""
+    raw, version = Raw(service), "2024-02-01.19.0"
+    machine = {
+        "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
+        "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+    }
+    former = {"resourceTags": {"dept": "finance"}, "targetNodeCommunicationMode": "classic"}
+    pool = {"id": "pool", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": machine, **former}
+    assert raw("POST", "/pools", body=pool, version=version).status_code == 201
+    old, new = (raw("GET", "/pools/pool", version=of).json() for of in (version, "2025-06-01"))
+    assert {name: old[name] for name in former} == former
+    assert old["taskSchedulingPolicy"] == {"nodeFillType": "Spread"}
+    assert not former.keys() & new.keys()
+    assert new["taskSchedulingPolicy"] == {"jobDefaultOrder": "none", "nodeFillType": "Spread"}
+    counts = [raw("GET", "/nodecounts", version=of).json()["value"][0]["dedicated"] for of in (version, "2025-06-01")]
+    assert ["deallocated" in each for each in counts] == [False, True]
+
+
+def test_a_pool_that_is_being_deleted_has_no_targets(start_service):
+    client = start_service(SLOW).client()
+    client.create_pool(pool_options(target_dedicated_nodes=2))
+    client.begin_delete_pool("pool")
+    pool = client.get_pool("pool")
+    assert (pool.state, pool.target_dedicated_nodes, pool.target_low_priority_nodes) == ("deleting", 0, 0)
+
+
+def test_nodes_have_an_endpoint_that_says_that_nobody_can_log_in(client):
+    (node,) = create_pool(client)
+    (endpoint,) = node.endpoint_configuration.inbound_endpoints
+    assert (endpoint.name, endpoint.protocol, endpoint.backend_port) == ("SSHRule.0", "tcp", 22)
+    assert endpoint.public_fqdn == "no-remote-login.invalid"
+    assert node.ipv6_address is None
+    assert node.recent_tasks is None
+
+
+def test_values_are_read_in_azures_form_whatever_was_sent(client):
+    machine = pool_options().virtual_machine_configuration
+    machine.os_disk = m.BatchOsDisk(caching="readwrite")
+    machine.node_placement_configuration = m.BatchNodePlacementConfiguration(policy="zonal")
+    machine.security_profile = m.SecurityProfile(security_type="trustedLaunch")
+    policy = m.BatchTaskSchedulingPolicy(node_fill_type="pack")
+    client.create_pool(
+        m.BatchPoolCreateOptions(
+            id="pool", vm_size="Standard_D2s_v3", virtual_machine_configuration=machine, task_scheduling_policy=policy
+        )
+    )
+    pool = client.get_pool("pool")
+    machine = pool.virtual_machine_configuration
+    assert (pool.vm_size, pool.task_scheduling_policy["nodeFillType"]) == ("standard_d2s_v3", "Pack")
+    assert (machine.os_disk.caching, machine.node_placement_configuration.policy) == ("ReadWrite", "Zonal")
+    assert machine.security_profile.security_type == "trustedlaunch"
+
+
 def test_pool_ids_are_unique_regardless_of_case(client):
     client.create_pool(pool_options("pool", target_dedicated_nodes=0))
     with pytest.raises(ResourceExistsError) as refusal:
@@ -79,6 +156,8 @@ def test_pool_ids_are_unique_regardless_of_case(client):
         ({"target_dedicated_nodes": -1}, "InvalidPropertyValue", "targetDedicatedNodes"),
         ({"resize_timeout": timedelta(minutes=4)}, "InvalidPropertyValue", "resizeTimeout"),
         ({"virtual_machine_configuration": None}, "MissingRequiredProperty", "virtualMachineConfiguration"),
+        ({"network_configuration": m.NetworkConfiguration(subnet_id="net")}, "InvalidPropertyValue", "subnetId"),
+        ({"virtual_machine_configuration": OWN_IMAGE}, "InvalidPropertyValue", "virtualMachineImageId"),
         ({"start_task": m.BatchStartTask(command_line="")}, "InvalidPropertyValue", "startTask.commandLine"),
     ],
 )
@@ -88,6 +167,22 @@ def test_bad_pools_are_refused_by_property(client, options, code, named):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, code)
     assert next(item for item in refusal.value.model.error_values if item.key == "PropertyName").value == named
     assert not list(client.list_pools())
+
+
+def test_images_of_a_gallery_and_subnets_are_named_by_their_ids(client):
+    image = f"{_GROUP}/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
+    machine = m.VirtualMachineConfiguration(
+        image_reference=m.BatchVmImageReference(virtual_machine_image_id=image),
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+    )
+    subnet = f"{_GROUP}/Microsoft.Network/virtualNetworks/v/subnets/s"
+    network = m.NetworkConfiguration(subnet_id=subnet)
+    client.create_pool(
+        pool_options(target_dedicated_nodes=0, virtual_machine_configuration=machine, network_configuration=network)
+    )
+    pool = client.get_pool("pool")
+    assert pool.virtual_machine_configuration.image_reference.virtual_machine_image_id == image
+    assert pool.network_configuration.subnet_id == subnet
 
 
 def test_unknown_image_is_refused(client):

@@ -15,22 +15,10 @@ from azure.core.exceptions import ResourceNotFoundError
 from tasks.errors.responses import CheckedTransport
 from tests.live.session import RECORDINGS
 from tests.support.batch_service import QUICK, RunningService, create_job, create_pool, run_task, shell
-from tests.support.raw_requests import Raw
 from tests.support.recording import Exchange, Recorder, Scrubber, read
-from tests.support.replay import Answer, Difference, Send, compare, replay
+from tests.support.replay import Answer, Difference, compare, replay, sender
 
 PATIENCE = 20.0  # seconds, of which only what differs takes all
-
-
-def sender(service: RunningService) -> Send:
-    raw = Raw(service)
-
-    def send(exchange: Exchange) -> Answer:
-        answer = raw(exchange.method, f"{exchange.path}?{exchange.query}", body=exchange.request, version="")
-        is_json = "json" in answer.headers.get("content-type", "") and answer.content
-        return Answer(status=answer.status_code, body=answer.json() if is_json else None)
-
-    return send
 
 
 @pytest.fixture(scope="module")

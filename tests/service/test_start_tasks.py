@@ -26,7 +26,7 @@ def test_start_task_that_fails_makes_its_node_unusable_for_tasks(client):
     (node,) = wait_for_nodes(client, "pool", "starttaskfailed")
     info = node.start_task_info
     assert (info.state, info.exit_code, info.result, info.retry_count) == ("completed", 3, "failure", 0)
-    assert (info.failure_info.category, info.failure_info.code) == ("usererror", "FailureExitCode")
+    assert (info.failure_info.category, info.failure_info.code) == ("UserError", "FailureExitCode")
     assert b"".join(client.download_node_file("pool", node.id, "startup/stderr.txt")) == b"no\n"
     create_job(client)
     client.create_task("job", m.BatchTaskCreateOptions(id="task", command_line="/bin/true"))
@@ -37,7 +37,7 @@ def test_start_task_that_kills_its_supervising_process_fails(client):
     client.create_pool(pool_options(start_task=m.BatchStartTask(command_line=shell("kill -9 $PPID; sleep 60"))))
     (node,) = wait_for_nodes(client, "pool", "starttaskfailed")
     info = node.start_task_info
-    assert (info.result, info.failure_info.category, info.failure_info.code) == ("failure", "servererror", "Unknown")
+    assert (info.result, info.failure_info.category, info.failure_info.code) == ("failure", "ServerError", "Unknown")
 
 
 def test_start_task_is_retried_as_often_as_allowed(client):

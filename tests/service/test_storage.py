@@ -183,7 +183,7 @@ def test_start_and_preparation_tasks_use_the_linked_account(service, container):
 def test_missing_container_of_the_linked_account_fails_the_task(linked):
     done = run_task(linked, "/bin/true", resource_files=[m.ResourceFile(auto_storage_container_name="nowhere")])
     failure = done.execution_info.failure_info
-    assert (failure.category, failure.code) == ("usererror", "BlobNotFound")
+    assert (failure.category, failure.code) == ("UserError", "BlobNotFound")
     assert done.execution_info.exit_code is None
 
 
@@ -225,7 +225,7 @@ def test_auto_storage_is_refused_without_a_linked_account(ready):
     )
     group = m.BatchTaskGroup(task_values=[task("refused", resource_files=files), task("added")])
     results = {item.task_id: item for item in ready.create_task_collection("job", group).result_values}
-    assert {name: item.status for name, item in results.items()} == {"refused": "clienterror", "added": "success"}
+    assert {name: item.status for name, item in results.items()} == {"refused": "ClientError", "added": "Success"}
     assert "no storage account is linked" in results["refused"].error.message.value
 
 
@@ -244,7 +244,7 @@ def test_task_fails_if_its_linked_account_was_unlinked(linked, container, servic
     client = service.client()
     client.terminate_task("job", "blocker")
     failure = wait_for_task(client).execution_info.failure_info
-    assert (failure.category, failure.code) == ("usererror", "BlobDownloadMiscError")
+    assert (failure.category, failure.code) == ("UserError", "BlobDownloadMiscError")
     assert "no storage account is linked" in {item.name: item.value for item in failure.details}["Reason"]
 
 

@@ -97,12 +97,12 @@ def test_request_by_another_host_name_is_refused(raw):
     assert code(raw("GET", "/pools", headers={"Host": "evil.example"})) == (400, "InvalidHeaderValue")
 
 
-@pytest.mark.parametrize("version", ["2025-06-01", "2024-02-01.19.0", "2022-10-01.16.0", "2017-05-01.5.0"])
+@pytest.mark.parametrize("version", ["2025-06-01", "2024-02-01.19.0", "2022-10-01.16.0", "2020-09-01.12.0"])
 def test_known_api_versions_are_served(raw, version):
     assert raw("GET", "/pools", version=version).status_code == 200
 
 
-@pytest.mark.parametrize("version", ["2031-01-01", "2025-06-02", "latest"])
+@pytest.mark.parametrize("version", ["2031-01-01", "2025-06-02", "latest", "2024-02-30.19.0", "2020-03-01.11.0"])
 def test_unknown_api_versions_are_refused(raw, version):
     assert code(raw("GET", "/pools", version=version)) == (400, "UnsupportedRequestVersion")
 
@@ -188,7 +188,46 @@ def test_operation_that_is_not_served_is_named(raw):
     assert "list_applications" in response.json()["message"]["value"]
 
 
-@pytest.mark.parametrize("size", ["0", "1001", "many"])
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/certificates", "list_certificates"),
+        ("DELETE", "/certificates(thumbprintAlgorithm=sha1,thumbprint=00)", "delete_certificate"),
+        ("POST", "/certificates(thumbprintAlgorithm=sha1,thumbprint=00)/canceldelete", "cancel_certificate_deletion"),
+        ("GET", "/lifetimejobstats", "get_all_job_lifetime_statistics"),
+        ("GET", "/pools/p/nodes/n/rdp", "get_node_remote_desktop"),
+    ],
+)
+def test_operation_of_a_former_version_is_named(raw, method, path, name):
+    response = raw(method, path, version="2024-02-01.19.0")
+    assert code(response) == (501, "NotImplemented")
+    assert name in response.json()["message"]["value"]
+
+
+@pytest.mark.parametrize("query", ["maxresults=-1", "maxresults=many", "timeout=abc"])
+def test_query_that_is_no_number_is_refused(raw, query):
+    assert code(raw("GET", f"/pools?{query}")) == (400, "InvalidQueryParameterValue")
+
+
+def test_unknown_value_of_an_enumeration_in_a_filter_is_refused(raw):
+    assert code(raw("GET", "/jobs?$filter=state%20eq%20%27acive%27")) == (400, "InvalidQueryParameterValue")
+    assert raw("GET", "/jobs?$filter=state%20eq%20%27Active%27").ok
+
+
+def test_body_is_checked_before_existence(raw):
+    assert code(raw("POST", "/jobs/none/tasks", body={"id": "t"})) == (400, "MissingRequiredProperty")
+    assert code(raw("PATCH", "/pools/none", body={"colour": 1})) == (400, "InvalidRequestBody")
+
+
+def test_names_that_are_too_long_are_refused(raw):
+    pool = {"poolId": "pool"}
+    assert raw("POST", "/jobs", body={"id": "job", "poolInfo": pool, "displayName": "x" * 1024}).ok
+    response = raw("POST", "/jobs", body={"id": "job2", "poolInfo": pool, "displayName": "x" * 1025})
+    assert code(response) == (400, "InvalidPropertyValue")
+    assert {"key": "PropertyName", "value": "displayName"} in response.json()["values"]
+
+
+@pytest.mark.parametrize("size", ["0", "1001"])
 def test_page_size_out_of_range_is_refused(raw, size):
     assert code(raw("GET", f"/pools?maxresults={size}")) == (400, "OutOfRangeQueryParameterValue")
 

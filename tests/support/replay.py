@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Any
 
+from tests.support.raw_requests import Raw, Service
 from tests.support.recording import Exchange
 
 # Properties whose values are compared; of others only whether they are there, and their type.
@@ -43,6 +44,18 @@ class Difference:
 Send = Callable[[Exchange], Answer]
 
 
+def sender(service: Service) -> Send:
+    """Sends exchanges to the service, signed with its key."""
+    raw = Raw(service)
+
+    def send(exchange: Exchange) -> Answer:
+        answer = raw(exchange.method, f"{exchange.path}?{exchange.query}", body=exchange.request, version="")
+        is_json = "json" in answer.headers.get("content-type", "") and answer.content
+        return Answer(status=answer.status_code, body=answer.json() if is_json else None)
+
+    return send
+
+
 def replay(exchanges: Iterable[Exchange], send: Send, *, patience: float) -> list[Difference]:
     """Send the requests in order, with the service's own node ids, and compare each answer with the recorded one.
 
@@ -51,7 +64,13 @@ def replay(exchanges: Iterable[Exchange], send: Send, *, patience: float) -> lis
 
     patience: seconds for which a GET is repeated until the states in its answer are the recorded ones.
     """
-    found: list[Difference] = []
+    return [each for _, found in replayed(exchanges, send, patience=patience) for each in found]
+
+
+def replayed(
+    exchanges: Iterable[Exchange], send: Send, *, patience: float
+) -> Iterator[tuple[Exchange, list[Difference]]]:
+    """The same, exchange by exchange: those that were compared, with their differences."""
     nodes: dict[str, str] = {}  # recorded ids, and those of this service
     for recorded in _without_polls(exchanges):
         request = _with_ids(recorded, nodes)
@@ -60,8 +79,7 @@ def replay(exchanges: Iterable[Exchange], send: Send, *, patience: float) -> lis
         if _on_the_way(recorded) and not _same_states(recorded, answer):
             continue
         name = f"{recorded.method} {recorded.path}"
-        found += [Difference(request=name, what=what) for what in compare(recorded, answer)]
-    return found
+        yield recorded, [Difference(request=name, what=what) for what in compare(recorded, answer)]
 
 
 def _without_polls(exchanges: Iterable[Exchange]) -> Iterator[Exchange]:

@@ -174,12 +174,12 @@ def test_file_mode_is_octal_and_an_older_file_is_replaced(web: Web, wd: Path) ->
 @pytest.mark.parametrize(
     ("status", "code", "category"),
     [
-        (401, "BlobAccessDenied", "usererror"),
-        (403, "BlobAccessDenied", "usererror"),
-        (404, "BlobNotFound", "usererror"),
-        (408, "BlobDownloadTimedOut", "servererror"),
-        (400, "BlobDownloadMiscError", "servererror"),
-        (500, "BlobDownloadMiscError", "servererror"),
+        (401, "BlobAccessDenied", "UserError"),
+        (403, "BlobAccessDenied", "UserError"),
+        (404, "BlobNotFound", "UserError"),
+        (408, "BlobDownloadTimedOut", "ServerError"),
+        (400, "BlobDownloadMiscError", "ServerError"),
+        (500, "BlobDownloadMiscError", "ServerError"),
     ],
 )
 def test_http_status_becomes_the_failure_code(web: Web, wd: Path, status: int, code: str, category: str) -> None:
@@ -246,7 +246,7 @@ def test_server_that_does_not_answer_times_out(wd: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/f"
         error = failure({"httpUrl": url, "filePath": "f"}, wd, Limits(timeout=0.1, retry_delays=()))
-    assert (error.code, error.category) == ("BlobDownloadTimedOut", "servererror")
+    assert (error.code, error.category) == ("BlobDownloadTimedOut", "ServerError")
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/f", "gopher:x", "/etc/passwd", "", "http://["])
@@ -285,7 +285,7 @@ def test_destination_outside_the_working_directory_is_refused(web: Web, wd: Path
     web.answers["/f"] = [(200, b"new", {})]
     with pytest.raises(TransferFailed) as caught:
         stage_in([{"httpUrl": f"{web.url}/f", "filePath": path}], wd)
-    assert (caught.value.code, caught.value.category) == ("ResourceFileCreateFailed", "usererror")
+    assert (caught.value.code, caught.value.category) == ("ResourceFileCreateFailed", "UserError")
     assert content(outside) == {"f": b"old"}
     assert web.asked == []
 
@@ -326,12 +326,12 @@ def test_full_disk_has_its_own_code() -> None:
         open("/dev/full", "w") as full,
     ):
         full.write("x")
-    assert (caught.value.code, caught.value.category) == ("DiskFull", "servererror")
+    assert (caught.value.code, caught.value.category) == ("DiskFull", "ServerError")
 
 
 def test_auto_storage_is_refused_with_a_way_out(wd: Path) -> None:
     error = failure({"autoStorageContainerName": "c"}, wd)
-    assert error.category == "usererror"
+    assert error.category == "UserError"
     assert "storageContainerUrl" in error.details["Reason"]
 
 
@@ -405,7 +405,7 @@ def test_directory_outside_the_working_directory_is_refused(storage: Storage, wd
     container = storage.container()
     container.upload_blob("a", b"a")
     error = failure({"storageContainerUrl": storage.container_url(container, "rl"), "filePath": "../in"}, wd)
-    assert (error.code, error.category) == ("ResourceFileCreateFailed", "usererror")
+    assert (error.code, error.category) == ("ResourceFileCreateFailed", "UserError")
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/out.txt"])
@@ -529,7 +529,7 @@ def test_upload_without_permission_is_denied(storage: Storage, result: Path) -> 
     container = storage.container()
     for permission, hours in (("r", 1.0), ("w", -1.0)):
         error = upload_failure(output("r.txt", storage.container_url(container, permission, hours=hours)), result)
-        assert (error.code, error.category) == ("FileUploadAccessDenied", "usererror")
+        assert (error.code, error.category) == ("FileUploadAccessDenied", "UserError")
         assert error.details["HttpStatusCode"] == "403"
 
 
@@ -546,13 +546,13 @@ def test_upload_to_nowhere_is_a_misc_error(result: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/account/container?{SIGNATURE}"
         error = upload_failure(output("r.txt", url), result)
-    assert (error.code, error.category) == ("FileUploadMiscError", "servererror")
+    assert (error.code, error.category) == ("FileUploadMiscError", "ServerError")
 
 
 @pytest.mark.parametrize("pattern", ["missing.txt", "link.txt", "../../secret.txt", "/etc/passwd", "../../*"])
 def test_named_file_that_is_not_there_or_not_the_tasks_fails(result: Path, pattern: str) -> None:
     error = upload_failure(output(pattern, "http://127.0.0.1:9/account/container"), result)
-    assert (error.code, error.category) == ("FileUploadMiscError", "usererror")
+    assert (error.code, error.category) == ("FileUploadMiscError", "UserError")
     assert error.details["FilePattern"] == pattern
 
 

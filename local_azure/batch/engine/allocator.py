@@ -24,6 +24,16 @@ _REMOVAL_ORDER = (
     "idle",
 )
 
+# A node has an endpoint for SSH, as in Azure; its address is one that is reserved for documentation (RFC 5737, 2606).
+_NO_LOGIN = {
+    "name": "SSHRule.0",
+    "protocol": "tcp",
+    "publicIPAddress": "192.0.2.1",
+    "publicFQDN": "no-remote-login.invalid",
+    "frontendPort": 50000,
+    "backendPort": 22,
+}
+
 
 class Allocator:
     """Drives pools towards their targets."""
@@ -119,10 +129,15 @@ class Allocator:
         due = self._due(pool.document, self._service.timings.termination)
         if due > self._service.now():
             return due
-        self._become_steady(
-            pool, {"code": "ResizeStopped", "message": "The resize of the pool was stopped by the user."}
-        )
+        self._become_steady(pool, self._stopped(pool))
         return None
+
+    def _stopped(self, pool: Row) -> Document:
+        """The error of a stopped resize; the message for spot nodes is that of a recorded answer of Azure."""
+        dedicated = sum(node.document["isDedicated"] for node in self._service.store.nodes.where("pool = ?", pool.id))
+        kind = "low priority" if dedicated == pool.document["targetDedicatedNodes"] else "dedicated"
+        message = f"Desired number of {kind} nodes could not be allocated due to a stop resize operation"
+        return {"code": "ResizeStopped", "message": message}
 
     def _become_steady(self, pool: Row, error: Document | None) -> None:
         ALLOCATION.enter(pool.document, "steady", self._service.now())
@@ -156,12 +171,12 @@ class Allocator:
             "schedulingState": "enabled",
             "allocationTime": timestamp(now),
             "ipAddress": f"10.0.{number // 250 % 256}.{number % 250}",
-            "ipv6Address": f"fd00::{number:x}",
             "affinityId": f"TVM:{name}",
             "vmSize": pool.document["vmSize"],
             "totalTasksRun": 0,
             "totalTasksSucceeded": 0,
             "isDedicated": dedicated,
+            "endpointConfiguration": {"inboundEndpoints": [_NO_LOGIN]},
             "virtualMachineInfo": {"imageReference": pool.document["virtualMachineConfiguration"]["imageReference"]},
         }
         NODE.enter(document, "creating", now)

@@ -19,6 +19,19 @@ MINIMUM_INTERVAL, MAXIMUM_INTERVAL = timedelta(minutes=5), timedelta(hours=168)
 MAXIMUM_NODES = 2**31 - 1  # the largest 32-bit integer, as in the API
 _TARGETS = {"$TargetDedicatedNodes": "targetDedicatedNodes", "$TargetLowPriorityNodes": "targetLowPriorityNodes"}
 _OPTION = "$NodeDeallocationOption"
+# Documented variables without samples here, so that their GetSamplePercent is 0.
+_NOT_MEASURED = (
+    "$CPUPercent",
+    "$WallClockSeconds",
+    "$MemoryBytes",
+    "$DiskBytes",
+    "$DiskReadBytes",
+    "$DiskWriteBytes",
+    "$DiskReadOps",
+    "$DiskWriteOps",
+    "$NetworkInBytes",
+    "$NetworkOutBytes",
+)
 
 
 def checked_formula(text: str) -> Formula:
@@ -60,12 +73,14 @@ def evaluate(service: Service, pool: Row, formula: Formula) -> tuple[Document, D
         if _OPTION in assigned:
             wanted["deallocation"] = _option(assigned[_OPTION])
     except FormulaError as error:
-        run["error"] = {"code": "AutoScalingFormulaEvaluationError", "message": str(error)}
-        return run, {}
+        values = [{"name": "Message", "value": str(error)}]
+        run["error"] = {"code": "AutoScalingFormulaEvaluationError", "message": str(error), "values": values}
+        assigned, wanted = {}, {}
     targets = {**pool.document, **wanted}
     shown: dict[str, Any] = {key: float(targets[name]) for key, name in _TARGETS.items()}
     shown[_OPTION] = wanted.get("deallocation", "requeue")
     shown |= {name: value for name, value in assigned.items() if name not in shown}
+    # Those of a formula that failed are the current ones, as a test of Microsoft's client for JavaScript expects.
     run["results"] = ";".join(f"{name}={text_of(value)}" for name, value in shown.items())
     return run, wanted
 
@@ -103,13 +118,14 @@ def _variables(service: Service, pool: Row) -> dict[str, Any]:
         "$FailedTasks": counts["failure"],
         "$TaskSlotsPerNode": pool.document["taskSlotsPerNode"],
         "$CurrentDedicatedNodes": dedicated,
-        "$CurrentDedicated": dedicated,
         "$CurrentLowPriorityNodes": len(nodes) - dedicated,
+        "$SampleNodeCount": len(nodes),
         "$PreemptedNodeCount": sum(node.document["state"] == "preempted" for node in nodes),
         "$UsableNodeCount": sum(node.document["state"] in ("idle", "running") for node in nodes),
         **{name: pool.document[target] for name, target in _TARGETS.items()},
     }
-    variables: dict[str, Any] = {name: Samples(float(value)) for name, value in values.items()}
+    variables: dict[str, Any] = {name: Samples(0.0, known=False) for name in _NOT_MEASURED}
+    variables |= {name: Samples(float(value)) for name, value in values.items()}
     return {**variables, _OPTION: "requeue", "time": service.now()}
 
 

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from local_azure.batch.engine.formula_values import (
+    ELEMENT_WISE,
     FUNCTIONS,
     INTERVALS,
     OPTIONS,
     TIME_PARTS,
     FormulaError,
     Samples,
+    Stopped,
     apply,
     flat,
+    moment,
     number,
 )
-from local_azure.batch.state.wire import parse_timestamp
 
 MAXIMUM_LENGTH = 8192  # characters
 MAXIMUM_STATEMENTS = 100
 MAXIMUM_SAMPLES = 1000  # more would not help: all samples are equal
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<text>"[^"]*"|'[^']*')|(?P<name>\$?[A-Za-z_]\w*)
+    r"""(?:\s|//[^\n]*|/\*.*?\*/)*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<text>"[^"]*"|'[^']*')|(?P<name>\$?[A-Za-z_]\w*)
         |(?P<operator>\|\||&&|[<>=!]=|[-+*/<>!?:;=().,\[\]]))""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
+_SKIPPED = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
+_BLANK = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*\Z", re.DOTALL)  # blanks and comments up to the end
+# Older names of variables, which the documentation keeps.
+_ALIASES = {
+    "$TargetDedicated": "$TargetDedicatedNodes",
+    "$TargetLowPriority": "$TargetLowPriorityNodes",
+    "$CurrentDedicated": "$CurrentDedicatedNodes",
+    "$CurrentLowPriority": "$CurrentLowPriorityNodes",
+}
 _LEVELS = (("||",), ("&&",), ("==", "!=", "<", ">", "<=", ">="), ("+", "-"), ("*", "/"))
 
 
@@ -40,7 +51,7 @@ Expression = Callable[["dict[str, Any]"], Any]
 class Formula:
     """A parsed formula."""
 
-    statements: tuple[tuple[str, Expression], ...]
+    statements: tuple[tuple[str, Expression], ...]  # without a name those that assign nothing
 
     def evaluate(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The assigned variables, in the order of assignment. Raises FormulaError."""
@@ -48,27 +59,29 @@ class Formula:
         assigned: dict[str, Any] = {}
         for name, expression in self.statements:
             try:
-                scope[name] = assigned[name] = expression(scope)
+                value = expression(scope)
+                if name:
+                    scope[name] = assigned[name] = value
+            except Stopped:
+                break
             except RecursionError as error:
-                raise FormulaError(f"{name} cannot be computed: its expression is too long") from error
+                raise FormulaError(f"{name or 'a statement'} cannot be computed: its expression is too long") from error
             except (TypeError, ValueError, ZeroDivisionError, OverflowError, AttributeError, IndexError) as error:
-                raise FormulaError(f"{name} cannot be computed: {error}") from error
+                raise FormulaError(f"{name or 'a statement'} cannot be computed: {error}") from error
         return assigned
 
 
 def parse(text: str) -> Formula:
-    """Parse a formula. Raises FormulaError with the position."""
+    """Parse a formula. Raises FormulaError with line and column, both from 1."""
     if len(text) > MAXIMUM_LENGTH:
         raise FormulaError(f"the formula is longer than {MAXIMUM_LENGTH} characters")
-    tokens, at, text = [], 0, text.rstrip()
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match:
-            raise FormulaError(f"unexpected {text[at : at + 10]!r} at position {at}")
-        tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
-        at = match.end()
+    tokens = list(_tokens(text))
+    parser = _Parser([(kind, token) for kind, token, _ in tokens])
     try:
-        statements = _Parser(tokens).statements()
+        statements = parser.statements()
+    except FormulaError as error:
+        at = [*(at for _, _, at in tokens), len(text)][len(tokens) - parser.left - parser.taken]
+        raise FormulaError(f"{error} ({_place(text, at)})") from error
     except RecursionError as error:
         raise FormulaError("the formula is nested too deeply") from error
     if len(statements) > MAXIMUM_STATEMENTS:
@@ -76,18 +89,44 @@ def parse(text: str) -> Formula:
     return Formula(tuple(statements))
 
 
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    """The kind, text and position of each token. Raises FormulaError."""
+    at = 0
+    while not _BLANK.match(text, at):
+        match = _TOKEN.match(text, at)
+        if not match:
+            blanks = _SKIPPED.match(text, at)
+            at = blanks.end() if blanks else at
+            raise FormulaError(f"unexpected {text[at : at + 10]!r} ({_place(text, at)})")
+        kind = str(match.lastgroup)
+        yield kind, match.group(kind), match.start(kind)
+        at = match.end()
+
+
+def _place(text: str, at: int) -> str:
+    before = text[:at]
+    return f"line {before.count(chr(10)) + 1}, column {at - before.rfind(chr(10))}"
+
+
 class _Parser:
     def __init__(self, tokens: list[tuple[str, str]]) -> None:
-        self._tokens = tokens
+        self._tokens = tokens[::-1]  # the next is the last
         self._depth = 0
+        self.taken = True  # the token that an error is about
+
+    @property
+    def left(self) -> int:
+        """The number of tokens that are not taken yet."""
+        return len(self._tokens)
 
     def _next(self) -> str:
-        return self._tokens[0][1] if self._tokens else ""
+        return self._tokens[-1][1] if self._tokens else ""
 
     def _take(self, expected: str = "") -> tuple[str, str]:
         if not self._tokens or (expected and self._next() != expected):
+            self.taken = False
             raise FormulaError(f"expected {expected or 'more'} but found {self._next() or 'the end'!r}")
-        return self._tokens.pop(0)
+        return self._tokens.pop()
 
     def _accept(self, operator: str) -> bool:
         if self._next() != operator:
@@ -100,11 +139,11 @@ class _Parser:
         while self._tokens:
             if self._accept(";"):
                 continue
-            kind, name = self._take()
-            if kind != "name":
-                raise FormulaError(f"expected a variable but found {name!r}")
-            self._take("=")
-            found.append((name, self._ternary()))
+            name = ""
+            if len(self._tokens) > 1 and (self._tokens[-1][0], self._tokens[-2][1]) == ("name", "="):
+                _, name = self._take()
+                self._take("=")
+            found.append((_ALIASES.get(name, name), self._ternary()))
             if self._tokens:
                 self._take(";")
         if not found:
@@ -184,6 +223,7 @@ class _Parser:
 
 
 def _variable(name: str) -> Expression:
+    name = _ALIASES.get(name, name)
     if name in INTERVALS:
         return lambda scope: INTERVALS[name]
     if name.lower() in OPTIONS:
@@ -223,13 +263,13 @@ def _method(value: Expression, name: str, arguments: list[Expression]) -> Expres
         given = [argument(scope) for argument in arguments]
         if name == "GetSample" and given:
             count = max(1, int(given[0])) if isinstance(given[0], float) else 1
-            return [samples.value] * min(count, MAXIMUM_SAMPLES)
+            return [samples.value] * min(count, MAXIMUM_SAMPLES) if samples.known else []
         if name == "GetSamplePercent":
-            return 100.0
+            return 100.0 if samples.known else 0.0
         if name == "GetSamplePeriod":
             return timedelta(seconds=30)
         if name == "Count":
-            return 1.0
+            return float(samples.known)
         if name == "HistoryBeginTime":
             return scope["time"]
         raise FormulaError(f"there is no method {name}({'' if given else 'no arguments'})")
@@ -244,9 +284,13 @@ def _call(name: str, arguments: list[Expression]) -> Expression:
     def call(scope: dict[str, Any]) -> Any:
         given = [argument(scope) for argument in arguments]
         if name == "time":
-            return parse_timestamp(given[0]) if given else scope["time"]
+            return moment(given[0]) if given else scope["time"]
         if name == "val":
             return given[0][int(given[1])]
+        if name == "stop":
+            raise Stopped
+        if name in ELEMENT_WISE and isinstance(given[0], list):
+            return [float(FUNCTIONS[name]([value])) for value in flat(given)]
         return float(FUNCTIONS[name](flat(given)))
 
     return call

@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from local_azure.batch.state.wire import timestamp
+from local_azure.batch.state.wire import parse_timestamp, timestamp
 
 INTERVALS = {
     "TimeInterval_Zero": timedelta(),
@@ -31,11 +32,16 @@ class FormulaError(Exception):
     """The formula cannot be parsed or evaluated."""
 
 
+class Stopped(Exception):
+    """The formula has called stop(): the statements before it count."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """A service-defined variable. There is no history: every sample is the current value."""
 
     value: float
+    known: bool = True  # else nothing is measured, and there are no samples
 
 
 def apply(operator: str, left: Any, right: Any) -> Any:
@@ -115,10 +121,22 @@ FUNCTIONS: dict[str, Callable[[list[float]], float]] = {
     "rand": lambda values: random.random(),
     "range": lambda values: max(values) - min(values),
     "round": lambda values: math.floor(values[0] + 0.5),
-    "std": statistics.pstdev,
+    "std": lambda values: statistics.stdev(values) if len(values) > 1 else 0.0,  # that of a sample
     "stop": lambda values: 0.0,
     "sum": math.fsum,
 }
+
+
+ELEMENT_WISE = {"lg", "ln", "log"}  # of a vector: a vector
+
+
+def moment(text: str) -> datetime:
+    """A time as a formula writes it: ISO 8601, or RFC 1123 such as "Sun, 06 Nov 1994 08:49:37 GMT"."""
+    try:
+        return parse_timestamp(text)
+    except ValueError:
+        found = parsedate_to_datetime(text)
+        return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def text_of(value: Any) -> str:

@@ -29,6 +29,8 @@ def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None 
     if existing := service.store.jobs.get(job_id.lower()):
         deleting = existing.document["state"] == "deleting"
         raise BatchError(Code.JobBeingDeleted if deleting else Code.JobExists)
+    if service.store.schedules.get(job_id.lower()):
+        raise BatchError(Code.JobScheduleWithSameIdExists)
     now = service.now()
     document = {**spec, "id": job_id, "creationTime": timestamp(now)}
     service.touch(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from local_azure.batch.engine import pool_specs, task_specs
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
@@ -28,9 +29,9 @@ def with_defaults(spec: Document, *, scheduled: bool = False) -> Document:
         "onTaskFailure": "noaction",
         **spec,
     }
-    spec["constraints"] = {"maxWallClockTime": UNLIMITED_TEXT, "maxTaskRetryCount": 0, **spec.get("constraints", {})}
+    spec["constraints"] = constraints(spec.get("constraints", {}))
     for name, complete in (
-        ("jobManagerTask", _manager),
+        ("jobManagerTask", partial(_manager, retries=spec["constraints"]["maxTaskRetryCount"])),
         ("jobPreparationTask", _preparation),
         ("jobReleaseTask", _release),
     ):
@@ -40,6 +41,11 @@ def with_defaults(spec: Document, *, scheduled: bool = False) -> Document:
     if "jobReleaseTask" in spec and "jobPreparationTask" not in spec:
         raise invalid_property("jobReleaseTask", "", "a job release task needs a job preparation task")
     return spec
+
+
+def constraints(given: Document) -> Document:
+    """The constraints of a job, those that are not given with their defaults."""
+    return {"maxWallClockTime": UNLIMITED_TEXT, "maxTaskRetryCount": 0, **given}
 
 
 def check_numbers(spec: Document) -> None:
@@ -75,7 +81,8 @@ def check_pool(info: Document, *, scheduled: bool = False) -> None:
     auto.setdefault("keepAlive", False)
 
 
-def _manager(task: Document) -> Document:
+def _manager(task: Document, *, retries: int) -> Document:
+    """retries: the job's, which a job manager task has unless it has its own."""
     return {
         "userIdentity": _AUTO_USER,
         "requiredSlots": 1,
@@ -83,7 +90,7 @@ def _manager(task: Document) -> Document:
         "runExclusive": True,
         "allowLowPriorityNode": True,
         **task,
-        "constraints": {**_UNLIMITED, **task.get("constraints", {})},
+        "constraints": {**_UNLIMITED, "maxTaskRetryCount": retries, **task.get("constraints", {})},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch.engine import autoscale, container_specs, task_specs
+from local_azure.batch.engine import autoscale, container_specs, resource_ids, task_specs
 from local_azure.batch.engine.images import NODE_AGENTS, node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
@@ -30,8 +30,14 @@ def with_defaults(spec: Document) -> Document:
         "enableInterNodeCommunication": False,
         "taskSlotsPerNode": 1,
         **spec,
+        "vmSize": spec["vmSize"].lower(),
     }
-    spec["taskSchedulingPolicy"] = {"nodeFillType": "Spread", **spec.get("taskSchedulingPolicy", {})}
+    policy = {"jobDefaultOrder": "none", "nodeFillType": "Spread"}
+    spec["taskSchedulingPolicy"] = {**policy, **spec.get("taskSchedulingPolicy", {})}
+    if "networkConfiguration" in spec:
+        spec["networkConfiguration"].setdefault("dynamicVNetAssignmentScope", "none")
+    if disk := spec["virtualMachineConfiguration"].get("osDisk"):
+        disk.setdefault("ephemeralOSDiskSettings", {})
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])
@@ -115,6 +121,7 @@ def _check_machine(spec: Document) -> None:
         name = "virtualMachineConfiguration"
         raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
     reference = machine["imageReference"]
+    resource_ids.check_image(reference)
     _check_network(spec.get("networkConfiguration", {}))
     if "virtualMachineImageId" in reference and machine["nodeAgentSKUId"].lower() not in NODE_AGENTS:
         path = "virtualMachineConfiguration.nodeAgentSKUId"
@@ -135,6 +142,7 @@ def _check_machine(spec: Document) -> None:
 
 
 def _check_network(network: Document) -> None:
+    resource_ids.check_subnet(network)
     provisioning = network.get("publicIPAddressConfiguration", {}).get("provision", "")
     if provisioning.lower() == "nopublicipaddresses" and "subnetId" not in network:
         path = "networkConfiguration.publicIPAddressConfiguration.provision"

@@ -13,7 +13,10 @@ from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, times
 
 
 def complete(service: Service, task: Row, result: Result) -> None:
-    """Complete the task and apply the consequences. Saves the task."""
+    """Complete the task and apply the consequences. Saves the task.
+
+    A task that never ran, because a client terminated it, ends its job only where its exit conditions say so.
+    """
     now = service.now()
     TASK.enter(task.document, "completed", now)
     info = task.document["executionInfo"]
@@ -35,7 +38,8 @@ def complete(service: Service, task: Row, result: Result) -> None:
     service.store.tasks.save(task)
     if follows.satisfies:
         dependencies.satisfy(service, task)
-    _act_on_job(service, task, follows.job_action)
+    ran = "startTime" in info
+    _act_on_job(service, task, follows.job_action if ran or task.document.get("exitConditions") else "none")
 
 
 def _act_on_job(service: Service, task: Row, action: str) -> None:

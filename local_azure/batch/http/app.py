@@ -17,17 +17,30 @@ from local_azure.batch.operations import admin
 from local_azure.batch.rest import auth
 from local_azure.batch.rest.call import Call, Response
 from local_azure.batch.state.access import ALL
-from local_azure.batch.state.errors import BatchError, Code, not_implemented
+from local_azure.batch.state.errors import BatchError, Code, invalid_query, not_implemented
 from local_azure.batch.state.faults import Injected, RequestFault
 from local_azure.batch.state.wire import http_date, timestamp
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_BODY = 1 << 20  # bytes; the SDK reacts to 413 with smaller task collections
-API_VERSION = "2025-06-01"  # the newest version served; older ones get the same responses
+# The versions served; older ones than the newest get the same responses. Clients of those before 2020-09-01.12.0 would
+# read the counts of tasks and slots in a place where they are not.
+API_VERSIONS = (
+    "2020-09-01.12.0",
+    "2021-06-01.14.0",
+    "2022-01-01.15.0",
+    "2022-10-01.16.0",
+    "2023-05-01.17.0",
+    "2023-11-01.18.0",
+    "2024-02-01.19.0",
+    "2024-07-01.20.0",
+    "2025-06-01",
+)
 
 _COMMON_QUERY = {"api-version", "timeout"}
-_VERSION = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\d+\.\d+)?(?:-preview)?\Z")
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_ERROR = "Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element"  # of odata.metadata
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 Scope = MutableMapping[str, Any]
@@ -63,7 +76,7 @@ class App:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         common = self._common_headers(headers)
         try:
-            response = await self._respond(scope, headers, receive)
+            response = await self._respond(scope, headers, receive, common["request-id"])
         except Dropped:
             scope["state"]["abort"]()
             await receive()  # until the server notices the closed connection; otherwise it would send a 500
@@ -75,7 +88,7 @@ class App:
             response = self._error(BatchError(Code.InternalError), common["request-id"])
         await self._send(response, common, scope["method"], send)
 
-    async def _respond(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Response:
+    async def _respond(self, scope: Scope, headers: dict[str, str], receive: Receive, request_id: str) -> Response:
         raw_path = scope["raw_path"].decode("latin-1")
         query = scope["query_string"].decode("latin-1")
         self._check_host(headers.get("host", ""))
@@ -86,11 +99,14 @@ class App:
             operation, raw_ids = ADMIN, dict[str, str]()
         else:
             operation, raw_ids = self._router.find(scope["method"], raw_path)
+        parameters = _query(query, operation)
         call = Call(
             method=scope["method"],
             path=raw_path,
             ids={name: unquote(value) for name, value in raw_ids.items()},
-            query=_query(query, operation),
+            query=parameters,
+            version=parameters["api-version"],
+            request_id=request_id,
             headers=headers,
             content=await _body(headers, receive),
             endpoint=self._service.endpoint,
@@ -139,7 +155,7 @@ class App:
         if error.status == 304:
             return Response(status=304)
         document = error.document(request_id, timestamp(self._service.now()))
-        return Response(status=error.status, document=document, kind="errors/@Element", headers=error.headers)
+        return Response(status=error.status, document=document, kind=_ERROR, headers=error.headers)
 
     async def _send(self, response: Response, common: dict[str, str], method: str, send: Send) -> None:
         headers = {**common, **response.headers}
@@ -169,6 +185,8 @@ def _query(text: str, operation: Operation) -> dict[str, str]:
         if name not in known:
             reason = f"The query parameter {name!r} is not one of {operation.name}."
             raise BatchError(Code.UnsupportedQueryParameter, reason, QueryParameterName=name)
+    if "timeout" in given and not _SECONDS.fullmatch(given["timeout"]):
+        raise invalid_query("timeout must be a number of seconds.", "timeout", given["timeout"])
     return {name.removeprefix("$"): value for name, value in given.items()}
 
 
@@ -176,9 +194,8 @@ def _check_version(text: str | None) -> None:
     name = "api-version"
     if not text:
         raise BatchError(Code.MissingRequiredQueryParameter, f"The parameter is {name}.", QueryParameterName=name)
-    match = _VERSION.match(text)
-    if not match or match[1] > API_VERSION:
-        detail = f"{text!r} is not supported; the newest supported version is {API_VERSION}."
+    if text not in API_VERSIONS:
+        detail = f"{text!r} is not supported; the newest supported version is {API_VERSIONS[-1]}."
         raise BatchError(Code.UnsupportedRequestVersion, detail, QueryParameterName=name, QueryParameterValue=text)
 
 

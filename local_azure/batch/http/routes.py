@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from local_azure.batch.engine.service import Service
 from local_azure.batch.operations import (
@@ -137,10 +139,24 @@ OPERATIONS = (
 # fmt: on
 
 
+# Operations of versions that are served which the newest does not have any more: 501 with their name.
+FORMER = (
+    _operation("POST", "/certificates", "add_certificate", None),
+    _operation("GET", "/certificates", "list_certificates", None, _LIST),
+    _operation("GET", "/{certificate}", "get_certificate", None, _GET),
+    _operation("DELETE", "/{certificate}", "delete_certificate", None),
+    _operation("POST", "/{certificate}/canceldelete", "cancel_certificate_deletion", None),
+    _operation("GET", "/lifetimepoolstats", "get_all_pool_lifetime_statistics", None),
+    _operation("GET", "/lifetimejobstats", "get_all_job_lifetime_statistics", None),
+    _operation("GET", _NODE + "/rdp", "get_node_remote_desktop", None),
+)
+_CERTIFICATE = re.compile(r"certificates\(.*\)")  # certificates(thumbprintAlgorithm=sha1,thumbprint=00)
+
+
 class Router:
     """Finds the operation for a raw path, in which `%2F` in a file name is not a separator."""
 
-    def __init__(self, operations: tuple[Operation, ...] = OPERATIONS) -> None:
+    def __init__(self, operations: tuple[Operation, ...] = (*OPERATIONS, *FORMER)) -> None:
         self._operations: dict[tuple[str, ...], dict[str, Operation]] = {}
         for operation in operations:
             pattern = tuple("" if segment.startswith("{") else segment for segment in operation.path)
@@ -165,6 +181,9 @@ class Router:
 
 def _patterns(segments: list[str]) -> Iterator[tuple[str, ...]]:
     """The possible patterns of a path: resources and ids alternate, and a file name may contain slashes."""
+    if segments and _CERTIFICATE.fullmatch(unquote(segments[0])):
+        yield ("", *segments[1:])
+        return
     if len(segments) > 5 and segments[4] == "files":
         yield (*_alternating(segments[:4]), "files", "")
         return

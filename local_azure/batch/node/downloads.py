@@ -60,12 +60,12 @@ def stage_in(
             _download_container(auto_storage.container_url(file[PROPERTY]), file, working_directory, limits)
         else:
             reason = "no storage account is linked to the Batch account any more: give storageContainerUrl or httpUrl"
-            raise TransferFailed("BlobDownloadMiscError", reason, {}, category="usererror")
+            raise TransferFailed("BlobDownloadMiscError", reason, {}, category="UserError")
 
 
 def _download(url: str, target: BinaryIO, source: Mapping[str, str], limits: Limits, token: str) -> None:
     if not url.lower().startswith(("http://", "https://")):
-        raise TransferFailed("BlobDownloadMiscError", "the URL is neither http nor https", source, category="usererror")
+        raise TransferFailed("BlobDownloadMiscError", "the URL is neither http nor https", source, category="UserError")
     delays = iter(limits.retry_delays)
     while True:
         try:
@@ -163,7 +163,7 @@ def _new_file(
         final = resolve_inside(working_directory, path)
         mode = int(file.get("fileMode") or DEFAULT_FILE_MODE, 8) & 0o777
     except (PathEscapes, ValueError) as error:
-        raise TransferFailed("ResourceFileCreateFailed", str(error), source, category="usererror") from error
+        raise TransferFailed("ResourceFileCreateFailed", str(error), source, category="UserError") from error
     with node_errors("ResourceDirectoryCreateFailed", source):
         make_private(final.parent)
     partial = final.parent / f".{uuid.uuid4().hex}.part"

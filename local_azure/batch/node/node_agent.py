@@ -84,7 +84,7 @@ class NodeAgent:
         except Exception as error:
             logger.exception("Attempt: failed with an unexpected error")
             reason = _reason(error) if isinstance(error, OSError) else type(error).__name__
-            return Result(failure=failure("servererror", "InternalError", f"The service could not run it: {reason}"))
+            return Result(failure=failure("ServerError", "InternalError", f"The service could not run it: {reason}"))
 
     async def record(self, record: Callable[[], T]) -> T:
         """Call `record`, and retry while the disk is full, so that no end of an attempt is lost."""
@@ -120,7 +120,7 @@ class NodeAgent:
         try:
             self._prepare(work.directory)
         except OSError as error:
-            return Result(failure=failure("servererror", "ResourceDirectoryCreateFailed", _reason(error)))
+            return Result(failure=failure("ServerError", "ResourceDirectoryCreateFailed", _reason(error)))
         if work.resource_files:
             try:
                 await self._stage_in(work)
@@ -198,7 +198,7 @@ class NodeAgent:
             return Result(interrupted=True)
         if outcome.ending is Ending.TERMINATED:
             return Result(exit_code=outcome.exit_code, interrupted=True)
-        failed = outcome_failure(outcome)
+        failed = outcome_failure(outcome, work.command_line)
         lost = outcome.ending is Ending.SHIM_LOST
         if work.output_files and not stopped and not lost:
             try:

@@ -41,7 +41,7 @@ class TransferFailed(Exception):
 
     def __init__(self, code: str, reason: str, details: Mapping[str, str], *, category: str | None = None) -> None:
         self.code = code
-        self.category = category or ("usererror" if code in USER_ERRORS else "servererror")
+        self.category = category or ("UserError" if code in USER_ERRORS else "ServerError")
         self.message = MESSAGES[code]
         self.details = {**details, "Reason": reason}
         super().__init__(f"{code}: {self.message}: {reason}")

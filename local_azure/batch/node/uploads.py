@@ -82,11 +82,11 @@ def _upload(
         found = matches(pattern, working_directory)
         settings = _upload_settings(destination.get("uploadHeaders", []))
     except ValueError as error:
-        raise TransferFailed("FileUploadMiscError", str(error), details, category="usererror") from error
+        raise TransferFailed("FileUploadMiscError", str(error), details, category="UserError") from error
     if not found and not is_wild(pattern):
         # Azure does not document this case. A named file is required; a wildcard may match no file.
         reason = "the file does not exist in the task's directory"
-        raise TransferFailed("FileUploadMiscError", reason, details, category="usererror")
+        raise TransferFailed("FileUploadMiscError", reason, details, category="UserError")
     with storage_errors("FileUploadAccessDenied", "FileUploadContainerNotFound", "FileUploadMiscError", details):
         token = token_for(destination, token_of, "FileUploadAccessDenied", details)
         container = open_container(destination["containerUrl"], limits, token) if found else None

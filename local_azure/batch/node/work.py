@@ -53,16 +53,16 @@ def failure(category: str, code: str, message: str, **details: str) -> Document:
 
 
 def task_ended(reason: str) -> Document:
-    return failure("usererror", "TaskEnded", "Task Was Ended", Message=reason)
+    return failure("UserError", "TaskEnded", "Task Was Ended", Message=reason)
 
 
-def outcome_failure(outcome: Outcome) -> Document | None:
+def outcome_failure(outcome: Outcome, command_line: str) -> Document | None:
     """The failureInfo of a command; None if it succeeded."""
     if outcome.ending is Ending.EXITED:
         if outcome.exit_code == 0:
             return None
         return failure(
-            "usererror",
+            "UserError",
             "FailureExitCode",
             "The task exited with an exit code representing a failure",
             Message="The task process exited with an unexpected exit code",
@@ -71,9 +71,9 @@ def outcome_failure(outcome: Outcome) -> Document | None:
     if outcome.ending is Ending.TIME_LIMIT:
         return task_ended("The task exceeded its maximum wall clock time (maxWallClockTime) and was ended.")
     if outcome.ending is Ending.PROGRAM_NOT_FOUND:
-        message = "The specified command program is not found"
-        return failure("usererror", "CommandProgramNotFound", message, Message=outcome.message)
+        code, message = "CommandProgramNotFound", "The specified command program is not found"
+        return failure("UserError", code, message, CommandLine=command_line, Message=outcome.message)
     if outcome.ending is Ending.SHIM_LOST:
-        return failure("servererror", "Unknown", "The supervisor of the task was killed", Message=outcome.message)
+        return failure("ServerError", "Unknown", "The supervisor of the task was killed", Message=outcome.message)
     message = "The specified command could not be launched"
-    return failure("usererror", "CommandLaunchFailed", message, Message=outcome.message)
+    return failure("UserError", "CommandLaunchFailed", message, CommandLine=command_line, Message=outcome.message)

@@ -106,7 +106,7 @@ def _vm_sizes(service: Service, body: dict[str, Any]) -> None:
 
 
 def _task_statuses(service: Service, body: dict[str, Any]) -> None:
-    """Write the statuses of tasks in a collection in capitals or in lower case: {"capitalised": true}."""
+    """Write the statuses of tasks in a collection as Azure does, or in lower case: {"capitalised": false}."""
     service.faults.capitalised_statuses = _arguments(body, capitalised=True)["capitalised"]
 
 

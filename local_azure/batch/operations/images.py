@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from local_azure.batch.engine.images import IMAGES, of_nodes
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, one_of
 from local_azure.batch.state.store import Row
 
 _LISTING = Listing(
     kind="supportedimages",
     filterable={
-        "osType": Kind.STATE,
-        "verificationType": Kind.STATE,
+        "osType": one_of("linux", "windows"),
+        "verificationType": one_of("verified", "unverified"),
         "nodeAgentSKUId": Kind.TEXT,
         "imageReference/publisher": Kind.TEXT,
         "imageReference/offer": Kind.TEXT,

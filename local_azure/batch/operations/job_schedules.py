@@ -9,7 +9,7 @@ from local_azure.batch.engine.job_creation import check_quota
 from local_azure.batch.engine.service import Service
 from local_azure.batch.operations import jobs
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import SCHEDULE
 from local_azure.batch.state.store import Document, Row
@@ -17,12 +17,12 @@ from local_azure.batch.state.wire import check_id, parse_duration, parse_timesta
 
 MINIMUM_INTERVAL = timedelta(minutes=1)
 
-_FILTERABLE = {
+_FILTERABLE: Properties = {
     "id": Kind.TEXT,
     "displayName": Kind.TEXT,
-    "state": Kind.STATE,
+    "state": one_of(*SCHEDULE.transitions),
     "stateTransitionTime": Kind.TIME,
-    "previousState": Kind.STATE,
+    "previousState": one_of(*SCHEDULE.transitions),
     "creationTime": Kind.TIME,
     "lastModified": Kind.TIME,
 }
@@ -40,6 +40,8 @@ def create_job_schedule(service: Service, call: Call) -> Response:
     check_id("id", body["id"])
     if service.store.schedules.get(body["id"].lower()):
         raise BatchError(Code.JobScheduleExists)
+    if service.store.jobs.get(body["id"].lower()):
+        raise BatchError(Code.JobWithSameIdExists)
     check_quota(service)
     _check_rule(service, body["schedule"])
     now = service.now()
@@ -115,13 +117,14 @@ def _save(service: Service, call: Call, row: Row, status: int) -> Response:
 
 
 def update_job_schedule(service: Service, call: Call) -> Response:
+    patch = call.body("BatchJobScheduleUpdateOptions")
     row = _changeable(service, call, "deleting", "terminating", "completed")
-    return _change(service, call, row, call.body("BatchJobScheduleUpdateOptions"))
+    return _change(service, call, row, patch)
 
 
 def replace_job_schedule(service: Service, call: Call) -> Response:
-    row = _changeable(service, call, "deleting", "terminating", "completed")
     body = call.body("BatchJobSchedule")
+    row = _changeable(service, call, "deleting", "terminating", "completed")
     row.document.pop("metadata", None)
     return _change(service, call, row, {"schedule": {}, **body})
 

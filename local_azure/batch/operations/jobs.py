@@ -5,33 +5,34 @@ from __future__ import annotations
 from local_azure.batch.engine import attempts, job_tasks, lifecycle, task_ends
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_creation import add_job, check_quota
-from local_azure.batch.engine.job_specs import check_numbers, check_pool, with_defaults
+from local_azure.batch.engine.job_specs import check_numbers, check_pool, constraints, with_defaults
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import check_id
 
-FILTERABLE = {
+_STATES = one_of(*JOB.transitions)
+FILTERABLE: Properties = {
     "id": Kind.TEXT,
     "displayName": Kind.TEXT,
-    "state": Kind.STATE,
+    "state": _STATES,
     "stateTransitionTime": Kind.TIME,
-    "previousState": Kind.STATE,
+    "previousState": _STATES,
     "previousStateTransitionTime": Kind.TIME,
     "creationTime": Kind.TIME,
     "lastModified": Kind.TIME,
     "priority": Kind.NUMBER,
-    "onAllTasksComplete": Kind.STATE,
-    "onTaskFailure": Kind.STATE,
+    "onAllTasksComplete": one_of("noaction", "terminatejob"),
+    "onTaskFailure": one_of("noaction", "performexitoptionsjobaction"),
     "usesTaskDependencies": Kind.FLAG,
     "executionInfo/poolId": Kind.TEXT,
     "executionInfo/startTime": Kind.TIME,
     "executionInfo/endTime": Kind.TIME,
     "executionInfo/terminateReason": Kind.TEXT,
-    "executionInfo/schedulingError/category": Kind.STATE,
+    "executionInfo/schedulingError/category": one_of("UserError", "ServerError"),
     "executionInfo/schedulingError/code": Kind.TEXT,
 }
 
@@ -86,15 +87,14 @@ def _updatable(service: Service, call: Call) -> Row:
 
 
 def update_job(service: Service, call: Call) -> Response:
-    row = _updatable(service, call)
     patch = call.body("BatchJobUpdateOptions")
-    return _change(service, call, row, patch)
+    return _change(service, call, _updatable(service, call), patch)
 
 
 def replace_job(service: Service, call: Call) -> Response:
     """Replace the job's properties: omitted ones get their defaults; the pool is required."""
-    row = _updatable(service, call)
     body = call.body("BatchJob")
+    row = _updatable(service, call)
     defaults = with_defaults({"poolInfo": body["poolInfo"]})
     for name in ("priority", "maxParallelTasks", "allowTaskPreemption", "onAllTasksComplete", "constraints"):
         body.setdefault(name, defaults[name])
@@ -108,8 +108,8 @@ def _change(service: Service, call: Call, row: Row, changes: Document) -> Respon
     if (document["onAllTasksComplete"], changes.get("onAllTasksComplete")) == ("terminatejob", "noaction"):
         reason = "terminatejob cannot be changed back to noaction"
         raise invalid_property("onAllTasksComplete", "noaction", reason)
-    if constraints := changes.pop("constraints", None):
-        document["constraints"] = {**document["constraints"], **constraints}
+    if "constraints" in changes:  # replaced as a whole, also by PATCH
+        changes["constraints"] = constraints(changes["constraints"])
     if "poolInfo" in changes and changes["poolInfo"] != document["poolInfo"]:
         check_pool(changes["poolInfo"])
         _change_pool(service, row, changes["poolInfo"])
@@ -136,8 +136,8 @@ def delete_job(service: Service, call: Call) -> Response:
 
 
 def terminate_job(service: Service, call: Call) -> Response:
-    row = _updatable(service, call)
     body = call.optional_body("BatchJobTerminateOptions")
+    row = _updatable(service, call)
     lifecycle.terminate(service, row, body.get("terminateReason", "UserTerminate"))
     return _save(service, call, row, 202)
 
@@ -146,8 +146,8 @@ _DISABLING = {"requeue": Stop.REQUEUE, "terminate": Stop.TERMINATE}
 
 
 def disable_job(service: Service, call: Call) -> Response:
-    row = _updatable(service, call)
     body = call.body("BatchJobDisableOptions")
+    row = _updatable(service, call)
     if row.document["state"] == "enabling":
         raise BatchError(Code.OperationInvalidForCurrentState, "The job is being enabled.")
     task_ends.disable(service, row, _DISABLING.get(body["disableTasks"]))
@@ -167,7 +167,7 @@ def enable_job(service: Service, call: Call) -> Response:
 def list_job_preparation_and_release_task_status(service: Service, call: Call) -> Response:
     job = service.job(call.ids["jobId"])
     if "jobPreparationTask" not in job.document:
-        raise BatchError(Code.JobPreparationTaskNotSpecified)
+        raise BatchError(Code.JobPreparationTaskOrReleaseTaskNotSpecified)
 
     def show_status(row: Row) -> Document:
         node_url = call.url("pools", row.document["poolId"], "nodes", row.document["nodeId"])
@@ -191,7 +191,7 @@ def get_job_task_counts(service: Service, call: Call) -> Response:
     names = ("active", "running", "completed", "succeeded", "failed")
     tasks, slots = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     if service.faults.take_task_counts():
-        return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
+        return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcountsresult/@Element")
     found = service.store.execute("SELECT state, result, tasks, slots FROM task_counts WHERE job = ?", row.id)
     for state, result, count, slot_count in found:
         # A task that is waiting for its job's preparation counts as running.
@@ -200,4 +200,4 @@ def get_job_task_counts(service: Service, call: Call) -> Response:
         for name in counted:
             tasks[name] += count
             slots[name] += slot_count
-    return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcounts/@Element")
+    return Response(document={"taskCounts": tasks, "taskSlotCounts": slots}, kind="taskcountsresult/@Element")

@@ -14,8 +14,8 @@ DEFAULT_LIFETIME = timedelta(days=1)
 
 
 def create_node_user(service: Service, call: Call) -> Response:
-    node = _usable_node(service, call)
     body = call.body("BatchNodeUserCreateOptions")
+    node = _usable_node(service, call)
     if not is_id(body["name"]):
         raise invalid_property("name", body["name"], "it is not a valid user name")
     if service.store.node_users.get(node.seq, body["name"].lower()):
@@ -27,8 +27,8 @@ def create_node_user(service: Service, call: Call) -> Response:
 
 
 def replace_node_user(service: Service, call: Call) -> Response:
-    row = _user(service, call)
     body = call.body("BatchNodeUserReplaceOptions")
+    row = _user(service, call)
     row.document = _without_secrets(service, {"name": row.document["name"], **body})
     service.store.node_users.save(row)
     return done(call, 200)

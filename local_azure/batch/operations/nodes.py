@@ -6,24 +6,24 @@ from local_azure.batch.engine import attempts, job_tasks
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response, done, element
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import NODE
 from local_azure.batch.state.store import Document, Row
 
 RECENT_TASKS = 10
 
-_FILTERABLE = {
+_FILTERABLE: Properties = {
     "id": Kind.TEXT,
-    "state": Kind.STATE,
-    "schedulingState": Kind.STATE,
+    "state": one_of(*NODE.transitions, "unknown", "upgradingos"),
+    "schedulingState": one_of("enabled", "disabled"),
     "stateTransitionTime": Kind.TIME,
     "lastBootTime": Kind.TIME,
     "allocationTime": Kind.TIME,
     "isDedicated": Kind.FLAG,
     "vmSize": Kind.TEXT,
-    "startTaskInfo/state": Kind.STATE,
-    "startTaskInfo/result": Kind.STATE,
+    "startTaskInfo/state": one_of("running", "completed"),
+    "startTaskInfo/result": one_of("success", "failure"),
     "startTaskInfo/exitCode": Kind.NUMBER,
     "startTaskInfo/startTime": Kind.TIME,
     "startTaskInfo/endTime": Kind.TIME,
@@ -44,21 +44,22 @@ _COUNTED = (
     "unknown",
     "unusable",
     "waitingForStartTask",
-    "deallocated",
-    "deallocating",
     "upgradingOS",
 )
+_DEALLOCATION = ("deallocated", "deallocating")
+_DEALLOCATION_SINCE = "2024-07-01.20.0"  # the version of the API with these states: a recorded one before has none
 
 
 def show(service: Service, call: Call, row: Row, pool: str) -> Document:
     """The node in the format of the API; `pool` is the pool's id as written."""
     running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.task]
+    recent = _recent_tasks(service, call, row)
     return {
         **row.document,
         "url": call.url("pools", pool, "nodes", row.document["id"]),
         "runningTasksCount": len(running),
         "runningTaskSlotsCount": sum(attempt.slots for attempt in running),
-        "recentTasks": _recent_tasks(service, call, row),
+        **({"recentTasks": recent} if recent else {}),
     }
 
 
@@ -152,8 +153,8 @@ def start_node(service: Service, call: Call) -> Response:
 
 
 def disable_node_scheduling(service: Service, call: Call) -> Response:
-    row = _in_state(service, call, "idle", "running", "waitingforstarttask", "offline", "starttaskfailed", "starting")
     option = call.optional_body("BatchNodeDisableSchedulingOptions").get("nodeDisableSchedulingOption", "requeue")
+    row = _in_state(service, call, "idle", "running", "waitingforstarttask", "offline", "starttaskfailed", "starting")
     if row.document["schedulingState"] == "disabled":
         raise BatchError(Code.NodeAlreadyInTargetSchedulingState)
     row.document["schedulingState"] = "disabled"
@@ -185,14 +186,15 @@ def list_pool_node_counts(service: Service, call: Call) -> Response:
         counts = {(bool(dedicated), state): count for dedicated, state, count in found}
         return {
             "poolId": row.document["id"],
-            "dedicated": _tally(counts, True),
-            "lowPriority": _tally(counts, False),
+            "dedicated": _tally(call, counts, True),
+            "lowPriority": _tally(call, counts, False),
         }
 
-    listing = Listing(kind="nodecounts", filterable={"poolId": Kind.TEXT}, show=show_counts)
+    listing = Listing(kind="poolnodecounts", filterable={"poolId": Kind.TEXT}, show=show_counts)
     return listing.respond(call, lambda after: service.store.pools.page((), after))
 
 
-def _tally(counts: dict[tuple[bool, str], int], dedicated: bool) -> Document:
-    tally = {name: counts.get((dedicated, name.lower()), 0) for name in _COUNTED}
+def _tally(call: Call, counts: dict[tuple[bool, str], int], dedicated: bool) -> Document:
+    names = (*_COUNTED, *_DEALLOCATION) if call.version >= _DEALLOCATION_SINCE else _COUNTED
+    tally = {name: counts.get((dedicated, name.lower()), 0) for name in names}
     return {**tally, "total": sum(tally.values())}

@@ -9,14 +9,17 @@ from local_azure.batch.engine.service import Service
 from local_azure.batch.operations.pools import changeable, save
 from local_azure.batch.rest.call import Call, Response, done
 from local_azure.batch.state.errors import BatchError, Code
+from local_azure.batch.state.states import ALLOCATION
 from local_azure.batch.state.wire import parse_timestamp, timestamp
 
 PAUSE = timedelta(seconds=30)  # between two requests that enable it for a pool
 
+_RUN = "Microsoft.Azure.Batch.Protocol.Entities.AutoScaleRun"  # as odata.metadata names it
+
 
 def enable_pool_auto_scale(service: Service, call: Call) -> Response:
-    row = changeable(service, call)
     body = call.optional_body("BatchPoolEnableAutoScaleOptions")
+    row = changeable(service, call)
     document = row.document
     if not document["enableAutoScale"] and document["allocationState"] != "steady":
         raise BatchError(Code.PoolBeingResized)
@@ -37,8 +40,11 @@ def enable_pool_auto_scale(service: Service, call: Call) -> Response:
 
 
 def disable_pool_auto_scale(service: Service, call: Call) -> Response:
+    """Disable it; a resize under way is stopped, and so ends with the error ResizeStopped."""
     row = changeable(service, call)
     row.document["enableAutoScale"] = False
+    if row.document["allocationState"] == "resizing":
+        ALLOCATION.enter(row.document, "stopping", service.now())
     for name in ("autoScaleFormula", "autoScaleEvaluationInterval", "autoScaleRun"):
         row.document.pop(name, None)
     return save(service, call, row, 200)
@@ -46,9 +52,9 @@ def disable_pool_auto_scale(service: Service, call: Call) -> Response:
 
 def evaluate_pool_auto_scale(service: Service, call: Call) -> Response:
     """Evaluate a formula without applying it."""
+    text = call.body("BatchPoolEvaluateAutoScaleOptions")["autoScaleFormula"]
     row = changeable(service, call)
     if not row.document["enableAutoScale"]:
         raise BatchError(Code.OperationNotValidOnPool, "Automatic scaling is not enabled on the pool.")
-    text = call.body("BatchPoolEvaluateAutoScaleOptions")["autoScaleFormula"]
     run, _ = autoscale.evaluate(service, row, autoscale.checked_formula(text))
-    return Response(document=run, kind="autoscalerun/@Element", headers=done(call, 200).headers)
+    return Response(document=run, kind=_RUN, headers=done(call, 200).headers)

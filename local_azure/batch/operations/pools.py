@@ -5,18 +5,19 @@ from __future__ import annotations
 from local_azure.batch.engine import pool_specs
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
+from local_azure.batch.rest import older_properties
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import ALLOCATION, POOL
 from local_azure.batch.state.store import Document, Row
 
-_FILTERABLE = {
+_FILTERABLE: Properties = {
     "id": Kind.TEXT,
     "displayName": Kind.TEXT,
-    "state": Kind.STATE,
+    "state": one_of(*POOL.transitions),
     "stateTransitionTime": Kind.TIME,
-    "allocationState": Kind.STATE,
+    "allocationState": one_of(*ALLOCATION.transitions),
     "allocationStateTransitionTime": Kind.TIME,
     "creationTime": Kind.TIME,
     "lastModified": Kind.TIME,
@@ -50,7 +51,7 @@ def show(service: Service, call: Call, row: Row) -> Document:
         ).fetchall()
     )
     return {
-        **row.document,
+        **older_properties.shown(row.document, call.version),
         "url": call.url("pools", row.document["id"]),
         "currentDedicatedNodes": counts.get(1, 0),
         "currentLowPriorityNodes": counts.get(0, 0),
@@ -120,12 +121,13 @@ def save(service: Service, call: Call, row: Row, status: int) -> Response:
 def delete_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
     POOL.enter(row.document, "deleting", service.now())
+    row.document |= {"targetDedicatedNodes": 0, "targetLowPriorityNodes": 0}
     return save(service, call, row, 202)
 
 
 def update_pool(service: Service, call: Call) -> Response:
-    row = changeable(service, call)
     patch = call.body("BatchPoolUpdateOptions")
+    row = changeable(service, call)
     _check_machine_change(service, row, patch)
     row.document.update(_checked_start_task(patch))
     return save(service, call, row, 200)
@@ -151,8 +153,8 @@ def _checked_start_task(body: Document) -> Document:
 
 
 def replace_pool_properties(service: Service, call: Call) -> Response:
-    row = changeable(service, call)
     body = _checked_start_task(call.body("BatchPoolReplaceOptions"))
+    row = changeable(service, call)
     for name in ("startTask", "metadata", "applicationPackageReferences"):
         row.document.pop(name, None)
     row.document.update({name: value for name, value in body.items() if value != []})
@@ -160,8 +162,8 @@ def replace_pool_properties(service: Service, call: Call) -> Response:
 
 
 def resize_pool(service: Service, call: Call) -> Response:
-    row = _steady(service, call)
     body = call.body("BatchPoolResizeOptions")
+    row = _steady(service, call)
     if row.document["enableAutoScale"]:
         raise BatchError(Code.OperationNotValidOnPool, "The pool scales automatically.")
     targets = body.keys() & {"targetDedicatedNodes", "targetLowPriorityNodes"}
@@ -195,8 +197,8 @@ def stop_pool_resize(service: Service, call: Call) -> Response:
 
 
 def remove_nodes(service: Service, call: Call) -> Response:
-    row = _steady(service, call)
     body = call.body("BatchNodeRemoveOptions")
+    row = _steady(service, call)
     pool_specs.check_resize_timeout(body)
     wanted = {node.lower() for node in body["nodeList"]}
     if not 1 <= len(wanted) <= 100:

@@ -12,25 +12,25 @@ from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
 from local_azure.batch.node.work import Result, task_ended
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
-from local_azure.batch.rest.odata import Kind
+from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Document, Row
-from local_azure.batch.state.wire import segment
+from local_azure.batch.state.wire import segment, timestamp
 
 MAXIMUM_COLLECTION = 100  # tasks in one request
 
-# Lower case, as in the API's specification. azure-batch 15.1.0 recognises a failure in lower case only: for
-# "ClientError", which Azure probably writes, its create_tasks reports a refused task as a success.
-ADDED, REFUSED = "success", "clienterror"
-_CAPITALISED = {ADDED: "Success", REFUSED: "ClientError"}
+# "Success" as in recorded answers of Azure; "ClientError" is inferred from it. azure-batch 15.1.0 recognises a failure
+# in lower case only, as the API's specification has it: its create_tasks reports a refused task as a success.
+ADDED, REFUSED = "Success", "ClientError"
 
-_FILTERABLE = {
+_STATES = one_of(*TASK.transitions)
+_FILTERABLE: Properties = {
     "id": Kind.TEXT,
     "displayName": Kind.TEXT,
-    "state": Kind.STATE,
+    "state": _STATES,
     "stateTransitionTime": Kind.TIME,
-    "previousState": Kind.STATE,
+    "previousState": _STATES,
     "previousStateTransitionTime": Kind.TIME,
     "creationTime": Kind.TIME,
     "lastModified": Kind.TIME,
@@ -39,8 +39,8 @@ _FILTERABLE = {
     "executionInfo/endTime": Kind.TIME,
     "executionInfo/retryCount": Kind.NUMBER,
     "executionInfo/requeueCount": Kind.NUMBER,
-    "executionInfo/result": Kind.STATE,
-    "executionInfo/failureInfo/category": Kind.STATE,
+    "executionInfo/result": one_of("success", "failure"),
+    "executionInfo/failureInfo/category": one_of("UserError", "ServerError"),
     "executionInfo/failureInfo/code": Kind.TEXT,
     "nodeInfo/poolId": Kind.TEXT,
     "nodeInfo/nodeId": Kind.TEXT,
@@ -80,20 +80,21 @@ def _accepting_job(service: Service, call: Call) -> Row:
 
 
 def create_task(service: Service, call: Call) -> Response:
+    body = call.body("BatchTaskCreateOptions")
     job = _accepting_job(service, call)
-    row = add_task(service, job, call.body("BatchTaskCreateOptions"))
+    row = add_task(service, job, body)
     _wake(service, job)
     return created(call, row.document, "jobs", job.document["id"], "tasks", row.document["id"])
 
 
 def create_task_collection(service: Service, call: Call) -> Response:
-    job = _accepting_job(service, call)
     body = call.json()
     items = body.get("value") if isinstance(body, dict) else None
     if not isinstance(items, list):
         raise BatchError(Code.MissingRequiredProperty, "The property is value.", PropertyName="value")
     if len(items) > MAXIMUM_COLLECTION:
         raise invalid_property("value", len(items), f"at most {MAXIMUM_COLLECTION} tasks can be added at once")
+    job = _accepting_job(service, call)
     results = [_add_one(service, call, job, item) for item in items]
     _wake(service, job)
     return Response(document={"value": results}, kind="taskaddresult")
@@ -105,7 +106,8 @@ def _add_one(service: Service, call: Call, job: Row, item: Any) -> Document:
     try:
         document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions")).document
     except BatchError as error:
-        return {"status": _status(service, REFUSED), "taskId": task_id, "error": error.fields()}
+        reason = error.document(call.request_id, timestamp(service.now()))
+        return {"status": _status(service, REFUSED), "taskId": task_id, "error": reason}
     return {
         "status": _status(service, ADDED),
         "taskId": document["id"],
@@ -116,7 +118,7 @@ def _add_one(service: Service, call: Call, job: Row, item: Any) -> Document:
 
 
 def _status(service: Service, status: str) -> str:
-    return _CAPITALISED[status] if service.faults.capitalised_statuses else status
+    return status if service.faults.capitalised_statuses else status.lower()
 
 
 def _wake(service: Service, job: Row) -> None:
@@ -161,8 +163,8 @@ def _save(service: Service, call: Call, job: Row, row: Row, status: int) -> Resp
 
 def replace_task(service: Service, call: Call) -> Response:
     """Replace the task's constraints; omitted ones get their defaults."""
-    job, row = _changeable(service, call)
     given = call.body("BatchTask").get("constraints", {})
+    job, row = _changeable(service, call)
     if row.document["state"] == "completed":
         raise BatchError(Code.TaskCompleted)
     row.document["constraints"] = task_specs.constraints(given, job.document)

@@ -13,7 +13,7 @@ from typing import Any
 from local_azure.batch.rest import odata, shapes
 from local_azure.batch.state import auto_storage
 from local_azure.batch.state.bodies import properties
-from local_azure.batch.state.errors import BatchError, Code, not_implemented
+from local_azure.batch.state.errors import BatchError, Code, invalid_query, not_implemented
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import http_date, parse_timestamp, segment
 
@@ -33,6 +33,8 @@ class Call:
     headers: Mapping[str, str]  # names in lower case
     content: bytes
     endpoint: str  # http://127.0.0.1:PORT
+    version: str = ""  # of the API, as the client has written it
+    request_id: str = ""
     linked: bool = False  # whether a storage account is linked to the Batch account
     tokens: bool = False  # whether nodes can have tokens of managed identities
 
@@ -119,7 +121,10 @@ def maximum_results(call: Call) -> int:
     try:
         wanted = int(text)
     except ValueError:
-        wanted = 0
+        wanted = -1
+    if wanted < 0:
+        reason = "maxresults must be a number that is not negative."
+        raise invalid_query(reason, "maxresults", text)
     if not 1 <= wanted <= PAGE_SIZE:
         reason = f"maxresults must be between 1 and {PAGE_SIZE}."
         raise BatchError(
@@ -138,7 +143,7 @@ class Listing:
     """A list operation: `filterable` has the properties for `$filter`, `show` formats a row."""
 
     kind: str
-    filterable: Mapping[str, odata.Kind]
+    filterable: odata.Properties
     show: Callable[[Row], Document]
     model: str = ""
     indexed: Mapping[str, str] = field(default_factory=dict)  # the columns of filterable properties that have an index

@@ -14,16 +14,20 @@ from local_azure.batch.state.wire import parse_timestamp, timestamp
 
 Predicate = Callable[[Mapping[str, Any]], bool]
 Permitted = Mapping[str, frozenset[str]]
+Values = frozenset[str]  # of an enumeration, in lower case
 
 
 class Kind(Enum):
-    """The type of a filterable property, which decides its operators and literals."""
+    """The type of a filterable property, which decides its operators and literals; of an enumeration use `one_of`."""
 
     TEXT = "string"
     STATE = "enumeration"
     TIME = "datetime"
     NUMBER = "number"
     FLAG = "boolean"
+
+
+Properties = Mapping[str, Kind | Values]  # those that can be filtered by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +94,13 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def parse_filter(text: str, properties: Mapping[str, Kind]) -> Filter:
-    """The filter that the text describes. Raises InvalidQueryParameterValue, naming the invalid property or operator.
+def one_of(*values: str) -> Values:
+    """The type of a filterable enumeration."""
+    return frozenset(value.lower() for value in values)
+
+
+def parse_filter(text: str, properties: Properties) -> Filter:
+    """The filter that the text describes. Raises InvalidQueryParameterValue, naming the property, operator or value.
 
     Property names are case-sensitive and text values are not, as in Azure.
     """
@@ -102,7 +111,7 @@ def parse_filter(text: str, properties: Mapping[str, Kind]) -> Filter:
 
 
 class _Parser:
-    def __init__(self, tokens: list[tuple[str, str]], properties: Mapping[str, Kind]) -> None:
+    def __init__(self, tokens: list[tuple[str, str]], properties: Properties) -> None:
         self._tokens = tokens
         self._properties = properties
         self._depth = 0
@@ -157,17 +166,18 @@ class _Parser:
         finally:
             self._depth -= 1
 
-    def _property(self) -> tuple[str, Kind]:
+    def _property(self) -> tuple[str, Kind, Values]:
         name = self._take("word")
         if name not in self._properties:
             known = ", ".join(sorted(self._properties))
             raise _invalid(f"the property {name!r} is not filterable; filterable are: {known}.")
-        return name, self._properties[name]
+        found = self._properties[name]
+        return (name, found, one_of()) if isinstance(found, Kind) else (name, Kind.STATE, found)
 
     def _startswith(self) -> Filter:
         self._take()
         self._take("punctuation", "(")
-        name, kind = self._property()
+        name, kind, _ = self._property()
         if kind is not Kind.TEXT:
             raise _invalid(f"startswith needs a string, and {name} is a {kind.value}.")
         self._take("punctuation", ",")
@@ -176,13 +186,15 @@ class _Parser:
         return Filter(holds=lambda document: str(_find(document, name) or "").lower().startswith(prefix))
 
     def _comparison(self) -> Filter:
-        name, kind = self._property()
+        name, kind, values = self._property()
         operator = self._take("word").lower()
         if operator not in _COMPARISONS or operator not in _OPERATORS.get(kind, _COMPARISONS):
             raise _invalid(f"the operator {operator!r} is not supported for the property {name}.")
         literal_kind, literal = self._peek()
         self._take()
         expected = _literal(literal_kind, literal, name, kind)
+        if values and expected is not None and expected not in values:
+            raise _invalid(f"the value {expected!r} is not one of {', '.join(sorted(values))}, which {name} can have.")
         compare = _COMPARISONS[operator]
 
         def holds(document: Mapping[str, Any]) -> bool:

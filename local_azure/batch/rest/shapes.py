@@ -15,22 +15,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from local_azure.batch.rest.older_properties import REMOVED
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_implemented
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
-# Properties of API versions before 2025-06-01: accepted without effect, as in Azure today.
-_REMOVED = {"targetNodeCommunicationMode", "resourceTags"}
+# Properties of API versions before 2025-06-01 are accepted without effect, as in Azure today; clients of those versions
+# read these of pools.
+_POOLS = {"BatchPoolCreateOptions", "BatchPoolSpecification", "BatchPoolUpdateOptions", "BatchPoolReplaceOptions"}
 # The same, but refused if they have a value, which a node would have to support.
 _REMOVED_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
-_WITH_REMOVED = {
-    "BatchPoolCreateOptions",
-    "BatchPoolSpecification",
-    "BatchPoolUpdateOptions",
-    "BatchPoolReplaceOptions",
-    "BatchStartTask",
-    "BatchTaskCreateOptions",
-    "BatchJobManagerTask",
-}
+_WITH_REMOVED = {*_POOLS, "BatchStartTask", "BatchTaskCreateOptions", "BatchJobManagerTask"}
 # Features that are not implemented: refused, as accepting them without effect would mislead. Properties that cannot
 # matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown.
 _NOT_SERVED = {
@@ -43,6 +37,18 @@ _NOT_SERVED = {
     "multiInstanceSettings",
     "windowsConfiguration",
 }
+# Enumerations that the service writes otherwise than the models of the API, whichever way a client has sent them.
+# Seen in recorded answers of Azure: Spread, ReadWrite, Zonal, trustedlaunch, and TaskCompletion (Azure/Batch#171). The
+# other values of these enumerations are inferred from them.
+_AS_READ: Mapping[str, tuple[str, ...]] = {
+    "BatchNodeFillType": ("Spread", "Pack"),
+    "BatchNodePlacementPolicyType": ("Regional", "Zonal"),
+    "CachingType": ("None", "ReadOnly", "ReadWrite"),
+    "OutputFileUploadCondition": ("TaskSuccess", "TaskFailure", "TaskCompletion"),
+    "SecurityTypes": ("trustedlaunch", "confidentialvm"),
+}
+# The most characters of a text, by model ("" is any) and property: documented by the models of the API.
+_LONGEST = {("", "displayName"): 1024, ("UserAccount", "name"): 20}
 _NUMBER = re.compile(r"-?[0-9]{1,10}")
 FILE = Path(__file__).with_name("shapes.json")
 _TABLE = json.loads(FILE.read_text(encoding="utf-8"))
@@ -81,8 +87,8 @@ def names(model: str) -> frozenset[str]:
 
 @cache
 def enum_values(name: str) -> Mapping[str, str] | None:
-    """The values of an enumeration, keyed by lower case; None if the type is not an enumeration."""
-    values = _TABLE["values"].get(name)
+    """The values of an enumeration as they are read, keyed by lower case; None if the type is not an enumeration."""
+    values = _AS_READ.get(name) or _TABLE["values"].get(name)
     return None if values is None else {value.lower(): value for value in values}
 
 
@@ -102,11 +108,17 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
     for name, value in body.items():
         if name.startswith("odata.") or value is None or _is_removed(model, name, value):
             continue
+        if name in REMOVED and model in _POOLS:
+            checked[name] = value
+            continue
         if name not in known:
             reason = f"The property {path + name!r} does not exist."
             raise BatchError(Code.InvalidRequestBody, reason, PropertyName=path + name, Reason=reason)
         if name in _NOT_SERVED and value:
             raise not_implemented(f"The property {path}{name}")
+        limit = _LONGEST.get((model, name)) or _LONGEST.get(("", name))
+        if limit and isinstance(value, str) and len(value) > limit:
+            raise invalid_property(path + name, f"{value[:100]}...", f"it has more than {limit} characters")
         field = known[name]
         convert = _one_of(field.type)
         checked[name] = _list(value, convert, path + name) if field.is_list else convert(value, path + name)
@@ -117,7 +129,7 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
 
 
 def _is_removed(model: str, name: str, value: Any) -> bool:
-    if model not in _WITH_REMOVED or name not in _REMOVED | _REMOVED_FEATURES:
+    if model not in _WITH_REMOVED or name not in _REMOVED_FEATURES:
         return False
     if value and name in _REMOVED_FEATURES:
         raise not_implemented(f"The property {name}")

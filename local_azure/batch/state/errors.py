@@ -78,7 +78,10 @@ class Code(Enum):
     JobDisabled = (409, "The specified job is disabled.")
     JobExists = (409, "The specified job already exists.")
     JobNotActive = (409, "The specified job is not in an active state.")
-    JobPreparationTaskNotSpecified = (409, "The specified job has no job preparation task.")
+    JobPreparationTaskOrReleaseTaskNotSpecified = (
+        409,
+        "The specified job has no job preparation task and no job release task.",
+    )
     JobScheduleBeingDeleted = (409, "The specified job schedule is being deleted.")
     JobScheduleBeingTerminated = (409, "The specified job schedule is being terminated.")
     JobScheduleCompleted = (409, "The specified job schedule is already in a completed state.")
@@ -176,6 +179,12 @@ def invalid_property(name: str, value: object, reason: str) -> BatchError:
         PropertyName=name,
         PropertyValue=value,
         Reason=reason,
+    )
+
+
+def invalid_query(reason: str, name: str, value: str) -> BatchError:
+    return BatchError(
+        Code.InvalidQueryParameterValue, reason, QueryParameterName=name, QueryParameterValue=value, Reason=reason
     )
 
 

@@ -70,7 +70,7 @@ class Faults:
     batch_access: Access | None = None  # likewise
     storage_access: Access | None = None  # likewise
     issued: Issued = field(default_factory=Issued)
-    capitalised_statuses: bool = False  # write the statuses of tasks in a collection as "Success" and "ClientError"
+    capitalised_statuses: bool = True  # of tasks in a collection; else "success" and "clienterror"
 
     def for_request(self, operation: str) -> RequestFault | None:
         for fault in self.requests:

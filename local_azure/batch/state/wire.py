@@ -18,7 +18,7 @@ _TIMESTAMP = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[Tt](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:[Zz]|([+-])(\d\d):(\d\d))?)?\Z"
 )
 _DURATION = re.compile(
-    r"(-)?P(?=[\dT])(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,9}))?S)?)?\Z"
+    r"(-)?P(?=[\dT])(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,9}))?S)?)?\Z"
 )
 _EPOCH = datetime(1, 1, 1, tzinfo=timezone.utc)
 LAST = datetime.max.replace(tzinfo=timezone.utc)  # the latest time that can be written
@@ -61,16 +61,19 @@ def http_date(moment: datetime) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse an ISO 8601 duration without years and months, like .NET. Raises ValueError."""
+    """Parse an ISO 8601 duration. Raises ValueError.
+
+    A year is 365 days and a month 30, as in .NET: Azure reads P3Y6M4D back as P1279D.
+    """
     match = _DURATION.match(text)
     if not match:
         raise ValueError(f"{text!r} is not an ISO 8601 duration such as PT15M")
-    sign, weeks, days, hours, minutes, seconds, fraction = match.groups()
+    sign, years, months, weeks, days, hours, minutes, seconds, fraction = match.groups()
     micros = int((fraction or "0").ljust(6, "0")[:6])
     try:
         length = timedelta(
             weeks=int(weeks or 0),
-            days=int(days or 0),
+            days=int(years or 0) * 365 + int(months or 0) * 30 + int(days or 0),
             hours=int(hours or 0),
             minutes=int(minutes or 0),
             seconds=int(seconds or 0),
