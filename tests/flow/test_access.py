@@ -214,7 +214,8 @@ def test_a_missing_sign_in_is_answered_with_az_login(
         patch.setenv("PATH", str(tmp_path))  # no az
         entra_id._credential.cache_clear()
         message = refusal_of(keyless, tmp_path)
-    assert message.startswith(f"no token for the Batch account {keyless.batch_account.name}: nobody is signed in")
+    assert message.startswith(f"1. no token for the Batch account {keyless.batch_account.name}: nobody is signed in")
+    assert f"2. no token for the storage account {keyless.storage_account.name}: nobody is signed in" in message
     assert "`az login`" in message
     assert message.endswith(": CredentialUnavailableError")
 

@@ -478,7 +478,7 @@ def test_what_is_to_be_kept_is_not_deleted(azure: Azure, run: Run, caplog: pytes
         in_flow(keep)
     assert still_there(azure, run) == ["pool", "job", "application", "input", "output"]
     assert f"Pool {run.name}: stays, this run did not create it" in caplog.messages
-    until = f"{run.expires:%Y-%m-%d %H:%M} UTC, when its autoscale formula removes them"
+    until = f"{run.expires:%Y-%m-%d %H:%M} UTC at the latest, when its autoscale formula removes them"
     assert f"Pool {run.name}: kept; its nodes go on billing until {until}" in caplog.messages
 
 

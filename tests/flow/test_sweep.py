@@ -99,12 +99,12 @@ def test_a_dry_run_says_what_there_is_and_deletes_nothing(accounts: Azure, caplo
     assert set(table) == {"pool nodes", *three("expired", "current", "grace", "kept", "broken")}
     created, expires = (f"{datetime.fromisoformat(expired[tag]):%Y-%m-%d %H:%M UTC}" for tag in ("created", "expires"))
     assert table["pool nodes"][:-1] == ["run 1", "active", "2", created, expires]
-    assert re.fullmatch(r"expired 2 h \d min ago", table["pool nodes"][-1])
+    assert re.fullmatch(r"expired 2 h( \d min)? ago", table["pool nodes"][-1])
     assert table["job kept"][-1] == "kept on purpose"
     assert table["container broken"][-2:] == ["?", "no readable &#96;expires&#96;"]
     assert table["job grace"][-1] == "just expired: left for a while"
-    assert re.fullmatch(r"expires in 1 h 5\d min", table["job current"][-1])
-    assert re.search(r"Pool nodes of flow run run 1: expired 2 h \d min ago; 2 nodes, which bill\n", caplog.text)
+    assert re.fullmatch(r"expires in (1 h 5\d min|2 h)", table["job current"][-1])
+    assert re.search(r"Pool nodes of flow run run 1: expired 2 h( \d min)? ago; 2 nodes, which bill\n", caplog.text)
     assert "Job broken of flow run run 4: no readable `expires`" in caplog.messages
 
 
@@ -116,7 +116,7 @@ def test_a_sweep_deletes_what_is_ours_and_has_expired(accounts: Azure) -> None:
     assert before - there(accounts) == {"pool nodes", *three("expired")}
     assert state.message is not None
     assert state.message.endswith("; 4 deleted")
-    assert {name for name, cells in rows(state).items() if cells[-1].endswith(" min ago; deleted")} == {
+    assert {name for name, cells in rows(state).items() if cells[-1].endswith(" ago; deleted")} == {
         "pool nodes",
         *three("expired"),
     }

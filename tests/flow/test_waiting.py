@@ -127,7 +127,7 @@ def test_given_up_the_prefect_task_fails_without_retry_or_traceback(
     quota = "AccountCoreQuotaReached: The specified account has reached core quota (NodeQuota: 0)"
     reason = f"pool {pool.id} got no nodes: {quota}"
     assert state.name == "Failed"
-    assert (state.message or "").startswith(f"{reason}; `az batch account list ")
+    assert (state.message or "").startswith(f"{reason}; ask for a higher quota in the Azure portal, or use ")
     monitored = how_it_ended(state)
     assert isinstance(monitored.problem, TasksFailed)
     assert str(monitored.problem) == state.message

@@ -169,22 +169,6 @@ def test_bad_pools_are_refused_by_property(client, options, code, named):
     assert not list(client.list_pools())
 
 
-def test_images_of_a_gallery_and_subnets_are_named_by_their_ids(client):
-    image = f"{_GROUP}/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
-    machine = m.VirtualMachineConfiguration(
-        image_reference=m.BatchVmImageReference(virtual_machine_image_id=image),
-        node_agent_sku_id="batch.node.ubuntu 24.04",
-    )
-    subnet = f"{_GROUP}/Microsoft.Network/virtualNetworks/v/subnets/s"
-    network = m.NetworkConfiguration(subnet_id=subnet)
-    client.create_pool(
-        pool_options(target_dedicated_nodes=0, virtual_machine_configuration=machine, network_configuration=network)
-    )
-    pool = client.get_pool("pool")
-    assert pool.virtual_machine_configuration.image_reference.virtual_machine_image_id == image
-    assert pool.network_configuration.subnet_id == subnet
-
-
 def test_unknown_image_is_refused(client):
     machine = m.VirtualMachineConfiguration(
         image_reference=m.BatchVmImageReference(publisher="canonical", offer="ubuntu", sku="no-such"),
@@ -311,9 +295,11 @@ def test_node_counts_name_every_pool(client):
     assert [item.pool_id for item in client.list_pool_node_counts(filter="poolId eq 'two'")] == ["two"]
 
 
-@pytest.mark.parametrize("kind", ["Network", "Compute"])
-def test_resources_of_the_user_need_entra_id_as_in_azure(client, kind):
-    resource = f"/subscriptions/s/resourceGroups/g/providers/Microsoft.{kind}/x"
+@pytest.mark.parametrize(
+    ("kind", "path"), [("Network", "virtualNetworks/v/subnets/s"), ("Compute", "galleries/g/images/i")]
+)
+def test_resources_of_the_user_need_entra_id_as_in_azure(client, kind, path):
+    resource = f"/subscriptions/s/resourceGroups/g/providers/Microsoft.{kind}/{path}"
     image = m.VirtualMachineConfiguration(
         image_reference=m.BatchVmImageReference(virtual_machine_image_id=resource),
         node_agent_sku_id="batch.node.ubuntu 24.04",

@@ -250,7 +250,8 @@ class PoolsAndNodes(RuleBasedStateMachine):
         assert (pool.state == "deleting") == self.deleted
         assert pool.allocation_state in _reachable(ALLOCATION.transitions, self.allocation)
         self.allocation = pool.allocation_state
-        assert (pool.target_dedicated_nodes, pool.target_low_priority_nodes) == self.targets
+        targets = (0, 0) if self.deleted else self.targets
+        assert (pool.target_dedicated_nodes, pool.target_low_priority_nodes) == targets
         assert pool.current_dedicated_nodes + pool.current_low_priority_nodes <= 3 + 2 + 3
 
     @invariant()

@@ -7,11 +7,12 @@ from typing import Any
 from prefect import Task
 
 import flows.nine_steps
+import tasks.beginning
 import tasks.lifecycle
 
 STEPS: dict[str, Task[..., Any]] = {
     name: value
-    for module in (flows.nine_steps, tasks.lifecycle)
+    for module in (flows.nine_steps, tasks.beginning, tasks.lifecycle)
     for name, value in vars(module).items()
     if isinstance(value, Task)
 }

@@ -59,6 +59,7 @@ def test_nodes_join_the_subnet(public_ip: PublicIp, provision: str) -> None:
     assert created(PoolSettings(subnet_id=SUBNET, public_ip=public_ip))["networkConfiguration"] == {
         "subnetId": SUBNET,
         "publicIPAddressConfiguration": {"provision": provision},
+        "dynamicVNetAssignmentScope": "none",
     }
 
 

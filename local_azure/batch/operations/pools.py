@@ -60,9 +60,9 @@ def show(service: Service, call: Call, row: Row) -> Document:
 
 def create_pool(service: Service, call: Call) -> Response:
     spec = call.body("BatchPoolCreateOptions")
+    spec = pool_specs.with_defaults(spec)
     if call.headers.get("authorization", "").lower().startswith("sharedkey "):
         pool_specs.refuse_linked_resources(spec)
-    spec = pool_specs.with_defaults(spec)
     _check_offered(service, spec["vmSize"])
     known = service.store.pools.get(spec["id"].lower())
     if known is None and int(service.store.value("SELECT count(*) FROM pools")) >= service.faults.pool_quota:
