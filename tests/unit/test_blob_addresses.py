@@ -189,6 +189,7 @@ def test_an_endpoint_has_the_name_of_its_account(endpoint: str, account: str) ->
         ("https://other.blob.core.windows.net", sas(), "have a SAS in their address"),
         ("https://other.blob.core.windows.net", "", ""),
     ],
+    ids=["another host", "with SAS", "of Azure"],
 )
 def test_nodes_with_an_identity_read_from_azure_without_sas(endpoint: str, token: str, reason: str) -> None:
     container = SourceContainer(endpoint=endpoint, name="c", sas=token)
