@@ -12,6 +12,7 @@ from uuid import UUID
 
 from prefect.states import Crashed
 
+from flows.automations import MESSAGE
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Run
 from tests.support.deployed import Deployed
@@ -83,8 +84,9 @@ def test_a_retry_of_its_flow_run_finishes_a_killed_command(
         deployed.wait_for_log(run.id, "1 running")
         process.kill()
     assert named(azure_settings, run.id)
-    # For this server it is still running: nobody was left to say otherwise, and no heartbeat is missed as yet.
-    deployed.client.set_flow_run_state(run.id, Crashed(message="No heartbeat"), force=True)
+    # For this server it is still running: nobody was left to say otherwise, and no heartbeat is missed as yet. The
+    # sweep that this state triggers waits for a sign of life, which the retry is.
+    deployed.client.set_flow_run_state(run.id, Crashed(message=MESSAGE.format(minutes=4)), force=True)
     said = retry(deployed, azure_settings, run.id, "--entrypoint", "flows/top_words.py:top_words")
     assert "completed successfully" in said
     assert deployed.run(run.id).run_count == 2
