@@ -20,13 +20,13 @@ from azure.storage.blob import BlobServiceClient
 from tasks.accounts.claims import Identity
 from tasks.accounts.clients import Azure
 from tasks.accounts.identity import described, signer
+from tasks.accounts.sas import CLOCKS_APART, delegation
 from tasks.errors import InputError
 from tasks.errors.advice import help_of, known, why_no_token
 from tasks.errors.code_table import CLOCK, DELEGATION
 from tasks.errors.codes import Code, Known, Reaction, Service, Where
 from tasks.errors.service import NO_TOKEN_HELPS, details_of, error_code, is_no_token, text_of
 
-_CLOCKS_APART = timedelta(minutes=15)  # Azure refuses what was signed longer ago, or will be
 _UNKNOWN_HOST = re.compile("NameResolutionError|Failed to resolve|getaddrinfo|Name or service not known", re.IGNORECASE)
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _AADSTS = re.compile(r"AADSTS\d+")  # of a code that the table does not have
@@ -43,9 +43,8 @@ def ask_storage(azure: Azure, blobs: BlobServiceClient) -> None:
     """List containers and, without a key, get what signs SAS, unless none are made."""
     next(blobs.list_containers(results_per_page=1).by_page(), None)
     if azure.storage_account.key is None and not azure.node_identity:
-        now = datetime.now(timezone.utc)
         with explained(azure, Service.STORAGE, DELEGATION):
-            blobs.get_user_delegation_key(now - timedelta(minutes=15), now + timedelta(hours=1))
+            delegation(blobs, datetime.now(timezone.utc) + timedelta(hours=1))
 
 
 @contextmanager
@@ -123,7 +122,7 @@ def _is_refusal(entry: Known, error: HttpResponseError) -> bool:
 def _apart(date: str, now: datetime) -> bool:
     """Whether the clocks of the service and of this machine differ by more than the service permits."""
     try:
-        return abs(parsedate_to_datetime(date) - now) >= _CLOCKS_APART
+        return abs(parsedate_to_datetime(date) - now) >= CLOCKS_APART
     except (TypeError, ValueError):
         return False
 

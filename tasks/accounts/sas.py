@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from azure.storage.blob import (
     BlobSasPermissions,
+    BlobServiceClient,
     ContainerSasPermissions,
     UserDelegationKey,
     generate_blob_sas,
@@ -18,8 +19,14 @@ from azure.storage.blob import (
 from tasks.accounts.clients import Access, Azure
 from tasks.accounts.sources import SourceContainer
 
-_CLOCKS_APART = timedelta(minutes=15)  # because the clocks of two machines never agree
-_DELEGATION_LIMIT = timedelta(days=7) - _CLOCKS_APART  # Azure gives no user delegation key for 7 days from its own now
+CLOCKS_APART = timedelta(minutes=15)  # Azure refuses what was signed longer ago, or will be
+_DELEGATION_LIMIT = timedelta(days=7) - CLOCKS_APART  # Azure gives no user delegation key for 7 days from its own now
+
+
+def delegation(blobs: BlobServiceClient, until: datetime) -> UserDelegationKey:
+    """The key with which the signed-in identity signs SAS, valid until then, or as long as Azure gives one."""
+    now = datetime.now(timezone.utc)
+    return blobs.get_user_delegation_key(now - CLOCKS_APART, min(until, now + _DELEGATION_LIMIT))
 
 
 class Signer:
@@ -93,8 +100,6 @@ class Signer:
 
     def _delegation(self, endpoint: str) -> UserDelegationKey:
         if endpoint not in self._delegations:
-            now = datetime.now(timezone.utc)
-            end = min(self.expires, now + _DELEGATION_LIMIT)
             with self._azure.blobs(endpoint) as blobs:
-                self._delegations[endpoint] = blobs.get_user_delegation_key(now - _CLOCKS_APART, end)
+                self._delegations[endpoint] = delegation(blobs, self.expires)
         return self._delegations[endpoint]
