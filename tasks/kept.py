@@ -19,9 +19,9 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
-from tasks.accounts.sources import SourceContainer
+from tasks.accounts.sources import account_of
 from tasks.errors import InputError
-from tasks.errors.advice import help_of, known
+from tasks.errors.advice import help_against
 from tasks.errors.codes import Code, Service, Where
 from tasks.errors.service import error_code
 from tasks.errors.text import as_unicode
@@ -96,13 +96,10 @@ def check_destination(azure: Azure, destination: Destination) -> None:
         except ResourceNotFoundError as error:
             if error_code(error) != Code.CONTAINER_NOT_FOUND:
                 raise
-            entry = known(Service.STORAGE, Where.REQUEST, Code.CONTAINER_NOT_FOUND)
-            assert entry
-            account = SourceContainer(endpoint=destination.endpoint, name=destination.container, sas="").account
-            names = {"account": account, "container": destination.container}
+            names = {"account": account_of(destination.endpoint), "container": destination.container}
+            helps = help_against(Service.STORAGE, Where.REQUEST, Code.CONTAINER_NOT_FOUND, names)
             raise InputError(
-                f"output {destination}: there is no container {destination.container!r} in the account; "
-                f"{help_of(entry, names)}"
+                f"output {destination}: there is no container {destination.container!r} in the account; {helps}"
             ) from None
         except HttpResponseError as error:
             if error.status_code not in (401, 403):

@@ -22,14 +22,13 @@ from tasks.accounts.clients import Azure
 from tasks.accounts.identity import described, signer
 from tasks.accounts.sas import CLOCKS_APART, delegation
 from tasks.errors import InputError
-from tasks.errors.advice import help_of, known, why_no_token
+from tasks.errors.advice import ENTRA_ID_CODE, help_of, known, why_no_token
 from tasks.errors.code_table import CLOCK, DELEGATION
 from tasks.errors.codes import Code, Known, Reaction, Service, Where
 from tasks.errors.service import NO_TOKEN_HELPS, details_of, error_code, is_no_token, text_of
 
 _UNKNOWN_HOST = re.compile("NameResolutionError|Failed to resolve|getaddrinfo|Name or service not known", re.IGNORECASE)
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_AADSTS = re.compile(r"AADSTS\d+")  # of a code that the table does not have
 _KINDS = {Service.BATCH: "the Batch account", Service.STORAGE: "the storage account"}
 
 
@@ -104,8 +103,8 @@ def no_token(subject: str, error: HttpResponseError) -> str:
     """Why there is no token for the subject, and what helps; nothing where Entra ID may give one a moment later."""
     message = str(error.message)
     entry = why_no_token(message)
-    if entry is None:  # shown as it is
-        said = next((line.strip() for line in message.splitlines() if _AADSTS.search(line)), message)
+    if entry is None:  # of a code that the table does not have: shown as it is
+        said = next((line.strip() for line in message.splitlines() if ENTRA_ID_CODE.search(line)), message)
         return f"no token for {subject}: {said}\n  {NO_TOKEN_HELPS}"
     if entry.reaction is Reaction.RETRY:
         return ""

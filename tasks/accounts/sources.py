@@ -22,9 +22,13 @@ class SourceContainer:
 
     @property
     def account(self) -> str:
-        """The account's name: the host's first label, or the path of an endpoint that many accounts share."""
-        url = urlsplit(self.endpoint)
-        return url.path.strip("/") or (url.hostname or "").partition(".")[0].removesuffix("-secondary")
+        return account_of(self.endpoint)
+
+
+def account_of(endpoint: str) -> str:
+    """The name of the account with that blob endpoint: the host's first label, or the path where accounts share it."""
+    url = urlsplit(endpoint)
+    return url.path.strip("/") or (url.hostname or "").partition(".")[0].removesuffix("-secondary")
 
 
 def sas_permissions(token: str) -> Set[str]:

@@ -9,7 +9,7 @@ from string import Formatter
 from tasks.errors.code_table import KNOWN
 from tasks.errors.codes import Code, Known, Service, Where
 
-_AADSTS = re.compile(r"AADSTS\d+")
+ENTRA_ID_CODE = re.compile(r"AADSTS\d+")
 
 
 def known(service: Service, where: Where, code: str, text: str = "") -> Known | None:
@@ -34,10 +34,15 @@ def help_of(entry: Known, names: Mapping[str, str]) -> str:
     return ": ".join(part for part in (filled(entry.advice, names), command) if part)
 
 
+def help_against(service: Service, where: Where, code: str, names: Mapping[str, str], text: str = "") -> str:
+    """What helps against a code seen there; nothing where nothing is known to. text: as for `known`."""
+    entry = known(service, where, code, text)
+    return help_of(entry, names) if entry else ""
+
+
 def advice(where: Where, *codes: str | None, names: Mapping[str, str] | None = None) -> str:
     """What helps against codes of Azure Batch, as the end of a sentence; nothing where nothing is known to."""
-    entries = filter(None, (known(Service.BATCH, where, code or "") for code in codes))
-    found = dict.fromkeys(help_of(entry, names or {}) for entry in entries)
+    found = dict.fromkeys(help_against(Service.BATCH, where, code or "", names or {}) for code in codes)
     return "".join(f"; {each}" for each in found if each)
 
 
@@ -46,5 +51,5 @@ def why_no_token(message: str) -> Known | None:
 
     message: that of azure-identity, with a code of Entra ID where that was asked.
     """
-    codes = _AADSTS.findall(message) or [Code.CREDENTIAL_UNAVAILABLE]
+    codes = ENTRA_ID_CODE.findall(message) or [Code.CREDENTIAL_UNAVAILABLE]
     return next((each for code in codes if (each := known(Service.ENTRA_ID, Where.SIGN_IN, code))), None)

@@ -19,7 +19,7 @@ from azure.core.exceptions import (
 )
 
 from tasks.errors import RunError
-from tasks.errors.advice import help_of, known, why_no_token
+from tasks.errors.advice import help_against, help_of, why_no_token
 from tasks.errors.codes import PASSING_CONFLICTS, Where
 from tasks.errors.responses import Response, UnusableResponse
 
@@ -79,7 +79,7 @@ class ServiceError(RunError):
         lines += [f"  {name}: {value}" for name, value in details]
         lines.append(f"  request id: {response.request_id}")
         said = " ".join([text, *(value for _, value in details)])
-        if (entry := known(response.service, Where.REQUEST, code, said)) and (helps := help_of(entry, response.names)):
+        if helps := help_against(response.service, Where.REQUEST, code, response.names, said):
             lines.append(f"  {helps} [{code}]")
         return cls("\n".join(lines), code=code, transient=transient)
 

@@ -22,7 +22,7 @@ from tasks.accounts.clients import Access, Azure
 from tasks.accounts.parallel import in_parallel
 from tasks.accounts.sources import SourceContainer, refuse_bad_sas, sas_permissions
 from tasks.errors import InputError
-from tasks.errors.advice import help_of, known
+from tasks.errors.advice import help_against
 from tasks.errors.code_table import INPUT
 from tasks.errors.codes import NOT_PUBLIC, Code, Service, Where
 from tasks.errors.secrets import without_secrets
@@ -265,5 +265,5 @@ def _of_others(code: str, source: SourceContainer) -> str:
 
 
 def _help(code: str, source: SourceContainer) -> str:
-    entry = known(Service.STORAGE, Where.REQUEST, code, INPUT)
-    return help_of(entry, {"account": source.account, "container": source.name}) if entry else ""
+    names = {"account": source.account, "container": source.name}
+    return help_against(Service.STORAGE, Where.REQUEST, code, names, INPUT)
