@@ -7,8 +7,8 @@ from dataclasses import replace
 from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.clouds import is_loopback
 from tasks.reporting.cost import budget_of, lasting
-from tasks.reporting.report import is_loopback
 from tasks.reporting.retail_prices import PriceLookup
 from tasks.run.identity import Run
 from tasks.run.parameters import refuse_bad_limit

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.access import ask_batch, ask_storage, explained
 from tasks.accounts.clients import Azure
-from tasks.accounts.clouds import takes_tokens
+from tasks.accounts.clouds import is_loopback, takes_tokens
 from tasks.accounts.identity import described, signer
 from tasks.errors import InputError
 from tasks.errors.advice import filled
@@ -32,7 +32,6 @@ from tasks.inputs.files import InputFile
 from tasks.kept import check_destination
 from tasks.packages.needed import Packages, refuse_container_image, refuse_existing_pool
 from tasks.packages.wheels import Wheelhouse, resolve
-from tasks.reporting.report import is_loopback
 from tasks.resources.container_image import registries
 from tasks.resources.image_choice import Chosen
 from tasks.resources.images import image_of, image_of_pool, python_of_nodes, with_image

@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.accounts.clients import Azure
+from tasks.accounts.clouds import is_loopback
 from tasks.errors import Cancelled, CostLimit, RunError
 from tasks.errors.service import SERVICE_FAILURES
 from tasks.errors.text import listed
@@ -23,7 +24,7 @@ from tasks.reporting.cost import node_seconds
 from tasks.reporting.events import CleanedUp, RunEvents
 from tasks.reporting.node_time import NODE_FIELDS, NodeTime, node_time
 from tasks.reporting.pages import remember_cost
-from tasks.reporting.report import RunFacts, is_loopback, report, why_failed
+from tasks.reporting.report import RunFacts, report, why_failed
 from tasks.reporting.retail_prices import PriceLookup
 from tasks.resources.nodes import nodes_now
 from tasks.run.file_outcomes import by_batch_task, outcome_of_file

@@ -6,6 +6,7 @@ The values are those that `az cloud show` prints for AzureCloud, AzureUSGovernme
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,8 +51,15 @@ _DNS_ZONES = "blob.storage.azure.net"  # of accounts with an endpoint such as <a
 
 def cloud_of(batch_endpoint: str) -> Cloud:
     """The cloud of a Batch account by its endpoint; the public one where the host is none of Azure's, as 127.0.0.1."""
-    host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
+    host = _host(batch_endpoint)
     return next((cloud for cloud in CLOUDS if host.endswith(f".{cloud.batch}")), PUBLIC)
+
+
+def region_of(batch_endpoint: str) -> str | None:
+    """The region in the endpoint of a Batch account, such as https://mybatch.westeurope.batch.azure.com."""
+    host = _host(batch_endpoint)
+    found = re.fullmatch(rf"[a-z0-9]+\.([a-z0-9]+)\.{re.escape(cloud_of(batch_endpoint).batch)}", host)
+    return found[1] if found else None
 
 
 def takes_tokens(endpoint: str, own: str) -> bool:
@@ -59,12 +67,24 @@ def takes_tokens(endpoint: str, own: str) -> bool:
 
     An input names any host, and with a token that host could read what the run's identity can.
     """
-    host, own_host = (urlsplit(each).hostname or "" for each in (endpoint, own))
+    host, own_host = _host(endpoint), _host(own)
     suffixes = [*(cloud.blobs for cloud in CLOUDS), _DNS_ZONES]
     if ".blob." in own_host:
         suffixes.append(f"blob.{own_host.partition('.blob.')[2]}")
-    here = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host)
-    return host == own_host or bool(here) or any(host.endswith(f".{suffix}") for suffix in suffixes)
+    return host == own_host or is_loopback(endpoint) or any(host.endswith(f".{suffix}") for suffix in suffixes)
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether the endpoint is on this machine, as that of an embedded local Azure."""
+    host = _host(endpoint)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _host(endpoint: str) -> str:
+    return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
 
 
 def authority_of(cloud: Cloud, environment: Mapping[str, str]) -> str:

@@ -9,14 +9,11 @@ offer, the currency and the day. retail_prices.py asks Azure for those of today.
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from tasks.accounts.clouds import cloud_of
 from tasks.run.price import Price
 
 SOURCE = "Azure's list price for Linux, pay-as-you-go"
@@ -66,10 +63,3 @@ def _table() -> Mapping[str, Mapping[str, tuple[float, float | None, date]]]:
             prices = float(row["dedicated"]), spot, date.fromisoformat(row["read"])
             table.setdefault(row["vm_size"], {})[row["region"]] = prices
     return table
-
-
-def region_of(batch_endpoint: str) -> str | None:
-    """The region in the endpoint of a Batch account, such as https://mybatch.westeurope.batch.azure.com."""
-    host = urlsplit(batch_endpoint if "//" in batch_endpoint else f"//{batch_endpoint}").hostname or ""
-    found = re.fullmatch(rf"[a-z0-9]+\.([a-z0-9]+)\.{re.escape(cloud_of(batch_endpoint).batch)}", host)
-    return found[1] if found else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from urllib.parse import urlsplit
 
+from tasks.accounts.clouds import is_loopback
 from tasks.errors.secrets import without_secrets
 from tasks.errors.text import cut, visible
 from tasks.reporting.charts import timeline
@@ -274,15 +273,6 @@ def _cost_lines(facts: RunFacts) -> Iterable[str]:
 
 def _without_price(facts: RunFacts) -> str:
     return f"No price is known for {_plain(facts.vm_size)}, so there is no estimate."
-
-
-def is_loopback(endpoint: str) -> bool:
-    """Whether the endpoint is on this machine, as that of an embedded local Azure."""
-    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _plain(text: str, columns: int = 400) -> str:

@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tasks.reporting.prices import SOURCE, is_public, price_of, region_of
+from tasks.accounts.clouds import region_of
+from tasks.reporting.prices import SOURCE, is_public, price_of
 from tasks.run.price import Price
 
 ADDRESS = "https://prices.azure.com/api/retail/prices"

@@ -7,10 +7,19 @@ from dataclasses import replace
 import pytest
 
 from tasks.accounts.clients import Access, Azure
-from tasks.accounts.clouds import CHINA, CLOUDS, PUBLIC, US_GOVERNMENT, Cloud, authority_of, cloud_of, takes_tokens
+from tasks.accounts.clouds import (
+    CHINA,
+    CLOUDS,
+    PUBLIC,
+    US_GOVERNMENT,
+    Cloud,
+    authority_of,
+    cloud_of,
+    region_of,
+    takes_tokens,
+)
 from tasks.accounts.environment import StorageAccount
 from tasks.accounts.sources import SourceContainer
-from tasks.reporting.prices import region_of
 
 OWN = "https://own.blob.core.windows.net"
 EACH = pytest.mark.parametrize("cloud", CLOUDS, ids=lambda cloud: cloud.name)
@@ -45,6 +54,7 @@ def test_the_storage_account_is_in_the_cloud_of_the_batch_account(cloud: Cloud) 
         ("https://another.blob.core.windows.net.example.com", OWN, False),
         ("https://blobs.example.com:443/account", OWN, False),
         ("https://127.0.0.1.example.com:443/account", OWN, False),
+        ("https://127.999.0.1:443/account", OWN, False),
     ],
 )
 def test_tokens_are_sent_to_azure_alone(endpoint: str, own: str, taken: bool) -> None:

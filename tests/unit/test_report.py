@@ -10,10 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tasks.accounts.clouds import region_of
 from tasks.errors import TasksFailed
 from tasks.reporting.charts import bar_chart
 from tasks.reporting.node_time import KindTime, NodeTime
-from tasks.reporting.prices import price_of, region_of
+from tasks.reporting.prices import price_of
 from tasks.reporting.report import RunFacts, report, result_line, why_failed
 from tasks.run.outcomes import Cause, Failure, TaskOutcome
 
