@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from azure.batch.models import BatchNode, BatchNodeState
 
+from tasks.resources.pool import is_spot
 from tasks.run.outcomes import TaskOutcome
 
 NODE_FIELDS = ["id", "state", "allocationTime", "lastBootTime", "stateTransitionTime", "isDedicated", "startTaskInfo"]
@@ -89,7 +90,7 @@ def _first(node: BatchNode, before: datetime | None, now: datetime) -> NodeSpan:
             began = began_by = max(before, node.state_transition_time)
         else:
             began = before
-    dedicated = node.is_dedicated if node.is_dedicated is not None else not str(node.id).endswith("_p")
+    dedicated = node.is_dedicated if node.is_dedicated is not None else not is_spot(str(node.id))
     return NodeSpan(id=str(node.id), dedicated=dedicated, began=began, began_by=began_by, seen=began_by)
 
 
@@ -179,7 +180,7 @@ def _unseen(
     return [
         NodeSpan(
             id=id,
-            dedicated=not id.endswith("_p"),
+            dedicated=not is_spot(id),
             began=min(made, min(start for start, _ in times)),
             began_by=min(start for start, _ in times),
             seen=max(end for _, end in times),
