@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.accounts.clients import Azure
@@ -81,12 +82,14 @@ class Beginning:
             prices=prices,
         )
 
-    def packages(self, found: Begun, folder: Path) -> Sequence[Path]:
-        """The files in which the nodes get what the script imports, made in the folder."""
+    def packages(self, found: Begun, contexts: ExitStack) -> Sequence[Path]:
+        """The files in which the nodes get what the script imports, in a folder that ends with the contexts."""
+        if not (found.to_process and self._workload.packages) or found.checked.problems:
+            return ()
+        folder = Path(contexts.enter_context(TemporaryDirectory(prefix="packages-")))
         installed = None
         with self._noted():
-            if found.to_process and self._workload.packages and not found.checked.problems:
-                installed = resolve_packages(self._azure, found.checked.settings, self._workload.packages, folder)
+            installed = resolve_packages(self._azure, found.checked.settings, self._workload.packages, folder)
         return installed.files if installed else ()
 
     def plan(self, found: Begun) -> RunPlan:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Generic, cast
 
@@ -88,8 +86,7 @@ class BatchRun(Generic[T, J]):
         self.id, self.pool, self.destination = found.run, found.checked.settings, found.destination
         if not self._settings.check:
             self._record = self._record_of(found)
-        installed = first.packages(found, Path(self._contexts.enter_context(TemporaryDirectory(prefix="packages-"))))
-        self.application |= {path.name: path for path in installed}
+        self.application |= {path.name: path for path in first.packages(found, self._contexts)}
         self.plan = first.plan(found)
         show_plan(self.plan)
         if self._record:
