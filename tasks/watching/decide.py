@@ -140,7 +140,7 @@ def _decide(snapshot: Snapshot, counts: Progress, memory: Memory, limits: Limits
         memory = within_cost(snapshot, memory, limits.budget, counts.left, now)
         # Only a job that has ended runs no task.
         ended = problem is None and (waits or news.stagnant) and _job_has_ended(snapshot, counts, memory, limits)
-        if later_deadline(snapshot, memory, limits, now) and not _too_soon(memory, now):
+        if _gets_later_deadline(snapshot, memory, limits, now):
             problem = None  # it may be that the pool has reached its deadline
         if problem is None:
             action = Action.ALL_COMPLETED if ended else _within_limits(snapshot, counts, memory, limits, now)
@@ -213,8 +213,12 @@ def _within_limits(snapshot: Snapshot, counts: Progress, memory: Memory, limits:
             f"no Batch task has made progress since {_time(memory.last_progress)} "
             f"(stall_minutes is {limits.stall_minutes}); {memory.last_status}"
         )
-    later = later_deadline(snapshot, memory, limits, now) and not _too_soon(memory, now)
-    return Action.LATER_DEADLINE if later else Action.GO_ON
+    return Action.LATER_DEADLINE if _gets_later_deadline(snapshot, memory, limits, now) else Action.GO_ON
+
+
+def _gets_later_deadline(snapshot: Snapshot, memory: Memory, limits: Limits, now: datetime) -> bool:
+    """Whether the pool is to get another deadline, and the service would take it now."""
+    return later_deadline(snapshot, memory, limits, now) is not None and not _too_soon(memory, now)
 
 
 def _needs_dedicated(memory: Memory, limits: Limits, now: datetime) -> bool:
