@@ -15,7 +15,7 @@ from tasks.errors.advice import advice
 from tasks.errors.codes import Code, Where
 from tasks.errors.service import error_code
 from tasks.packages.needed import FILES_TO_INSTALL
-from tasks.resources.allocation import is_size_refused
+from tasks.resources.allocation import NOT_OFFERED, is_size_refused
 from tasks.resources.ownership import Ending, dispose
 from tasks.resources.pool import Pool, existing_pool, list_pools, node_count
 from tasks.resources.quota import UNTIL_ROOM, create_within_quota
@@ -43,10 +43,9 @@ def create_pool(
     other runs of this project; raises Cancelled where the flow run is cancelled meanwhile. Does not wait for the nodes:
     tasks queue until the first node is ready, and monitoring says what they wait for.
     """
-    if settings.existing_pool_id:
-        with azure.batch() as batch:
-            return _existing(batch, settings)
     with azure.batch() as batch:
+        if settings.existing_pool_id:
+            return _existing(batch, settings)
         created, refused, pool = _create_or_adopt(azure, batch, run, settings, files, disposal, polling)
         found = batch.get_pool(run.pool_id)
     vm_size, others = _in_use(settings.vm_size, found.vm_size or "")
@@ -108,9 +107,8 @@ def _create_or_adopt(
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
-            why = "Batch does not offer it in this region"
-            refused.append(RefusedSize(size=vm_size, why=why, brief=error_code(error)))
-            get_run_logger().warning("Pool %s: not created of VM size %s: %s", run.pool_id, vm_size, why)
+            refused.append(RefusedSize(size=vm_size, why=NOT_OFFERED, brief=error_code(error)))
+            get_run_logger().warning("Pool %s: not created of VM size %s: %s", run.pool_id, vm_size, NOT_OFFERED)
     raise InputError(
         f"Batch offers none of the VM sizes {', '.join(settings.vm_size)} in this region"
         f"{advice(Where.RESIZE, Code.UNSUPPORTED_VM_SIZE, names=azure.names)}"

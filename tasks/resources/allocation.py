@@ -41,6 +41,7 @@ _REMEDIES: dict[str, Remedy] = {
 _LONGEST = 300  # characters of the details of an error
 
 _VM_SIZE = "vmSize"
+NOT_OFFERED = "Batch does not offer it in this region"  # of a VM size, where is_size_refused
 
 
 def remedy_of(code: str | None) -> Remedy | None:

@@ -13,7 +13,7 @@ from tasks.errors.codes import Code
 from tasks.errors.service import SERVICE_FAILURES, ServiceError, error_code
 from tasks.reporting.artifacts import TaskBoard
 from tasks.reporting.node_time import NodeLog
-from tasks.resources.allocation import is_size_refused
+from tasks.resources.allocation import NOT_OFFERED, is_size_refused
 from tasks.run.identity import UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.polling import Polling
@@ -150,7 +150,7 @@ class Watch:
         except HttpResponseError as error:
             if not is_size_refused(error):
                 raise
-            self._remember_pool(self.memory.without_size("Batch does not offer it in this region", error_code(error)))
+            self._remember_pool(self.memory.without_size(NOT_OFFERED, error_code(error)))
             self.narrator.report_size_not_offered(self.memory.pool)
             return
         if not given:  # nodes have come, or are being allocated
