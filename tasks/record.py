@@ -243,7 +243,7 @@ class RunRecord(Generic[J]):
         pool = self.pool or _NO_POOL
         made, gone = self._pool_times()
         alive = (gone - made).total_seconds() if pool.own and made else None
-        time = self._node_time(pool, made, alive)
+        time = self._node_time(pool, made, gone)
         return RunFacts(
             run_name=f"{flow_run.name}{attempt_suffix()}",
             flow_run_id=self.run.flow_run_id,
@@ -274,16 +274,17 @@ class RunRecord(Generic[J]):
             joined=self.report_joined(self.joined) if self.joined is not None else "",
         )
 
-    def _node_time(self, pool: UsedPool, made: datetime | None, alive: float | None) -> NodeTime | None:
+    def _node_time(self, pool: UsedPool, made: datetime | None, gone: datetime) -> NodeTime | None:
         """By the nodes that were seen; else as if all that were asked for had been there, which is the most."""
-        if alive is None or made is None:
+        if not pool.own or made is None:
             return None
         if self.seen.nodes.spans:
             until = self.nodes_read or self.pool_gone or datetime.now(timezone.utc)
             return node_time(self.seen.nodes, by_batch_task(self._of_batch_tasks), made, until)
         if self.nodes_read:  # and there was none
             return NodeTime()
-        added = pool.added_nodes * (self._pool_times()[1] - pool.added_at).total_seconds() if pool.added_at else 0
+        alive = (gone - made).total_seconds()
+        added = pool.added_nodes * (gone - pool.added_at).total_seconds() if pool.added_at else 0
         return NodeTime.at_most(alive * pool.dedicated_nodes + added, alive * pool.spot_nodes)
 
     def _pool_times(self) -> tuple[datetime | None, datetime]:
