@@ -67,12 +67,11 @@ def skip_done(
         made, gone, where = made_in_folders(results, contents)
     to_run = what_to_run(contents, results.program, made, gone)
     _log(to_run)
-    if only_look:
-        pass
-    elif destination.kept:
-        results.remember(to_run.done)
-    else:
-        take_over(results, to_run.done, where)
+    if not only_look:
+        if destination.kept:
+            results.remember(to_run.done)
+        else:
+            take_over(results, to_run.done, where)
     return {name: why.value for name, why in to_run.why.items()}
 
 

@@ -120,7 +120,7 @@ class Pool(PoolResource, Creatable):
 
     def renew(self, found: Found) -> None:
         """The new deadline, and a start task whose SAS URL lives as long, for nodes that are still to come."""
-        self._scale(self._formula())
+        _scale(self._batch, self.id, self._formula())
         self._batch.update_pool(self.id, BatchPoolUpdateOptions(start_task=self._start_task()))
         self._reboot_lost_nodes()
         self.mark(self._tags)  # last: the tags say that all of it is done
@@ -157,9 +157,6 @@ class Pool(PoolResource, Creatable):
             self._batch.disable_pool_auto_scale(self.id)
         self.set_nodes(until, added)
         return True
-
-    def _scale(self, formula: str) -> None:
-        _scale(self._batch, self.id, formula)
 
     def _reboot_lost_nodes(self) -> None:
         """Give nodes whose start task found its SAS URL dead, say, another try with the new one."""

@@ -34,9 +34,9 @@ def create_within_quota(
 ) -> bool:
     """As create_or_adopt, but where the account's quota is used up, wait while other runs of this project hold some.
 
-    meanwhile: what is done each time before it waits; what it raises ends the wait. names: those of the
-    accounts, for the command that helps. Raises ServiceError, with what to
-    do, where none of them will make room, and RunTimeout at the run's limit.
+    meanwhile: what is done each time before it waits; what it raises ends the wait. names: those of the accounts, for
+    the command that helps. Raises ServiceError, with what to do, where none of them will make room, and RunTimeout at
+    the run's limit.
     """
     named: list[str] = []
     for _ in polling.ticks():
