@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from azure.batch import BatchClient
-from azure.batch.models import BatchPool, ImageVerificationType
+from azure.batch.models import BatchPool
 from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 from prefect.logging import get_run_logger
 
@@ -40,7 +40,7 @@ from tasks.resources.pool import existing_pool, nodes_of
 from tasks.run.destination import Destination
 from tasks.run.identity import Run
 from tasks.run.parameters import refuse_bad_input
-from tasks.run.plan import Accounts, Checked, Image, PlannedPool, planned_pool
+from tasks.run.plan import Accounts, Checked, PlannedPool, planned_pool
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
 from tasks.run.vm_sizes import cores, retirement_warnings
@@ -147,7 +147,7 @@ def _ask_batch(azure: Azure, found: Checked, previous_pool: str) -> Checked:
     return replace(
         found,
         settings=with_image(pool, chosen),
-        pool=planned_pool(pool, _image(chosen)),
+        pool=planned_pool(pool, chosen.planned),
         warnings=_warnings(pool, chosen, azure.names),
     )
 
@@ -192,16 +192,6 @@ def _accounts(azure: Azure) -> Accounts:
         storage_has_key=storage.key is not None,
         names=azure.names,
         is_local=is_loopback(batch.endpoint),
-    )
-
-
-def _image(chosen: Chosen) -> Image:
-    supported = chosen.image
-    end = supported.batch_support_end_of_life
-    return Image(
-        name=chosen.name,
-        verified=supported.verification_type == ImageVerificationType.VERIFIED,
-        supported_until=end.date() if end else None,
     )
 
 

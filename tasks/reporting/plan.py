@@ -165,10 +165,7 @@ def _size(vm_size: str) -> str:
 
 
 def _image(image: Image) -> str:
-    verified = "verified" if image.verified else "NOT verified"
-    until = image.supported_until
-    end = f"supported by Azure Batch until {until}" if until else "no end of its support is announced"
-    return f"{image.name}, {verified}, {end}"
+    return f"{image.name}, {'verified' if image.verified else 'NOT verified'}, {image.support}"
 
 
 def _quota(pool: PlannedPool, names: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from azure.batch.models import BatchSupportedImage, BatchVmImageReference, Image
 
 from tasks.errors import InputError
 from tasks.packages.node_python import is_arm
+from tasks.run.plan import Image
 from tasks.run.settings import PoolSettings, is_gallery_image
 
 NEAR = timedelta(days=90)  # an image whose support ends sooner is not chosen, only used where a setting names it
@@ -48,9 +49,14 @@ class Chosen:
     @property
     def reason(self) -> str:
         """Why it is this one, and until when Azure Batch supports it."""
+        return f"{self.why}; {self.planned.support}"
+
+    @property
+    def planned(self) -> Image:
+        """What the run's plan shows of it."""
         end = self.image.batch_support_end_of_life
-        until = f"supported by Azure Batch until {end:%Y-%m-%d}" if end else "no end of its support is announced"
-        return f"{self.why}; {until}"
+        verified = self.image.verification_type == ImageVerificationType.VERIFIED
+        return Image(name=self.name, verified=verified, supported_until=end.date() if end else None)
 
 
 def choose(images: Sequence[BatchSupportedImage], settings: PoolSettings, now: datetime) -> Chosen:

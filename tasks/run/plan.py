@@ -30,6 +30,12 @@ class Image:
     verified: bool
     supported_until: date | None = None
 
+    @property
+    def support(self) -> str:
+        """Until when Azure Batch supports it."""
+        until = self.supported_until
+        return f"supported by Azure Batch until {until}" if until else "no end of its support is announced"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedPool:
