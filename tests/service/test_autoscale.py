@@ -99,6 +99,8 @@ def test_syntax_errors_name_line_and_column():
     for formula, place in (
         ("x = 1;\n  y = #;", "line 2, column 7"),
         ("x = 1;\n/* two\nlines */ 1 = 2;", "line 3, column 12"),
+        ("/**/" * 1_000 + "x = #;", "line 1, column 4005"),
+        ("x = 1; /* open", "line 1, column 8"),
     ):
         with pytest.raises(FormulaError, match=place):
             parse(formula)

@@ -27,13 +27,12 @@ MAXIMUM_LENGTH = 8192  # characters
 MAXIMUM_STATEMENTS = 100
 MAXIMUM_SAMPLES = 1000  # more would not help: all samples are equal
 
+_BLANKS = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*", re.DOTALL)  # and comments
 _TOKEN = re.compile(
-    r"""(?:\s|//[^\n]*|/\*.*?\*/)*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<text>"[^"]*"|'[^']*')|(?P<name>\$?[A-Za-z_]\w*)
-        |(?P<operator>\|\||&&|[<>=!]=|[-+*/<>!?:;=().,\[\]]))""",
-    re.VERBOSE | re.DOTALL,
+    r"""(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<text>"[^"]*"|'[^']*')|(?P<name>\$?[A-Za-z_]\w*)
+        |(?P<operator>\|\||&&|[<>=!]=|[-+*/<>!?:;=().,\[\]])""",
+    re.VERBOSE,
 )
-_SKIPPED = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
-_BLANK = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*\Z", re.DOTALL)  # blanks and comments up to the end
 # Older names of variables, which the documentation keeps.
 _ALIASES = {
     "$TargetDedicated": "$TargetDedicatedNodes",
@@ -91,16 +90,18 @@ def parse(text: str) -> Formula:
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
     """The kind, text and position of each token. Raises FormulaError."""
-    at = 0
-    while not _BLANK.match(text, at):
+    at = _after_blanks(text, 0)
+    while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            blanks = _SKIPPED.match(text, at)
-            at = blanks.end() if blanks else at
             raise FormulaError(f"unexpected {text[at : at + 10]!r} ({_place(text, at)})")
-        kind = str(match.lastgroup)
-        yield kind, match.group(kind), match.start(kind)
-        at = match.end()
+        yield str(match.lastgroup), match[0], at
+        at = _after_blanks(text, match.end())
+
+
+def _after_blanks(text: str, at: int) -> int:
+    blanks = _BLANKS.match(text, at)
+    return blanks.end() if blanks else at
 
 
 def _place(text: str, at: int) -> str:
