@@ -9,8 +9,7 @@ from pathlib import Path
 
 from local_azure import accounts, azurite
 from local_azure.batch.http import server
-from local_azure.batch.http.connections import HOST, listen
-from local_azure.batch.http.identity import PATH
+from local_azure.batch.http.connections import listen
 from local_azure.loopback import trusting
 from local_azure.tls import Certificate, certificate_of
 
@@ -67,10 +66,8 @@ class Security:
 
     def settings(self, keys: accounts.Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, str]:
         """The variables for clients: without any key where tokens are taken."""
-        entra, listener = self.batch.entra, self.batch.identity_listener
-        if entra and listener:
-            endpoint = f"http://{HOST}:{listener.getsockname()[1]}{PATH}"
-            found = accounts.keyless_settings(entra, endpoint, batch_endpoint, blob_endpoint)
+        if entra := self.batch.entra:
+            found = accounts.keyless_settings(entra, self.batch.identity_endpoint, batch_endpoint, blob_endpoint)
         else:
             found = accounts.settings(keys, batch_endpoint, blob_endpoint)
         return found | (trusting(str(self.certificate.bundle_for_shells())) if self.certificate else {})

@@ -66,6 +66,12 @@ class Security:
     access: Access = ALL  # to both accounts
     storage_access_file: Path | None = None  # where Blob Storage reads who may use it
 
+    @property
+    def identity_endpoint(self) -> str:
+        """The URL at which tokens are issued; empty where none are."""
+        listener = self.identity_listener
+        return f"http://{HOST}:{listener.getsockname()[1]}{PATH}" if listener else ""
+
 
 PLAIN = Security()
 
@@ -175,7 +181,7 @@ async def _serve(
     listener = listen(port)
     service.endpoint = f"{'https' if security.tls else 'http'}://{HOST}:{listener.getsockname()[1]}"
     if security.entra and security.identity_listener:
-        service.identity_endpoint = f"http://{HOST}:{security.identity_listener.getsockname()[1]}{PATH}"
+        service.identity_endpoint = security.identity_endpoint
         service.storage_token = partial(token_of, service, security.entra, tokens.STORAGE)
     agent = NodeAgent(runner, service.data / "trash", service.auto_storage, service.storage_token)
     job_tasks = JobTasks(service, agent)
