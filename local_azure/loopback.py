@@ -6,7 +6,9 @@ from collections.abc import MutableMapping
 
 # Where programs look for the certificates that they trust: OpenSSL, and so Python, curl, Go, .NET; requests, and so the
 # Azure SDKs for Python and `az`; curl, for which it comes before that of OpenSSL; Node.js, which adds them to its own.
-TRUST = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+REPLACING = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+ADDING = "NODE_EXTRA_CA_CERTS"
+TRUST = (*REPLACING, ADDING)
 _OURS = ("127.0.0.1", "localhost", "::1")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local_azure.batch.state.paths import write_private
-from local_azure.loopback import TRUST
+from local_azure.loopback import ADDING, REPLACING, TRUST
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -25,9 +25,6 @@ _LEFT = timedelta(days=30)  # when it is made anew
 _NAMES = ("localhost",)
 _ADDRESSES = ("127.0.0.1", "::1")
 _BEGIN = "-----BEGIN CERTIFICATE-----"
-# The variables by which programs are told what to trust, instead of what they trust by themselves or besides.
-_REPLACING = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_ADDING = ("NODE_EXTRA_CA_CERTS",)
 _SPLITS = re.compile(r"[^\w@%+=:,./-]")  # what a shell splits or expands in `export $(cat FILE)`
 
 
@@ -123,12 +120,12 @@ def _subjects() -> list[x509.GeneralName]:
 
 def _trusted_anyway(environment: Mapping[str, str], ours: Path) -> str:
     """The certificates that clients on this machine trust already, since the settings replace what they read."""
-    given = [text for name in _REPLACING if (text := _certificates(environment.get(name, ""), ours))]
-    added = [text for name in _ADDING if (text := _certificates(environment.get(name, ""), ours))]
+    given = [text for name in REPLACING if (text := _certificates(environment.get(name, ""), ours))]
+    added = _certificates(environment.get(ADDING, ""), ours)
     if not given:
         defaults = [ssl.get_default_verify_paths().openssl_cafile or "", _certifi()]
         given = [text for path in defaults if (text := _certificates(path, ours))][:1]
-    return "\n".join(dict.fromkeys([*given, *added]))
+    return "\n".join(dict.fromkeys([*given, *([added] if added else [])]))
 
 
 def _certificates(path: str, ours: Path) -> str:
