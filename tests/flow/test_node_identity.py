@@ -115,7 +115,7 @@ def test_a_task_cannot_use_an_identity_that_its_pool_has_not(azure: Azure) -> No
         info = batch.get_task(POOL, "task").execution_info
     assert info is not None
     assert info.failure_info is not None
-    assert (info.failure_info.category, info.failure_info.code) == ("usererror", "BlobAccessDenied")
+    assert (info.failure_info.category, info.failure_info.code) == ("UserError", "BlobAccessDenied")
     asked = {"api-version": "2019-08-01", "resource": "https://storage.azure.com/", "mi_res_id": OTHER}
     headers = {"X-IDENTITY-HEADER": os.environ["IDENTITY_HEADER"]}
     answer = requests.get(os.environ["IDENTITY_ENDPOINT"], params=asked, headers=headers, timeout=20)

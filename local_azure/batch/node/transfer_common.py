@@ -86,7 +86,7 @@ def token_for(file: Mapping[str, Any], token_of: TokenOf, denied: str, details: 
     try:
         return token_of(identity) if identity else ""
     except LookupError as error:
-        raise TransferFailed(denied, str(error), details, category="usererror") from None
+        raise TransferFailed(denied, str(error), details, category="UserError") from None
 
 
 class _Bearer:
