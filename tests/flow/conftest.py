@@ -1,4 +1,4 @@
-"""A local Azure that makes faults, and runs whose traces are removed."""
+"""Local Azures that make faults, with and without keys, and runs whose traces are removed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from local_azure import faults
+from tasks.accounts import entra_id
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Run
 from tests.support.accounts import accounts_of, azure_with_faults, clear
@@ -33,6 +34,21 @@ def troubled(no_azure: None, troubled_settings: dict[str, str], monkeypatch: pyt
     azure = accounts_of(troubled_settings, monkeypatch)
     yield azure
     faults.ask("reset", {})
+
+
+@pytest.fixture(scope="session")
+def keyless_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with azure_with_faults(tmp_path_factory.mktemp("keyless"), "--tls", "--entra=only") as settings:
+        yield settings
+
+
+@pytest.fixture
+def keyless(no_azure: None, keyless_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+    """Accounts that take no key; the process has no token of them yet. Afterwards there are no faults."""
+    entra_id._credential.cache_clear()
+    yield accounts_of(keyless_settings, monkeypatch)
+    faults.ask("reset", {})
+    entra_id._credential.cache_clear()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tasks.errors.codes import Code
 from tasks.errors.service import ServiceError
 from tasks.run.results import Results
 from tasks.run.settings import PoolSettings
-from tests.support.accounts import accounts_of, azure_with_faults
+from tests.support.accounts import accounts_of
 from tests.support.certificates import self_signed
 from tests.support.fault_proxy import Call, FaultProxies, Refusal, Service
 
@@ -165,20 +165,6 @@ def test_an_account_that_does_not_exist_is_named_with_those_that_do(
 
 
 # Without keys, against the local services' own checks of tokens, roles and networks.
-
-
-@pytest.fixture(scope="module")
-def keyless_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with azure_with_faults(tmp_path_factory.mktemp("keyless"), "--tls", "--entra=only") as settings:
-        yield settings
-
-
-@pytest.fixture
-def keyless(no_azure: None, keyless_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
-    entra_id._credential.cache_clear()
-    yield accounts_of(keyless_settings, monkeypatch)
-    faults.ask("reset", {})
-    entra_id._credential.cache_clear()
 
 
 @pytest.mark.parametrize(

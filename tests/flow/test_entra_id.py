@@ -10,7 +10,6 @@ import base64
 import datetime as dt
 import hmac
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from flows.run_script import run_script
 from flows.top_words import top_words
 from local_azure import faults
 from local_azure.batch.state.access import PRINCIPAL
-from tasks.accounts import entra_id
 from tasks.accounts.clients import Azure
 from tasks.accounts.environment import StorageAccount
 from tasks.accounts.sas import Signer
@@ -39,26 +37,16 @@ from tasks.errors import TasksFailed
 from tasks.errors.service import error_code
 from tasks.inputs.blobs import all_inputs
 from tasks.inputs.files import find_inputs
-from tests.support.accounts import accounts_of, azure_with_faults, left_over
+from tests.support.accounts import left_over
 from tests.support.paths import DATA
 
 IN_AN_HOUR = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
 OTHER_TENANT = "0bad0000-0000-4000-8000-000000000001"
 
 
-@pytest.fixture(scope="module")
-def keyless_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with azure_with_faults(tmp_path_factory.mktemp("keyless"), "--tls", "--entra=only") as settings:
-        yield settings
-
-
 @pytest.fixture
-def azure(no_azure: None, keyless_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
-    """Accounts that take no key; the process has no token of them yet."""
-    entra_id._credential.cache_clear()
-    yield accounts_of(keyless_settings, monkeypatch)
-    faults.ask("reset", {})
-    entra_id._credential.cache_clear()
+def azure(keyless: Azure) -> Azure:
+    return keyless
 
 
 def parameters(url: str) -> dict[str, str]:

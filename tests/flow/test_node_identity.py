@@ -20,14 +20,13 @@ from azure.storage.blob import BlobServiceClient
 
 from flows.top_words import top_words
 from local_azure import faults
-from tasks.accounts import entra_id
 from tasks.accounts.clients import Azure
 from tasks.check import check_accounts
 from tasks.errors import InputError
 from tasks.resources.images import image_of_pool
 from tasks.run.results import Results
 from tasks.run.settings import CleanUp, Disposal, PoolSettings
-from tests.support.accounts import accounts_of, add_pool, azure_with_faults, clear
+from tests.support.accounts import add_pool, clear
 from tests.support.paths import DATA
 from tests.support.polling import wait_until
 from tests.support.runs import in_flow, new_run, own_pool
@@ -42,22 +41,13 @@ POOL = "with-identity"
 KEEP = CleanUp(job=Disposal.KEEP, containers=Disposal.KEEP)
 
 
-@pytest.fixture(scope="module")
-def keyless_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with azure_with_faults(tmp_path_factory.mktemp("keyless"), "--tls", "--entra=only") as settings:
-        yield settings
-
-
 @pytest.fixture
-def azure(no_azure: None, keyless_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+def azure(keyless: Azure) -> Iterator[Azure]:
     """Accounts that take tokens alone, and a pool of one node with an identity."""
-    entra_id._credential.cache_clear()
-    azure = accounts_of(keyless_settings, monkeypatch)
-    add_pool(azure, POOL, target_dedicated_nodes=1, task_slots_per_node=2)
+    add_pool(keyless, POOL, target_dedicated_nodes=1, task_slots_per_node=2)
     faults.ask("identity", {"poolId": POOL, "resourceId": IDENTITY})
-    yield azure
-    clear(azure, POOL)
-    entra_id._credential.cache_clear()
+    yield keyless
+    clear(keyless, POOL)
 
 
 def test_a_run_makes_no_sas_for_nodes(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
