@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tasks.packages.node_python import is_arm
 from tasks.run.groups import MOST_FILES_PER_TASK
@@ -33,6 +33,8 @@ _SUBNET = (
 )
 _RESOURCE = r"^/.+$"  # for the form, whose patterns know no ids that differ in case alone
 _NODE_AGENT = r"^batch\.node\.[A-Za-z0-9. -]+$"
+# A field of the form that was filled in and emptied again is not set.
+_Text = Annotated[str | None, BeforeValidator(lambda text: None if text == "" else text)]
 
 
 class PublicIp(str, Enum):
@@ -78,38 +80,38 @@ class PoolSettings(_Settings):
         "next is tried. `az batch location list-skus --location <region>` has them.",
         json_schema_extra={"minItems": 1},
     )
-    image: str | None = Field(
+    image: _Text = Field(
         default=None,
         description="Linux image: publisher:offer:sku[:version] of `az batch pool supported-images list`, or the id of "
         "an image in an Azure compute gallery. None: the newest verified Ubuntu LTS that the Batch account lists.",
         json_schema_extra={"pattern": f"^({_IMAGE}|/.+)$"},
     )
-    node_agent_sku: str | None = Field(
+    node_agent_sku: _Text = Field(
         default=None,
         title="Node Agent SKU",
         description="For an image of a gallery: the node agent of its operating system, such as batch.node.ubuntu "
         "24.04.",
         json_schema_extra={"pattern": _NODE_AGENT},
     )
-    node_python: str | None = Field(
+    node_python: _Text = Field(
         default=None,
         title="Node Python",
         description="Version of the Python of the nodes, such as 3.12, for which packages are resolved. None: as known "
         "of the image.",
         json_schema_extra={"pattern": _PYTHON},
     )
-    container_image: str | None = Field(
+    container_image: _Text = Field(
         default=None,
         description="Container image in which each Batch task runs, such as ghcr.io/team/align:1.2. It needs a python3 "
         "(3.8 or later), and a VM image that runs containers.",
         json_schema_extra={"pattern": _CONTAINER_IMAGE},
     )
-    container_registry: str | None = Field(
+    container_registry: _Text = Field(
         default=None,
         description="How nodes sign in to the registry of the container image: name of a Prefect block of the type "
         "Docker Registry Credentials; for an existing pool also the resource id of a managed identity of it.",
     )
-    subnet_id: str | None = Field(
+    subnet_id: _Text = Field(
         default=None,
         title="Subnet ID",
         description="Subnet that the nodes of the new pool join: "
@@ -126,14 +128,13 @@ class PoolSettings(_Settings):
     slots_per_task: int = Field(
         default=1, ge=1, le=256, description="Task slots that one Batch task takes; more for files that need memory."
     )
-    existing_pool_id: str | None = Field(
+    existing_pool_id: _Text = Field(
         default=None,
         title="Existing Pool ID",
         description="Use this pool instead of a new one. It is neither changed nor deleted.",
         json_schema_extra={"pattern": _BATCH_ID},
     )
-
-    node_identity: str | None = Field(
+    node_identity: _Text = Field(
         default=None,
         title="Node Identity",
         description="Resource id of a managed identity of the existing pool, with which its nodes read and store "
@@ -225,7 +226,7 @@ class PoolSettings(_Settings):
                 f"{identity!r} is not the resource id of a managed identity; it looks like /subscriptions/ID/"
                 "resourceGroups/NAME/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
             )
-        return identity or None
+        return identity
 
     @field_validator("vm_size", mode="before")
     @classmethod
@@ -245,9 +246,7 @@ class PoolSettings(_Settings):
     @field_validator("container_image")
     @classmethod
     def _is_a_container_image(cls, image: str | None) -> str | None:
-        if not image:  # a field of the form that was filled in and emptied again
-            return None
-        if not re.fullmatch(_CONTAINER_IMAGE, image):
+        if image and not re.fullmatch(_CONTAINER_IMAGE, image):
             raise ValueError(
                 f"{image!r} is not a container image; write it as for docker pull, without https://, such as "
                 "ghcr.io/team/align:1.2"
@@ -262,20 +261,18 @@ class PoolSettings(_Settings):
                 f"{registry!r} is neither the name of a Prefect block nor the resource id of a managed identity, "
                 "/subscriptions/.../providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
             )
-        return registry or None
+        return registry
 
     @field_validator("image")
     @classmethod
     def _is_an_image(cls, image: str | None) -> str | None:
-        if not image:  # a field of the form that was filled in and emptied again
-            return None
-        if "/" in image and not is_gallery_image(image):
+        if image and "/" in image and not is_gallery_image(image):
             raise ValueError(
                 f"{image!r} is not the id of an image in a gallery; it looks like /subscriptions/ID/resourceGroups/"
                 "NAME/providers/Microsoft.Compute/galleries/NAME/images/NAME/versions/1.0.0, or without the version "
                 "for the newest"
             )
-        if "/" not in image and not re.fullmatch(_IMAGE, image):
+        if image and "/" not in image and not re.fullmatch(_IMAGE, image):
             raise ValueError(
                 f"{image!r} is not an image; write publisher:offer:sku, such as canonical:ubuntu-24_04-lts:server"
             )
@@ -286,7 +283,7 @@ class PoolSettings(_Settings):
     def _is_an_agent(cls, agent: str | None) -> str | None:
         if agent and not re.fullmatch(_NODE_AGENT, agent):
             raise ValueError(f"{agent!r} is not a node agent; it looks like batch.node.ubuntu 24.04")
-        return agent or None
+        return agent
 
     @field_validator("subnet_id")
     @classmethod
@@ -296,23 +293,19 @@ class PoolSettings(_Settings):
                 f"{subnet!r} is not the id of a subnet; it looks like /subscriptions/ID/resourceGroups/NAME/providers/"
                 "Microsoft.Network/virtualNetworks/NAME/subnets/NAME"
             )
-        return subnet or None
+        return subnet
 
     @field_validator("node_python")
     @classmethod
     def _is_a_python(cls, version: str | None) -> str | None:
-        if not version:  # a field of the form that was filled in and emptied again
-            return None
-        if not re.fullmatch(_PYTHON, version):
+        if version and not re.fullmatch(_PYTHON, version):
             raise ValueError(f"{version!r} is not a Python version; write it without the patch, such as 3.12")
         return version
 
     @field_validator("existing_pool_id")
     @classmethod
     def _is_a_pool_id(cls, pool_id: str | None) -> str | None:
-        if not pool_id:  # a field of the form that was filled in and emptied again
-            return None
-        if not re.fullmatch(_BATCH_ID, pool_id):
+        if pool_id and not re.fullmatch(_BATCH_ID, pool_id):
             raise ValueError(f"{pool_id!r} is not a pool id; an id has 1 to 64 letters, digits, - and _")
         return pool_id
 

@@ -285,7 +285,8 @@ def test_an_image_network_or_identity_that_cannot_work_is_refused(settings: dict
 
 
 def test_an_emptied_image_network_and_identity_are_the_defaults() -> None:
-    assert PoolSettings(image="", node_agent_sku="", subnet_id="", node_identity="") == PoolSettings()
+    empty = {"image": "", "node_agent_sku": "", "subnet_id": "", "node_identity": "", "container_registry": ""}
+    assert PoolSettings.model_validate({**empty, "container_image": ""}) == PoolSettings()
 
 
 def test_a_task_that_needs_more_slots_than_a_new_node_has_is_refused() -> None:
