@@ -22,8 +22,8 @@ _INTRODUCTION = """# Errors of Azure: code, meaning, command
 
 Made by `python docs/errors.py` from `tasks/errors/code_table.py`. An error of a run names the service's code: search
 this page for it. Texts such as `<account>` stand for your own names; in the error those that are known are filled in.
-A code that is not listed is shown as Azure sends it, with its message. One code can have several meanings, which the
-message of Azure tells apart.
+A code that is not listed is shown as Azure sends it, with its message. One code can have several meanings: the
+message of Azure shows which.
 
 Step 0 of each run asks both accounts for what the run will need, and creates nothing: a refusal there names the
 account, the identity, and the command that helps.

@@ -104,7 +104,8 @@ class RunOptions:
     ] = False
     ask: Annotated[bool, typer.Option("--ask", help="Ask whether to delete the job and the pool.")] = False
     cost_limit: Annotated[
-        float | None, typer.Option(help="End before the nodes cost more than so many US dollars, by estimate.")
+        float | None,
+        typer.Option(help="The most that the nodes may cost, in US dollars, by estimate."),
     ] = _RUN.cost_limit
     accounts: Annotated[str | None, typer.Option(help="Prefect block with the accounts.")] = _RUN.accounts
     check: Annotated[

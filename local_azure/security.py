@@ -1,4 +1,4 @@
-"""TLS, sign-in with tokens, and who may use the accounts: what both services and their clients are told."""
+"""TLS, sign-in with tokens, and who may use the accounts: the settings of both services and of their clients."""
 
 from __future__ import annotations
 

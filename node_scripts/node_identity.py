@@ -78,9 +78,9 @@ def where(identity: str) -> tuple[str, None, dict[str, str]]:
 
 
 def text_of(body: bytes) -> str:
-    """What the answer says went wrong."""
+    """The error in the answer."""
     try:
-        said = json.loads(body)
-        return f"{said.get('error', '')} {said.get('error_description') or said.get('message') or ''}".strip()
+        answer = json.loads(body)
+        return f"{answer.get('error', '')} {answer.get('error_description') or answer.get('message') or ''}".strip()
     except (ValueError, AttributeError):
         return ""

@@ -1,6 +1,6 @@
 // Loaded into Azurite's process before Azurite (node --require): what Azure checks, answers and signs, and Azurite 3.36
 // does not. The environment has the secret that signs tokens (LOCAL_AZURE_TOKEN_SECRET, in hexadecimal; empty: no
-// tokens) and the file that says who may use the account (LOCAL_AZURE_ACCESS, see local_azure/batch/state/access.py;
+// tokens) and the file with who may use the account (LOCAL_AZURE_ACCESS, see local_azure/batch/state/access.py;
 // empty: whoever has the key).
 "use strict";
 

@@ -83,8 +83,8 @@ def _refusal(azure: Azure, service: Service, error: HttpResponseError, asked_for
     response: Any = error.response
     headers = response.headers if response is not None else {}
     apart = _apart(headers.get("Date", ""), now)
-    said = [text_of(error), *(value for _, value in details_of(error)), asked_for, CLOCK if apart else ""]
-    entry = known(service, Where.REQUEST, code, " ".join(said))
+    texts = [text_of(error), *(value for _, value in details_of(error)), asked_for, CLOCK if apart else ""]
+    entry = known(service, Where.REQUEST, code, " ".join(texts))
     if entry is None or not _is_refusal(entry, error):
         return ""
     name, _ = _account(azure, service)
@@ -104,8 +104,8 @@ def no_token(subject: str, error: HttpResponseError) -> str:
     message = str(error.message)
     entry = why_no_token(message)
     if entry is None:  # of a code that the table does not have: shown as it is
-        said = next((line.strip() for line in message.splitlines() if ENTRA_ID_CODE.search(line)), message)
-        return f"no token for {subject}: {said}\n  {NO_TOKEN_HELPS}"
+        reason = next((line.strip() for line in message.splitlines() if ENTRA_ID_CODE.search(line)), message)
+        return f"no token for {subject}: {reason}\n  {NO_TOKEN_HELPS}"
     if entry.reaction is Reaction.RETRY:
         return ""
     names = {"tenant": os.environ.get("AZURE_TENANT_ID", ""), "client": os.environ.get("AZURE_CLIENT_ID", "")}

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """An identity of Microsoft Entra ID, as far as the claims of its token say."""
+    """An identity of Microsoft Entra ID, as far as its token has claims of it."""
 
     name: str = ""  # of a person
     object_id: str = ""
@@ -36,7 +36,7 @@ def identity_of(token: str) -> Identity:
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """What the token says of itself; nothing where it is in another form."""
+    """The claims of the token; nothing where it is in another form."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

@@ -15,7 +15,7 @@ ENTRA_ID_CODE = re.compile(r"AADSTS\d+")
 def known(service: Service, where: Where, code: str, text: str = "") -> Known | None:
     """The entry of a code seen there; None for one that is not in the table.
 
-    text: the service's message and values, which tell entries of one code apart.
+    text: the service's message and values, by which entries of one code differ.
     """
     text = text.lower()
     same = (each for each in KNOWN if (each.service, each.where) == (service, where) and each.code == code)

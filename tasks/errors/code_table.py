@@ -1,4 +1,4 @@
-"""What each service code means, what helps, what the run does about it, and who says so: the rows of the table."""
+"""What each service code means, what helps, what the run does about it, and the source: the rows of the table."""
 
 from __future__ import annotations
 
@@ -369,7 +369,7 @@ _REQUESTS = (
         )
     ),
     *(
-        _batch(code=code, meaning=f"the {thing} is gone, and what it says with it", reaction=Reaction.DONE)
+        _batch(code=code, meaning=f"the {thing} is gone, and its contents with it", reaction=Reaction.DONE)
         for code, thing in ((Code.NODE_NOT_FOUND, "node"), (Code.FILE_NOT_FOUND, "file of the Batch task"))
     ),
     _storage(
@@ -564,8 +564,8 @@ _TASKS = (
     _task(
         code=Code.TASK_ENDED,
         meaning="the Batch task was ended: by a user, or by its time limit. Node agents from 1.11.8 on have a code of "
-        "their own for the time limit, whose name is not documented: the run tells a time limit from the time that the "
-        "task took",
+        "their own for the time limit, whose name is not documented: the run recognises a time limit by the time that "
+        "the task took",
         advice="where it reached its time limit, raise limits.task_minutes",
         source="Azure/Batch: CHANGELOG of the node agent; " + _TASK_CODES,
     ),

@@ -78,8 +78,8 @@ class ServiceError(RunError):
         lines = [f"{response.service.value} answered {status} {code}: {text}"]
         lines += [f"  {name}: {value}" for name, value in details]
         lines.append(f"  request id: {response.request_id}")
-        said = " ".join([text, *(value for _, value in details)])
-        if helps := help_against(response.service, Where.REQUEST, code, response.names, said):
+        texts = " ".join([text, *(value for _, value in details)])
+        if helps := help_against(response.service, Where.REQUEST, code, response.names, texts):
             lines.append(f"  {helps} [{code}]")
         return cls("\n".join(lines), code=code, transient=transient)
 

@@ -14,7 +14,7 @@ from tasks.run.budget import RESERVE, Budget
 from tasks.run.price import Price
 from tasks.run.settings import PoolSettings
 
-_SURE = 0.01  # a smaller part of the cost that is not certain is not told
+_SURE = 0.01  # a smaller part of the cost that is not certain is not shown
 
 
 @dataclass(frozen=True, kw_only=True)

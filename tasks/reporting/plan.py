@@ -234,9 +234,9 @@ def _clean_up(plan: RunPlan) -> str:
     names = {"pool": f"pool {run.pool_id}", "job": f"job {run.job_id}", "containers": f"containers {containers}"}
     if existing:
         names.pop("pool")
-    said = {Disposal.DELETE: "deletes", Disposal.ASK: "asks whether to delete", Disposal.KEEP: "keeps"}
-    of = {how: [name for thing, name in names.items() if getattr(clean_up, thing) is how] for how in said}
-    parts = [f"{said[how]} {', '.join(things)}" for how, things in of.items() if things]
+    verbs = {Disposal.DELETE: "deletes", Disposal.ASK: "asks whether to delete", Disposal.KEEP: "keeps"}
+    of = {how: [name for thing, name in names.items() if getattr(clean_up, thing) is how] for how in verbs}
+    parts = [f"{verbs[how]} {', '.join(things)}" for how, things in of.items() if things]
     if not existing:
         parts.append(f"no node stays longer than run_minutes, {rough_span(run.lifetime)}")
     return "; ".join(parts)

@@ -87,7 +87,7 @@ class Bundler:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A file in the list: what run_file.py is told of it."""
+    """A file in the list: what run_file.py gets of it."""
 
     name: str  # percent-encoded
     size: int  # bytes

@@ -126,7 +126,7 @@ class Pool(PoolResource, Creatable):
         self.mark(self._tags)  # last: the tags say that all of it is done
 
     def set_nodes(self, until: datetime, added: int = 0) -> None:
-        """Keep the nodes of the settings until then, and so many dedicated ones besides."""
+        """Keep the nodes of the settings until then, and `added` dedicated ones besides."""
         set_nodes(self._batch, self.id, self._settings.dedicated_nodes + added, self._settings.spot_nodes, until)
 
     def use_size(self, vm_size: str, until: datetime, added: int = 0) -> bool:
@@ -199,7 +199,7 @@ def _scale(batch: BatchClient, pool_id: str, formula: str) -> None:
 
 
 def set_nodes(batch: BatchClient, pool_id: str, dedicated: int, spot: int, until: datetime) -> None:
-    """Have a run's own pool keep so many nodes until then; none, for example, while the run cannot use them."""
+    """Have a run's own pool keep this number of nodes until then; none, for example, while the run cannot use them."""
     _scale(batch, pool_id, scale(until, dedicated, spot))
 
 

@@ -22,11 +22,11 @@ class Budget:
         return self.per_hour * dedicated + self.spot_per_hour * spot
 
     def reserve(self, dedicated: int, spot: int) -> float:
-        """What so many nodes cost while they are removed."""
+        """What these nodes cost while they are removed."""
         return self.hourly(dedicated, spot) * (RESERVE / timedelta(hours=1))
 
     def lasts(self, dedicated: int, spot: int, spent: float = 0.0) -> timedelta:
-        """How long so many nodes can live before their removal has to begin; not below zero."""
+        """How long these nodes can live before their removal has to begin; not below zero."""
         left = self.limit - spent - self.reserve(dedicated, spot)
         hourly = self.hourly(dedicated, spot)
         if hourly <= 0:

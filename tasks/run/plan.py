@@ -236,7 +236,7 @@ def _too_dear(found: Estimate, speed: Speed | None, run: Run, pool: PlannedPool)
 
 
 def _needs(found: Estimate, allowed: float) -> str:
-    """How long it takes, where that is more than so many seconds."""
+    """How long it takes, where that is more than the seconds that are allowed."""
     if found.least > allowed:
         return f"at least {ceil(found.least / 60):,} minutes"
     return f"about {ceil(found.seconds / 60):,} minutes" if found.seconds > allowed else ""

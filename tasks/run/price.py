@@ -17,11 +17,11 @@ class Price:
     source: str
 
     def of(self, node_seconds: float, spot_node_seconds: float = 0) -> float:
-        """US dollars for so many seconds of dedicated nodes and of spot nodes; Azure bills by the second."""
+        """US dollars for these seconds of dedicated nodes and of spot nodes; Azure bills by the second."""
         return (self.per_hour * node_seconds + self.spot * spot_node_seconds) / 3600
 
     def hourly(self, dedicated: int, spot: int) -> float:
-        """US dollars for an hour of so many nodes."""
+        """US dollars for an hour of these nodes."""
         return self.per_hour * dedicated + self.spot * spot
 
     @property

@@ -84,7 +84,7 @@ def most_slots(vm_size: str) -> int:
 def family(vm_size: str) -> str:
     """What the sizes that share a quota have in common in their names; the name itself where it is none that is known.
 
-    Azure's own names, such as standardDADSv5Family, are not needed to tell them apart.
+    Azure's own names, such as standardDADSv5Family, are not needed to distinguish them.
     """
     parts = _parts(vm_size)
     return f"{parts.family}{parts.features}{parts.rest}" if parts else vm_size.lower()

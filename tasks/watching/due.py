@@ -48,9 +48,9 @@ def _line(memory: Memory, counts: Progress, waiting_for: str, now: datetime) -> 
 
 
 def _new_failures(memory: Memory, counts: Progress, now: datetime) -> bool:
-    """Whether tasks have failed since they were listed: the first is told at once, others every few seconds.
+    """Whether tasks have failed since they were listed: the first is reported at once, others every few seconds.
 
-    Those that are no events any more are told with the table, and those for which it has no room are only counted.
+    Those that are no events any more are shown in the table, and those for which it has no room are only counted.
     """
     if counts.failed <= memory.failed_read or memory.failed_read >= MOST_TABLE_ROWS:
         return False

@@ -141,7 +141,7 @@ class Memory:
         )
 
     def kind_is_new(self, waiting_for: str) -> bool:
-        """Whether no line of the log has said so far that tasks run, or that they wait for this."""
+        """Whether no line of the log has shown so far that tasks run, or that they wait for this."""
         return waiting_for not in self.kinds
 
     def with_line(self, counts: Progress, waiting_for: str, now: datetime) -> tuple[Memory, str]:

@@ -53,15 +53,15 @@ def next_size(pool: UsedPool, errors: Sequence[ResizeError], *, helped: bool = F
         return None
     passed = [refused_now(pool, errors)]
     for at, size in enumerate(pool.other_sizes):
-        why_not = _in_vain(size, pool, remedies)
-        if not why_not:
+        reason = _why_not(size, pool, remedies)
+        if not reason:
             at_once = not remedies & {Remedy.PATIENCE, Remedy.TIME}
             return NextSize(size=size, later=pool.other_sizes[at + 1 :], refused=passed, at_once=at_once)
-        passed.append(RefusedSize(size=size, why=f"not tried, {why_not}", brief="not tried"))
+        passed.append(RefusedSize(size=size, why=f"not tried, {reason}", brief="not tried"))
     return None
 
 
-def _in_vain(size: str, pool: UsedPool, remedies: Collection[Remedy | None]) -> str:
+def _why_not(size: str, pool: UsedPool, remedies: Collection[Remedy | None]) -> str:
     """Why that size would get no nodes either, as one of those before it did; empty where it may."""
     before = [(each.size, {remedy_of(code) for code in each.brief.split(", ")}) for each in pool.refused_sizes]
     for refused, helps in [*before, (pool.vm_size, remedies)]:
@@ -81,13 +81,13 @@ def no_size_left(pool: UsedPool, errors: Sequence[ResizeError], names: Mapping[s
     """
     present = refused_now(pool, errors)
     remedies = {remedy_of(error.code) for error in errors}
-    untried = [(size, _in_vain(size, pool, remedies)) for size in pool.other_sizes]
-    in_vain = [RefusedSize(size=size, why=f"not tried, {why}", brief="") for size, why in untried if why]
+    untried = [(size, _why_not(size, pool, remedies)) for size in pool.other_sizes]
+    not_tried = [RefusedSize(size=size, why=f"not tried, {why}", brief="") for size, why in untried if why]
     before = [code for each in pool.refused_sizes for code in each.brief.split(", ")]
     hint = advice(Where.RESIZE, *(error.code for error in errors), *before, names=names)
-    if not pool.refused_sizes and not in_vain:
+    if not pool.refused_sizes and not not_tried:
         return f"pool {pool.id} got no nodes: {present.why}{hint}"
-    reasons = "; ".join(_by_reason([*pool.refused_sizes, present, *in_vain]))
+    reasons = "; ".join(_by_reason([*pool.refused_sizes, present, *not_tried]))
     return f"pool {pool.id} got no nodes of any of its VM sizes: {reasons}{hint}"
 
 

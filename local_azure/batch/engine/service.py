@@ -50,7 +50,7 @@ class Service:
         return self.faults.batch_access or self.usual_access
 
     def publish_storage_access(self) -> None:
-        """Tell Blob Storage, another process, who may use it."""
+        """Write who may use Blob Storage to the file that its process reads."""
         if self.storage_access_file:
             access = self.faults.storage_access or self.usual_access
             write_private(self.storage_access_file, json.dumps(asdict(access)))

@@ -139,7 +139,7 @@ def _access(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokens(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    """Set what the tokens say that are issued from now on: {"lifetime": 60, "tenant": "...", "audience": "..."}."""
+    """Set the claims of tokens that are issued from now on: {"lifetime": 60, "tenant": "...", "audience": "..."}."""
     issued = _arguments(body, **asdict(service.faults.issued))
     service.faults.issued = Issued(**issued)
     return issued

@@ -17,7 +17,7 @@ _EARLY = timedelta(minutes=5)  # that a token is valid before it is issued, as t
 
 
 class InvalidToken(Exception):
-    """Not a token, or one that is not for this service; the message says why, in the words of Azure."""
+    """Not a token, or one that is not for this service; the message has the reason in the words of Azure."""
 
 
 def issue(secret: bytes, audience: str, issued: Issued, now: datetime, machine_time: datetime) -> tuple[str, int]:
@@ -49,7 +49,7 @@ def issuer(tenant: str) -> str:
 def verify(token: str, secret: bytes, now: datetime, *, audience: str = BATCH, tenant: str = TENANT) -> None:
     """Raises InvalidToken unless the token is one of ours, for this audience and tenant, and valid now."""
     claims = _claims(token)
-    if claims["iss"] != issuer(tenant):  # of Entra ID itself, say, whose signature could not be verified here
+    if claims["iss"] != issuer(tenant):  # such as one of Entra ID itself, whose signature could not be verified here
         raise InvalidToken(
             f"The access token is from the wrong issuer '{claims['iss']}'. It must match the tenant "
             f"'{issuer(tenant)}' associated with this subscription."

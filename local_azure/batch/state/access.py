@@ -25,7 +25,7 @@ ALL = Access()
 
 @dataclass(frozen=True, kw_only=True)
 class Issued:
-    """What the tokens say that are issued from now on."""
+    """The claims of tokens that are issued from now on."""
 
     lifetime: float = 3600.0  # seconds
     tenant: str = TENANT
