@@ -68,7 +68,7 @@ def top_words(
         check: Create nothing in Azure; return the plan of the run (a RunPlan) instead of its result. Fails where the
             run could not work.
         delay_seconds: Seconds that each Batch task waits before it counts, for watching a run at leisure.
-        encoding: Encoding of files without byte-order mark, such as windows-1251; by default UTF-8, UTF-16 or UTF-32.
+        encoding: Encoding of files without byte-order mark, such as windows-1251 or utf-16-le; by default UTF-8.
         exact: Whether totals over all files are exact; each file then has a second output, with all of its words.
     """
     refuse_join_of_kept_outputs("the summary", output_folder)

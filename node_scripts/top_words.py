@@ -12,6 +12,7 @@ from __future__ import annotations
 # Most of the time for a small file is imports: what few runs need, the functions that need it import.
 import argparse
 import codecs
+import fcntl
 import io
 import itertools
 import marshal
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     Words = list[tuple[bytes, int]]  # with their counts
-    Made = tuple[Words, int]  # of a partition: its most frequent words, and the number of replaced bytes
-    # A segment, a number that rises in it, and words with their counts: records sort by where their words appear first.
-    Record = tuple[int, int, list[bytes], list[int]]
 
 PUNCTUATION = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # string.punctuation, without the time to import string
 # What str.split() splits at and bytes.split() does not.
@@ -64,85 +62,40 @@ LONGEST_NAME = 255  # bytes, of a file
 NOT_TEXT = 65  # the exit code; EX_DATAERR
 
 
-class Failure(Exception):
-    """What ends the script with an exit code of its own."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+class NotText(Exception):
+    """Says of which file, and why."""
 
 
 # --- what a file is ---------------------------------------------------------------------------------------
 
 
 def encoding_of(path: str, named: str = "") -> str:
-    """The encoding: by byte-order mark, else the one named, else by where NUL bytes are, else UTF-8.
+    """The encoding: by byte-order mark, else the one named, else UTF-8.
 
-    Raises Failure for binary files, whose words would be garbage.
+    Raises NotText for binary files, whose words would be garbage.
     """
     with open(path, "rb") as file:
         start = file.read(LOOK_BYTES)
-    name = codecs.lookup(named).name if named else ""
-    encoding = next((name for mark, name in MARKS if start.startswith(mark)), name)
-    if encoding in ("utf-16", "utf-32"):  # in the byte order that NUL bytes show
-        found = by_nul_bytes(start)
-        encoding = found if found.startswith(name) else f"{name}-le"
-    elif not encoding:
-        encoding = by_nul_bytes(start) if b"\0" in start else "utf-8"
+    encoding = next((name for mark, name in MARKS if start.startswith(mark)), codecs.lookup(named or "utf-8").name)
     reason = next((f"it starts as a {name} file does" for magic, name in FORMATS if start.startswith(magic)), "")
-    if not encoding:
-        reason = reason or f"it holds NUL bytes, and is neither UTF-16 nor UTF-32; {IF_TEXT}"
-    reason = reason or why_binary(start, encoding)
+    if encoding in ("utf-16", "utf-32"):
+        reason = reason or f"it has no byte-order mark; name {encoding}-le or {encoding}-be with --encoding"
+    elif b"\0" in start and not named and encoding == "utf-8":
+        reason = reason or f"it holds NUL bytes, and no byte-order mark of UTF-16 or UTF-32; {IF_TEXT}"
+    reason = reason or why_binary(path, encoding)
     if reason:
-        raise Failure(f"{shown(path)} is not text: {reason}", NOT_TEXT)
+        raise NotText(f"{shown(path)} is not text: {reason}")
     return encoding
 
 
-def by_nul_bytes(start: bytes) -> str:
-    """UTF-32 or UTF-16 in one of their byte orders, if the start is text in it; else empty."""
-    import unicodedata
-
-    little, big = start[1::2].count(0), start[::2].count(0)  # in UTF-16, the high bytes of ASCII are NUL
-    encodings = ["utf-32-le", "utf-32-be"]
-    # Where NUL bytes are few, they may as well be strays in ASCII or UTF-8.
-    if max(little, big) * 8 >= len(start) or why_binary(start.replace(b"\0", b""), "utf-8"):
-        encodings.append("utf-16-le" if little > big else "utf-16-be")
-    for encoding in encodings:
-        try:
-            text = codecs.getincrementaldecoder(encoding)().decode(start, len(start) < LOOK_BYTES)
-        except UnicodeDecodeError:
-            continue
-        odd = sum(unicodedata.category(char) in ("Cn", "Co") for char in text) + len(CONTROL.findall(text))
-        if text and "\0" not in text and odd * 20 <= len(text):
-            return encoding
-    return ""
-
-
-def why_binary(start: bytes, encoding: str) -> str:
+def why_binary(path: str, encoding: str) -> str:
     """The reason where there are too many control characters for a text; fewer will do where many bytes are none."""
-    decoder = Decoder(encoding)
-    text = decoder.decode(start)
-    controls = len(CONTROL.findall(text)) / max(1, len(text))
-    undecodable = decoder.replaced / max(1, len(start))
+    text = Text(path, encoding, block_bytes=LOOK_BYTES)
+    start = next(text.blocks(0, text.size)).decode()
+    controls = len(CONTROL.findall(start)) / max(1, len(start))
+    undecodable = text.replaced / max(1, min(text.size, LOOK_BYTES))
     figures = f"{controls:.0%} of its characters are control characters, {undecodable:.0%} of its bytes not {encoding}"
     return f"{figures}; {IF_TEXT}" if controls > 0.2 or (controls > 0.01 and undecodable > 0.1) else ""
-
-
-class Decoder:
-    """Decodes a stream, and counts the bytes that had to be replaced."""
-
-    def __init__(self, encoding: str) -> None:
-        self.replaced = 0
-        self._decode = codecs.getincrementaldecoder(encoding)("top_words").decode
-
-    def decode(self, data: bytes, final: bool = False) -> str:
-        codecs.register_error("top_words", self._replace)  # one name for all: what is registered stays for good
-        return self._decode(data, final)
-
-    def _replace(self, error: UnicodeError) -> tuple[str, int]:
-        assert isinstance(error, UnicodeDecodeError)
-        self.replaced += error.end - error.start
-        return "\ufffd", error.end
 
 
 # --- counting ---------------------------------------------------------------------------------------------
@@ -154,7 +107,7 @@ class Text:
     def __init__(self, path: str, encoding: str = "utf-8", scratch: str = "", block_bytes: int = BLOCK_BYTES) -> None:
         self.path, self.encoding, self.scratch, self.block_bytes = path, encoding, scratch, block_bytes
         self.size = os.path.getsize(path)
-        self.replaced = 0  # bytes
+        self.replaced = 0  # bytes that had to be, as far as it was read
         with open(path, "rb") as file:
             start = file.read(4)
         self.start = next((len(mark) for mark, name in MARKS if name == encoding and start.startswith(mark)), 0)
@@ -173,17 +126,22 @@ class Text:
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """The text between these offsets, in UTF-8, with no other white space than bytes.split() knows."""
-        decoder = Decoder(self.encoding)
+        decoder = codecs.getincrementaldecoder(self.encoding)("top_words")
         with open(self.path, "rb") as file:
             file.seek(start)
             data = b"."
             while data:
                 data = file.read(min(self.block_bytes, stop - file.tell()))
+                codecs.register_error("top_words", self._replace)  # one name for all: what is registered stays for good
                 text = decoder.decode(data, not data)
                 for space in SPACES:
                     text = text.replace(space, " ")
                 yield text.encode("utf-8", "replace")
-        self.replaced += decoder.replaced
+
+    def _replace(self, error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        self.replaced += error.end - error.start
+        return "\ufffd", error.end
 
     def tokens(self, start: int, stop: int) -> Iterator[list[bytes]]:
         rest, blocks = b"", self.blocks(start, stop)
@@ -249,105 +207,66 @@ class Tally:
                 new = len(self.table) - before
                 self.used += new * WORD_BYTES + len(b"".join(itertools.islice(reversed(self.table), new)))
                 if self.used > self.limit:
-                    self.save(self.parts)
+                    self.save()
                     self.starts[segment] = 0
         if self.text.replaced:
             self.table[REPLACED] = self.text.replaced
 
-    def save(self, parts: int) -> None:
-        """Move the table to disk."""
-        words, counts = [*self.table], [*self.table.values()]
-        ends = [*self.starts.values(), len(words)]
-        parted = zip(self.starts, map(slice, ends, ends[1:]))  # noqa: B905 (Python 3.8 has no `strict`)
-        write_records(((number, self.saved, words[part], counts[part]) for number, part in parted), self.text, parts)
+    def save(self) -> None:
+        """Move the table to disk, in records that sort by where in the text their words appear first."""
+        items, ends = iter(self.table.items()), [*self.starts.values(), len(self.table)]
+        for number, start, end in zip(self.starts, ends, ends[1:]):  # noqa: B905 (Python 3.8 has no `strict`)
+            pieces: list[tuple[list[bytes], list[int]]] = [([], []) for _ in range(self.parts)]
+            for word, count in itertools.islice(items, end - start):
+                words, counts = pieces[hash(word) % self.parts]  # forked processes share the hash
+                words.append(word)
+                counts.append(count)
+            for part, (words, counts) in enumerate(pieces):
+                record = number, self.saved, b"\n".join(words), array("Q", counts).tobytes()
+                append(os.path.join(self.text.scratch, f"part-{part}"), marshal.dumps(record))
         self.saved, self.used, self.table, self.starts = self.saved + 1, 0, Counter(), {}
 
 
-def write_records(records: Iterable[Record], text: Text, parts: int) -> None:
-    """Append them to the files of that many hash partitions, one per process."""
-    for segment, saved, words, counts in records:
-        partitions: list[tuple[list[bytes], list[int]]] = [([], []) for _ in range(parts)]
-        for word, count in zip(words, counts):  # noqa: B905
-            partition = partitions[hash(word) % parts]  # forked processes share the hash
-            partition[0].append(word)
-            partition[1].append(count)
-        for part, (words, counts) in enumerate(partitions):
-            with open(os.path.join(text.scratch, f"{parts}-{part}-{os.getpid()}"), "ab") as file:
-                marshal.dump((segment, saved, b"\n".join(words), array("Q", counts).tobytes()), file)
-
-
-def read_records(text: Text, parts: int, part: int) -> Iterator[Record]:
-    for segment, saved, words, counts in read_all(text, f"{parts}-{part}-"):
-        yield segment, saved, words.split(b"\n"), array("Q", counts).tolist()
-
-
-def read_all(text: Text, prefix: str) -> Iterator[Any]:
-    """What all processes have written to the files whose names begin so."""
-    for name in os.listdir(text.scratch):
-        if name.startswith(prefix):
-            with open(os.path.join(text.scratch, name), "rb") as file:
-                while file.peek(1):
-                    yield marshal.load(file)
-
-
-def counted(text: Text, workers: int, table_bytes: int, use: Callable[[Counter[bytes]], Made]) -> list[Made]:
-    """What `use` makes of the counts of all words, a hash partition at a time, each in order of first appearance.
-
-    Marshal takes it from process to process. A word longer than LONG is a space and the name of a file in
-    `text.scratch`. What b"" and REPLACED count is no word.
-    """
-    borders = text.borders(min(workers * SEGMENTS, 256) if workers > 1 else 1)
-    parts = 2 + text.size * 16 // table_bytes  # a token takes up to 16 times its bytes in a table
-    tally = Tally(text, parts, table_bytes)
-    if workers == 1:
-        tally.count(borders, [0])
-        if not tally.saved:
-            return [use(tally.table)]
-        tally.save(parts)
-    else:
-        receive, send = os.pipe()
-        os.write(send, bytes(range(len(borders) - 1)))
-        os.close(send)
-
-        def count(_: int) -> None:
-            tally.count(borders, map(ord, iter(lambda: os.read(receive, 1), b"")))
-            tally.save(parts if tally.saved else 1)
-
-        in_processes(workers, count)
-        os.close(receive)
-        if any(name.startswith(f"{parts}-") for name in os.listdir(text.scratch)):
-            write_records(read_records(text, 1, 0), text, parts)
-        else:
-            parts = workers = 1
-    if workers == 1:
-        return [use(merged(text, parts, part)) for part in range(parts)]
-
-    def merge(number: int) -> None:
-        with open(os.path.join(text.scratch, f"made-{number}"), "wb") as file:
-            for part in range(number, parts, workers):
-                marshal.dump(use(merged(text, parts, part)), file)
-
-    in_processes(workers, merge)
-    return [*read_all(text, "made-")]
-
-
-def merged(text: Text, parts: int, part: int) -> Counter[bytes]:
+def merged(text: Text, part: int) -> Counter[bytes]:
+    """The words of a hash partition, in the order of their first appearance."""
     total: Counter[bytes] = Counter()
-    for _, _, words, counts in sorted(read_records(text, parts, part), key=itemgetter(0, 1)):
+    for _, _, joined, numbers in sorted(records_of(text, f"part-{part}")):
+        words, counts = joined.split(b"\n"), array("Q", numbers)
         # Most words of a text that has very many occur once, which is counted faster than added.
-        total.update(words if counts == [1] * len(counts) else dict(zip(words, counts)))  # noqa: B905
+        total.update(words if counts == array("Q", [1]) * len(counts) else dict(zip(words, counts)))  # noqa: B905
     return total
 
 
-def in_processes(number: int, work: Callable[[int], None]) -> None:
-    import multiprocessing  # slow, and only needed where counting takes longer
+def records_of(text: Text, name: str) -> Iterator[Any]:
+    with open(os.path.join(text.scratch, name), "rb") as file:
+        while file.peek(1):
+            yield marshal.load(file)
 
-    processes = [multiprocessing.get_context("fork").Process(target=work, args=(each,)) for each in range(number)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    failed = [process.exitcode for process in processes if process.exitcode]
+
+def append(path: str, *data: bytes) -> None:
+    """Write all of the data at the end of a file to which other processes write too."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.writelines(data)
+
+
+def in_processes(number: int, work: Callable[[int], None]) -> None:
+    """Do the work in so many forks of this process, which multiprocessing takes 30 ms longer for; in this one, if 1."""
+    if number == 1:
+        work(0)
+        return
+    children = []
+    for each in range(number):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                work(each)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    failed = [(status >> 8) or -(status & 127) for status in statuses if status]
     if failed:
         raise RuntimeError(f"{len(failed)} of {number} counting processes failed (exit codes {failed})")
 
@@ -357,33 +276,47 @@ def top_words(
 ) -> tuple[Words, int]:
     """The most frequent words, ties in order of first appearance, and the number of replaced bytes.
 
-    Words are tokens without `string.punctuation` at both ends; case is kept. All are written to the file `all_words`.
+    Words are tokens without `string.punctuation` at both ends; case is kept. One longer than LONG is a space and the
+    name of a file in `text.scratch`. All words are written to the file `all_words`.
     """
-    own = os.getpid()
+    borders = text.borders(min(workers * SEGMENTS, 256) if workers > 1 else 1)
+    parts = max(workers, 1 + text.size * 16 // table_bytes)  # a token takes up to 16 times its bytes in a table
+    tally = Tally(text, parts, table_bytes)
+    receive, send = os.pipe()
+    os.write(send, bytes(range(len(borders) - 1)))  # the segments, of which each process takes the next one
+    os.close(send)
 
-    def use(table: Counter[bytes]) -> Made:
+    def count(_: int) -> None:
+        tally.count(borders, map(ord, iter(lambda: os.read(receive, 1), b"")))
+        if workers > 1 or tally.saved:
+            tally.save()
+
+    def most_frequent(table: Counter[bytes]) -> tuple[Words, int]:
         replaced = table.pop(REPLACED, 0)
         table.pop(b"", 0)
         words = sorted(table.items(), key=itemgetter(1), reverse=True)[:wanted]
         if all_words:
-            here = os.getpid()
-            path = all_words if here == own else os.path.join(text.scratch, f"all-{here}")
-            with open(path, "ab") as file:
-                write_all(file, table, text.scratch)
+            append(all_words, *packed(table, text.scratch))
         return words, replaced
 
-    made = counted(text, workers, table_bytes, use)
-    for name in os.listdir(text.scratch) if all_words and text.scratch else ():
-        if name.startswith("all-"):
-            with open(all_words, "ab") as file, open(os.path.join(text.scratch, name), "rb") as part:
-                file.writelines(chunks(part))
-    found = sorted(itertools.chain.from_iterable(words for words, _ in made), key=itemgetter(1), reverse=True)
-    return (in_order(text, found, wanted) if len(made) > 1 else found), sum(replaced for _, replaced in made)
+    def merge(number: int) -> None:
+        for part in range(number, parts, workers):
+            append(os.path.join(text.scratch, "found"), marshal.dumps(most_frequent(merged(text, part))))
+
+    try:
+        in_processes(workers, count)
+    finally:
+        os.close(receive)
+    if workers == 1 and not tally.saved:
+        return most_frequent(tally.table)
+    in_processes(workers, merge)
+    found = [*records_of(text, "found")]
+    return in_order(text, [word for words, _ in found for word in words], wanted), sum(number for _, number in found)
 
 
 def in_order(text: Text, found: Words, wanted: int) -> Words:
     """The most frequent words; where counts are equal, the text is read up to where it decides between the words."""
-    least = min((count for _, count in found[:wanted]), default=0)
+    least = min(sorted((count for _, count in found), reverse=True)[:wanted], default=0)
     counts = {word: count for word, count in found if count >= least}
     above = {word for word in counts if counts[word] > least}
     seen: dict[bytes, int] = {}
@@ -435,25 +368,24 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
     return iter(partial(file.read, BLOCK_BYTES), b"")
 
 
-def write_all(file: BinaryIO, table: Counter[bytes], scratch: str) -> None:
+def packed(table: Counter[bytes], scratch: str) -> Iterator[bytes]:
     """A line for each word, with a tab before its count, in gzip: several such files, joined, are one such file."""
     import zlib
 
     # Fast rather than small: level 6 would save an eighth of the size, for twice the time.
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)  # 31: as gzip does
     for word in [word for word in table if word.startswith(b" ")]:
-        file.writelines(map(packer.compress, letters(word, scratch)))
-        file.write(packer.compress(b"\t%d\n" % table.pop(word)))
+        yield from map(packer.compress, letters(word, scratch))
+        yield packer.compress(b"\t%d\n" % table.pop(word))
     lines = map(b"%b\t%d\n".__mod__, table.items())
-    for some in iter(lambda: b"".join(itertools.islice(lines, 10_000)), b""):
-        file.write(packer.compress(some))
-    file.write(packer.flush())
+    yield from map(packer.compress, iter(lambda: b"".join(itertools.islice(lines, 10_000)), b""))
+    yield packer.flush()
 
 
 def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> None:
     """Write the output for the file, in whatever encoding it is."""
     text = Text(path, encoding_of(path, options.encoding or ""), scratch)
-    workers, all_words = workers_for(text.size, options.slots), options.allwords or ""
+    workers, all_words = workers_for(text.size), options.allwords or ""
     if all_words and os.path.exists(all_words):
         os.remove(all_words)  # of an earlier attempt
     words, replaced = top_words(text, options.numwords, workers, all_words=all_words)
@@ -466,46 +398,40 @@ def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> 
 # --- the command line -------------------------------------------------------------------------------------
 
 
-def at_least_one(text: str) -> int:
-    if int(text) >= 1:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{int(text)} is less than 1")
+def number_from(least: int, kind: type[int] | type[float]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if kind(text) >= least:
+            return kind(text)
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up")
 
-
-def seconds(text: str) -> float:
-    if 0 <= float(text) < float("inf"):
-        return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
+    return number
 
 
 def text_encoding(name: str) -> str:
     try:
-        if isinstance(codecs.getincrementaldecoder(name)().decode(b""), str):  # and not such as base64
-            return name
-    except (LookupError, TypeError, ValueError):  # not known, or one that decodes no bytes
-        pass
-    raise argparse.ArgumentTypeError(f"{name!r} is no text encoding that Python knows, such as windows-1251 or utf-16")
+        return b".".decode(name, "replace") and name
+    except LookupError as error:  # it is not known, or decodes to no text
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     about = "Write the most frequent words of a text file to <stem>_OUTPUT<ext>, in OUTPUT_DIR or beside the file."
     # With a width of its own: to find the terminal's takes imports.
     parser = argparse.ArgumentParser(description=about, formatter_class=partial(argparse.HelpFormatter, width=100))
-    encoding = "encoding of a file without byte-order mark (default: UTF-8, or UTF-16 or -32 where NUL bytes show it)"
-    slots = "task slots of this node: the cores are shared among as many tasks (default: TASKS_PER_NODE, or 1)"
-    per_node = os.environ.get("TASKS_PER_NODE", "1")
+    encoding = "encoding of a file without byte-order mark (default: UTF-8)"
     add = parser.add_argument
     add("--filepath", required=True, help="the text file; write --filepath=-x.txt if its name starts with a dash")
-    add("--numwords", required=True, type=at_least_one, metavar="N", help="how many words to list")
+    add("--numwords", required=True, type=number_from(1, int), metavar="N", help="how many words to list")
     add("--allwords", metavar="FILE", help="also write all words with their counts to this file, compressed by gzip")
     add("--encoding", type=text_encoding, metavar="NAME", help=encoding)
-    add("--delay", type=seconds, default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
-    add("--slots", type=at_least_one, default=per_node, metavar="N", help=slots)
+    add("--delay", type=number_from(0, float), default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
     return parser.parse_args(arguments)
 
 
-def workers_for(size: int, slots: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // slots) if size >= SMALL_FILE_BYTES else 1
+def workers_for(size: int) -> int:
+    """A process per core, of which a node's tasks that run at a time have equal shares."""
+    tasks = int(os.environ.get("TASKS_PER_NODE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // tasks) if size >= SMALL_FILE_BYTES else 1
 
 
 def shown(name: str) -> str:
@@ -515,8 +441,6 @@ def shown(name: str) -> str:
 
 def run(options: argparse.Namespace) -> None:
     path = options.filepath
-    if not os.path.isfile(path):
-        raise Failure(f"--filepath: there is no file {shown(path)}", 1)
     if options.delay:
         print(f"Waiting {options.delay:g} seconds before counting...", flush=True)
         time.sleep(options.delay)
@@ -540,9 +464,9 @@ def process_file(arguments: list[str]) -> int:
     """Do what the command line does for one file; returns the exit code. SystemExit for wrong arguments."""
     try:
         run(parse(arguments))
-    except Failure as failure:
-        print(failure, file=sys.stderr)
-        return failure.exit_code
+    except NotText as error:
+        print(error, file=sys.stderr)
+        return NOT_TEXT
     except (OSError, RuntimeError) as error:
         print(f"top_words: {error}", file=sys.stderr)
         return 1
