@@ -54,11 +54,11 @@ class LocalAzure:
             raise LocalAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is above")
         return settings
 
-    def faults(self, operation: str, **properties: Any) -> Any:
+    def faults(self, fault: str, /, **properties: Any) -> Any:
         """Inject a fault, as `python -m local_azure.faults` does; it needs the option `--faults`."""
         from local_azure.faults import ask
 
-        return ask(operation, properties, self.settings)
+        return ask(fault, properties, self.settings)
 
     def exit_code_at(self, endpoint: str) -> int | None:
         """Its exit code, if it has ended and one of its services had that endpoint."""

@@ -36,17 +36,23 @@ def ensure_installed() -> Path:
 
     That is beside its lock file, or in the user's cache where that folder cannot be written. Raises AzuriteFailed.
     """
-    folder = PACKAGE if _installed(PACKAGE) or os.access(PACKAGE, os.W_OK) else _in_cache()
-    if not _installed(folder):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _install_once(folder)
-        except OSError as error:
-            raise AzuriteFailed(
-                f"Azurite cannot be installed in {folder}: {error.strerror}; "
-                "set XDG_CACHE_HOME to a folder that you can write"
-            ) from None
+    folder = _installed(PACKAGE) or _installed(_in_cache()) or _install_once(_place())
     return folder / "node_modules" / "azurite"
+
+
+def _place() -> Path:
+    """The folder to install in. Raises AzuriteFailed if there is none that can be written."""
+    if os.access(PACKAGE, os.W_OK):
+        return PACKAGE
+    folder = _in_cache()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AzuriteFailed(
+            f"Azurite cannot be installed in {folder}: {error.strerror}; "
+            "set XDG_CACHE_HOME to a folder that you can write"
+        ) from None
+    return folder
 
 
 def _in_cache() -> Path:
@@ -55,7 +61,7 @@ def _in_cache() -> Path:
     return cache / "local-azure" / _wanted_version()
 
 
-def _install_once(folder: Path) -> None:
+def _install_once(folder: Path) -> Path:
     with (folder / ".install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two concurrent first runs, the second finds it installed
         if not _installed(folder):
@@ -63,6 +69,7 @@ def _install_once(folder: Path) -> None:
             _copy_to(folder)
             _install(folder)
             _remove_unused(folder / "node_modules")
+    return folder
 
 
 def _wanted_version() -> str:
@@ -70,15 +77,15 @@ def _wanted_version() -> str:
     return str(lock["packages"]["node_modules/azurite"]["version"])
 
 
-def _installed(folder: Path) -> bool:
-    """True if the installation is complete and of the locked version; npm copies the lock file when it is done."""
+def _installed(folder: Path) -> Path | None:
+    """The folder, if what is installed is complete and of the locked version; npm copies the lock file at its end."""
     modules = folder / "node_modules"
     try:
         manifest = json.loads((modules / "azurite" / "package.json").read_text())
         finished = (modules / ".package-lock.json").exists()
     except (OSError, ValueError):
-        return False
-    return bool(finished and manifest["version"] == _wanted_version())
+        return None
+    return folder if finished and manifest["version"] == _wanted_version() else None
 
 
 def _copy_to(folder: Path) -> None:

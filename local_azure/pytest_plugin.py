@@ -1,4 +1,4 @@
-"""pytest fixtures: a local Azure for tests. Nothing of it is imported before a test asks for it.
+"""pytest fixtures: a local Azure for tests. Its services are started, and imported, when a test asks for them.
 
 Each process of pytest-xdist has its own. The service starts once per session, with `--faults` and the options in the
 ini file's `local_azure_options`. A test marked `local_azure_isolated` gets one for itself.
@@ -21,7 +21,9 @@ _ACCOUNTS = ("AZURE_BATCH_", "AZURE_STORAGE_")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addini(_OPTIONS, "options of the command local-azure for the fixture local_azure, such as --tls", type="args")
+    parser.addini(
+        _OPTIONS, "options of the command local-azure for the fixture local_azure, such as --tls", type="args"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,7 +49,7 @@ def local_azure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def local_azure_faults(local_azure: LocalAzure) -> Iterator[Callable[..., Any]]:
-    """Injects faults into it, `local_azure_faults("requests", operation="create_job", status=503)`, reset afterwards."""
+    """Injects faults, as `local_azure_faults("requests", operation="create_job", status=503)`; reset after the test."""
     yield local_azure.faults
     local_azure.faults("reset")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LASTS = timedelta(days=365)
 _LEFT = timedelta(days=30)  # when it is made anew
-_NAMES = ("localhost",)
+_NAMES = ("localhost", "localazure.blob.core.localhost")  # the latter for clients that address accounts by host
 _ADDRESSES = ("127.0.0.1", "::1")
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 

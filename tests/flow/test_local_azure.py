@@ -22,9 +22,9 @@ from azure.core.pipeline.transport import HttpTransport
 
 from local_azure import embedded
 from local_azure.__main__ import BATCH_PORT, BLOB_PORT
-from local_azure.installation import node
 from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
+from local_azure.installation import node
 from local_azure.loopback import TRUST
 from tasks.accounts.clients import Azure
 from tasks.errors.service import EmbeddedAzureEnded
