@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from local_azure import accounts
-from local_azure.azurite import AUTOSAVE, Azurite, AzuriteFailed, azurite
+from local_azure.azurite import AUTOSAVE, Azurite, azurite
 from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
 from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
-from local_azure.installation import ensure_installed
+from local_azure.installation import AzuriteFailed, ensure_installed
 from local_azure.loopback import bypass_proxies, past_proxies
 from local_azure.security import Security, SignIn
 

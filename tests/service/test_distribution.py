@@ -104,7 +104,7 @@ class Installed:
     @contextmanager
     def local_azure(self, *options: str, folder: Path) -> Iterator[None]:
         """The command, ready."""
-        command = [self.python.with_name("local-azure"), "--port", "0", *options]
+        command = [str(self.python.with_name("local-azure")), "--port", "0", *options]
         with subprocess.Popen(command, cwd=folder, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             try:
@@ -138,7 +138,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 @pytest.fixture(scope="module")
 def ready(installed: Installed) -> Installed:
     """Azurite is installed, by two first starts at a time."""
-    command = [installed.python, "-m", "local_azure.installation"]
+    command = [str(installed.python), "-m", "local_azure.installation"]
     starts = [
         subprocess.Popen(
             command,
