@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
@@ -71,8 +71,8 @@ def ask(operation: str, properties: Mapping[str, Any], settings: Mapping[str, st
     except HTTPError as error:
         answer = json.load(error)
         raise FaultRefused(f"({answer['code']}) {answer['message']['value'].splitlines()[0]}") from None
-    except URLError as error:
-        raise FaultRefused(f"{settings[_ENDPOINT]} does not answer: {error.reason}") from None
+    except OSError as error:
+        raise FaultRefused(f"{settings[_ENDPOINT]} does not answer: {getattr(error, 'reason', error)}") from None
 
 
 def _credentials(settings: Mapping[str, str], path: str, query: str, length: int) -> dict[str, str]:
