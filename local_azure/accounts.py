@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from local_azure.batch.state.access import Entra
 from local_azure.batch.state.paths import write_private
-from local_azure.loopback import TRUST
+from local_azure.loopback import PAST_PROXIES, TRUST
 
 NAME = "localazure"
 _KEY_BYTES = {"batch": 64, "storage": 64}  # as long as Azure's own
@@ -47,9 +47,11 @@ def keys_of(data: Path) -> Keys:
 def settings(keys: Keys, batch_endpoint: str, blob_endpoint: str) -> dict[str, str]:
     """The five environment variables that `az`, the SDKs and the flow read."""
     protocol = urlsplit(blob_endpoint).scheme
+    # `source` takes semicolons only between quotes, which `export $(cat FILE)` keeps. Here they end two addresses that
+    # nobody uses, so that it is a connection string to all clients with them and without them.
     connection_string = (
-        f"DefaultEndpointsProtocol={protocol};AccountName={NAME};AccountKey={keys.storage};"
-        f"BlobEndpoint={blob_endpoint};"
+        f"QueueEndpoint=http://no-queue-storage.invalid/';DefaultEndpointsProtocol={protocol};AccountName={NAME};"
+        f"AccountKey={keys.storage};BlobEndpoint={blob_endpoint};TableEndpoint=http://no-table-storage.invalid/';"
     )
     return {
         "AZURE_BATCH_ACCOUNT": NAME,
@@ -75,6 +77,6 @@ def keyless_settings(entra: Entra, identity_endpoint: str, batch_endpoint: str, 
 def is_settings_file(path: Path) -> bool:
     """True if the file contains only settings written by a local Azure, or nothing."""
     keys = Keys(batch="", storage="")
-    ours = {*settings(keys, "", ""), *keyless_settings(Entra.of(""), "", "", ""), *TRUST}
+    ours = {*settings(keys, "", ""), *keyless_settings(Entra.of(""), "", "", ""), *TRUST, *PAST_PROXIES}
     names = {line.split("=", 1)[0] for line in path.read_text(errors="replace").splitlines()}
     return names <= ours and (not names or "AZURE_BATCH_ACCOUNT" in names)

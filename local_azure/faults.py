@@ -7,7 +7,7 @@
     python -m local_azure.faults clock advance=PT2H
     python -m local_azure.faults reset
 
-docs/local-batch-service.md lists the operations and their properties.
+The page on the local Batch service lists the operations and their properties.
 """
 
 from __future__ import annotations
@@ -15,19 +15,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from email.utils import format_datetime
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
-from azure.batch import BatchClient
-from azure.core.credentials import AzureKeyCredential, AzureNamedKeyCredential
-from azure.core.exceptions import AzureError
-from azure.core.pipeline.policies import AzureKeyCredentialPolicy
-from azure.core.rest import HttpRequest, HttpResponse
+from local_azure.batch.rest.auth import SignedRequest, sign
+from local_azure.batch.state.account import Account
 
 _API_VERSION = "2025-06-01"
-_ACCOUNT = ("AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCOUNT")
+_ENDPOINT, _NAME = "AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCOUNT"
 _KEY, _HEADER = "AZURE_BATCH_ACCESS_KEY", "IDENTITY_HEADER"  # either will do
+_TIMEOUT = 60.0  # seconds
+
+
+class FaultRefused(Exception):
+    """The service refused the operation, or does not answer; the message has its error code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,33 +45,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("operation", help="for example requests, preempt, clock or reset")
     parser.add_argument("properties", nargs="*", metavar="NAME=VALUE", help="VALUE is a number, true, false or text")
     options = parser.parse_args(arguments)
-    missing = [name for name in _ACCOUNT if not os.environ.get(name)]
+    missing = [name for name in (_ENDPOINT, _NAME) if not os.environ.get(name)]
     if not (os.environ.get(_KEY) or os.environ.get(_HEADER)):
         missing.append(f"{_KEY} (or {_HEADER})")
     if missing:
         parser.error(f"{', '.join(missing)} not set: `python -m local_azure --faults` prints them")
     try:
         print(json.dumps(ask(options.operation, dict(map(_property, options.properties)))))
-    except AzureError as error:
-        print(f"local Azure: {error.message.splitlines()[0]}", file=sys.stderr)
+    except FaultRefused as error:
+        print(f"local Azure: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def ask(operation: str, properties: dict[str, Any]) -> Any:
-    """Send the operation to the service named by the environment; returns its response."""
-    endpoint, account = (os.environ[name] for name in _ACCOUNT)
+def ask(operation: str, properties: Mapping[str, Any], settings: Mapping[str, str] = os.environ) -> Any:
+    """Send the operation to the service of these settings; returns its response. Raises FaultRefused."""
+    path, query = f"/$local/{operation}", urlencode({"api-version": _API_VERSION})
+    url, body = f"{settings[_ENDPOINT]}{path}?{query}", json.dumps(properties).encode()
+    headers = {"Content-Type": "application/json", **_credentials(settings, path, query, len(body))}
+    trusted = ssl.create_default_context(cafile=settings.get("SSL_CERT_FILE"))
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=trusted))
+    try:
+        with opener.open(Request(url, body, headers), timeout=_TIMEOUT) as response:
+            return json.load(response)
+    except HTTPError as error:
+        answer = json.load(error)
+        raise FaultRefused(f"({answer['code']}) {answer['message']['value'].splitlines()[0]}") from None
+    except OSError as error:
+        raise FaultRefused(f"{settings[_ENDPOINT]} does not answer: {getattr(error, 'reason', error)}") from None
+
+
+def _credentials(settings: Mapping[str, str], path: str, query: str, length: int) -> dict[str, str]:
     # Where tokens are taken, what issues them is asked for instead: a fault may have made them useless.
-    options = {} if (key := os.environ.get(_KEY)) else {"authentication_policy": _identity_header()}
-    with BatchClient(endpoint, AzureNamedKeyCredential(account, key or ""), **options) as client:
-        request = HttpRequest("POST", f"/$local/{operation}", params={"api-version": _API_VERSION}, json=properties)
-        response = client.send_request(request)
-        response.raise_for_status()
-        return response.json()
-
-
-def _identity_header() -> AzureKeyCredentialPolicy[HttpRequest, HttpResponse]:
-    return AzureKeyCredentialPolicy(AzureKeyCredential(os.environ[_HEADER]), "X-IDENTITY-HEADER")
+    if not (key := settings.get(_KEY)):
+        return {"X-IDENTITY-HEADER": settings[_HEADER]}
+    date = format_datetime(datetime.now(timezone.utc), usegmt=True)
+    headers = {"content-type": "application/json", "content-length": str(length), "date": date}
+    request = SignedRequest(method="POST", raw_path=path, query=query, headers=headers)
+    return {"Date": date, "Authorization": sign(request, Account(name=settings[_NAME], key=key))}
 
 
 def _property(text: str) -> tuple[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-import re
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local_azure.batch.state.paths import write_private
-from local_azure.loopback import ADDING, REPLACING, TRUST
+from local_azure.loopback import ADDING, REPLACING, SPLITS, TRUST
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 _LASTS = timedelta(days=365)
 _LEFT = timedelta(days=30)  # when it is made anew
-_NAMES = ("localhost",)
+_NAMES = ("localhost", "localazure.blob.core.localhost")  # the latter for clients that address accounts by host
 _ADDRESSES = ("127.0.0.1", "::1")
 _BEGIN = "-----BEGIN CERTIFICATE-----"
-_SPLITS = re.compile(r"[^\w@%+=:,./-]")  # what a shell splits or expands in `export $(cat FILE)`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +43,10 @@ class Certificate:
 
     def bundle_for_shells(self) -> Path:
         """The bundle, or a link to it where a shell would split its path in `export $(cat local.env)`."""
-        if not _SPLITS.search(str(self.bundle)):
+        if not SPLITS.search(str(self.bundle)):
             return self.bundle
         temporary = tempfile.gettempdir()
-        folder = "/tmp" if _SPLITS.search(temporary) else temporary
+        folder = "/tmp" if SPLITS.search(temporary) else temporary
         digest = hashlib.sha256(os.fsencode(self.bundle)).hexdigest()[:16]
         link = Path(folder, f"local-azure-trusted-{digest}.pem")
         if not (link.is_symlink() and link.lstat().st_uid == os.getuid()):  # of an earlier start, so to the same file

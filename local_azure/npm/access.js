@@ -1,15 +1,14 @@
 // Loaded into Azurite's process before Azurite (node --require): what Azure checks, answers and signs, and Azurite 3.36
-// does not. The environment has the secret that signs tokens (LOCAL_AZURE_TOKEN_SECRET, in hexadecimal; empty: no
-// tokens) and the file with who may use the account (LOCAL_AZURE_ACCESS, see local_azure/batch/state/access.py;
-// empty: whoever has the key).
+// does not. The environment has the folder of its Blob Storage (LOCAL_AZURE_BLOB), the secret that signs tokens
+// (LOCAL_AZURE_TOKEN_SECRET, in hexadecimal; empty: no tokens) and the file with who may use the account
+// (LOCAL_AZURE_ACCESS, see local_azure/batch/state/access.py; empty: whoever has the key).
 "use strict";
 
 const { createHmac, randomBytes, timingSafeEqual } = require("crypto");
 const { readFileSync } = require("fs");
 const path = require("path");
 
-const azurite = path.join(__dirname, "node_modules", "azurite", "dist", "src", "blob");
-const load = (module) => require(path.join(azurite, module));
+const load = (module) => require(path.join(process.env.LOCAL_AZURE_BLOB, module));
 const StorageError = load("errors/StorageError").default;
 const signing = load("authentication/IBlobSASSignatureValues");
 const secret = Buffer.from(process.env.LOCAL_AZURE_TOKEN_SECRET || "", "hex");

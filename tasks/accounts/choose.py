@@ -39,12 +39,12 @@ def _of_block(name: str) -> Azure:
 
 @contextmanager
 def _embedded() -> Iterator[Azure]:
-    from local_azure.embedded import EmbeddedAzureFailed, embedded_azure  # the one place that starts the default
+    from local_azure.embedded import LocalAzureFailed, embedded_azure  # the one place that starts the default
 
     with ExitStack() as stack:
         try:
             settings = stack.enter_context(embedded_azure())
-        except EmbeddedAzureFailed as error:
+        except LocalAzureFailed as error:
             raise InputError(str(error)) from None
         embedded = Azure.from_environment(settings)
         assert embedded is not None

@@ -14,15 +14,17 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from azure.core.pipeline.transport import HttpTransport
 
 from local_azure import embedded
-from local_azure.azurite import node
+from local_azure.__main__ import BATCH_PORT, BLOB_PORT
 from local_azure.data import data_directory, remove_abandoned
 from local_azure.embedded import embedded_azure
+from local_azure.installation import node
 from local_azure.loopback import TRUST
 from tasks.accounts.clients import Azure
 from tasks.errors.service import EmbeddedAzureEnded
@@ -45,7 +47,7 @@ class LocalAzure:
     """The command, once it has printed its settings."""
 
     def __init__(self, temporary: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "local_azure", "--batch-port=0", "--blob-port=0", *arguments]
+        command = [sys.executable, "-m", "local_azure", "--port=0", *arguments]
         environment = {**os.environ, "TMPDIR": str(temporary)}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -149,7 +151,21 @@ def test_a_port_that_is_taken_is_named_with_its_option(option: str, start: Calla
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         _, error = start(f"{option}={port}").process.communicate(timeout=LIMIT)
-    assert error == f"local Azure: port {port} is in use: give another with {option}, or 0 for a free one\n"
+    free = "or take free ones with --port 0"
+    assert error == f"local Azure: port {port} is in use: give another with {option}; {free}\n"
+
+
+def test_without_options_each_default_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for port in (BATCH_PORT, BLOB_PORT):
+            with suppress(OSError):  # taken by something else
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        done = subprocess.run([sys.executable, "-m", "local_azure"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "local Azure: port 10100 is in use: give another with --batch-port; "
+        "port 10000 is in use: give another with --blob-port; or take free ones with --port 0\n"
+    )
 
 
 def test_one_port_for_both_services_is_refused(start: Callable[..., LocalAzure]) -> None:
@@ -250,7 +266,7 @@ def test_a_second_one_on_the_same_data_directory_is_refused(start: Callable[...,
 def test_keys_are_on_no_command_line(running: LocalAzure) -> None:
     settings = running.settings
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    for secret in (settings["AZURE_BATCH_ACCESS_KEY"], settings["AZURE_STORAGE_CONNECTION_STRING"].split(";")[2]):
+    for secret in (settings["AZURE_BATCH_ACCESS_KEY"], settings["AZURE_STORAGE_CONNECTION_STRING"].split(";")[3]):
         assert not any(secret.encode() in line for line in lines)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,29 +17,18 @@ from azure.batch.models import (
 )
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
+from local_azure import LocalAzure
 from tasks.accounts.clients import Azure
 from tasks.resources.leftovers import list_in_batch, list_in_storage
 from tasks.resources.resource import Found
-from tests.support.paths import ROOT
 from tests.support.polling import wait_until
 
 
 @contextmanager
 def azure_with_faults(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     """The settings of a local Azure that makes faults on demand, and lives as long as the context."""
-    file = folder / "local.env"
-    arguments = ["--faults", "--batch-port=0", "--blob-port=0", "--until-stdin-closes", f"--env-file={file}", *options]
-    with subprocess.Popen(
-        [sys.executable, "-m", "local_azure", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()  # the file is there before they are printed
-        yield dict(line.split("=", 1) for line in file.read_text().splitlines())
+    with LocalAzure("--faults", f"--data={folder / 'data'}", *options) as azure:
+        yield azure.settings
 
 
 def accounts_of(settings: dict[str, str], environment: pytest.MonkeyPatch) -> Azure:

@@ -37,7 +37,8 @@ from tasks.run.settings import CleanUp, PoolSettings, RunSettings, TimeLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = sorted(page for pattern in ("*.md", "docs/*.md", "examples/**/*.md") for page in ROOT.glob(pattern))
+WHERE = ("*.md", "docs/*.md", "examples/**/*.md", "local_azure/*.md")
+PAGES = sorted(page for pattern in WHERE for page in ROOT.glob(pattern))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 GROUPS: dict[str, type[BaseModel]] = {"pool": PoolSettings, "limits": TimeLimits, "clean_up": CleanUp}
 OF_AZURE_IDENTITY = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from local_azure.loopback import bypass_proxies
+from local_azure.loopback import bypass_proxies, past_proxies
 from tests.support.paths import DATA
 
 LINES = 20_000  # more than a pipe holds
@@ -119,3 +119,21 @@ def test_where_nothing_goes_through_a_proxy_that_stays_so() -> None:
     environment = {"NO_PROXY": "*"}
     bypass_proxies(environment)
     assert environment == {"NO_PROXY": "*"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {}),
+        ({"HTTP_PROXY": "http://p"}, "127.0.0.1,localhost,::1"),
+        ({"https_proxy": "http://p", "NO_PROXY": "*.corp, $(x),host"}, "*.corp,host,127.0.0.1,localhost,::1"),
+        ({"ALL_PROXY": "http://p", "NO_PROXY": "*"}, {}),
+        ({"NO_PROXY": "host"}, {}),
+    ],
+)
+def test_clients_behind_a_proxy_are_told_to_go_past_it(
+    environment: dict[str, str], expected: dict[str, str] | str
+) -> None:
+    bypass_proxies(environment)
+    hosts = dict.fromkeys(("no_proxy", "NO_PROXY"), expected) if isinstance(expected, str) else expected
+    assert past_proxies(environment) == hosts

@@ -22,7 +22,7 @@ def test_certificate_is_for_loopback_alone_and_its_key_is_private(tmp_path: Path
     found = certificate_of(tmp_path, {})
     names = loaded(found).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(name) for name in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "localazure.blob.core.localhost"]
     assert not loaded(found).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert {stat.S_IMODE(path.stat().st_mode) for path in (found.key, found.certificate, found.bundle)} == {0o600}
 

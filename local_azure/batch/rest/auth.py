@@ -74,6 +74,12 @@ def verify(
         _verify_signature(request, account, credentials.strip(), machine_time)
 
 
+def sign(request: SignedRequest, account: Account) -> str:
+    """The Authorization header of the request."""
+    text = next(_strings_to_sign(request, account.name))
+    return f"SharedKey {account.name}:{_signature(base64.b64decode(account.key), text).decode()}"
+
+
 def has_header(request: SignedRequest, entra: Entra) -> bool:
     """True if the request has the header with which tokens are issued."""
     given = request.headers.get("x-identity-header", "")
