@@ -42,7 +42,11 @@ ANSWERS = {
 FILES = {"download_task_file", "download_node_file"}
 # The models say that these are always there; the real service omits them until there is something to tell.
 ABSENT_AT_FIRST = {("BatchNode", "lastBootTime"), ("BatchNode", "ipv6Address")}  # without IPv6 it has no address
-NEVER_SHOWN = {("UserAccount", "password")}
+NEVER_SHOWN = {
+    ("UserAccount", "password"),
+    ("CifsMountConfiguration", "password"),
+    ("AzureFileShareConfiguration", "accountKey"),
+}
 
 
 class CheckedTransport(RequestsTransport):  # type: ignore[misc]
@@ -145,6 +149,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
         assert isinstance(value, list), f"{path} is not a list"
         for item in value:
             _check_value(item, typing.get_args(hint)[0], path)
+    elif typing.get_origin(hint) is dict:
+        assert isinstance(value, dict), f"{path} is not an object"
     elif hint is datetime:
         assert parse_timestamp(value)
         # Azure writes seven digits of a second, but for this date.

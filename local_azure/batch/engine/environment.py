@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from local_azure.batch.engine.service import Service
+from local_azure.batch.node.containers import Containers
 from local_azure.batch.state.access import Entra
 from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Document
@@ -50,6 +51,7 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
     In a container, the image sets those that are not Batch's own.
     """
     working = str(directory / "wd")
+    in_container = task.get("containerSettings") and service.containers is Containers.ENGINE
     of_machine = {
         "PATH": f"{service.data / _PYTHON / 'bin'}:{_PATH}",
         "HOME": working,
@@ -61,7 +63,7 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
         "LOGNAME": "_azbatch",
     }
     return {
-        **({} if task.get("containerSettings") else of_machine),
+        **({} if in_container else of_machine),
         **(_trust(service.trusted, root) if service.trusted else {}),
         **(_identity(service, service.entra) if service.entra and service.identities(pool) else {}),
         "AZ_BATCH_ACCOUNT_NAME": service.account.name,

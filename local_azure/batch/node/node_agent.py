@@ -59,7 +59,9 @@ class NodeAgent:
         trash: Path,
         auto_storage: asyncio.Future[AutoStorage] | None = None,
         storage_token: Callable[[], str] | None = None,
+        where: containers.Containers = containers.Containers.ENGINE,
     ) -> None:
+        self._where = where  # tasks with containerSettings run
         self._storage_token = storage_token
         self._runner = runner
         self._trash = trash
@@ -182,6 +184,10 @@ class NodeAgent:
             time_limit=time_limit,
         )
         if not work.container:
+            return command
+        if self._where is containers.Containers.HOST:
+            name = work.environment.get("AZ_BATCH_TASK_ID", "of the node's start")
+            logger.warning("Task %s: runs on this machine, not in a container of %s", name, work.container["imageName"])
             return command
         engine = containers.find_engine()
         run = containers.in_container(engine, work.container, work.command_line, work.environment)
