@@ -20,12 +20,14 @@ from local_azure.batch.state.wire import parse_timestamp
 # What each operation answers with; one that is not here must answer without a body.
 ANSWERS = {
     "list_supported_images": "BatchSupportedImage",
+    "list_pool_usage_metrics": "BatchPoolUsageMetrics",
     "list_pool_node_counts": "BatchPoolNodeCounts",
     "list_pools": "BatchPool",
     "get_pool": "BatchPool",
     "evaluate_pool_auto_scale": "AutoScaleRun",
     "list_nodes": "BatchNode",
     "get_node": "BatchNode",
+    "get_node_remote_login_settings": "BatchNodeRemoteLoginSettings",
     "list_node_files": "BatchNodeFile",
     "list_task_files": "BatchNodeFile",
     "list_jobs": "BatchJob",
@@ -37,6 +39,7 @@ ANSWERS = {
     "list_jobs_from_schedule": "BatchJob",
     "list_tasks": "BatchTask",
     "get_task": "BatchTask",
+    "list_subtasks": "BatchSubtask",
     "create_task_collection": "BatchTaskCreateResult",
 }
 FILES = {"download_task_file", "download_node_file"}
