@@ -177,12 +177,14 @@ class Allocator:
     def _add_node(self, pool: Row, dedicated: bool) -> None:
         now = self._service.now()
         name = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
+        # Nodes that reach each other have addresses of loopback, all of which this machine has.
+        network = "127.0" if pool.document["enableInterNodeCommunication"] else "10.0"
         number = int(self._service.store.value("SELECT ifnull(max(seq), 0) FROM nodes")) + 4
         document: Document = {
             "id": name,
             "schedulingState": "enabled",
             "allocationTime": timestamp(now),
-            "ipAddress": f"10.0.{number // 250 % 256}.{number % 250}",
+            "ipAddress": f"{network}.{number // 250 % 256}.{number % 250}",
             "affinityId": f"TVM:{name}",
             "vmSize": pool.document["vmSize"],
             "totalTasksRun": 0,

@@ -100,6 +100,17 @@ def _trust(trusted: Path, root: Path) -> dict[str, str]:
     return trusting(str(copy))
 
 
+def of_task(
+    service: Service, task: Document, job: Document, *, pool: str, node: Document, root: Path, directory: Path
+) -> dict[str, str]:
+    """All variables of a task of a job; those that its client sets take precedence."""
+    return {
+        **base(service, task, pool=pool, node=node, root=root, directory=directory),
+        **of_job(root, job, task["id"]),
+        **settings(job.get("commonEnvironmentSettings"), task.get("environmentSettings")),
+    }
+
+
 def of_job(root: Path, job: Document, task_id: str) -> dict[str, str]:
     """The additional variables of a job's tasks."""
     variables = {"AZ_BATCH_JOB_ID": job["id"], "AZ_BATCH_TASK_ID": task_id}

@@ -38,16 +38,19 @@ NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile",
 
 @dataclass
 class Execution:
-    """Work in progress."""
+    """Work in progress. `also` is work that ends with it, of the other nodes of a multi-instance task."""
 
-    command: RunningCommand | None = None
+    commands: list[RunningCommand] = field(default_factory=list)
     stopping: bool = False
     task: asyncio.Task[None] | None = field(default=None)
+    also: Execution | None = None
 
     def stop(self) -> None:
         self.stopping = True
-        if self.command:
-            self.command.terminate()
+        for command in self.commands:
+            command.terminate()
+        if self.also:
+            self.also.stop()
 
 
 class NodeAgent:
@@ -118,29 +121,56 @@ class NodeAgent:
 
     async def carry_out(self, work: Work, execution: Execution) -> Result:
         """Carry out one attempt: files, command, files. Errors of the work are in the result."""
+        failed = self._prepare(work.directory, work.directory)
+        return failed or await self.perform(work, execution)
+
+    async def perform(self, work: Work, execution: Execution) -> Result:
+        """The same, in directories that are there already."""
         deadline = None if work.time_limit is None else asyncio.get_running_loop().time() + work.time_limit
-        try:
-            self._prepare(work.directory)
-        except OSError as error:
-            return Result(failure=failure("ServerError", "ResourceDirectoryCreateFailed", _reason(error)))
-        if work.resource_files:
-            try:
-                await self._stage_in(work)
-            except transfer.TransferFailed as error:
-                return Result(failure=self._transfer_failure(error))
+        if failed := await self._stage_in(work, work.directory / "wd"):
+            return failed
         if execution.stopping:
             return Result(interrupted=True)
-        outcome = await self._run(work, execution, deadline)
+        left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
+        running = await self._begin(work, execution, left)
+        outcome = running if isinstance(running, Outcome) else await running.outcome()
+        execution.commands.clear()
         return await self.conclude(work, outcome, stopped=execution.stopping)
 
-    async def _stage_in(self, work: Work) -> None:
+    async def coordinate(self, work: Work, shared: Path, execution: Execution) -> RunningCommand | Result:
+        """Make a node ready for a multi-instance task: its resource files go to `shared`, which has its directory.
+
+        Returns the command that has succeeded, and whose processes live on until it is terminated; or, where there is
+        none, the result of the task.
+        """
+        failed = self._prepare(shared, work.directory) or await self._stage_in(work, shared)
+        if failed or execution.stopping:
+            return failed or Result(interrupted=True)
+        running = await self._begin(work, execution, work.time_limit, background=True)
+        outcome = running if isinstance(running, Outcome) else await running.ready()
+        if outcome is None:
+            assert isinstance(running, RunningCommand)
+            return running
+        return await self.conclude(work, outcome, stopped=execution.stopping)
+
+    async def _stage_in(self, work: Work, target: Path) -> Result | None:
+        """Fetch the resource files; returns the result of the work if that fails."""
+        try:
+            await self._fetch(work, target)
+        except transfer.TransferFailed as error:
+            return Result(failure=self._transfer_failure(error))
+        return None
+
+    async def _fetch(self, work: Work, target: Path) -> None:
+        if not work.resource_files:
+            return
         linked = None
         if self._auto_storage and any(PROPERTY in file for file in work.resource_files):
             linked = await asyncio.shield(self._auto_storage)  # cancelling this work must not cancel the account
         await self._in_thread(
             transfer.stage_in,
             work.resource_files,
-            work.directory / "wd",
+            target,
             auto_storage=linked,
             token_of=self._tokens_of(work),
         )
@@ -153,25 +183,32 @@ class NodeAgent:
 
         return token_of
 
-    def _prepare(self, directory: Path) -> None:
-        self.discard(directory)
-        make_private(directory / "wd")
-        for name in ("stdout.txt", "stderr.txt"):
-            (directory / name).touch(mode=0o600)
-
-    async def _run(self, work: Work, execution: Execution, deadline: float | None) -> Outcome:
-        left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
+    def _prepare(self, root: Path, directory: Path) -> Result | None:
+        """Make the directory anew, and `root`, where it is in; returns the result of the work if that fails."""
         try:
-            command = self._command(work, left)
+            self.discard(root)
+            make_private(directory / "wd")
+            for name in ("stdout.txt", "stderr.txt"):
+                (directory / name).touch(mode=0o600)
+        except OSError as error:
+            return Result(failure=failure("ServerError", "ResourceDirectoryCreateFailed", _reason(error)))
+        return None
+
+    async def _begin(
+        self, work: Work, execution: Execution, time_limit: float | None, *, background: bool = False
+    ) -> RunningCommand | Outcome:
+        try:
+            command = self._command(work, time_limit)
         except (containers.NoEngine, ValueError) as error:
             return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=str(error))
         try:
-            execution.command = await self._runner.start(command)
+            running = await self._runner.start(replace(command, background=background))
         except OSError as error:
             return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=_reason(error))
+        execution.commands.append(running)
         if execution.stopping:
-            execution.command.terminate()
-        return await execution.command.outcome()
+            running.terminate()
+        return running
 
     def _command(self, work: Work, time_limit: float | None) -> Command:
         command = Command(

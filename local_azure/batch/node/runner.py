@@ -17,6 +17,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from local_azure.batch.node import leftovers, shim
 from local_azure.batch.node.command import Command, Ending, Outcome
@@ -43,6 +44,7 @@ class RunningCommand:
         self._terminated = False
         self._started: asyncio.Future[bool] = self._loop.create_future()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
         self._recovery: asyncio.Task[None] | None = None
         self._loop.add_reader(self._fd, self._receive)
         if supervisor.pid:
@@ -56,6 +58,12 @@ class RunningCommand:
     async def outcome(self) -> Outcome:
         """Wait for the end. Then no process of the command is alive."""
         return await asyncio.shield(self._outcome)
+
+    async def ready(self) -> Outcome | None:
+        """Wait until a background command has succeeded, and return None; its outcome if it ends before that."""
+        ends: list[asyncio.Future[Any]] = [self._ready, self._outcome]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return None if self._ready.done() else self._outcome.result()
 
     def terminate(self) -> None:
         """End the whole process tree: SIGTERM, and SIGKILL after the grace. Idempotent."""
@@ -91,10 +99,20 @@ class RunningCommand:
             pid, _, self._inbox = self._inbox.partition(b"\n")
             self._supervisor.pid = int(pid)
             self._started.set_result(True)
+        if not self._ready.done():
+            self._take_ready()
         if not data:
             self._end()
         elif self._inbox.endswith(b"\n"):
             self._report(Outcome.parse(self._inbox))
+
+    def _take_ready(self) -> None:
+        """Take the report from the inbox that the command has succeeded and its processes live on, if there is one."""
+        line, end, following = self._inbox.partition(b"\n")
+        outcome = Outcome.parse(line) if end else None
+        if outcome and outcome.ending is Ending.READY:
+            self._inbox = following
+            self._ready.set_result(None)
 
     def _report(self, outcome: Outcome | None) -> None:
         if outcome and outcome.ending is Ending.EXITED and not self._terminated:
@@ -215,6 +233,7 @@ class Runner:
                 "orphan_grace": command.orphan_grace,
                 "umask": command.umask,
                 "clean_up": list(command.clean_up),
+                "background": command.background,
                 **paths,
             }
         ).encode()

@@ -54,7 +54,7 @@ _DEALLOCATION_SINCE = "2024-07-01.20.0"  # the version of the API with these sta
 
 def show(service: Service, call: Call, row: Row, pool: str) -> Document:
     """The node in the format of the API; `pool` is the pool's id as written."""
-    running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.task]
+    running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.is_task]
     recent = _recent_tasks(service, call, row)
     return {
         **row.document,
@@ -170,7 +170,7 @@ def disable_node_scheduling(service: Service, call: Call) -> Response:
     row.document["schedulingState"] = "disabled"
     if option != "taskcompletion":
         for attempt in attempts.on_node(service, *row.keys):
-            if attempt.task:
+            if attempt.is_task:
                 attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.REQUEUE)
     if row.document["state"] == "idle":
         NODE.enter(row.document, "offline", service.now())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from local_azure.batch.engine import attempts, task_ends, task_specs
+from local_azure.batch.engine import attempts, subtasks, task_ends, task_specs
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
@@ -156,8 +156,7 @@ def list_subtasks(service: Service, call: Call) -> Response:
     """The subtasks of a multi-instance task, from when it started last; an ordinary task has none."""
     task = service.task(call.ids["jobId"], call.ids["taskId"])
     shown: list[Document] = [
-        _with_urls(each, lambda pool, node: call.url("pools", pool, "nodes", node))
-        for each in task.private.get("subtasks", ())
+        _with_urls(each, lambda pool, node: call.url("pools", pool, "nodes", node)) for each in subtasks.of(task)
     ]
     if text := call.query.get("select"):
         names = odata.parse_select(text, shapes.names("BatchSubtask"))
@@ -195,8 +194,8 @@ def delete_task(service: Service, call: Call) -> Response:
     job, row = _changeable(service, call)
     for attempt in attempts.where(service, "task = ?", row.seq):
         attempts.stop(service, attempt, Stop.DISCARD)
-    if info := row.document.get("nodeInfo"):
-        service.discard(service.node_directory(info["poolId"].lower(), info["nodeId"]) / info["taskRootDirectory"])
+    for directory in subtasks.directories(service, row):
+        service.discard(directory)
     service.store.tasks.remove(row)
     _wake(service, job)
     return done(call, 200)

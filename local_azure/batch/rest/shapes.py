@@ -31,7 +31,6 @@ _WITH_REMOVED = {*_POOLS, "BatchStartTask", "BatchTaskCreateOptions", "BatchJobM
 _NOT_SERVED = {
     "applicationPackageReferences",
     "containerHostBatchBindMounts",
-    "multiInstanceSettings",
 }
 # Enumerations that the service writes otherwise than the models of the API, whichever way a client has sent them.
 # Seen in recorded answers of Azure: Spread, ReadWrite, Zonal, trustedlaunch, and TaskCompletion (Azure/Batch#171). The
