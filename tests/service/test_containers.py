@@ -6,6 +6,7 @@ import os
 import subprocess
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.batch import models as m
@@ -68,7 +69,7 @@ def refused(client, **options):
     return error.value.status_code, error.value.error.code, error.value.error.message.splitlines()[0]
 
 
-def unavailable(client, pool: str = "pool", **configuration: object) -> tuple[str, str, str]:
+def unavailable(client, pool: str = "pool", **configuration: Any) -> tuple[str, str, str]:
     """Ask for a node of a new pool for containers; returns code, name and value of its resize error."""
     client.create_pool(pool_options(pool, virtual_machine_configuration=machine(**configuration)))
     (error,) = wait_for(lambda: client.get_pool(pool).resize_errors)
@@ -156,8 +157,8 @@ def test_containers_run_on_the_host_where_that_is_asked_for(programs, tmp_path, 
     try:
         client = service.client()
         start = m.BatchStartTask(command_line="/bin/echo ready", container_settings=SETTINGS)
-        registries = {"containerRegistries": [REGISTRY]}
-        create_pool(client, virtual_machine_configuration=machine(**registries), start_task=start)
+        configuration = machine(containerRegistries=[REGISTRY])
+        create_pool(client, virtual_machine_configuration=configuration, start_task=start)
         create_job(client)
         run_task(client, shell("python3 -c 'import sys; print(sys.version_info[0])'"), container_settings=SETTINGS)
         assert stdout(client) == "3\n"

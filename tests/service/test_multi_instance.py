@@ -12,7 +12,6 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 from tests.support.batch_service import (
-    QUICK,
     create_job,
     create_pool,
     run_task,
@@ -23,6 +22,7 @@ from tests.support.batch_service import (
     wait_for_nodes,
     wait_for_task,
 )
+from tests.support.service_process import ServiceProcess
 
 QUICKLY: Any = {"polling_interval": 0.02}  # an int, says the SDK
 NAMES = "AZ_BATCH_HOST_LIST AZ_BATCH_NODE_LIST AZ_BATCH_MASTER_NODE CCP_NODES AZ_BATCH_IS_CURRENT_NODE_MASTER"
@@ -91,8 +91,8 @@ def test_each_instance_has_a_node_and_the_documented_variables(client):
     ended = run_task(client, shell(PRINT_ALL), multi_instance_settings=settings(shell(PRINT_ALL)))
     assert (ended.execution_info.exit_code, ended.execution_info.result) == (0, "success")
     found = subtasks(client)
-    assert {ended.node_info.node_id, *(each.node_info.node_id for each in found)} == nodes.keys()
-    used = [nodes[ended.node_info.node_id], *(nodes[each.node_info.node_id] for each in found)]
+    used = [nodes[str(info.node_id)] for info in (ended.node_info, *(each.node_info for each in found))]
+    assert len({node.id for node in used}) == 3
     addresses = [node.ip_address for node in used]
     common = [",".join(addresses), ";".join(addresses), f"{addresses[0]}:6000"]
     common += [f"3 {' '.join(f'{address} 2' for address in addresses)}"]
@@ -237,24 +237,27 @@ def test_a_deleted_task_leaves_nothing_on_its_nodes(client, service):
     wait_for(lambda: not any(place.exists() for place in places))
 
 
-def test_after_a_restart_the_whole_task_runs_again(start_service, tmp_path: Path):
-    service = start_service(QUICK, tmp_path / "restarted")
-    client = service.client()
-    create_nodes(client, 2)
-    go_on, started = tmp_path / "go-on", tmp_path / "started"
-    waits = shell(f"echo >> {started}; until [ -e {go_on} ]; do sleep 0.01; done")
-    coordinated = settings(shell(f"echo >> {tmp_path}/coordinated; sleep 1000 &"), 2)
-    client.create_task("job", task(command_line=waits, multi_instance_settings=coordinated))
-    wait_for(started.exists)
-    service.stop()
-    go_on.touch()
-    service.start()
-    client = service.client()
-    assert wait_for_task(client).execution_info.result == "success"
-    assert started.read_text() == "\n\n"
-    assert (tmp_path / "coordinated").read_text() == "\n" * 4
-    assert [each.result for each in subtasks(client)] == ["success"]
-    assert idle(client, 2)
+def test_after_a_kill_the_whole_task_runs_again(starter, tmp_path: Path):
+    process = ServiceProcess(tmp_path / "batch", starter)
+    try:
+        client = process.start()
+        create_nodes(client, 2)
+        go_on, started, coordinated = (tmp_path / name for name in ("go-on", "started", "coordinated"))
+        waits = shell(f"echo >> {started}; until [ -e {go_on} ]; do sleep 0.01; done")
+        starts = settings(shell(f"sleep 1000 & echo $! >> {coordinated}"), 2)
+        client.create_task("job", task(command_line=waits, multi_instance_settings=starts))
+        wait_for(started.exists)
+        process.kill()
+        go_on.touch()
+        client = process.start()
+        assert wait_for_task(client).execution_info.result == "success"
+        assert started.read_text() == "\n\n"
+        left = [pid for pid in coordinated.read_text().split() if Path("/proc", pid).exists()]
+        assert (len(coordinated.read_text().split()), left) == (4, [])
+        assert [each.result for each in subtasks(client)] == ["success"]
+        assert idle(client, 2)
+    finally:
+        process.kill()
 
 
 def test_settings_are_shown_with_their_default(client):

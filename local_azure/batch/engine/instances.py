@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from local_azure.batch.engine import environment, pool_specs, subtasks
-from local_azure.batch.engine.attempts import Attempt
+from local_azure.batch.engine import attempts, environment, pool_specs, subtasks
+from local_azure.batch.engine.attempts import Attempt, Kind
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.node_agent import Execution, NodeAgent
@@ -38,21 +38,33 @@ class Instances:
     def hold(self, primary: Attempt, others: Sequence[Instance]) -> None:
         self._groups[primary.seq] = others
 
-    def held_by(self, primary: Attempt) -> Sequence[Instance]:
-        return self._groups.get(primary.seq, ())
-
     def release(self, primary: Attempt) -> None:
+        """Forget an attempt whose end is recorded."""
         self._groups.pop(primary.seq, None)
 
-    def primary_of(self, seq: int) -> int | None:
-        """The attempt of the primary task, where `seq` is that of one of its subtasks."""
-        return next(
-            (key for key, group in self._groups.items() if any(each.attempt.seq == seq for each in group)), None
-        )
+    def free_nodes(self, primary: Attempt) -> list[Row]:
+        """End what holds the other nodes of the task; returns those that are left."""
+        held = [each.attempt for each in self._groups.get(primary.seq, ())]
+        for attempt in held:
+            attempts.remove(self._service, attempt)
+            self._service.reconciler.wake("node", attempt.pool, attempt.node)
+        found = (self._service.store.nodes.get(attempt.pool, attempt.node) for attempt in held)
+        return [node for node in found if node]
+
+    def stop_whole(self, seq: int) -> bool:
+        """Stop the whole task for the reason for which a node of a subtask is to be free; False if it is none."""
+        primaries = (key for key, group in self._groups.items() if any(each.attempt.seq == seq for each in group))
+        if (primary := next(primaries, None)) is None:
+            return False
+        with self._service.store.transaction():
+            found = {each.seq: each for each in attempts.where(self._service, "seq IN (?, ?)", primary, seq)}
+            if len(found) == 2 and (reason := found[seq].stop):
+                attempts.stop(self._service, found[primary], reason)
+        return True
 
     async def carry_out(self, primary: Instance, task: Row, job: Row, work: Work, execution: Execution) -> Result:
         """Carry out one attempt of the task; `work` is that of its own command."""
-        instances = [primary, *self.held_by(primary.attempt)]
+        instances = [primary, *self._groups.get(primary.attempt.seq, ())]
         numbers = [each.number for each in instances[1:]]
         if not all(await asyncio.gather(*(self._is_prepared(job, each.node) for each in instances[1:]))):
             return Result(interrupted=True)
@@ -139,6 +151,19 @@ class Instances:
             if row is not None:
                 subtasks.record(self._service, row, results)
                 self._service.store.tasks.save(row)
+
+
+def begin_subtasks(service: Service, task: Row, nodes: Sequence[Row], slots: int) -> Sequence[Instance]:
+    """Hold the nodes for the subtasks of a task that starts on another one. The caller saves the task."""
+    info = task.document["nodeInfo"]
+    instances, shown = [], []
+    for number, node in enumerate(nodes, 1):
+        attempt = attempts.add(service, Kind.SUBTASK, node.keys[0], node.id, job=task.keys[0], slots=slots)
+        instances.append(Instance(number=number, attempt=attempt, node=node))
+        of_node = {"affinityId": node.document["affinityId"], "nodeId": node.document["id"]}
+        shown.append({**info, **of_node, "taskRootDirectory": f"{info['taskRootDirectory']}/{number}"})
+    subtasks.begin(service, task, shown)
+    return instances
 
 
 def of_all(nodes: Sequence[Row]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from local_azure.batch.engine import attempts, environment, subtasks, task_ends
 from local_azure.batch.engine.attempts import Attempt, Kind, Stop
-from local_azure.batch.engine.instances import Instance, Instances
+from local_azure.batch.engine.instances import Instance, Instances, begin_subtasks
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.placement import Place, choose
 from local_azure.batch.engine.service import Service
@@ -169,24 +169,13 @@ class Scheduler:
         info["startTime"] = timestamp(now)
         task.extra["expires"] = None
         task.private.pop("cleaned", None)
-        others = [self._hold(number, job, each, slots) for number, each in enumerate(more, 1)]
-        if "multiInstanceSettings" in task.document:
-            subtasks.begin(self._service, task, [self._info_of_subtask(task, each) for each in others])
+        others = begin_subtasks(self._service, task, more, slots) if "multiInstanceSettings" in task.document else ()
         self._service.store.tasks.save(task)
         for each in nodes:
             if each.document["state"] != "running":
                 NODE.enter(each.document, "running", now)
                 self._service.store.nodes.save(each)
         return Start(attempt=attempt, task=task, job=job, node=node, others=others)
-
-    def _hold(self, number: int, job: Row, node: Row, slots: int) -> Instance:
-        attempt = attempts.add(self._service, Kind.SUBTASK, node.keys[0], node.id, job=job.id, slots=slots)
-        return Instance(number=number, attempt=attempt, node=node)
-
-    def _info_of_subtask(self, task: Row, instance: Instance) -> Document:
-        info, node = task.document["nodeInfo"], instance.node.document
-        directory = f"{info['taskRootDirectory']}/{instance.number}"
-        return {**info, "affinityId": node["affinityId"], "nodeId": node["id"], "taskRootDirectory": directory}
 
     def _node_info(self, task: Row, job: Row, node: Row) -> Document:
         directory = environment.job_directory(job.document["id"]) / task.document["id"]
@@ -254,16 +243,8 @@ class Scheduler:
 
     def stop_attempt(self, seq: str) -> datetime | None:
         """Stop the process of an attempt; called after the commit of the request."""
-        primary = self._instances.primary_of(int(seq))
-        if primary is None:
+        if not self._instances.stop_whole(int(seq)):
             self._agent.stop(int(seq))
-            return None
-        with self._service.store.transaction():  # a multi-instance task ends as a whole
-            found = {
-                attempt.seq: attempt for attempt in attempts.where(self._service, "seq IN (?, ?)", primary, int(seq))
-            }
-            if len(found) == len({primary, int(seq)}) and (reason := found[int(seq)].stop):
-                attempts.stop(self._service, found[primary], reason)
         return None
 
     # The end
@@ -284,11 +265,8 @@ class Scheduler:
         if task is not None and attempt.stop is not Stop.DISCARD:
             subtasks.close(service, task)
             completed = self._advance(attempt, task, result)
-        for each in self._instances.held_by(attempt):
-            attempts.remove(service, each.attempt)
-            if other := service.store.nodes.get(each.attempt.pool, each.attempt.node):
-                self._release(other, counted=False, succeeded=False)
-            service.reconciler.wake("node", each.attempt.pool, each.attempt.node)
+        for other in self._instances.free_nodes(attempt):
+            self._release(other, counted=False, succeeded=False)
         if node is not None:
             self._release(node, counted=completed, succeeded=completed and result.succeeded)
         service.reconciler.wake("node", attempt.pool, attempt.node)
