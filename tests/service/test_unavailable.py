@@ -64,7 +64,7 @@ def test_pool_that_can_have_no_nodes_lives_without_them(client, named, caplog):
         assert errors_of(client) == [("IncompatibleVMSize", [named])]
     pool = client.get_pool("pool")
     assert (pool.current_dedicated_nodes, pool.current_low_priority_nodes) == (0, 0)
-    assert f"the local Batch service has no nodes with {named}" in pool.resize_errors[0].message
+    assert f"no node of this machine fits {named}" in pool.resize_errors[0].message
     assert f"Pool pool: not resized as asked: IncompatibleVMSize: {pool.resize_errors[0].message}" in caplog.messages
     client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_low_priority_nodes=0), **QUICKLY).result()
     assert errors_of(client) == []

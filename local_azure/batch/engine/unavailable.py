@@ -41,6 +41,6 @@ def resize_error(reasons: Mapping[str, str]) -> Document:
     """The entry of resizeErrors that names these properties."""
     return {
         "code": CODE,
-        "message": f"{_MESSAGE}: the local Batch service has no nodes with {', '.join(reasons)}",
+        "message": f"{_MESSAGE}: no node of this machine fits {', '.join(reasons)}",
         "values": [{"name": name, "value": reason} for name, reason in reasons.items()],
     }

@@ -14,22 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from local_azure.batch.node import containers, transfer
+from local_azure.batch.node import containers
 from local_azure.batch.node.command import Command, Ending, Outcome
 from local_azure.batch.node.runner import Runner, RunningCommand
-from local_azure.batch.node.transfer_common import no_tokens
+from local_azure.batch.node.staging import Staging
 from local_azure.batch.node.work import Result, Work, failure, outcome_failure
-from local_azure.batch.state.auto_storage import PROPERTY, AutoStorage
+from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.paths import make_private, remove_tree
-from local_azure.batch.state.store import Document
 
 logger = logging.getLogger(__name__)
 
-TRANSFERS = 8  # concurrent file transfers of all nodes
-
 RETRY = 2.0  # seconds between retries while the disk is full
-
-LOSS = "the local Blob Storage was killed; changes shortly before that may be lost"
 
 T = TypeVar("T")
 
@@ -65,12 +60,10 @@ class NodeAgent:
         where: containers.Containers = containers.Containers.ENGINE,
     ) -> None:
         self._where = where  # tasks with containerSettings run
-        self._storage_token = storage_token
         self._runner = runner
         self._trash = trash
-        self._auto_storage = auto_storage
+        self._staging = Staging(auto_storage, storage_token)
         self._executions: dict[int, Execution] = {}
-        self._threads = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
         self._removals = ThreadPoolExecutor(1, thread_name_prefix="remove")
 
     def spawn(self, seq: int, run: Callable[[Execution], Coroutine[Any, Any, None]]) -> None:
@@ -116,7 +109,7 @@ class NodeAgent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._runner.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._staging.close()
         self._removals.shutdown(wait=True)
 
     async def carry_out(self, work: Work, execution: Execution) -> Result:
@@ -127,7 +120,7 @@ class NodeAgent:
     async def perform(self, work: Work, execution: Execution) -> Result:
         """The same, in directories that are there already."""
         deadline = None if work.time_limit is None else asyncio.get_running_loop().time() + work.time_limit
-        if failed := await self._stage_in(work, work.directory / "wd"):
+        if failed := await self._staging.stage_in(work, work.directory / "wd"):
             return failed
         if execution.stopping:
             return Result(interrupted=True)
@@ -143,7 +136,7 @@ class NodeAgent:
         Returns the command that has succeeded, and whose processes live on until it is terminated; or, where there is
         none, the result of the task.
         """
-        failed = self._prepare(shared, work.directory) or await self._stage_in(work, shared)
+        failed = self._prepare(shared, work.directory) or await self._staging.stage_in(work, shared)
         if failed or execution.stopping:
             return failed or Result(interrupted=True)
         running = await self._begin(work, execution, work.time_limit, background=True)
@@ -152,36 +145,6 @@ class NodeAgent:
             assert isinstance(running, RunningCommand)
             return running
         return await self.conclude(work, outcome, stopped=execution.stopping)
-
-    async def _stage_in(self, work: Work, target: Path) -> Result | None:
-        """Fetch the resource files; returns the result of the work if that fails."""
-        try:
-            await self._fetch(work, target)
-        except transfer.TransferFailed as error:
-            return Result(failure=self._transfer_failure(error))
-        return None
-
-    async def _fetch(self, work: Work, target: Path) -> None:
-        if not work.resource_files:
-            return
-        linked = None
-        if self._auto_storage and any(PROPERTY in file for file in work.resource_files):
-            linked = await asyncio.shield(self._auto_storage)  # cancelling this work must not cancel the account
-        await self._in_thread(
-            transfer.stage_in,
-            work.resource_files,
-            target,
-            auto_storage=linked,
-            token_of=self._tokens_of(work),
-        )
-
-    def _tokens_of(self, work: Work) -> Callable[[str], str]:
-        def token_of(identity: str) -> str:
-            if self._storage_token is None or identity.lower() not in work.identities:
-                return no_tokens(identity)
-            return self._storage_token()
-
-        return token_of
 
     def _prepare(self, root: Path, directory: Path) -> Result | None:
         """Make the directory anew, and `root`, where it is in; returns the result of the work if that fails."""
@@ -244,32 +207,9 @@ class NodeAgent:
         failed = outcome_failure(outcome, work.command_line)
         lost = outcome.ending is Ending.SHIM_LOST
         if work.output_files and not stopped and not lost:
-            try:
-                await self._in_thread(
-                    transfer.stage_out,
-                    work.output_files,
-                    work.directory / "wd",
-                    succeeded=failed is None,
-                    environment=work.environment,
-                    token_of=self._tokens_of(work),
-                )
-            except transfer.TransferFailed as error:
-                failed = failed or self._transfer_failure(error)
+            not_stored = await self._staging.stage_out(work, succeeded=failed is None)
+            failed = failed or not_stored
         return Result(exit_code=outcome.exit_code, failure=failed, supervisor_lost=lost)
-
-    def _transfer_failure(self, error: transfer.TransferFailed) -> Document:
-        """The failureInfo; a missing blob or container of a storage that was killed gets the detail DataLoss."""
-        details = error.details
-        linked = self._auto_storage.result() if self._auto_storage and self._auto_storage.done() else None
-        if linked and linked.killed_at and error.code in ("BlobNotFound", "FileUploadContainerNotFound"):
-            place = details.get("BlobSource") or details.get("Destination") or ""
-            if place.startswith(linked.blob_endpoint):
-                details = {**details, "DataLoss": f"{linked.killed_at:%Y-%m-%d %H:%M:%S} UTC: {LOSS}"}
-        return failure(error.category, error.code, error.message, **details)
-
-    async def _in_thread(self, function: Callable[..., None], *args: object, **kwargs: object) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     def make_node(self, root: Path) -> None:
         for name in NODE_DIRECTORIES:

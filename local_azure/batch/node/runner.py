@@ -30,11 +30,11 @@ SHIM_GRACE = 2.0  # seconds in which the shims of a killed service end their pro
 class RunningCommand:
     """A command running under its supervisor."""
 
-    def __init__(self, supervisor: Supervisor, mark: str, status_file: Path, reuse: Callable[[Supervisor], None]):
+    def __init__(self, supervisor: Supervisor, command: Command, mark: str, reuse: Callable[[Supervisor], None]):
         """`reuse` gets the supervisor when the command has ended by itself."""
+        self._command = command
         self._supervisor = supervisor
         self._mark = mark
-        self._status_file = status_file
         self._reuse = reuse
         self._lease = supervisor.lease
         self._fd = supervisor.lease.fileno()  # the event loop would format a socket as text, and drop that
@@ -99,7 +99,7 @@ class RunningCommand:
             pid, _, self._inbox = self._inbox.partition(b"\n")
             self._supervisor.pid = int(pid)
             self._started.set_result(True)
-        if not self._ready.done():
+        if self._command.background and not self._ready.done():
             self._take_ready()
         if not data:
             self._end()
@@ -130,7 +130,7 @@ class RunningCommand:
     def _end(self) -> None:
         self._detach()
         self._lease.close()
-        outcome = Outcome.parse(self._inbox) or Outcome.read(self._status_file)
+        outcome = Outcome.parse(self._inbox) or Outcome.read(self._command.status_file)
         if not self._started.done():
             self._outcome.cancel()
             self._started.set_result(False)
@@ -212,7 +212,7 @@ class Runner:
             raise RuntimeError("The runner is closed and starts no more commands.")
         mark = uuid.uuid4().hex
         supervisors = self._supervisors
-        attempt = RunningCommand(supervisors.take(), mark, command.status_file, supervisors.give_back)
+        attempt = RunningCommand(supervisors.take(), command, mark, supervisors.give_back)
         self._commands.add(attempt)
         attempt._outcome.add_done_callback(lambda _: self._commands.discard(attempt))
         attempt._send(self._request(command, mark))
