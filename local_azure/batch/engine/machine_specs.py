@@ -18,7 +18,7 @@ _SECRETS = ("accountKey", "sasKey", "password", "protectedSettings")
 
 
 def check(spec: Document) -> None:
-    """Check the machine of a pool, and add what is documented as its defaults. Raises BatchError."""
+    """Check the machine of a pool. Raises BatchError."""
     machine = spec.get(_MACHINE)
     if machine is None:
         raise BatchError(Code.MissingRequiredProperty, f"The property is {_MACHINE}.", PropertyName=_MACHINE)
@@ -35,6 +35,8 @@ def check(spec: Document) -> None:
 def complete(spec: Document) -> None:
     """Add documented defaults, and remove keys and passwords, which are not stored."""
     machine = spec.get(_MACHINE, {})
+    if "publisher" in (reference := machine.get("imageReference", {})):
+        reference.setdefault("version", "latest")
     for disk in machine.get("dataDisks", ()):
         disk.setdefault("caching", "ReadWrite")
     if disk := machine.get("osDisk"):
@@ -63,7 +65,6 @@ def _check_image(machine: Document) -> None:
         raise invalid_property(f"{_MACHINE}.imageReference", image, reason)
     if agent_given.lower() != agent:
         raise invalid_property(f"{_MACHINE}.nodeAgentSKUId", agent_given, f"the node agent for this image is {agent!r}")
-    reference.setdefault("version", "latest")
     container_specs.check_machine(machine)
 
 
