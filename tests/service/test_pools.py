@@ -176,8 +176,11 @@ def test_unknown_image_is_refused(client):
     )
     with pytest.raises(HttpResponseError) as refusal:
         client.create_pool(pool_options(virtual_machine_configuration=machine))
-    assert refusal.value.error.code == "InvalidPropertyValue"
-    assert "canonical/ubuntu/no-such" in str(refusal.value.model.error_values)
+    assert (refusal.value.status_code, refusal.value.error.code) == (400, "InvalidPropertyValue")
+    assert {value.key: value.value for value in refusal.value.model.error_values} == {
+        "PropertyName": "imageReference",
+        "Reason": "The specified imageReference with publisher canonical offer ubuntu sku no-such is not supported.",
+    }
 
 
 def test_application_packages_are_refused(client):

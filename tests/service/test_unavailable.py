@@ -223,7 +223,7 @@ def test_windows_images_are_listed_beside_those_of_linux(client):
 def test_images_that_azure_takes_no_more_are_refused(client):
     reference = {"publisher": "canonical", "offer": "ubuntuserver", "sku": "18.04-lts"}
     given = options({"imageReference": reference, "nodeAgentSKUId": "batch.node.ubuntu 18.04"})
-    assert refused(client, given) == "virtualMachineConfiguration.imageReference"
+    assert refused(client, given) == "imageReference"
 
 
 def test_a_job_on_windows_runs_no_task_on_linux(client):

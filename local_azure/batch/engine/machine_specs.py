@@ -60,9 +60,11 @@ def _check_image(machine: Document) -> None:
         return
     agent = node_agent_of(reference)
     if agent is None:
-        image = "/".join(str(reference.get(name, "")) for name in ("publisher", "offer", "sku"))
-        reason = "the image is not among the supported images, which GET /supportedimages lists"
-        raise invalid_property(f"{_MACHINE}.imageReference", image, reason)
+        # The values are those of a recorded answer.
+        image = " ".join(f"{name} {reference.get(name, '')}" for name in ("publisher", "offer", "sku"))
+        reason = f"The specified imageReference with {image} is not supported."
+        detail = f"{reason} GET /supportedimages lists those that are."
+        raise BatchError(Code.InvalidPropertyValue, detail, PropertyName="imageReference", Reason=reason)
     if agent_given.lower() != agent:
         raise invalid_property(f"{_MACHINE}.nodeAgentSKUId", agent_given, f"the node agent for this image is {agent!r}")
     container_specs.check_machine(machine)
