@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch.engine import autoscale, container_specs, resource_ids, task_specs
-from local_azure.batch.engine.images import NODE_AGENTS, node_agent_of
+from local_azure.batch.engine import autoscale, machine_specs, resource_ids, task_specs
+from local_azure.batch.engine.images import is_windows
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import duration, parse_duration
@@ -36,12 +36,10 @@ def with_defaults(spec: Document) -> Document:
     spec["taskSchedulingPolicy"] = {**policy, **spec.get("taskSchedulingPolicy", {})}
     if "networkConfiguration" in spec:
         spec["networkConfiguration"].setdefault("dynamicVNetAssignmentScope", "none")
-    if disk := spec["virtualMachineConfiguration"].get("osDisk"):
-        disk.setdefault("ephemeralOSDiskSettings", {})
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])
-    _complete_accounts(spec)
+    _complete(spec, spec["virtualMachineConfiguration"])
     return spec
 
 
@@ -50,14 +48,17 @@ def check_machine_change(pool: Document, patch: Document) -> None:
     changed = {**pool, **patch}
     _check_machine(changed)
     check_slots(changed)
-    _complete_accounts(patch)
+    _complete(patch, changed["virtualMachineConfiguration"])
 
 
-def _complete_accounts(spec: Document) -> None:
-    """Passwords are not stored."""
+def _complete(spec: Document, machine: Document) -> None:
+    """Add the defaults of a specification or a patch for a pool of that machine; passwords are not stored."""
+    machine_specs.complete(spec)
     for account in spec.get("userAccounts", ()):
         account.pop("password")
         account.setdefault("elevationLevel", "nonadmin")
+        if is_windows(machine):
+            account.setdefault("windowsUserConfiguration", {}).setdefault("loginMode", "batch")
 
 
 def refuse_linked_resources(spec: Document) -> None:
@@ -116,29 +117,8 @@ def cores(vm_size: str) -> int:
 def _check_machine(spec: Document) -> None:
     if not spec["vmSize"].strip():
         raise invalid_property("vmSize", spec["vmSize"], "it must not be empty")
-    machine = spec.get("virtualMachineConfiguration")
-    if machine is None:
-        name = "virtualMachineConfiguration"
-        raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
-    reference = machine["imageReference"]
-    resource_ids.check_image(reference)
+    machine_specs.check(spec)
     _check_network(spec.get("networkConfiguration", {}))
-    if "virtualMachineImageId" in reference and machine["nodeAgentSKUId"].lower() not in NODE_AGENTS:
-        path = "virtualMachineConfiguration.nodeAgentSKUId"
-        raise invalid_property(path, machine["nodeAgentSKUId"], "it is not the node agent of a supported image")
-    if any(name in reference for name in ("virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId")):
-        return
-    agent = node_agent_of(reference)
-    path = "virtualMachineConfiguration.imageReference"
-    if agent is None:
-        image = "/".join(str(reference.get(name, "")) for name in ("publisher", "offer", "sku"))
-        reason = "the image is not among the supported images, which GET /supportedimages lists"
-        raise invalid_property(path, image, reason)
-    if machine["nodeAgentSKUId"].lower() != agent:
-        reason = f"the node agent for this image is {agent!r}"
-        raise invalid_property("virtualMachineConfiguration.nodeAgentSKUId", machine["nodeAgentSKUId"], reason)
-    reference.setdefault("version", "latest")
-    container_specs.check_machine(machine)
 
 
 def _check_network(network: Document) -> None:
