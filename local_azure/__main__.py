@@ -17,7 +17,7 @@ from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, Azurite, AzuriteFailed, azurite, ensure_installed
-from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
+from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, Profile, serve
 from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
 from local_azure.security import Security, SignIn
@@ -67,6 +67,13 @@ def arguments() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="of the identity endpoint, which is http (default: a free one)",
+    )
+    parser.add_argument(
+        "--timings",
+        choices=[profile.value for profile in Profile],
+        default=Profile.FAST.value,
+        help="how long nodes take to start and things to be deleted: some hundredths of a second (fast), or minutes as "
+        "in Azure (azure), through which `local_azure.faults clock` moves (default: %(default)s)",
     )
     parser.add_argument("--faults", action="store_true", help="let clients inject faults; see local_azure.faults")
     parser.add_argument("--until-stdin-closes", action="store_true", help="exit when stdin closes, as the parent ends")
@@ -148,6 +155,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             stop=stop,
             administered=options.faults,
             auto_storage=linked,
+            timings=Profile(options.timings).timings(),
             security=security.batch,
         )
     )

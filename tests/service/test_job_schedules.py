@@ -124,7 +124,7 @@ def test_schedule_is_completed_when_no_more_job_may_run(service, client):
     wait_for(lambda: jobs(client) == [("nightly:job-1", "completed")])
     service.advance(minutes=61)
     wait_for_state(client, "completed")
-    assert jobs(client) == [("nightly:job-1", "completed")]
+    assert jobs(client) == [("nightly:job-1", "completed"), ("nightly:job-2", "completed")]
 
 
 def test_disabled_schedule_creates_no_job_until_it_is_enabled(service, client):

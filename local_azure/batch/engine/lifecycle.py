@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch.engine import attempts, environment
+from local_azure.batch.engine import attempts, environment, pool_deletion
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.node_agent import NodeAgent
-from local_azure.batch.state.states import JOB, POOL
+from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Row
 from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, parse_timestamp, timestamp
 
@@ -105,11 +105,7 @@ class Lifecycle:
         """Wake the job schedule, and delete the auto pool, of a job that has ended."""
         if schedule := job.extra["schedule"]:
             self._service.reconciler.wake("schedule", schedule)
-        pool = self._service.store.pools.get(job.private.get("autoPool", "").lower())
-        if pool and pool.document["state"] == "active":
-            POOL.enter(pool.document, "deleting", self._service.now())
-            self._service.store.pools.save(pool)
-            self._service.reconciler.wake("pool", pool.id)
+        pool_deletion.end_auto_pool(self._service, job.private.get("autoPool", ""))
 
     def _deleting(self, job: Row) -> datetime | None:
         if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):

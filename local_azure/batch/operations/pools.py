@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import pool_specs
+from local_azure.batch.engine import pool_deletion, pool_specs
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest import older_properties
@@ -120,8 +120,7 @@ def save(service: Service, call: Call, row: Row, status: int) -> Response:
 
 def delete_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
-    POOL.enter(row.document, "deleting", service.now())
-    row.document |= {"targetDedicatedNodes": 0, "targetLowPriorityNodes": 0}
+    pool_deletion.begin(service, row)
     return save(service, call, row, 202)
 
 
