@@ -50,11 +50,15 @@ def test_disabling_during_a_resize_stops_it(start_service):
     service = start_service(SLOW)
     client = service.client()
     client.create_pool(scaled("$TargetDedicatedNodes = 1"))
+    created = client.get_pool("pool").etag
     service.advance(seconds=61)  # the pool is steady, so the formula is evaluated
     wait_for(lambda: client.get_pool("pool").auto_scale_run)
-    assert client.get_pool("pool").allocation_state == "resizing"
+    scaled_up = client.get_pool("pool")
+    assert scaled_up.allocation_state == "resizing"
+    assert scaled_up.etag > created, "the service has changed the targets"
     client.disable_pool_auto_scale("pool")
     assert client.get_pool("pool").allocation_state == "stopping"
+    assert client.get_pool("pool").etag == scaled_up.etag, "as in recorded answers of Azure"
     service.advance(seconds=61)
     pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
     assert [error.code for error in pool.resize_errors] == ["ResizeStopped"]
@@ -229,6 +233,24 @@ def test_formula_that_cannot_be_computed_is_an_error_of_its_run(client, formula)
     wait_until_evaluated(client)
     run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
     assert run.error.code == "AutoScalingFormulaEvaluationError"
+
+
+@pytest.mark.parametrize(
+    ("formula", "reason"),
+    [
+        ('x = 1 + "a"', "x cannot be computed: 1 + a is not defined"),
+        ("x = 1 / 0", "x cannot be computed: 1 / 0 is a division by zero"),
+        ("x = avg($CPUPercent.GetSample(1))", "x cannot be computed: avg has no values"),
+        ("x = time(0)", "x cannot be computed: 0 is not a text"),
+        ("x = $NoSuch", "the variable $NoSuch is not defined"),
+    ],
+)
+def test_run_that_fails_says_why_in_terms_of_the_formula(client, formula, reason):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0"))
+    wait_until_evaluated(client)
+    run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
+    assert (run.error.message, [each.value for each in run.error.error_values]) == (reason, [reason])
+    assert run.results == "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue"
 
 
 def test_number_of_nodes_is_bounded(client):

@@ -51,7 +51,7 @@ class Lifecycle:
             return advance(job) if advance else None
 
     def _enter(self, job: Row, state: str) -> None:
-        JOB.enter(job.document, state, self._service.now())
+        change_state(self._service, job, state)
         self._service.store.jobs.save(job)
         self._service.reconciler.wake("job", job.id)
 
@@ -153,9 +153,16 @@ def unfinished_tasks(service: Service, job: str) -> int:
     return int(found or 0)
 
 
+def change_state(service: Service, job: Row, state: str) -> None:
+    """Let the job enter the state, which modifies it."""
+    now = service.now()
+    JOB.enter(job.document, state, now)
+    service.touch(job.document, now)
+
+
 def terminate(service: Service, job: Row, reason: str) -> None:
     """Start to terminate a job: running attempts are ended, active tasks stay active. Saves the job."""
-    JOB.enter(job.document, "terminating", service.now())
+    change_state(service, job, "terminating")
     job.document["executionInfo"]["terminateReason"] = reason
     service.store.jobs.save(job)
     for attempt in attempts.of_job(service, job.id):

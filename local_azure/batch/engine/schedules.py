@@ -9,7 +9,7 @@ from local_azure.batch.engine import attempts, lifecycle, pool_deletion
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_creation import add_job
 from local_azure.batch.engine.service import Service
-from local_azure.batch.state.states import JOB, SCHEDULE
+from local_azure.batch.state.states import SCHEDULE
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import after, parse_duration, parse_timestamp, timestamp
 
@@ -117,7 +117,7 @@ class Schedules:
         jobs = self._jobs(schedule)
         for job in jobs:
             if job.document["state"] != "deleting":
-                JOB.enter(job.document, "deleting", service.now())
+                lifecycle.change_state(service, job, "deleting")
                 service.store.jobs.save(job)
                 for attempt in attempts.of_job(service, job.id):
                     attempts.stop(service, attempt, Stop.TERMINATE)
