@@ -17,6 +17,9 @@ from azure.core.exceptions import HttpResponseError, ResourceModifiedError
 from tests.support.batch_service import create_job, pool_options
 from tests.support.raw_requests import VERSION, Raw
 
+LATER = {"doNotRunUntil": "2099-01-01T00:00:00Z"}
+SCHEDULE = {"id": "there", "schedule": LATER, "jobSpecification": {"poolInfo": {"poolId": "pool"}}}
+
 
 @pytest.fixture
 def raw(service):
@@ -226,6 +229,7 @@ def test_body_is_checked_before_existence(raw):
         ("PUT", "/jobs/none", {"poolInfo": {"poolId": "not an id"}}, "InvalidPropertyValue"),
         ("POST", "/jobs/none/tasks", {"id": "not an id", "commandLine": "true"}, "InvalidPropertyValue"),
         ("PUT", "/jobs/none/tasks/none", {"constraints": {"maxTaskRetryCount": -2}}, "InvalidPropertyValue"),
+        ("POST", "/jobschedules", {**SCHEDULE, "schedule": {"startWindow": "PT1S"}}, "InvalidPropertyValue"),
         ("PATCH", "/jobschedules/none", {"schedule": {"startWindow": "PT1S"}}, "InvalidPropertyValue"),
         ("PATCH", "/pools/none", {"startTask": {"commandLine": " "}}, "InvalidPropertyValue"),
         ("POST", "/pools/none/resize", {"targetDedicatedNodes": -1}, "InvalidPropertyValue"),
@@ -236,6 +240,7 @@ def test_body_is_checked_before_existence(raw):
     ],
 )
 def test_values_are_checked_before_existence(raw, method, path, body, refusal):
+    assert raw("POST", "/jobschedules", body=SCHEDULE).ok
     assert code(raw(method, path, body=body)) == (400, refusal)
 
 
@@ -272,6 +277,11 @@ def test_page_size_out_of_range_is_refused(raw, size):
 
 def test_unknown_selected_property_is_refused(raw):
     assert code(raw("GET", "/pools?$select=id,colour")) == (400, "InvalidQueryParameterValue")
+
+
+def test_unknown_expanded_property_is_refused(raw):
+    assert code(raw("GET", "/pools?$expand=stats,colour")) == (400, "InvalidQueryParameterValue")
+    assert raw("GET", "/pools?$expand=stats").ok
 
 
 def test_next_link_keeps_the_query(raw, client):

@@ -187,6 +187,8 @@ def _query(text: str, operation: Operation) -> dict[str, str]:
             raise BatchError(Code.UnsupportedQueryParameter, reason, QueryParameterName=name)
     if "timeout" in given and not _SECONDS.fullmatch(given["timeout"]):
         raise invalid_query("timeout must be a number of seconds.", "timeout", given["timeout"])
+    if not set(given.get("$expand", "").replace(" ", "").split(",")) <= {"", "stats"}:
+        raise invalid_query("only stats can be expanded.", "$expand", given["$expand"])
     maximum_results(given)  # before the resource is looked for whose parts are listed
     return {name.removeprefix("$"): value for name, value in given.items()}
 

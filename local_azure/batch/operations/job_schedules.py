@@ -38,15 +38,14 @@ def show(call: Call, row: Row) -> Document:
 def create_job_schedule(service: Service, call: Call) -> Response:
     body = call.body("BatchJobScheduleCreateOptions")
     check_id("id", body["id"])
+    body = _checked(service, body)
     if service.store.schedules.get(body["id"].lower()):
         raise BatchError(Code.JobScheduleExists)
     if service.store.jobs.get(body["id"].lower()):
         raise BatchError(Code.JobWithSameIdExists)
     check_quota(service)
-    _check_rule(service, body["schedule"])
     now = service.now()
     document = {**body, "creationTime": timestamp(now), "executionInfo": {}}
-    document["jobSpecification"] = job_specs.with_defaults(body["jobSpecification"], scheduled=True)
     service.touch(document)
     SCHEDULE.enter(document, "active", now)
     row = Row(keys=(body["id"].lower(),), document=document)
