@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from local_azure.batch.engine.formula import parse
 from local_azure.batch.engine.formula_values import FormulaError, Samples
 from tests.support.batch_service import SLOW, create_job, pool_options, task, wait_for, wait_for_nodes
+from tests.support.formulas import FORMULAS
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 
@@ -113,6 +114,9 @@ def test_syntax_errors_name_line_and_column():
 NOW = datetime(2026, 3, 2, 10, tzinfo=timezone.utc)
 SAMPLED = {
     "$PendingTasks": Samples(6.0),
+    "$ActiveTasks": Samples(4.0),
+    "$TaskSlotsPerNode": Samples(4.0),
+    "$PreemptedNodeCount": Samples(1.0),
     "$CPUPercent": Samples(0.0, known=False),
     "$TargetDedicatedNodes": Samples(2.0),
     "$CurrentDedicatedNodes": Samples(4.0),
@@ -120,41 +124,19 @@ SAMPLED = {
 }
 
 
-# Written after public formulas: Nextflow's default with its comments, that of GA4GH TES with an RFC 1123 time, and one
-# of the documentation of PowerShell with older names and a metric that nothing measures here.
-@pytest.mark.parametrize(
-    ("formula", "nodes"),
-    [
-        (
-            """// The age of the pool.
-            age = time() - time("2026-03-02T09:00:00.880011Z"); interval = TimeInterval_Minute * 5;
-            /* The tasks that wait, or run. */
-            $percent = $PendingTasks.GetSamplePercent(interval);
-            $tasks = $percent < 70 ? max(0, $PendingTasks.GetSample(1))
-                : max($PendingTasks.GetSample(1), avg($PendingTasks.GetSample(interval)));
-            $wanted = $tasks > 0 ? $tasks : max(0, $TargetDedicatedNodes/2);
-            $TargetDedicatedNodes = age < interval ? 1 : max(0, min($wanted, 5));""",
-            5.0,
-        ),
-        (
-            """$NodeDeallocationOption = taskcompletion;
-            lifespan = time() - time("Mon, 02 Mar 2026 09:00:00 GMT"); span = TimeInterval_Second * 90;
-            $TargetDedicated = (lifespan > span ? min($PendingTasks.GetSample(span, 10)) : 1);""",
-            6.0,
-        ),
-        (
-            """total = ($CPUPercent.GetSamplePercent(TimeInterval_Minute*0, TimeInterval_Minute*10) < 0.7 ? 5
-                : min($CPUPercent.GetSample(TimeInterval_Minute*0, TimeInterval_Minute*10)));
-            $TargetDedicated = min(100, total + $CurrentDedicated * 0);""",
-            5.0,
-        ),
-        ("$TargetDedicatedNodes = std(1, 2, 3, 4, 5) > 1.58 && std(1, 2, 3, 4, 5) < 1.59 ? 3 : 0", 3.0),
-        ("$TargetDedicatedNodes = 7; stop(); $TargetDedicatedNodes = 9;", 7.0),
-    ],
-)
-def test_public_formulas_are_evaluated(formula, nodes):
+@pytest.mark.parametrize("name", FORMULAS)
+def test_public_formulas_are_evaluated(name):
+    formula, nodes = FORMULAS[name]
     assigned = parse(formula).evaluate(SAMPLED)
     assert assigned["$TargetDedicatedNodes"] == nodes
+
+
+def test_public_formulas_have_no_error_in_a_pool(client):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0"))
+    wait_until_evaluated(client)
+    for formula, _ in FORMULAS.values():
+        options = m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula)
+        assert client.evaluate_pool_auto_scale("pool", options).error is None
 
 
 def test_a_statement_that_is_no_assignment_is_an_error_of_its_run(client):
