@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.batch import models as m
@@ -127,7 +128,7 @@ def test_clock_moved_by_years_replays_its_last_day(start_service):
     service = start_service(AZURE)
     client = service.client()
     formula = "$TargetDedicatedNodes = 0;"
-    options = {"enable_auto_scale": True, "auto_scale_formula": formula, "target_dedicated_nodes": None}
+    options: dict[str, Any] = {"enable_auto_scale": True, "auto_scale_formula": formula, "target_dedicated_nodes": None}
     client.create_pool(pool_options(auto_scale_evaluation_interval=timedelta(minutes=5), **options))
     wait_for(lambda: client.get_pool("pool").auto_scale_run)
     service.admin("clock", advance="P5Y")
