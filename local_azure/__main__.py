@@ -17,7 +17,7 @@ from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, Azurite, azurite
-from local_azure.batch.http.server import Account, AutoStorage, Containers, DataDirectoryInUse, serve
+from local_azure.batch.http.server import Account, AutoStorage, Containers, DataDirectoryInUse, Profile, serve
 from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
 from local_azure.installation import AzuriteFailed, ensure_installed
@@ -70,6 +70,13 @@ def arguments() -> argparse.ArgumentParser:
         default=Containers.ENGINE.value,
         help="run tasks with containerSettings by the container engine of this machine, or on this machine itself "
         "(host), with its programs instead of their images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timings",
+        choices=[profile.value for profile in Profile],
+        default=Profile.FAST.value,
+        help="how long nodes take to start and things to be deleted: some hundredths of a second (fast), or minutes as "
+        "in Azure (azure), through which `local_azure.faults clock` moves (default: %(default)s)",
     )
     parser.add_argument("--faults", action="store_true", help="let clients inject faults; see local_azure.faults")
     parser.add_argument("--until-stdin-closes", action="store_true", help="exit when stdin closes, as the parent ends")
@@ -165,6 +172,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             stop=stop,
             administered=options.faults,
             auto_storage=linked,
+            timings=Profile(options.timings).timings(),
             security=security.batch,
             containers=Containers(options.containers),
         )

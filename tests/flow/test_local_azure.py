@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from tasks.errors.service import EmbeddedAzureEnded
 from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits
-from tests.support.batch_service import create_job, create_pool, run_task
+from tests.support.batch_service import create_job, create_pool, pool_options, run_task, wait_for_nodes
 from tests.support.containers import IMAGE, machine
 from tests.support.paths import ROOT
 from tests.support.polling import LIMIT, wait_until
@@ -365,6 +366,20 @@ def test_faults_are_refused_unless_asked_for_at_the_start(running: LocalAzure) -
     code, said = ask(running.settings, "clock", "advance=PT1H")
     assert code == 1
     assert "InvalidUri" in said
+
+
+def test_minutes_of_azure_pass_when_the_clock_is_moved(start: Callable[..., LocalAzure]) -> None:
+    settings = start("--timings", "azure", "--faults").settings
+    azure = Azure.from_environment(settings)
+    assert azure is not None
+    with azure.batch() as batch:
+        batch.create_pool(pool_options())
+        (creating,) = wait_for_nodes(batch, "pool", "creating")
+        assert ask(settings, "clock", "advance=PT10M")[0] == 0
+        (idle,) = wait_for_nodes(batch, "pool", "idle")
+    assert creating.allocation_time is not None
+    assert idle.state_transition_time is not None
+    assert idle.state_transition_time - creating.allocation_time == timedelta(minutes=4)
 
 
 def test_faults_come_from_the_command_line_and_the_sdk_gets_over_them(start: Callable[..., LocalAzure]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from local_azure.batch.engine.formula import parse
 from local_azure.batch.engine.formula_values import FormulaError, Samples
 from tests.support.batch_service import SLOW, create_job, pool_options, task, wait_for, wait_for_nodes
+from tests.support.formulas import FORMULAS
 
 BY_TASKS = "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $NodeDeallocationOption = taskcompletion;"
 
@@ -50,11 +51,15 @@ def test_disabling_during_a_resize_stops_it(start_service):
     service = start_service(SLOW)
     client = service.client()
     client.create_pool(scaled("$TargetDedicatedNodes = 1"))
+    created = client.get_pool("pool").etag
     service.advance(seconds=61)  # the pool is steady, so the formula is evaluated
     wait_for(lambda: client.get_pool("pool").auto_scale_run)
-    assert client.get_pool("pool").allocation_state == "resizing"
+    scaled_up = client.get_pool("pool")
+    assert scaled_up.allocation_state == "resizing"
+    assert scaled_up.etag > created, "the service has changed the targets"
     client.disable_pool_auto_scale("pool")
     assert client.get_pool("pool").allocation_state == "stopping"
+    assert client.get_pool("pool").etag == scaled_up.etag, "as in recorded answers of Azure"
     service.advance(seconds=61)
     pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
     assert [error.code for error in pool.resize_errors] == ["ResizeStopped"]
@@ -109,6 +114,9 @@ def test_syntax_errors_name_line_and_column():
 NOW = datetime(2026, 3, 2, 10, tzinfo=timezone.utc)
 SAMPLED = {
     "$PendingTasks": Samples(6.0),
+    "$ActiveTasks": Samples(4.0),
+    "$TaskSlotsPerNode": Samples(4.0),
+    "$PreemptedNodeCount": Samples(1.0),
     "$CPUPercent": Samples(0.0, known=False),
     "$TargetDedicatedNodes": Samples(2.0),
     "$CurrentDedicatedNodes": Samples(4.0),
@@ -116,41 +124,19 @@ SAMPLED = {
 }
 
 
-# Written after public formulas: Nextflow's default with its comments, that of GA4GH TES with an RFC 1123 time, and one
-# of the documentation of PowerShell with older names and a metric that nothing measures here.
-@pytest.mark.parametrize(
-    ("formula", "nodes"),
-    [
-        (
-            """// The age of the pool.
-            age = time() - time("2026-03-02T09:00:00.880011Z"); interval = TimeInterval_Minute * 5;
-            /* The tasks that wait, or run. */
-            $percent = $PendingTasks.GetSamplePercent(interval);
-            $tasks = $percent < 70 ? max(0, $PendingTasks.GetSample(1))
-                : max($PendingTasks.GetSample(1), avg($PendingTasks.GetSample(interval)));
-            $wanted = $tasks > 0 ? $tasks : max(0, $TargetDedicatedNodes/2);
-            $TargetDedicatedNodes = age < interval ? 1 : max(0, min($wanted, 5));""",
-            5.0,
-        ),
-        (
-            """$NodeDeallocationOption = taskcompletion;
-            lifespan = time() - time("Mon, 02 Mar 2026 09:00:00 GMT"); span = TimeInterval_Second * 90;
-            $TargetDedicated = (lifespan > span ? min($PendingTasks.GetSample(span, 10)) : 1);""",
-            6.0,
-        ),
-        (
-            """total = ($CPUPercent.GetSamplePercent(TimeInterval_Minute*0, TimeInterval_Minute*10) < 0.7 ? 5
-                : min($CPUPercent.GetSample(TimeInterval_Minute*0, TimeInterval_Minute*10)));
-            $TargetDedicated = min(100, total + $CurrentDedicated * 0);""",
-            5.0,
-        ),
-        ("$TargetDedicatedNodes = std(1, 2, 3, 4, 5) > 1.58 && std(1, 2, 3, 4, 5) < 1.59 ? 3 : 0", 3.0),
-        ("$TargetDedicatedNodes = 7; stop(); $TargetDedicatedNodes = 9;", 7.0),
-    ],
-)
-def test_public_formulas_are_evaluated(formula, nodes):
+@pytest.mark.parametrize("name", FORMULAS)
+def test_public_formulas_are_evaluated(name):
+    formula, nodes = FORMULAS[name]
     assigned = parse(formula).evaluate(SAMPLED)
     assert assigned["$TargetDedicatedNodes"] == nodes
+
+
+def test_public_formulas_have_no_error_in_a_pool(client):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0"))
+    wait_until_evaluated(client)
+    for formula, _ in FORMULAS.values():
+        options = m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula)
+        assert client.evaluate_pool_auto_scale("pool", options).error is None
 
 
 def test_a_statement_that_is_no_assignment_is_an_error_of_its_run(client):
@@ -229,6 +215,24 @@ def test_formula_that_cannot_be_computed_is_an_error_of_its_run(client, formula)
     wait_until_evaluated(client)
     run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
     assert run.error.code == "AutoScalingFormulaEvaluationError"
+
+
+@pytest.mark.parametrize(
+    ("formula", "reason"),
+    [
+        ('x = 1 + "a"', "x cannot be computed: 1 + a is not defined"),
+        ("x = 1 / 0", "x cannot be computed: 1 / 0 is a division by zero"),
+        ("x = avg($CPUPercent.GetSample(1))", "x cannot be computed: avg has no values"),
+        ("x = time(0)", "x cannot be computed: 0 is not a text"),
+        ("x = $NoSuch", "the variable $NoSuch is not defined"),
+    ],
+)
+def test_run_that_fails_says_why_in_terms_of_the_formula(client, formula, reason):
+    client.create_pool(scaled("$TargetDedicatedNodes = 0"))
+    wait_until_evaluated(client)
+    run = client.evaluate_pool_auto_scale("pool", m.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula=formula))
+    assert (run.error.message, [each.value for each in run.error.error_values]) == (reason, [reason])
+    assert run.results == "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue"
 
 
 def test_number_of_nodes_is_bounded(client):

@@ -124,7 +124,7 @@ def test_schedule_is_completed_when_no_more_job_may_run(service, client):
     wait_for(lambda: jobs(client) == [("nightly:job-1", "completed")])
     service.advance(minutes=61)
     wait_for_state(client, "completed")
-    assert jobs(client) == [("nightly:job-1", "completed")]
+    assert jobs(client) == [("nightly:job-1", "completed"), ("nightly:job-2", "completed")]
 
 
 def test_disabled_schedule_creates_no_job_until_it_is_enabled(service, client):
@@ -168,6 +168,31 @@ def test_change_is_for_jobs_to_come(client):
     client.update_job_schedule("nightly", m.BatchJobScheduleUpdateOptions(job_specification=spec))
     assert client.get_job_schedule("nightly").job_specification.priority == 7
     assert client.get_job("nightly:job-1").priority == 1
+
+
+def test_schedule_whose_rule_is_replaced_recurs_by_the_new_one(service, client):
+    create_schedule(client, all_tasks_complete_mode="noaction")
+    wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])
+    created = client.get_job_schedule("nightly").creation_time
+    spec = m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="pool"))
+    rule = m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1))
+    client.replace_job_schedule("nightly", m.BatchJobSchedule(job_specification=spec, schedule=rule))
+    assert client.get_job_schedule("nightly").execution_info.next_run_time == created + timedelta(hours=1)
+    client.begin_delete_job("nightly:job-1", polling_interval=0.02).result()
+    service.advance(minutes=61)
+    wait_for(lambda: jobs(client) == [("nightly:job-2", "active")])
+
+
+def test_schedule_without_a_rule_any_more_ends_with_its_job(client):
+    create_schedule(client, m.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1)), display_name="job")
+    wait_for(lambda: jobs(client) == [("nightly:job-1", "active")])
+    spec = m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="pool"))
+    client.replace_job_schedule("nightly", m.BatchJobSchedule(job_specification=spec))
+    replaced = client.get_job_schedule("nightly")
+    assert replaced.job_specification.display_name is None
+    assert replaced.execution_info.next_run_time is None
+    client.begin_delete_job("nightly:job-1", polling_interval=0.02).result()
+    wait_for_state(client, "completed")
 
 
 def test_auto_pool_of_a_schedule_serves_all_its_jobs(service, client):

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from azure.batch import models as m
-from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
 from tests.support.batch_service import (
     SLOW,
@@ -62,6 +63,38 @@ def test_job_ends_with_its_last_task_once_that_is_wanted(client):
     assert job.execution_info.end_time is not None
     assert job.previous_state == "terminating"
     assert [item.state for item in client.list_tasks("job")] == ["completed", "completed"]
+
+
+def test_job_that_the_service_ends_has_a_new_etag(client):
+    """Its state counts as its data, as the documentation of lastModified says; its tasks do not."""
+    create_pool(client)
+    create_job(client)
+    created = client.get_job("job")
+    run_task(client, "/bin/true")
+    assert client.get_job("job").etag == created.etag
+    client.update_job("job", m.BatchJobUpdateOptions(all_tasks_complete_mode="terminatejob"))
+    ended = wait_for_job(client, "completed")
+    assert ended.last_modified == ended.state_transition_time
+    assert ended.etag > created.etag
+    with pytest.raises(ResourceModifiedError) as refusal:
+        client.begin_delete_job("job", etag=created.etag, match_condition=MatchConditions.IfNotModified)
+    assert refusal.value.error.code == "ConditionNotMet"
+
+
+def test_job_at_its_time_limit_or_disabled_by_a_task_has_a_new_etag(service, client):
+    create_pool(client)
+    create_job(client, "limited", constraints=m.BatchJobConstraints(max_wall_clock_time=timedelta(hours=1)))
+    create_job(client, "disabled", task_failure_mode="performexitoptionsjobaction")
+    before = {job.id: job.etag for job in client.list_jobs()}
+    failing = m.ExitConditions(default=m.ExitOptions(job_action="disable"))
+    client.create_task("disabled", task("task", "/bin/false", exit_conditions=failing))
+    disabled = wait_for_job(client, "disabled", "disabled")
+    service.advance(hours=2)
+    limited = wait_for_job(client, "completed", "limited")
+    assert disabled.last_modified == disabled.state_transition_time
+    assert limited.last_modified == limited.state_transition_time
+    assert disabled.etag > before["disabled"]
+    assert limited.etag > before["limited"]
 
 
 def test_job_without_tasks_ends_at_once_with_terminatejob(client):

@@ -11,9 +11,20 @@ from tests.support.batch_service import SLOW, create_pool, pool_options, wait_fo
 from tests.support.raw_requests import Raw
 
 _GROUP = "/subscriptions/s/resourceGroups/g/providers"
-OWN_IMAGE = m.VirtualMachineConfiguration(
-    image_reference=m.BatchVmImageReference(virtual_machine_image_id=f"{_GROUP}/Microsoft.Compute/images/i"),
-    node_agent_sku_id="batch.node.ubuntu 24.04",
+
+
+def machine(**image: str) -> m.VirtualMachineConfiguration:
+    reference = m.BatchVmImageReference(**image)
+    return m.VirtualMachineConfiguration(image_reference=reference, node_agent_sku_id="batch.node.ubuntu 24.04")
+
+
+OWN_IMAGE = machine(virtual_machine_image_id=f"{_GROUP}/Microsoft.Compute/images/i")
+SHARED_IMAGE = machine(shared_gallery_image_id="/galleries/g/images/i")
+COMMUNITY_IMAGE = machine(community_gallery_image_id="image")
+OWN_ADDRESS = m.NetworkConfiguration(
+    public_ip_address_configuration=m.BatchPublicIpAddressConfiguration(
+        ip_address_provisioning_type="usermanaged", ip_address_ids=["192.0.2.1"]
+    )
 )
 
 
@@ -157,7 +168,10 @@ def test_pool_ids_are_unique_regardless_of_case(client):
         ({"resize_timeout": timedelta(minutes=4)}, "InvalidPropertyValue", "resizeTimeout"),
         ({"virtual_machine_configuration": None}, "MissingRequiredProperty", "virtualMachineConfiguration"),
         ({"network_configuration": m.NetworkConfiguration(subnet_id="net")}, "InvalidPropertyValue", "subnetId"),
+        ({"network_configuration": OWN_ADDRESS}, "InvalidPropertyValue", "ipAddressIds"),
         ({"virtual_machine_configuration": OWN_IMAGE}, "InvalidPropertyValue", "virtualMachineImageId"),
+        ({"virtual_machine_configuration": SHARED_IMAGE}, "InvalidPropertyValue", "sharedGalleryImageId"),
+        ({"virtual_machine_configuration": COMMUNITY_IMAGE}, "InvalidPropertyValue", "communityGalleryImageId"),
         ({"start_task": m.BatchStartTask(command_line="")}, "InvalidPropertyValue", "startTask.commandLine"),
     ],
 )
@@ -229,8 +243,10 @@ def test_stopped_resize_is_reported_and_keeps_its_targets(start_service):
     service.advance(seconds=61)
     wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
     client.begin_resize_pool("pool", m.BatchPoolResizeOptions(target_dedicated_nodes=2))
+    resized = client.get_pool("pool").etag
     client.begin_stop_pool_resize("pool")
     assert client.get_pool("pool").allocation_state == "stopping"
+    assert client.get_pool("pool").etag == resized, "as in recorded answers of Azure"
     service.advance(seconds=61)
     pool = wait_for(lambda: next((p for p in client.list_pools() if p.allocation_state == "steady"), None))
     assert [error.code for error in pool.resize_errors] == ["ResizeStopped"]

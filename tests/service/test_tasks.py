@@ -74,6 +74,21 @@ def test_defaults_are_shown(client):
     assert found.node_info is None
 
 
+def test_auto_user_that_is_given_in_part_is_completed(client):
+    admin = m.UserIdentity(auto_user=m.AutoUserSpecification(elevation_level="admin"))
+    manager = m.BatchJobManagerTask(id="manager", command_line="/bin/true", user_identity=admin)
+    preparation = m.BatchJobPreparationTask(command_line="/bin/true", user_identity=admin)
+    create_job(client, job_manager_task=manager, job_preparation_task=preparation)
+    client.create_task("job", task(user_identity=m.UserIdentity(auto_user=m.AutoUserSpecification(scope="task"))))
+    client.create_task("job", task("named", user_identity=m.UserIdentity(username="me")))
+    job = client.get_job("job")
+    for shown in (job.job_manager_task, job.job_preparation_task, client.get_task("job", "manager")):
+        assert shown.user_identity.as_dict() == {"autoUser": {"scope": "pool", "elevationLevel": "admin"}}
+    partly = client.get_task("job", "task").user_identity.as_dict()
+    assert partly == {"autoUser": {"scope": "task", "elevationLevel": "nonadmin"}}
+    assert client.get_task("job", "named").user_identity.as_dict() == {"username": "me"}
+
+
 def test_command_line_is_run_without_a_shell(ready):
     run_task(ready, "/bin/echo $HOME '*' \"a  b\"")
     assert stdout(ready) == "$HOME * a  b\n"

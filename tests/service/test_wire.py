@@ -17,6 +17,9 @@ from azure.core.exceptions import HttpResponseError, ResourceModifiedError
 from tests.support.batch_service import create_job, pool_options
 from tests.support.raw_requests import VERSION, Raw
 
+LATER = {"doNotRunUntil": "2099-01-01T00:00:00Z"}
+SCHEDULE = {"id": "there", "schedule": LATER, "jobSpecification": {"poolInfo": {"poolId": "pool"}}}
+
 
 @pytest.fixture
 def raw(service):
@@ -219,6 +222,46 @@ def test_body_is_checked_before_existence(raw):
     assert code(raw("PATCH", "/pools/none", body={"colour": 1})) == (400, "InvalidRequestBody")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "refusal"),
+    [
+        ("PATCH", "/jobs/none", {"priority": 1001}, "OutOfRangePriority"),
+        ("PUT", "/jobs/none", {"poolInfo": {"poolId": "not an id"}}, "InvalidPropertyValue"),
+        ("POST", "/jobs/none/tasks", {"id": "not an id", "commandLine": "true"}, "InvalidPropertyValue"),
+        ("PUT", "/jobs/none/tasks/none", {"constraints": {"maxTaskRetryCount": -2}}, "InvalidPropertyValue"),
+        ("POST", "/jobschedules", {**SCHEDULE, "schedule": {"startWindow": "PT1S"}}, "InvalidPropertyValue"),
+        ("PATCH", "/jobschedules/none", {"schedule": {"startWindow": "PT1S"}}, "InvalidPropertyValue"),
+        ("PATCH", "/pools/none", {"startTask": {"commandLine": " "}}, "InvalidPropertyValue"),
+        ("POST", "/pools/none/resize", {"targetDedicatedNodes": -1}, "InvalidPropertyValue"),
+        ("POST", "/pools/none/removenodes", {"nodeList": []}, "InvalidPropertyValue"),
+        ("POST", "/pools/none/enableautoscale", {"autoScaleEvaluationInterval": "PT1M"}, "InvalidPropertyValue"),
+        ("POST", "/pools/none/evaluateautoscale", {"autoScaleFormula": "("}, "AutoScalingFormulaSyntaxError"),
+        ("POST", "/pools/none/nodes/none/users", {"name": "not a name"}, "InvalidPropertyValue"),
+    ],
+)
+def test_values_are_checked_before_existence(raw, method, path, body, refusal):
+    assert raw("POST", "/jobschedules", body=SCHEDULE).ok
+    assert code(raw(method, path, body=body)) == (400, refusal)
+
+
+LISTS = ["/pools", "/nodecounts", "/supportedimages", "/jobs", "/jobschedules", "/jobs/none/tasks", "/pools/none/nodes"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_page_size_is_checked_by_all_lists_before_existence(raw, path):
+    assert code(raw("GET", f"{path}?maxresults=-1")) == (400, "InvalidQueryParameterValue")
+    assert code(raw("GET", f"{path}?maxresults=1001")) == (400, "OutOfRangeQueryParameterValue")
+
+
+def test_deletion_is_answered_without_etag_as_in_azure(raw, client):
+    client.create_pool(pool_options(target_dedicated_nodes=0))
+    create_job(client)
+    for path, status in (("/pools/pool", 202), ("/jobs/job", 202)):
+        response = raw("DELETE", path)
+        assert response.status_code == status
+        assert not {"ETag", "Last-Modified", "DataServiceId"} & response.headers.keys()
+
+
 def test_names_that_are_too_long_are_refused(raw):
     pool = {"poolId": "pool"}
     assert raw("POST", "/jobs", body={"id": "job", "poolInfo": pool, "displayName": "x" * 1024}).ok
@@ -234,6 +277,11 @@ def test_page_size_out_of_range_is_refused(raw, size):
 
 def test_unknown_selected_property_is_refused(raw):
     assert code(raw("GET", "/pools?$select=id,colour")) == (400, "InvalidQueryParameterValue")
+
+
+def test_unknown_expanded_property_is_refused(raw):
+    assert code(raw("GET", "/pools?$expand=stats,colour")) == (400, "InvalidQueryParameterValue")
+    assert raw("GET", "/pools?$expand=stats").ok
 
 
 def test_next_link_keeps_the_query(raw, client):

@@ -26,8 +26,8 @@ from tests.support.contract import CheckedAsyncTransport, CheckedTransport
 from tests.support.polling import LIMIT
 
 T = TypeVar("T")
-QUICK = Timings(allocation=0.01, boot=0.01, removal=0.01, termination=0.01)
-SLOW = Timings(allocation=60, boot=60, removal=60, termination=60)
+QUICK = Timings(allocation=0.01, boot=0.01, removal=0.01, auto_pool=0.01, termination=0.01)
+SLOW = Timings(allocation=60, boot=60, removal=60, auto_pool=60, termination=60)
 IMAGE = m.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
 MACHINE = m.VirtualMachineConfiguration(image_reference=IMAGE, node_agent_sku_id="batch.node.ubuntu 24.04")
 

@@ -7,7 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 from functools import partial
 
-from local_azure.batch.engine import autoscale, container_specs
+from local_azure.batch.engine import autoscale, container_specs, pool_deletion
 from local_azure.batch.engine.nodes import dismiss, is_leaving
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.unavailable import resize_error, unavailable
@@ -70,7 +70,7 @@ class Allocator:
         nodes = list(self._service.store.nodes.where("pool = ?", pool.id))
         for node in nodes:
             dismiss(self._service, node, "requeue")
-        due = self._due(pool.document, self._service.timings.removal, "state")
+        due = self._due(pool.document, pool_deletion.seconds(self._service, pool), "state")
         if nodes or due > self._service.now():
             return due if not nodes else None  # the last node to leave wakes the pool
         self._service.store.pools.remove(pool)
@@ -115,7 +115,7 @@ class Allocator:
     def _settle(self, pool: Row, error: Document | None) -> datetime | None:
         """Make the pool steady once no node is in transition, or when its resizeTimeout has passed."""
         now = self._service.now()
-        due = self._due(pool.document, self._service.timings.allocation)
+        due = self._due(pool.document, self._service.timings.termination)
         began = parse_timestamp(pool.document["allocationStateTransitionTime"])
         timeout = after(began, parse_duration(pool.document["resizeTimeout"]))
         moving = self._service.store.nodes.where("pool = ?", pool.id)

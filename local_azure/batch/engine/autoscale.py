@@ -149,6 +149,8 @@ def step(service: Service, pool: Row) -> datetime | None:
     pool.private["deallocation"] = wanted.pop("deallocation", "requeue")
     changed = any(document[name] != value for name, value in wanted.items())
     document.update(wanted)
+    if changed:
+        service.touch(document, now)
     if changed or _is_off_target(service, pool):  # retries a failed allocation
         document.pop("resizeErrors", None)
         ALLOCATION.enter(document, "resizing", now)

@@ -21,6 +21,7 @@ from local_azure.batch.engine.formula_values import (
     flat,
     moment,
     number,
+    text_of,
 )
 
 MAXIMUM_LENGTH = 8192  # characters
@@ -250,7 +251,7 @@ def _attribute(value: Expression, name: str) -> Expression:
     def read(scope: dict[str, Any]) -> float:
         moment = value(scope)
         if not isinstance(moment, datetime) or name not in TIME_PARTS:
-            raise FormulaError(f"there is no {name} of {moment!r}")
+            raise FormulaError(f"there is no {name} of {text_of(moment)}")
         return float(TIME_PARTS[name](moment))
 
     return read
@@ -278,6 +279,9 @@ def _method(value: Expression, name: str, arguments: list[Expression]) -> Expres
     return call
 
 
+_OF_NOTHING = {"len", "rand", "sum"}  # have a result without values
+
+
 def _call(name: str, arguments: list[Expression]) -> Expression:
     if name not in ("time", "val", *FUNCTIONS):
         raise FormulaError(f"there is no function {name}")
@@ -292,6 +296,9 @@ def _call(name: str, arguments: list[Expression]) -> Expression:
             raise Stopped
         if name in ELEMENT_WISE and isinstance(given[0], list):
             return [float(FUNCTIONS[name]([value])) for value in flat(given)]
-        return float(FUNCTIONS[name](flat(given)))
+        values = flat(given)
+        if not values and name not in _OF_NOTHING:
+            raise ValueError(f"{name} has no values")
+        return float(FUNCTIONS[name](values))
 
     return call

@@ -53,7 +53,12 @@ def apply(operator: str, left: Any, right: Any) -> Any:
         return [apply(operator, one, other) for one, other in zip(lefts, rights, strict=True)]
     if isinstance(left, str) and operator not in ("==", "!="):
         raise TypeError(f"a text has no operator {operator}")  # and so cannot grow without limit
-    value = _OPERATORS[operator](left, right)
+    try:
+        value = _OPERATORS[operator](left, right)
+    except TypeError:
+        raise TypeError(f"{text_of(left)} {operator} {text_of(right)} is not defined") from None
+    except ZeroDivisionError:
+        raise ZeroDivisionError(f"{text_of(left)} {operator} {text_of(right)} is a division by zero") from None
     return float(value) if isinstance(value, bool | int) else value
 
 
@@ -77,7 +82,7 @@ def number(value: Any) -> float:
     if isinstance(value, Samples):
         return value.value
     if not isinstance(value, float):
-        raise TypeError(f"{value!r} is not a number")
+        raise TypeError(f"{text_of(value)} is not a number")
     return value
 
 
@@ -130,8 +135,10 @@ FUNCTIONS: dict[str, Callable[[list[float]], float]] = {
 ELEMENT_WISE = {"lg", "ln", "log"}  # of a vector: a vector
 
 
-def moment(text: str) -> datetime:
+def moment(text: Any) -> datetime:
     """A time as a formula writes it: ISO 8601, or RFC 1123 such as "Sun, 06 Nov 1994 08:49:37 GMT"."""
+    if not isinstance(text, str):
+        raise TypeError(f"{text_of(text)} is not a text")
     try:
         return parse_timestamp(text)
     except ValueError:

@@ -33,7 +33,7 @@ def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None 
         raise BatchError(Code.JobScheduleWithSameIdExists)
     now = service.now()
     document = {**spec, "id": job_id, "creationTime": timestamp(now)}
-    service.touch(document)
+    service.touch(document, now)
     JOB.enter(document, "active", now)
     pool, private = _pool(service, spec["poolInfo"], schedule)
     document["executionInfo"] = {"startTime": timestamp(now), "poolId": pool}

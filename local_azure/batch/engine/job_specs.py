@@ -12,7 +12,6 @@ from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id, is_id, parse_
 
 MAXIMUM_RELEASE = timedelta(minutes=15)  # a job release task's maxWallClockTime
 
-_AUTO_USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
 _UNLIMITED = {"maxWallClockTime": UNLIMITED_TEXT, "retentionTime": task_specs.DEFAULT_RETENTION, "maxTaskRetryCount": 0}
 
 
@@ -84,12 +83,12 @@ def check_pool(info: Document, *, scheduled: bool = False) -> None:
 def _manager(task: Document, *, retries: int) -> Document:
     """retries: the job's, which a job manager task has unless it has its own."""
     return {
-        "userIdentity": _AUTO_USER,
         "requiredSlots": 1,
         "killJobOnCompletion": True,
         "runExclusive": True,
         "allowLowPriorityNode": True,
         **task,
+        "userIdentity": task_specs.user_identity(task),
         "constraints": {**_UNLIMITED, "maxTaskRetryCount": retries, **task.get("constraints", {})},
     }
 
@@ -97,10 +96,10 @@ def _manager(task: Document, *, retries: int) -> Document:
 def _preparation(task: Document) -> Document:
     return {
         "id": "jobpreparation",
-        "userIdentity": _AUTO_USER,
         "waitForSuccess": True,
         "rerunOnNodeRebootAfterSuccess": True,
         **task,
+        "userIdentity": task_specs.user_identity(task),
         "constraints": {**_UNLIMITED, **task.get("constraints", {})},
     }
 
@@ -111,10 +110,10 @@ def _release(task: Document) -> Document:
         raise invalid_property("jobReleaseTask.maxWallClockTime", limit, "it must not be more than PT15M")
     return {
         "id": "jobrelease",
-        "userIdentity": _AUTO_USER,
         "maxWallClockTime": limit,
         "retentionTime": task_specs.DEFAULT_RETENTION,
         **task,
+        "userIdentity": task_specs.user_identity(task),
     }
 
 

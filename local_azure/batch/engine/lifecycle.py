@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch.engine import attempts, environment, subtasks
+from local_azure.batch.engine import attempts, environment, pool_deletion, subtasks
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.node_agent import NodeAgent
-from local_azure.batch.state.states import JOB, POOL
+from local_azure.batch.state.states import JOB
 from local_azure.batch.state.store import Row
 from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, parse_timestamp, timestamp
 
@@ -51,7 +51,7 @@ class Lifecycle:
             return advance(job) if advance else None
 
     def _enter(self, job: Row, state: str) -> None:
-        JOB.enter(job.document, state, self._service.now())
+        change_state(self._service, job, state)
         self._service.store.jobs.save(job)
         self._service.reconciler.wake("job", job.id)
 
@@ -105,11 +105,7 @@ class Lifecycle:
         """Wake the job schedule, and delete the auto pool, of a job that has ended."""
         if schedule := job.extra["schedule"]:
             self._service.reconciler.wake("schedule", schedule)
-        pool = self._service.store.pools.get(job.private.get("autoPool", "").lower())
-        if pool and pool.document["state"] == "active":
-            POOL.enter(pool.document, "deleting", self._service.now())
-            self._service.store.pools.save(pool)
-            self._service.reconciler.wake("pool", pool.id)
+        pool_deletion.end_auto_pool(self._service, job.private.get("autoPool", ""))
 
     def _deleting(self, job: Row) -> datetime | None:
         if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
@@ -156,9 +152,16 @@ def unfinished_tasks(service: Service, job: str) -> int:
     return int(found or 0)
 
 
+def change_state(service: Service, job: Row, state: str) -> None:
+    """Let the job enter the state, which modifies it."""
+    now = service.now()
+    JOB.enter(job.document, state, now)
+    service.touch(job.document, now)
+
+
 def terminate(service: Service, job: Row, reason: str) -> None:
     """Start to terminate a job: running attempts are ended, active tasks stay active. Saves the job."""
-    JOB.enter(job.document, "terminating", service.now())
+    change_state(service, job, "terminating")
     job.document["executionInfo"]["terminateReason"] = reason
     service.store.jobs.save(job)
     for attempt in attempts.of_job(service, job.id):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch.engine import attempts, job_tasks
+from local_azure.batch.engine import attempts, job_tasks, pool_deletion
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.start_tasks import StartTasks
@@ -156,7 +156,7 @@ class Nodes:
     def _leaving(self, node: Row) -> datetime | None:
         if not self._is_empty(node):
             return None
-        if due := self._is_due(node, self._service.timings.removal):
+        if due := self._is_due(node, pool_deletion.seconds(self._service, self._service.pool(node.keys[0]))):
             return due
         self._service.store.nodes.remove(node)
         self._service.store.execute("DELETE FROM job_nodes WHERE id = ?", node.id)

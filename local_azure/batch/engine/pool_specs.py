@@ -78,8 +78,8 @@ def refuse_linked_resources(spec: Document) -> None:
 
 def start_task(task: Document) -> Document:
     task_specs.check_command(task, "startTask.")
-    auto_user = {"scope": "pool", "elevationLevel": "nonadmin"}
-    return {"userIdentity": {"autoUser": auto_user}, "maxTaskRetryCount": 0, "waitForSuccess": True, **task}
+    identity = task_specs.user_identity(task)
+    return {"maxTaskRetryCount": 0, "waitForSuccess": True, **task, "userIdentity": identity}
 
 
 def check_targets(body: Document) -> None:
@@ -122,7 +122,7 @@ def _check_machine(spec: Document) -> None:
 
 
 def _check_network(network: Document) -> None:
-    resource_ids.check_subnet(network)
+    resource_ids.check_network(network)
     provisioning = network.get("publicIPAddressConfiguration", {}).get("provision", "")
     if provisioning.lower() == "nopublicipaddresses" and "subnetId" not in network:
         path = "networkConfiguration.publicIPAddressConfiguration.provision"

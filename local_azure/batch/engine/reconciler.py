@@ -6,13 +6,15 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from local_azure.batch.state.clock import Clock
 
 logger = logging.getLogger(__name__)
 
 RETRY = timedelta(seconds=5)  # after a failure
+MOST_ROUNDS = 10  # requests are served after these
+REPLAYED = timedelta(days=1)  # after a clock that was moved by more, what is due before that is done at that time
 
 Key = tuple[str, ...]  # the kind of resource, followed by its keys
 Reconcile = Callable[..., "datetime | None"]
@@ -32,6 +34,7 @@ class Reconciler:
         self._due: dict[Key, datetime] = {}
         self._queue: list[tuple[datetime, Key]] = []
         self._event = asyncio.Event()
+        self._replayed = datetime.min.replace(tzinfo=timezone.utc)
 
     def register(self, kind: str, reconcile: Reconcile) -> None:
         self._functions[kind] = reconcile
@@ -61,9 +64,34 @@ class Reconciler:
                 await asyncio.sleep(0)  # let requests in between
 
     def _reconcile_all(self) -> None:
-        woken, self._woken = list(self._woken), {}
         now = self._clock.now()
-        while self._queue and self._queue[0][0] <= now:
+        moment = self._overdue(now)
+        if moment is None:
+            self._reconcile_due(now)
+            return
+        with self._clock.at(moment):
+            self._reconcile_due(moment)
+            for _ in range(MOST_ROUNDS):  # what these have woken has its time of that moment, too
+                if self._woken:
+                    self._reconcile_due(moment)
+
+    def _overdue(self, now: datetime) -> datetime | None:
+        """The earliest time at which something is due, if that has passed.
+
+        It is done as at that time, so that a clock that was moved by hours goes through all states of these hours. What
+        is due then once more has its turn at the present: otherwise time could stand still.
+        """
+        if not self._queue or self._queue[0][0] > now:
+            return None
+        moment = max(self._queue[0][0], now - REPLAYED)
+        if moment <= self._replayed:
+            return None
+        self._replayed = moment
+        return moment
+
+    def _reconcile_due(self, moment: datetime) -> None:
+        woken, self._woken = list(self._woken), {}
+        while self._queue and self._queue[0][0] <= moment:
             due, key = heapq.heappop(self._queue)
             if self._due.get(key) == due:
                 del self._due[key]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch.engine import attempts, lifecycle
+from local_azure.batch.engine import attempts, lifecycle, pool_deletion
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_creation import add_job
 from local_azure.batch.engine.service import Service
-from local_azure.batch.state.states import JOB, POOL, SCHEDULE
+from local_azure.batch.state.states import SCHEDULE
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import after, parse_duration, parse_timestamp, timestamp
 
@@ -117,7 +117,7 @@ class Schedules:
         jobs = self._jobs(schedule)
         for job in jobs:
             if job.document["state"] != "deleting":
-                JOB.enter(job.document, "deleting", service.now())
+                lifecycle.change_state(service, job, "deleting")
                 service.store.jobs.save(job)
                 for attempt in attempts.of_job(service, job.id):
                     attempts.stop(service, attempt, Stop.TERMINATE)
@@ -136,11 +136,8 @@ class Schedules:
 
     def _delete_auto_pool(self, schedule: Row) -> None:
         auto: Document = schedule.document["jobSpecification"]["poolInfo"].get("autoPoolSpecification", {})
-        pool = self._service.store.pools.get(schedule.private.get("autoPool", "").lower())
-        if pool and pool.document["state"] == "active" and not auto.get("keepAlive"):
-            POOL.enter(pool.document, "deleting", self._service.now())
-            self._service.store.pools.save(pool)
-            self._service.reconciler.wake("pool", pool.id)
+        if not auto.get("keepAlive"):
+            pool_deletion.end_auto_pool(self._service, schedule.private.get("autoPool", ""))
 
 
 def next_run(schedule: Row, now: datetime) -> datetime | None:

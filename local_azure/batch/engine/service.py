@@ -61,7 +61,10 @@ class Service:
         return self.clock.now()
 
     def touch(self, document: Document, now: datetime | None = None) -> None:
-        """Mark a resource as modified by a client; state transitions do not modify it."""
+        """Mark a resource as modified: by a client, or where the service itself changes what is documented to count.
+
+        That is the state of a job, and the targets of a pool, but not the states of pools, nodes and tasks.
+        """
         now = now or self.now()
         document["eTag"] = next_etag(document.get("eTag"), now)
         document["lastModified"] = timestamp(now)

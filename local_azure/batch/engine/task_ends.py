@@ -7,7 +7,7 @@ from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.exit_conditions import consequence
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.work import Result
-from local_azure.batch.state.states import JOB, TASK
+from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Row
 from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, timestamp
 
@@ -58,7 +58,7 @@ def _act_on_job(service: Service, task: Row, action: str) -> None:
 
 def disable(service: Service, job: Row, stop: Stop | None) -> None:
     """Start no more tasks of the job; running ones are stopped, or with None awaited. Saves the job."""
-    JOB.enter(job.document, "disabling", service.now())
+    lifecycle.change_state(service, job, "disabling")
     service.store.jobs.save(job)
     for attempt in attempts.of_job(service, job.id) if stop else ():
         attempts.stop(service, attempt, stop or Stop.REQUEUE)

@@ -15,36 +15,49 @@ MAXIMUM_COMMAND_LINE = 32_768
 
 def with_defaults(spec: Document, job: Document) -> Document:
     """The specification with defaults, for a task of the job. Raises BatchError if it is invalid."""
-    check(spec, job)
+    check(spec)
+    _check_ids_of_job_tasks(spec["id"], job)
+    dependencies.check(spec.get("dependsOn"), job)
+    exit_conditions.check(spec.get("exitConditions"), job)
     if "multiInstanceSettings" in spec:
         spec["multiInstanceSettings"] = {"numberOfInstances": 1, **spec["multiInstanceSettings"]}
     return {
-        "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
         "requiredSlots": 1,
         **spec,
+        "userIdentity": user_identity(spec),
         "constraints": constraints(spec.get("constraints", {}), job),
         "executionInfo": {"retryCount": 0, "requeueCount": 0},
     }
 
 
 def constraints(given: Document, job: Document) -> Document:
-    retries = given.get("maxTaskRetryCount", 0)
-    if retries < -1:
-        raise invalid_property("constraints.maxTaskRetryCount", retries, "it must be -1, for no limit, or not negative")
     defaults = {"maxWallClockTime": UNLIMITED_TEXT, "retentionTime": DEFAULT_RETENTION}
     return {**defaults, "maxTaskRetryCount": job["constraints"]["maxTaskRetryCount"], **given}
 
 
-def check(spec: Document, job: Document) -> None:
+def user_identity(task: Document) -> Document:
+    """The identity under which a task of any kind runs: an auto user, unless it names an account."""
+    given: Document = task.get("userIdentity", {"autoUser": {}})
+    if "autoUser" not in given:
+        return given
+    return {**given, "autoUser": {"scope": "pool", "elevationLevel": "nonadmin", **given["autoUser"]}}
+
+
+def check_constraints(given: Document) -> None:
+    retries = given.get("maxTaskRetryCount", 0)
+    if retries < -1:
+        raise invalid_property("constraints.maxTaskRetryCount", retries, "it must be -1, for no limit, or not negative")
+
+
+def check(spec: Document) -> None:
+    """Check what does not depend on the task's job."""
     check_id("id", spec["id"])
     check_command(spec)
+    check_constraints(spec.get("constraints", {}))
     if spec.get("requiredSlots", 1) < 1:
         raise invalid_property("requiredSlots", spec["requiredSlots"], "it must be positive")
-    _check_ids_of_job_tasks(spec["id"], job)
     if settings := spec.get("multiInstanceSettings"):
         _check_instances(settings, spec)
-    dependencies.check(spec.get("dependsOn"), job)
-    exit_conditions.check(spec.get("exitConditions"), job)
 
 
 def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:

@@ -15,7 +15,7 @@ from local_azure.batch.engine.service import Service
 from local_azure.batch.http.routes import Operation, Router
 from local_azure.batch.operations import admin
 from local_azure.batch.rest import auth
-from local_azure.batch.rest.call import Call, Response
+from local_azure.batch.rest.call import Call, Response, maximum_results
 from local_azure.batch.state.access import ALL
 from local_azure.batch.state.errors import BatchError, Code, invalid_query, not_implemented
 from local_azure.batch.state.faults import Injected, RequestFault
@@ -187,6 +187,9 @@ def _query(text: str, operation: Operation) -> dict[str, str]:
             raise BatchError(Code.UnsupportedQueryParameter, reason, QueryParameterName=name)
     if "timeout" in given and not _SECONDS.fullmatch(given["timeout"]):
         raise invalid_query("timeout must be a number of seconds.", "timeout", given["timeout"])
+    if not set(given.get("$expand", "").replace(" ", "").split(",")) <= {"", "stats"}:
+        raise invalid_query("only stats can be expanded.", "$expand", given["$expand"])
+    maximum_results(given)  # before the resource is looked for whose parts are listed
     return {name.removeprefix("$"): value for name, value in given.items()}
 
 

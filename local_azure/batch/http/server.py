@@ -34,7 +34,7 @@ from local_azure.batch.rest import tokens
 from local_azure.batch.state.access import ALL, Access, Entra
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
-from local_azure.batch.state.clock import Clock, Timings
+from local_azure.batch.state.clock import Clock, Profile, Timings
 from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Store
 from local_azure.batch.state.wire import parse_timestamp
@@ -47,14 +47,13 @@ __all__ = [
     "Containers",
     "DataDirectoryInUse",
     "Entra",
+    "Profile",
     "Security",
     "Timings",
     "serve",
 ]
 
 logger = logging.getLogger(__name__)
-
-LOCAL_TIMINGS = Timings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +75,7 @@ class Security:
 
 
 PLAIN = Security()
+FAST = Profile.FAST.timings()
 
 
 class DataDirectoryInUse(Exception):
@@ -90,7 +90,7 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event,
     clock: Clock | None = None,
-    timings: Timings = LOCAL_TIMINGS,
+    timings: Timings = FAST,
     administered: bool = False,
     auto_storage: AutoStorage | asyncio.Future[AutoStorage] | None = None,
     security: Security = PLAIN,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from local_azure.batch.engine import job_specs
 from local_azure.batch.engine.job_creation import check_quota
@@ -38,19 +38,18 @@ def show(call: Call, row: Row) -> Document:
 def create_job_schedule(service: Service, call: Call) -> Response:
     body = call.body("BatchJobScheduleCreateOptions")
     check_id("id", body["id"])
+    body = _checked(service, body)
     if service.store.schedules.get(body["id"].lower()):
         raise BatchError(Code.JobScheduleExists)
     if service.store.jobs.get(body["id"].lower()):
         raise BatchError(Code.JobWithSameIdExists)
     check_quota(service)
-    _check_rule(service, body["schedule"])
     now = service.now()
     document = {**body, "creationTime": timestamp(now), "executionInfo": {}}
-    document["jobSpecification"] = job_specs.with_defaults(body["jobSpecification"], scheduled=True)
     service.touch(document)
     SCHEDULE.enter(document, "active", now)
     row = Row(keys=(body["id"].lower(),), document=document)
-    _plan(row)
+    _plan(row, now)
     service.store.schedules.add(row)
     service.reconciler.wake("schedule", row.id)
     return created(call, document, "jobschedules", document["id"])
@@ -64,10 +63,17 @@ def _check_rule(service: Service, rule: Document) -> None:
         raise invalid_property("schedule.doNotRunAfter", rule["doNotRunAfter"], "it has passed")
 
 
-def _plan(row: Row) -> None:
-    """Plan the first job: now, or at the schedule's doNotRunUntil."""
-    start = row.document.get("schedule", {}).get("doNotRunUntil", row.document["creationTime"])
-    row.document["executionInfo"]["nextRunTime"] = start
+def _plan(row: Row, now: datetime) -> None:
+    """Plan the next job: the first one now, or at the schedule's doNotRunUntil; a later one only if jobs recur."""
+    rule = row.document.get("schedule", {})
+    start = parse_timestamp(rule.get("doNotRunUntil", row.document["creationTime"]))
+    if row.private.get("jobs") and start <= now:
+        if "recurrenceInterval" not in rule:
+            row.document["executionInfo"].pop("nextRunTime", None)
+            return
+        interval = parse_duration(rule["recurrenceInterval"])
+        start += ((now - start) // interval + 1) * interval
+    row.document["executionInfo"]["nextRunTime"] = timestamp(start)
 
 
 def list_job_schedules(service: Service, call: Call) -> Response:
@@ -117,27 +123,32 @@ def _save(service: Service, call: Call, row: Row, status: int) -> Response:
 
 
 def update_job_schedule(service: Service, call: Call) -> Response:
-    patch = call.body("BatchJobScheduleUpdateOptions")
+    patch = _checked(service, call.body("BatchJobScheduleUpdateOptions"))
     row = _changeable(service, call, "deleting", "terminating", "completed")
     return _change(service, call, row, patch)
 
 
 def replace_job_schedule(service: Service, call: Call) -> Response:
-    body = call.body("BatchJobSchedule")
+    body = _checked(service, call.body("BatchJobSchedule"))
     row = _changeable(service, call, "deleting", "terminating", "completed")
     row.document.pop("metadata", None)
     return _change(service, call, row, {"schedule": {}, **body})
 
 
-def _change(service: Service, call: Call, row: Row, changes: Document) -> Response:
-    """Apply changes to future jobs; an active job is not changed."""
-    if "jobSpecification" in changes:
-        changes["jobSpecification"] = job_specs.with_defaults(changes["jobSpecification"], scheduled=True)
-    row.document.update(changes)
+def _checked(service: Service, changes: Document) -> Document:
+    """The changes, completed. Raises BatchError if they are invalid."""
     if "schedule" in changes:
         _check_rule(service, changes["schedule"])
-        if not row.private.get("jobs"):
-            _plan(row)
+    if "jobSpecification" in changes:
+        changes["jobSpecification"] = job_specs.with_defaults(changes["jobSpecification"], scheduled=True)
+    return changes
+
+
+def _change(service: Service, call: Call, row: Row, changes: Document) -> Response:
+    """Apply changes to future jobs; an active job is not changed."""
+    row.document.update(changes)
+    if "schedule" in changes:
+        _plan(row, service.now())
     return _save(service, call, row, 200)
 
 
@@ -162,4 +173,5 @@ def terminate_job_schedule(service: Service, call: Call) -> Response:
 def delete_job_schedule(service: Service, call: Call) -> Response:
     row = _changeable(service, call, "deleting")
     SCHEDULE.enter(row.document, "deleting", service.now())
-    return _save(service, call, row, 202)
+    _save(service, call, row, 202)
+    return Response(status=202)

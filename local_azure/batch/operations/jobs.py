@@ -88,14 +88,16 @@ def _updatable(service: Service, call: Call) -> Row:
 
 def update_job(service: Service, call: Call) -> Response:
     patch = call.body("BatchJobUpdateOptions")
+    check_numbers(patch)
     return _change(service, call, _updatable(service, call), patch)
 
 
 def replace_job(service: Service, call: Call) -> Response:
     """Replace the job's properties: omitted ones get their defaults; the pool is required."""
     body = call.body("BatchJob")
-    row = _updatable(service, call)
+    check_numbers(body)
     defaults = with_defaults({"poolInfo": body["poolInfo"]})
+    row = _updatable(service, call)
     for name in ("priority", "maxParallelTasks", "allowTaskPreemption", "onAllTasksComplete", "constraints"):
         body.setdefault(name, defaults[name])
     row.document.pop("metadata", None)
@@ -103,7 +105,6 @@ def replace_job(service: Service, call: Call) -> Response:
 
 
 def _change(service: Service, call: Call, row: Row, changes: Document) -> Response:
-    check_numbers(changes)
     document = row.document
     if (document["onAllTasksComplete"], changes.get("onAllTasksComplete")) == ("terminatejob", "noaction"):
         reason = "terminatejob cannot be changed back to noaction"
@@ -132,7 +133,8 @@ def delete_job(service: Service, call: Call) -> Response:
     JOB.enter(row.document, "deleting", service.now())
     for attempt in attempts.of_job(service, row.id):
         attempts.stop(service, attempt, Stop.TERMINATE)
-    return _save(service, call, row, 202)
+    _save(service, call, row, 202)
+    return Response(status=202)
 
 
 def terminate_job(service: Service, call: Call) -> Response:

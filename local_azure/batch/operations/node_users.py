@@ -15,9 +15,9 @@ DEFAULT_LIFETIME = timedelta(days=1)
 
 def create_node_user(service: Service, call: Call) -> Response:
     body = call.body("BatchNodeUserCreateOptions")
-    node = _usable_node(service, call)
     if not is_id(body["name"]):
         raise invalid_property("name", body["name"], "it is not a valid user name")
+    node = _usable_node(service, call)
     if service.store.node_users.get(node.seq, body["name"].lower()):
         raise BatchError(Code.NodeUserExists)
     document = _without_secrets(service, body)

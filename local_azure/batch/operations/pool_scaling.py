@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from local_azure.batch.engine import autoscale
 from local_azure.batch.engine.service import Service
-from local_azure.batch.operations.pools import changeable, save
+from local_azure.batch.operations.pools import changeable, save, save_unmodified
 from local_azure.batch.rest.call import Call, Response, done
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import ALLOCATION
@@ -19,6 +19,10 @@ _RUN = "Microsoft.Azure.Batch.Protocol.Entities.AutoScaleRun"  # as odata.metada
 
 def enable_pool_auto_scale(service: Service, call: Call) -> Response:
     body = call.optional_body("BatchPoolEnableAutoScaleOptions")
+    if "autoScaleFormula" in body:
+        autoscale.checked_formula(body["autoScaleFormula"])
+    if "autoScaleEvaluationInterval" in body:
+        autoscale.check_interval(body["autoScaleEvaluationInterval"])
     row = changeable(service, call)
     document = row.document
     if not document["enableAutoScale"] and document["allocationState"] != "steady":
@@ -29,10 +33,8 @@ def enable_pool_auto_scale(service: Service, call: Call) -> Response:
     formula = body.get("autoScaleFormula", document.get("autoScaleFormula"))
     if formula is None:
         raise BatchError(Code.MissingRequiredProperty, PropertyName="autoScaleFormula")
-    autoscale.checked_formula(formula)
     interval = body.get("autoScaleEvaluationInterval") or document.get("autoScaleEvaluationInterval")
     interval = interval or autoscale.DEFAULT_INTERVAL
-    autoscale.check_interval(interval)
     document |= {"enableAutoScale": True, "autoScaleFormula": formula, "autoScaleEvaluationInterval": interval}
     row.private["enabled"] = timestamp(service.now())
     row.private.pop("evaluation", None)
@@ -47,14 +49,14 @@ def disable_pool_auto_scale(service: Service, call: Call) -> Response:
         ALLOCATION.enter(row.document, "stopping", service.now())
     for name in ("autoScaleFormula", "autoScaleEvaluationInterval", "autoScaleRun"):
         row.document.pop(name, None)
-    return save(service, call, row, 200)
+    return save_unmodified(service, call, row, 200)
 
 
 def evaluate_pool_auto_scale(service: Service, call: Call) -> Response:
     """Evaluate a formula without applying it."""
-    text = call.body("BatchPoolEvaluateAutoScaleOptions")["autoScaleFormula"]
+    formula = autoscale.checked_formula(call.body("BatchPoolEvaluateAutoScaleOptions")["autoScaleFormula"])
     row = changeable(service, call)
     if not row.document["enableAutoScale"]:
         raise BatchError(Code.OperationNotValidOnPool, "Automatic scaling is not enabled on the pool.")
-    run, _ = autoscale.evaluate(service, row, autoscale.checked_formula(text))
+    run, _ = autoscale.evaluate(service, row, formula)
     return Response(document=run, kind=_RUN, headers=done(call, 200).headers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import pool_specs
+from local_azure.batch.engine import pool_deletion, pool_specs
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest import older_properties
@@ -126,6 +126,11 @@ def _steady(service: Service, call: Call) -> Row:
 
 def save(service: Service, call: Call, row: Row, status: int) -> Response:
     service.touch(row.document)
+    return save_unmodified(service, call, row, status)
+
+
+def save_unmodified(service: Service, call: Call, row: Row, status: int) -> Response:
+    """As save(), but the pool keeps its ETag, as Azure's does when a resize is stopped or autoscaling is disabled."""
     service.store.pools.save(row)
     service.reconciler.wake("pool", row.id)
     return done(call, status, row.document)
@@ -133,16 +138,16 @@ def save(service: Service, call: Call, row: Row, status: int) -> Response:
 
 def delete_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
-    POOL.enter(row.document, "deleting", service.now())
-    row.document |= {"targetDedicatedNodes": 0, "targetLowPriorityNodes": 0}
-    return save(service, call, row, 202)
+    service.touch(row.document)
+    pool_deletion.begin(service, row)
+    return Response(status=202)
 
 
 def update_pool(service: Service, call: Call) -> Response:
-    patch = call.body("BatchPoolUpdateOptions")
+    patch = _checked_start_task(call.body("BatchPoolUpdateOptions"))
     row = changeable(service, call)
     _check_machine_change(service, row, patch)
-    row.document.update(_checked_start_task(patch))
+    row.document.update(patch)
     return save(service, call, row, 200)
 
 
@@ -176,9 +181,6 @@ def replace_pool_properties(service: Service, call: Call) -> Response:
 
 def resize_pool(service: Service, call: Call) -> Response:
     body = call.body("BatchPoolResizeOptions")
-    row = _steady(service, call)
-    if row.document["enableAutoScale"]:
-        raise BatchError(Code.OperationNotValidOnPool, "The pool scales automatically.")
     targets = body.keys() & {"targetDedicatedNodes", "targetLowPriorityNodes"}
     if not targets:
         name = "targetDedicatedNodes"
@@ -188,6 +190,9 @@ def resize_pool(service: Service, call: Call) -> Response:
             PropertyName=name,
         )
     pool_specs.check_targets(body)
+    row = _steady(service, call)
+    if row.document["enableAutoScale"]:
+        raise BatchError(Code.OperationNotValidOnPool, "The pool scales automatically.")
     row.document.update({name: body[name] for name in targets})
     row.document["resizeTimeout"] = body.get("resizeTimeout", "PT15M")
     return begin_resize(service, call, row, body.get("nodeDeallocationOption", "requeue"))
@@ -206,16 +211,16 @@ def stop_pool_resize(service: Service, call: Call) -> Response:
     if row.document["allocationState"] != "resizing":
         raise BatchError(Code.OperationInvalidForCurrentState, "The pool is not being resized.")
     ALLOCATION.enter(row.document, "stopping", service.now())
-    return save(service, call, row, 202)
+    return save_unmodified(service, call, row, 202)
 
 
 def remove_nodes(service: Service, call: Call) -> Response:
     body = call.body("BatchNodeRemoveOptions")
-    row = _steady(service, call)
     pool_specs.check_resize_timeout(body)
     wanted = {node.lower() for node in body["nodeList"]}
     if not 1 <= len(wanted) <= 100:
         raise invalid_property("nodeList", len(wanted), "1 to 100 nodes can be removed at once")
+    row = _steady(service, call)
     found = [node for node in service.store.nodes.where("pool = ?", row.id) if node.id in wanted]
     if len(found) < len(wanted):
         raise BatchError(Code.NodeNotFound)

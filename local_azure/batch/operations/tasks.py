@@ -88,6 +88,7 @@ def _accepting_job(service: Service, call: Call) -> Row:
 
 def create_task(service: Service, call: Call) -> Response:
     body = call.body("BatchTaskCreateOptions")
+    task_specs.check(body)
     job = _accepting_job(service, call)
     row = add_task(service, job, body)
     _wake(service, job)
@@ -183,6 +184,7 @@ def _save(service: Service, call: Call, job: Row, row: Row, status: int) -> Resp
 def replace_task(service: Service, call: Call) -> Response:
     """Replace the task's constraints; omitted ones get their defaults."""
     given = call.body("BatchTask").get("constraints", {})
+    task_specs.check_constraints(given)
     job, row = _changeable(service, call)
     if row.document["state"] == "completed":
         raise BatchError(Code.TaskCompleted)
@@ -198,7 +200,7 @@ def delete_task(service: Service, call: Call) -> Response:
         service.discard(directory)
     service.store.tasks.remove(row)
     _wake(service, job)
-    return done(call, 200)
+    return Response(status=200)
 
 
 def terminate_task(service: Service, call: Call) -> Response:

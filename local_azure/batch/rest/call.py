@@ -116,8 +116,9 @@ def created(call: Call, document: Document, *path: str) -> Response:
     return Response(status=201, headers={"DataServiceId": url, "Location": url, **resource_headers(document)})
 
 
-def maximum_results(call: Call) -> int:
-    text = call.query.get("maxresults", str(PAGE_SIZE))
+def maximum_results(query: Mapping[str, str]) -> int:
+    """The size of a page that the query asks for. Raises BatchError if there is no such size."""
+    text = query.get("maxresults", str(PAGE_SIZE))
     try:
         wanted = int(text)
     except ValueError:
@@ -160,7 +161,7 @@ class Listing:
         names = odata.parse_select(wanted, shapes.names(self.model)) if wanted else None
         indexed = [(self.indexed[each], matches.permitted[each]) for each in self.indexed if each in matches.permitted]
         rows = iter(rows_after(call.query.get("skiptoken", ""), *next(iter(indexed), ())))
-        found, after = self._page(rows, matches, maximum_results(call))
+        found, after = self._page(rows, matches, maximum_results(call.query))
         document: Document = {"value": [odata.select(shown, names) if names else shown for shown in found]}
         if after is not None:
             document["odata.nextLink"] = next_link(call, after)
