@@ -17,7 +17,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from tasks.watching.heartbeats import HEARTBEAT, NO_HEARTBEAT
+from tasks.watching.heartbeats import HEARTBEAT, MESSAGE, SILENCE
 
 FLOWS = ("top-words", "run-script")  # the sweep's trigger has them too
 SWEEP = ("sweep",)
@@ -27,10 +27,6 @@ RUNNING = "prefect.flow-run.Running"
 # Of a run that ended, or was suspended, no further heartbeat is due. One that waits for an answer (Paused) still has a
 # process, and a pool that bills.
 ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Suspended"))
-# Eight heartbeats of prefect.toml. More than Prefect's default of 180 seconds between two, for runs that are started
-# elsewhere; less than half of the ten minutes in which nothing may be left of a lost run.
-SILENCE = timedelta(minutes=4)
-MESSAGE = NO_HEARTBEAT + "{minutes:g} minutes: the process, the worker or the machine of this run is lost"
 
 
 def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
