@@ -47,11 +47,12 @@ def is_swept(flow_run: FlowRun, state: State) -> bool:
 
 
 def is_missing(client: SyncPrefectClient, flow_run: FlowRun, now: datetime) -> bool:
-    """Whether the server takes it for alive, but has received nothing of it for so long that it may be lost."""
+    """Whether the server takes it for alive, but it will have been silent for too long after the time for a sign."""
     state = flow_run.state
     if state is None or not (state.type in ALIVE or state.name == "Paused"):
         return False
-    return now - state.timestamp > SILENCE and now - _last_sign(client, flow_run.id, state) > SILENCE
+    since = now + timedelta(seconds=GRACE) - SILENCE
+    return state.timestamp < since and _last_sign(client, flow_run.id, state) < since
 
 
 def state_if_lost(
