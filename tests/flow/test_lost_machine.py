@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event, RelatedResource, Resource
 from prefect.logging.loggers import disable_run_logger
-from prefect.states import Cancelling, Completed, Crashed, Pending, Running, Scheduled
+from prefect.states import Cancelling, Completed, Crashed, Late, Pending, Running, Scheduled
 from prefect.types import DateTime
 from pydantic import TypeAdapter
 
@@ -65,6 +65,13 @@ def beat(deployed: Deployed, run: UUID, name: str, ago: timedelta = timedelta())
     httpx.post(f"{deployed.api_url}/events", json=[event.model_dump(mode="json")]).raise_for_status()
 
 
+def late(deployed: Deployed, deployment: str) -> UUID:
+    """A sweep that is late, but for a time at which no worker of these tests takes it."""
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    found = deployed.client.read_deployment_by_name(f"sweep/{deployment}")
+    return deployed.client.create_flow_run_from_deployment(found.id, state=Late(scheduled_time=tomorrow)).id
+
+
 @pytest.fixture(scope="module")
 def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     """Runs that have just sent their last heartbeat, and quicker automations beside those of `make deploy`."""
@@ -80,6 +87,7 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     ).id
     for name in names:
         beat(deployed, runs[name], "top-words")
+    runs["late"], runs["late for one run"] = (late(deployed, name) for name in ("sweep-all", "sweep"))
     runs["lost in an outage"] = client.create_flow_run(ours, state=Running()).id
     beat(deployed, runs["lost in an outage"], "top-words", ago=timedelta(minutes=5))
     beat(deployed, runs["of others"], "of-somebody-else")
@@ -94,7 +102,7 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
 
 @pytest.mark.usefixtures("runs")
 def test_make_deploy_has_applied_the_automations(deployed: Deployed) -> None:
-    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 4
+    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 5
 
 
 @pytest.fixture
@@ -179,9 +187,9 @@ def test_the_automation_is_for_the_flows_that_the_sweep_is_triggered_by() -> Non
     assert for_sweeps["match_related"]["prefect.resource.name"] == "sweep"
 
 
-def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deployed, runs: dict[str, UUID]) -> None:
+def test_only_silent_runs_and_late_sweeps_are_declared_ended(deployed: Deployed, runs: dict[str, UUID]) -> None:
     crashed = ("lost", "lost in an outage", "starting")
-    for name in (*crashed, "stopping"):
+    for name in (*crashed, "stopping", "late"):
         state = deployed.wait(runs[name], "Crashed" if name in crashed else "Cancelled")
         assert state.message
         assert state.message.startswith("no heartbeat for ")
@@ -189,5 +197,5 @@ def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deploye
     swept.add(str(runs["ended"]))  # again, by the sweep that follows one that was lost
     eventually("sweeps", lambda: swept <= {run.parameters.get("flow_run_id") for run in deployed.runs("sweep")})
     assert all("accounts" in run.parameters for run in deployed.runs("sweep"))  # of their deployment
-    now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting")]
-    assert now == ["Completed", "Running", "Scheduled"]
+    now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting", "late for one run")]
+    assert now == ["Completed", "Running", "Scheduled", "Late"]
