@@ -75,10 +75,14 @@ def state_if_lost(
     end = time.monotonic() + grace
     while True:
         last = time.monotonic() >= end
-        if _changed(client, flow_run.id, state) or _last_sign(client, flow_run.id, state) > heard or sign() != seen:
+        present = client.read_flow_run(flow_run.id).state
+        # No sign of life: the server declares it Crashed meanwhile, or another sweep has deleted the blob.
+        alive = present is None or (present.id != state.id and not is_silent(present))
+        if alive or _last_sign(client, flow_run.id, state) > heard or sign() not in (seen, None):
             return None
         if last:
-            return state if state.is_final() else _declare(client, flow_run.id, state)
+            assert present is not None
+            return present if present.is_final() else _declare(client, flow_run.id, present)
         time.sleep(min(_INTERVAL, grace))
 
 
