@@ -147,6 +147,14 @@ def test_a_run_that_is_swept_stops_when_it_wakes_up(deployed: Deployed, silent: 
     assert not take_back(deployed.client, silent)  # also if it read its state just before the sweep did
 
 
+def test_what_the_server_or_a_sweep_does_is_no_sign_of_life(deployed: Deployed) -> None:
+    run = deployed.client.create_flow_run(another, state=Running())
+    deployed.client.set_flow_run_state(run.id, Crashed(message=MESSAGE.format(minutes=4)))  # while a sweep looks at it
+    deleted_meanwhile = iter(["tag", None])
+    state = state_if_lost(deployed.client, run, lambda: next(deleted_meanwhile), grace=0)
+    assert state == deployed.run(run.id).state
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_a_step_that_fails_because_of_a_sweep_says_so(
     azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
