@@ -17,20 +17,18 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from tasks.watching.heartbeats import HEARTBEAT, NO_HEARTBEAT
+from tasks.watching.heartbeats import HEARTBEAT, MESSAGE, SILENCE
 
 FLOWS = ("top-words", "run-script")  # the sweep's trigger has them too
 SWEEP = ("sweep",)
+SWEEP_ALL = ("sweep-all",)  # the deployment with the schedule
 CANCELLING = "prefect.flow-run.Cancelling"
 STARTING = {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}  # by a worker
+LATE = "prefect.flow-run.Late"
 RUNNING = "prefect.flow-run.Running"
 # Of a run that ended, or was suspended, no further heartbeat is due. One that waits for an answer (Paused) still has a
 # process, and a pool that bills.
 ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Suspended"))
-# Eight heartbeats of prefect.toml. More than Prefect's default of 180 seconds between two, for runs that are started
-# elsewhere; less than half of the ten minutes in which nothing may be left of a lost run.
-SILENCE = timedelta(minutes=4)
-MESSAGE = NO_HEARTBEAT + "{minutes:g} minutes: the process, the worker or the machine of this run is lost"
 
 
 def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
@@ -39,20 +37,29 @@ def lost_runs(silence: timedelta = SILENCE) -> list[AutomationCore]:
     The second is needed because Prefect's server lets a Cancelling run become nothing but Cancelled. A heartbeat ends
     its attention; at most one follows the request, because a worker ends the run's process after 30 seconds. The others
     are for a worker that was lost between taking a run and starting its process: of a sweep, which prefect.yaml then
-    starts again, and of a run, which would stay Pending.
+    starts again, and of a run, which would stay Pending. The last is for the time without a worker: its sweeps would
+    all begin together with the next one. A concurrency limit is not for that, because a server that was killed may keep
+    its slot for ever, and no sweep would begin any more.
     """
+    runs, sweeps, both = _named("flow", FLOWS), _named("flow", SWEEP), _named("flow", FLOWS + SWEEP)
+    scheduled, no_longer_late = _named("deployment", SWEEP_ALL), tuple(sorted(STARTING))
     automations = {
-        "azure-batch: a run without heartbeat has crashed": ({HEARTBEAT}, FLOWS + SWEEP, StateType.CRASHED, ()),
-        "azure-batch: a cancelled run without heartbeat is gone": ({CANCELLING}, FLOWS, StateType.CANCELLED, ()),
-        "azure-batch: a sweep that does not start has crashed": (STARTING, SWEEP, StateType.CRASHED, ()),
+        "azure-batch: a run without heartbeat has crashed": ({HEARTBEAT}, both, StateType.CRASHED, ()),
+        "azure-batch: a cancelled run without heartbeat is gone": ({CANCELLING}, runs, StateType.CANCELLED, ()),
+        "azure-batch: a sweep that does not start has crashed": (STARTING, sweeps, StateType.CRASHED, ()),
         # Once it runs, it is the business of the first, which leaves a run alone whose heartbeats are switched off.
-        "azure-batch: a run that does not start has crashed": (STARTING, FLOWS, StateType.CRASHED, (RUNNING,)),
+        "azure-batch: a run that does not start has crashed": (STARTING, runs, StateType.CRASHED, (RUNNING,)),
+        "azure-batch: a late sweep is dropped": ({LATE}, scheduled, StateType.CANCELLED, no_longer_late),
     }
     return [_automation(name, *what, silence) for name, what in automations.items()]
 
 
+def _named(role: str, names: tuple[str, ...]) -> ResourceSpecification:
+    return ResourceSpecification.model_validate({"prefect.resource.role": role, "prefect.resource.name": list(names)})
+
+
 def _automation(
-    name: str, after: set[str], flows: tuple[str, ...], state: StateType, also: tuple[str, ...], silence: timedelta
+    name: str, after: set[str], of: ResourceSpecification, state: StateType, also: tuple[str, ...], silence: timedelta
 ) -> AutomationCore:
     return AutomationCore(
         name=name,
@@ -64,9 +71,7 @@ def _automation(
             after=after,
             expect={HEARTBEAT, *ENDED, *also},
             match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
-            match_related=ResourceSpecification.model_validate(
-                {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)}
-            ),
+            match_related=of,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,

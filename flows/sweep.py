@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     main_of_sweep()
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 from prefect.states import Completed
 
+from flows.automations import FLOWS
 from tasks.accounts.choose import accounts_in_use
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError, RunError
@@ -38,13 +39,12 @@ from tasks.reporting.leftovers import (
     publish_findings,
     to_delete,
 )
-from tasks.resources.clean_up import clean_up_of
-from tasks.resources.leftovers import Deletion, delete_each, judge, judge_for, list_in_batch, list_in_storage
+from tasks.resources.leftovers import Deletion, delete_each, judge_all, judge_for, list_in_batch, list_in_storage
 from tasks.resources.resource import Found
 from tasks.run.parameters import flow_run_uuid
 from tasks.run.settings import CleanUp, settings_in
 from tasks.step import RETRIES, step
-from tasks.watching.heartbeats import GRACE, claim, is_silent
+from tasks.watching.ended_runs import ended_runs
 
 log_errors_without_traceback()
 
@@ -57,9 +57,10 @@ class SweepFailed(RunError):
 def sweep(
     delete: bool = False, flow_run_id: str | None = None, include_kept: bool = False, accounts: str | None = None
 ) -> State[Any] | None:
-    """Find what runs of this project have left in the accounts, and delete what has expired.
+    """Find what runs of this project have left in the accounts, and delete what is expired or of a run that is lost.
 
-    Only resources with our tags are deleted, whatever the names of others.
+    Only resources with our tags are deleted, whatever the names of others. A run is lost if it is Crashed or Cancelled
+    on the Prefect server, or has sent no heartbeat for minutes and gives no sign of life while the sweep waits.
 
     Args:
         delete: Delete it. Otherwise this is a dry run that only lists what there is.
@@ -76,8 +77,11 @@ def sweep(
         get_run_logger().info(nothing)
         return Completed(message=nothing)
 
-    clean_up = clean_up_of_ended_run(only, claims=delete) if only else None
-    findings, unlisted = find_leftovers(azure, only, include_kept, clean_up)
+    found, unlisted = find_leftovers(azure)
+    with get_client(sync_client=True) as client:
+        ended = ended_runs(client, azure, found, only, flows=FLOWS, deletes=delete)
+    findings = judge_each(found, ended, only, include_kept)
+    log_findings(findings)
     leftovers = to_delete(findings)
     deletions = delete_leftovers(azure, leftovers) if delete and leftovers else []
     publish_findings(findings, deletions, only)
@@ -86,33 +90,29 @@ def sweep(
     return Completed(message=conclusion(findings, deletions, delete=delete))
 
 
-@step("1 find leftovers")
-def find_leftovers(
-    azure: Azure, only: UUID | None, include_kept: bool, clean_up: CleanUp | None = None
-) -> tuple[list[Finding], list[str]]:
-    """List the resources with our tags and decide about each; with a flow run's id, only its own are deleted.
-
-    `clean_up` is that of this flow run, None if it may still continue.
-
-    Also returns why one of the two accounts could not be listed; the sweep continues with the other, which may bill.
-    """
-    found, unlisted = _listed(azure)
+def judge_each(
+    found: Sequence[Found], ended: Mapping[str, CleanUp], only: UUID | None, include_kept: bool
+) -> list[Finding]:
+    """Decide about each; with a flow run's id, only its own are deleted."""
     now = datetime.now(timezone.utc)
-    findings = [
+    return [
         Finding(
             leftover=leftover,
-            verdict=judge_for(leftover, str(only), clean_up, now=now, include_kept=include_kept)
+            verdict=judge_for(leftover, str(only), ended.get(str(only)), now=now, include_kept=include_kept)
             if only
-            else judge(leftover, now=now, include_kept=include_kept),
+            else judge_all(leftover, ended, now=now, include_kept=include_kept),
             at=now,
         )
         for leftover in found
     ]
-    log_findings(findings)
-    return findings, unlisted
 
 
-def _listed(azure: Azure) -> tuple[list[Found], list[str]]:
+@step("1 find leftovers")
+def find_leftovers(azure: Azure) -> tuple[list[Found], list[str]]:
+    """List the resources with our tags.
+
+    Also returns why one of the two accounts could not be listed; the sweep continues with the other, which may bill.
+    """
     found: list[Found] = []
     unlisted: list[str] = []
     lists = {"pools and jobs": list_in_batch, "containers": list_in_storage}
@@ -149,23 +149,3 @@ def read_flow_run(flow_run_id: UUID) -> FlowRun:
                 f"this Prefect server knows no flow run {flow_run_id}; "
                 "a sweep without flow_run_id deletes what has expired, whichever server ran it"
             ) from None
-
-
-def clean_up_of_ended_run(flow_run_id: UUID, *, claims: bool) -> CleanUp | None:
-    """The clean_up parameter of that run; None if the run may still continue.
-
-    A run that is Crashed for lack of heartbeats gets time to send one. `claims` is for a sweep that deletes then.
-    """
-    flow_run, log = read_flow_run(flow_run_id), get_run_logger()
-    state = flow_run.state
-    if state is None or not state.is_final():
-        now = state.name if state else "not begun"
-        log.warning("Flow run %s: has not ended (%s), leaving what it created", flow_run_id, now)
-        return None
-    if claims and is_silent(state):
-        log.info("Flow run %s: %s; waiting %.0f s for a heartbeat", flow_run_id, state.message, GRACE)
-        with get_client(sync_client=True) as client:
-            if not claim(client, flow_run):
-                log.warning("Flow run %s: runs, leaving what it created", flow_run_id)
-                return None
-    return clean_up_of(settings_in(flow_run.parameters))

@@ -26,6 +26,7 @@ from tasks.plan import end_check, show_plan
 from tasks.pool import delete_pool
 from tasks.record import RunRecord
 from tasks.resources.batch_task import Work
+from tasks.resources.sign_of_life import SignOfLife
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.results import Results
@@ -91,6 +92,7 @@ class BatchRun(Generic[T, J]):
         show_plan(self.plan)
         if self._record:
             self._direct.arm(self._record.outputs_left)
+            self._contexts.enter_context(SignOfLife(self.azure, self.id))
         return found.to_process
 
     def _record_of(self, found: Begun) -> RunRecord[J]:

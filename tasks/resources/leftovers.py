@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -95,6 +95,19 @@ def judge_for(
         return judge_after(leftover, clean_up, include_kept=include_kept) if clean_up else Verdict.RUNNING
     verdict = judge(leftover, now=now, include_kept=include_kept)
     return Verdict.OTHERS if verdict is Verdict.EXPIRED else verdict
+
+
+def judge_all(leftover: Found, ended: Mapping[str, CleanUp], *, now: datetime, include_kept: bool = False) -> Verdict:
+    """What a sweep for all runs decides; ended: those whose process is gone, with the clean_up of their parameters.
+
+    Nobody has asked for what such a run has kept, so it is deleted as that of all others.
+    """
+    verdict = judge(leftover, now=now, include_kept=include_kept)
+    clean_up = ended.get(leftover.tags.flow_run)
+    if clean_up and verdict is Verdict.CURRENT:
+        after = judge_after(leftover, clean_up)
+        return after if after.deletes or after is Verdict.HELD else verdict
+    return verdict
 
 
 def delete_each(azure: Azure, leftovers: Iterable[Found]) -> Iterator[Deletion]:

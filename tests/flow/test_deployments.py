@@ -37,6 +37,7 @@ NAMES = {
     "top-words-check": "top-words/top-words-check",
     "top-words-nightly": "top-words/top-words-nightly",
     "sweep": "sweep/sweep",
+    "sweep-all": "sweep/sweep-all",
 }
 
 
@@ -108,14 +109,16 @@ def test_every_deployment_is_on_the_server_as_the_file_says(
     assert nightly.concurrency_options.collision_strategy.value == "CANCEL_NEW"
 
 
-def test_deploying_starts_nothing(on_server: dict[str, DeploymentResponse]) -> None:
+def test_deploying_starts_nothing_that_bills(on_server: dict[str, DeploymentResponse]) -> None:
     schedules = {name: [(each.slug, each.active) for each in found.schedules] for name, found in on_server.items()}
     assert schedules == {
         "top-words": [],
         "top-words-check": [],
         "top-words-nightly": [("nightly", False)],
-        "sweep": [("hourly", False)],
+        "sweep": [],
+        "sweep-all": [("every-5-minutes", False)],  # for these tests; in the file it is on
     }
+    assert [each["active"] for each in DEPLOYMENTS["sweep-all"]["schedules"]] == [True]
 
 
 def test_the_check_has_the_parameters_of_the_run_that_it_checks(no_block_named: None) -> None:

@@ -16,19 +16,19 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event, RelatedResource, Resource
 from prefect.logging.loggers import disable_run_logger
-from prefect.states import Cancelling, Completed, Crashed, Pending, Running, Scheduled
+from prefect.states import Cancelling, Completed, Crashed, Late, Pending, Running, Scheduled
 from prefect.types import DateTime
 from pydantic import TypeAdapter
 
 import flows.nine_steps
-from flows.automations import FLOWS, MESSAGE, SILENCE, apply, lost_runs
+from flows.automations import FLOWS, apply, lost_runs
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.errors import DeclaredCrashed
 from tasks.files import upload_files
 from tasks.run.identity import Run
 from tasks.watching.cancellation import Cancellation, declared_crashed
-from tasks.watching.heartbeats import HEARTBEAT, claim, take_back
+from tasks.watching.heartbeats import HEARTBEAT, MESSAGE, SILENCE, claim, state_if_lost, take_back
 from tests.support.deployed import Deployed
 from tests.support.flow_runs import write_texts
 from tests.support.paths import ROOT
@@ -65,6 +65,13 @@ def beat(deployed: Deployed, run: UUID, name: str, ago: timedelta = timedelta())
     httpx.post(f"{deployed.api_url}/events", json=[event.model_dump(mode="json")]).raise_for_status()
 
 
+def late(deployed: Deployed, deployment: str) -> UUID:
+    """A sweep that is late, but for a time at which no worker of these tests takes it."""
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    found = deployed.client.read_deployment_by_name(f"sweep/{deployment}")
+    return deployed.client.create_flow_run_from_deployment(found.id, state=Late(scheduled_time=tomorrow)).id
+
+
 @pytest.fixture(scope="module")
 def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     """Runs that have just sent their last heartbeat, and quicker automations beside those of `make deploy`."""
@@ -80,6 +87,7 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
     ).id
     for name in names:
         beat(deployed, runs[name], "top-words")
+    runs["late"], runs["late for one run"] = (late(deployed, name) for name in ("sweep-all", "sweep"))
     runs["lost in an outage"] = client.create_flow_run(ours, state=Running()).id
     beat(deployed, runs["lost in an outage"], "top-words", ago=timedelta(minutes=5))
     beat(deployed, runs["of others"], "of-somebody-else")
@@ -94,7 +102,7 @@ def runs(deployed: Deployed) -> Iterator[dict[str, UUID]]:
 
 @pytest.mark.usefixtures("runs")
 def test_make_deploy_has_applied_the_automations(deployed: Deployed) -> None:
-    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 4
+    assert [apply(deployed.client, each) for each in lost_runs()] == ["unchanged"] * 5
 
 
 @pytest.fixture
@@ -107,30 +115,44 @@ def silent(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flow
         yield deployed.run(run.id)
 
 
+def is_lost(deployed: Deployed, run: FlowRun, grace: float = 0) -> bool:
+    """Whether a sweep may delete what the run created, which gives no sign of life in Azure."""
+    state = state_if_lost(deployed.client, run, lambda: None, grace)
+    return state is not None and claim(deployed.client, run, state)
+
+
 def test_a_live_run_takes_its_state_back_and_is_not_swept(deployed: Deployed, silent: FlowRun) -> None:
     assert declared_crashed() is None  # of whatever fails meanwhile it is not the cause
     Cancellation().check(datetime.now(timezone.utc))
     state = deployed.run(silent.id).state
     assert state
     assert (state.name, "Crashed: no heartbeat for 4 minutes" in (state.message or "")) == ("Running", True)
-    assert not claim(deployed.client, silent)  # of a sweep that has read the run before
+    assert not is_lost(deployed, silent)  # of a sweep that has read the run before
 
 
 def test_a_run_that_sends_a_heartbeat_again_is_not_swept(deployed: Deployed, silent: FlowRun) -> None:
     beat(deployed, silent.id, "of-somebody-else")
-    assert not claim(deployed.client, silent)
+    assert not is_lost(deployed, silent, grace=90)
     Cancellation().check(datetime.now(timezone.utc))
     assert deployed.run(silent.id).state_name == "Running"
 
 
 def test_a_run_that_is_swept_stops_when_it_wakes_up(deployed: Deployed, silent: FlowRun) -> None:
-    assert claim(deployed.client, silent, grace=0)
-    assert claim(deployed.client, deployed.run(silent.id))  # by a second sweep, at once
+    assert is_lost(deployed, silent)
+    assert is_lost(deployed, deployed.run(silent.id), grace=90)  # by a second sweep, at once
     with pytest.raises(DeclaredCrashed, match="no heartbeat for 4 minutes"):
         Cancellation().check(datetime.now(timezone.utc))
     assert isinstance(declared_crashed(), DeclaredCrashed)
     assert deployed.run(silent.id).state_name == "Crashed"
     assert not take_back(deployed.client, silent)  # also if it read its state just before the sweep did
+
+
+def test_what_the_server_or_a_sweep_does_is_no_sign_of_life(deployed: Deployed) -> None:
+    run = deployed.client.create_flow_run(another, state=Running())
+    deployed.client.set_flow_run_state(run.id, Crashed(message=MESSAGE.format(minutes=4)))  # while a sweep looks at it
+    deleted_meanwhile = iter(["tag", None])
+    state = state_if_lost(deployed.client, run, lambda: next(deleted_meanwhile), grace=0)
+    assert state == deployed.run(run.id).state
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -173,9 +195,9 @@ def test_the_automation_is_for_the_flows_that_the_sweep_is_triggered_by() -> Non
     assert for_sweeps["match_related"]["prefect.resource.name"] == "sweep"
 
 
-def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deployed, runs: dict[str, UUID]) -> None:
+def test_only_silent_runs_and_late_sweeps_are_declared_ended(deployed: Deployed, runs: dict[str, UUID]) -> None:
     crashed = ("lost", "lost in an outage", "starting")
-    for name in (*crashed, "stopping"):
+    for name in (*crashed, "stopping", "late"):
         state = deployed.wait(runs[name], "Crashed" if name in crashed else "Cancelled")
         assert state.message
         assert state.message.startswith("no heartbeat for ")
@@ -183,5 +205,5 @@ def test_only_silent_runs_of_ours_are_declared_ended_and_swept(deployed: Deploye
     swept.add(str(runs["ended"]))  # again, by the sweep that follows one that was lost
     eventually("sweeps", lambda: swept <= {run.parameters.get("flow_run_id") for run in deployed.runs("sweep")})
     assert all("accounts" in run.parameters for run in deployed.runs("sweep"))  # of their deployment
-    now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting")]
-    assert now == ["Completed", "Running", "Scheduled"]
+    now = [deployed.run(runs[name]).state_name for name in ("ended", "of others", "waiting", "late for one run")]
+    assert now == ["Completed", "Running", "Scheduled", "Late"]

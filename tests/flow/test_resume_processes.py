@@ -12,9 +12,9 @@ from uuid import UUID
 
 from prefect.states import Crashed
 
-from flows.automations import MESSAGE
 from tasks.accounts.clients import Azure
 from tasks.run.identity import Run
+from tasks.watching.heartbeats import MESSAGE
 from tests.support.deployed import Deployed
 from tests.support.paths import DATA
 from tests.support.polling import eventually

@@ -6,13 +6,14 @@ import logging
 import re
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from azure.core.pipeline.transport import HttpTransport
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
-from prefect.states import AwaitingRetry, Crashed, Running
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed, Failed, Running
 from typer.testing import CliRunner
 
 from flows.cli import sweep_app as app
@@ -21,6 +22,7 @@ from local_azure import faults
 from tasks.accounts.block import AzureBatchAccounts
 from tasks.accounts.clients import Azure
 from tasks.errors import InputError
+from tasks.resources.sign_of_life import SignOfLife
 from tasks.run.identity import Role, Run
 from tests.support.leftovers import (
     FUTURE,
@@ -190,6 +192,65 @@ def test_resources_of_an_ended_run_are_deleted_before_they_expire(accounts: Azur
     assert rows(end)[f"pool {run.pool_id}"][-1] == "its flow run has ended; deleted"
     assert rows(end)["pool expired"][-1] == "expired, but not of this flow run"
     assert f"Only what flow run {run.flow_run_id} created is to be deleted." in artifact(end)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is missing at once, and has two seconds for a sign of life."""
+    monkeypatch.setattr("tasks.watching.heartbeats.SILENCE", timedelta())
+    monkeypatch.setattr("tasks.watching.ended_runs.GRACE", 2.0)
+
+
+def state_of(run: Run) -> tuple[str, str]:
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(run.flow_run_id)).state
+    assert state
+    return str(state.name), state.message or ""
+
+
+@pytest_server
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_nobody_noticed_to_be_lost_is_declared_so_and_swept(accounts: Azure) -> None:
+    running, cancelling, nothing_left = flow_run_in(Running()), flow_run_in(Cancelling()), flow_run_in(Running())
+    later = flow_run_in(AwaitingRetry())
+    make_run(accounts, running)
+    make_run(accounts, cancelling)
+    left = make_run(accounts, later)
+    swept()  # a dry run declares nothing
+    assert state_of(running)[0] == "Running"
+    swept(delete=True)
+    assert there(accounts) == left
+    lost = "no heartbeat for 0 minutes: the process, the worker or the machine of this run is lost"
+    assert state_of(running) == state_of(nothing_left) == ("Crashed", lost)
+    assert state_of(cancelling) == ("Cancelled", lost)
+    assert state_of(later)[0] == "AwaitingRetry"
+
+
+@pytest_server
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("state", [Running(), Crashed(message="no heartbeat for 4 minutes")], ids=lambda it: it.name)
+def test_a_run_that_gives_its_sign_of_life_in_azure_is_left(accounts: Azure, state: State[Any]) -> None:
+    run = flow_run_in(state)
+    before = make_run(accounts, run)
+    with SignOfLife(accounts, run, interval=0.05):
+        swept(delete=True)
+        swept(delete=True, flow_run_id=run.flow_run_id)
+    assert there(accounts) == before
+    assert state_of(run)[0] == state.name
+    swept(delete=True)
+    assert there(accounts) == set()
+
+
+@pytest_server
+def test_a_sweep_for_all_deletes_what_crashed_runs_left(accounts: Azure) -> None:
+    crashed, failed = flow_run_in(Crashed()), flow_run_in(Failed())
+    kept = flow_run_in(Cancelled(), clean_up={"job": "keep"})
+    make_run(accounts, crashed)
+    make_run(accounts, kept)
+    left = make_run(accounts, failed)  # it has reported what it could not delete, and a retry may need it
+    end = swept(delete=True)
+    assert there(accounts) == {*left, f"job {kept.job_id}"}
+    assert rows(end)[f"pool {crashed.pool_id}"][-1] == "its flow run has ended; deleted"
 
 
 @pytest_server

@@ -86,10 +86,17 @@ class Deployed:
         self.server = _start_server(self.home, self.environment)
         eventually("the server", self.healthy)
 
-    def deploy(self) -> str:
-        """`make deploy` against this server, once it answers: what that printed."""
+    def deploy(self, *, sweeps: bool = False) -> str:
+        """`make deploy` against this server, once it answers: what that printed.
+
+        sweeps: every 5 minutes, as deployed; else that is switched off, because it would delete what tests leave.
+        """
         eventually("the server", self.healthy)
-        return self.make("deploy")
+        printed = self.make("deploy")
+        (sweep_all,) = [each for each in self.client.read_deployments() if each.name == "sweep-all"]
+        for schedule in sweep_all.schedules:
+            self.client.update_deployment_schedule(sweep_all.id, schedule.id, active=sweeps)
+        return printed
 
     def make(self, target: str) -> str:
         """A target of the Makefile, in the environment that the tests run in: what it printed."""

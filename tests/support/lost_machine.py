@@ -229,7 +229,7 @@ def try_it(times: int, started: Callable[[], None] = lambda: None) -> bool:
         assert azure is not None
         deployed = Deployed.starting(**AS_SHIPPED)
         try:
-            print(deployed.deploy(), flush=True)
+            print(deployed.deploy(sweeps=True), flush=True)
             trial = Trial(deployed, azure, settings, Path(folder))
             threading.Thread(target=trial.watch, daemon=True).start()
             try:

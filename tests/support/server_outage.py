@@ -17,8 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from flows.automations import SILENCE, apply, lost_runs
+from flows.automations import apply, lost_runs
 from tasks.accounts.clients import Azure
+from tasks.watching.heartbeats import SILENCE
 from tests.support.accounts import azure_with_faults
 from tests.support.deployed import Deployed
 from tests.support.lost_machine import AS_SHIPPED, LIMIT, Case, Moment, Trial, worker_pid
@@ -108,7 +109,7 @@ def main() -> None:
         assert azure is not None
         deployed = Deployed.starting(**AS_SHIPPED)
         try:
-            deployed.deploy()
+            deployed.deploy(sweeps=True)
             for automation in lost_runs(timedelta(seconds=silence)):
                 apply(deployed.client, automation)
             trial = Trial(deployed, azure, settings, Path(folder))
