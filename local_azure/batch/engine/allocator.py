@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from datetime import datetime, timedelta
 
-from local_azure.batch.engine import autoscale
+from local_azure.batch.engine import autoscale, cloud_services, instance_mix
 from local_azure.batch.engine.nodes import dismiss, is_leaving
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.states import ALLOCATION, NODE
@@ -148,7 +148,9 @@ class Allocator:
         self._service.reconciler.wake("pool", pool.id)
 
     def _add_nodes(self, pool: Row, count: int, dedicated: bool) -> Document | None:
-        """Add nodes up to the quota; returns the error if the quota is too low."""
+        """Add nodes up to the quota; returns the error if the quota is too low, or the pool cannot have any here."""
+        if count > 0 and cloud_services.is_one(pool.document):
+            return cloud_services.resize_error()
         room = self._service.faults.node_quota - int(self._service.store.value("SELECT count(*) FROM nodes"))
         for _ in range(min(count, max(0, room))):
             self._add_node(pool, dedicated)
@@ -172,11 +174,12 @@ class Allocator:
             "allocationTime": timestamp(now),
             "ipAddress": f"10.0.{number // 250 % 256}.{number % 250}",
             "affinityId": f"TVM:{name}",
-            "vmSize": pool.document["vmSize"],
+            "vmSize": instance_mix.sizes(pool.document)[0],
             "totalTasksRun": 0,
             "totalTasksSucceeded": 0,
             "isDedicated": dedicated,
             "endpointConfiguration": {"inboundEndpoints": [_NO_LOGIN]},
+            **_public_address(pool.document),
             "virtualMachineInfo": {"imageReference": pool.document["virtualMachineConfiguration"]["imageReference"]},
         }
         NODE.enter(document, "creating", now)
@@ -185,6 +188,14 @@ class Allocator:
 
     def _due(self, document: Document, seconds: float, name: str = "allocationState") -> datetime:
         return parse_timestamp(document[f"{name}TransitionTime"]) + timedelta(seconds=seconds)
+
+
+def _public_address(pool: Document) -> Document:
+    """The address of a node's endpoint, unless the pool has no public addresses."""
+    addresses = pool.get("networkConfiguration", {}).get("publicIPAddressConfiguration", {})
+    if addresses.get("provision") == "nopublicipaddresses":
+        return {}
+    return {"publicIPAddress": _NO_LOGIN["publicIPAddress"]}
 
 
 def _removal_rank(node: Row) -> tuple[int, int]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch.engine import autoscale, container_specs, resource_ids, task_specs
+from local_azure.batch.engine import (
+    autoscale,
+    certificates,
+    cloud_services,
+    container_specs,
+    instance_mix,
+    resource_ids,
+    task_specs,
+    zones,
+)
 from local_azure.batch.engine.images import NODE_AGENTS, node_agent_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
@@ -36,7 +45,7 @@ def with_defaults(spec: Document) -> Document:
     spec["taskSchedulingPolicy"] = {**policy, **spec.get("taskSchedulingPolicy", {})}
     if "networkConfiguration" in spec:
         spec["networkConfiguration"].setdefault("dynamicVNetAssignmentScope", "none")
-    if disk := spec["virtualMachineConfiguration"].get("osDisk"):
+    if disk := spec.get("virtualMachineConfiguration", {}).get("osDisk"):
         disk.setdefault("ephemeralOSDiskSettings", {})
     check_slots(spec)
     if "startTask" in spec:
@@ -47,6 +56,8 @@ def with_defaults(spec: Document) -> Document:
 
 def check_machine_change(pool: Document, patch: Document) -> None:
     """Complete a patch of the machine of a pool without nodes. Raises BatchError if the pool would be invalid."""
+    if "virtualMachineConfiguration" in patch:
+        zones.keep(pool.get("virtualMachineConfiguration", {}), patch["virtualMachineConfiguration"])
     changed = {**pool, **patch}
     _check_machine(changed)
     check_slots(changed)
@@ -55,6 +66,7 @@ def check_machine_change(pool: Document, patch: Document) -> None:
 
 def _complete_accounts(spec: Document) -> None:
     """Passwords are not stored."""
+    certificates.complete(spec)
     for account in spec.get("userAccounts", ()):
         account.pop("password")
         account.setdefault("elevationLevel", "nonadmin")
@@ -95,7 +107,7 @@ def check_resize_timeout(body: Document) -> None:
 
 
 def check_slots(spec: Document) -> None:
-    allowed = min(4 * cores(spec["vmSize"]), MAXIMUM_SLOTS_PER_NODE)
+    allowed = min(*(4 * cores(size) for size in instance_mix.sizes(spec)), MAXIMUM_SLOTS_PER_NODE)
     if not 1 <= spec["taskSlotsPerNode"] <= allowed:
         reason = f"it must be between 1 and {allowed} for the size {spec['vmSize']}"
         raise invalid_property("taskSlotsPerNode", spec["taskSlotsPerNode"], reason)
@@ -116,13 +128,18 @@ def cores(vm_size: str) -> int:
 def _check_machine(spec: Document) -> None:
     if not spec["vmSize"].strip():
         raise invalid_property("vmSize", spec["vmSize"], "it must not be empty")
+    instance_mix.complete(spec)
+    _check_network(spec.get("networkConfiguration", {}))
+    if cloud_services.is_one(spec):
+        cloud_services.complete(spec)
+        return
     machine = spec.get("virtualMachineConfiguration")
     if machine is None:
         name = "virtualMachineConfiguration"
         raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
+    zones.check(machine)
     reference = machine["imageReference"]
     resource_ids.check_image(reference)
-    _check_network(spec.get("networkConfiguration", {}))
     if "virtualMachineImageId" in reference and machine["nodeAgentSKUId"].lower() not in NODE_AGENTS:
         path = "virtualMachineConfiguration.nodeAgentSKUId"
         raise invalid_property(path, machine["nodeAgentSKUId"], "it is not the node agent of a supported image")

@@ -14,7 +14,7 @@ from local_azure.batch.engine.placement import Place, choose
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.command import Outcome
 from local_azure.batch.node.node_agent import Execution, NodeAgent
-from local_azure.batch.node.work import Result, Work, task_ended
+from local_azure.batch.node.work import Result, Work, failure, task_ended
 from local_azure.batch.state.states import NODE, TASK
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import UNLIMITED, parse_duration, timestamp
@@ -182,6 +182,9 @@ class Scheduler:
     async def _carry_out(self, attempt: Attempt, task: Row, job: Row, node: Row, execution: Execution) -> Result:
         if attempts.current(self._service, attempt).stop or not await self._is_prepared(task, job, node):
             return Result(interrupted=True)
+        if task.document.get("authenticationTokenSettings"):
+            reason = "The local Batch service gives tasks no authentication tokens"
+            return Result(failure=failure("ServerError", "NotImplemented", reason))
         return await self._agent.carry_out(self._work(attempt, task, job.document, node), execution)
 
     async def _is_prepared(self, task: Row, job: Row, node: Row) -> bool:
