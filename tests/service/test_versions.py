@@ -135,6 +135,15 @@ def test_a_property_of_another_version_is_refused(raw: Raw, version: str, more: 
     assert code(raw("POST", "/pools", body={**POOL, **more}, version=version)) == (400, "InvalidRequestBody")
 
 
+@pytest.mark.parametrize(("mode", "current"), [("classic", "classic"), ("default", "simplified")])
+def test_pools_with_nodes_show_how_these_communicate(raw: Raw, mode: str, current: str) -> None:
+    raw("POST", "/pools", body={**POOL, "targetNodeCommunicationMode": mode}, version=CLOUD)
+    assert "currentNodeCommunicationMode" not in steady(raw)
+    raw("POST", "/pools/pool/resize", body={"targetDedicatedNodes": 1}, version=CLOUD)
+    assert steady(raw)["currentNodeCommunicationMode"] == current
+    assert "currentNodeCommunicationMode" not in raw("GET", "/pools/pool").json()
+
+
 def test_an_empty_list_of_certificates_is_none_until_replaced(raw: Raw) -> None:
     assert raw("POST", "/pools", body={**POOL, "certificateReferences": []}, version=CLOUD).status_code == 201
     assert "certificateReferences" not in steady(raw)

@@ -44,19 +44,25 @@ _OF_EMPTY_POOLS = {
 
 def show(service: Service, call: Call, row: Row) -> Document:
     """The pool in the format of the API, with its current number of nodes."""
-    counts = dict(
-        service.store.execute(
-            "SELECT json_extract(document, '$.isDedicated'), count(*) FROM nodes"
-            " WHERE pool = ? AND state <> 'leavingpool' GROUP BY 1",
-            row.id,
-        ).fetchall()
-    )
+    found = service.store.execute(
+        "SELECT json_extract(document, '$.isDedicated'), count(*), sum(state <> 'creating') FROM nodes"
+        " WHERE pool = ? AND state <> 'leavingpool' GROUP BY 1",
+        row.id,
+    ).fetchall()
+    counts = {dedicated: count for dedicated, count, _ in found}
     return {
         **row.document,
+        **(_communication(row.document) if any(created for _, _, created in found) else {}),
         "url": call.url("pools", row.document["id"]),
         "currentDedicatedNodes": counts.get(1, 0),
         "currentLowPriorityNodes": counts.get(0, 0),
     }
+
+
+def _communication(pool: Document) -> Document:
+    """How the nodes of a pool communicate: `classic`, which Azure has retired, only where a client has asked for it."""
+    mode = pool.get("targetNodeCommunicationMode", "default")
+    return {"currentNodeCommunicationMode": "simplified" if mode == "default" else mode}
 
 
 def create_pool(service: Service, call: Call) -> Response:

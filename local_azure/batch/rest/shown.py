@@ -10,7 +10,7 @@ from typing import Any
 from local_azure.batch.rest import shapes, versions
 from local_azure.batch.state.store import Document
 
-# The models of bodies whose properties these resources show.
+# The models of bodies whose properties these resources show beside their own.
 _BODIES = {
     "BatchJob": "BatchJobCreateOptions",
     "BatchJobSchedule": "BatchJobScheduleCreateOptions",
@@ -32,15 +32,21 @@ class _Changes:
 
 def shown(document: Document, model: str, version: str) -> Document:
     """The resource without the properties that the version does not have."""
-    changes = _changes(_BODIES.get(model, model), version)
-    return _without(document, changes) if changes else document
+    for each in _models(model):
+        if changes := _changes(each, version):
+            document = _without(document, changes)
+    return document
 
 
 def names(model: str, version: str) -> frozenset[str]:
     """The properties of the resource that the version has, as `$select` may name them."""
-    body = _BODIES.get(model, model)
-    known = shapes.names(model) | versions.BODIES.get(body, {}).keys()
-    return frozenset(name for name in known if versions.has(version, body, name))
+    models = _models(model)
+    known = shapes.names(model).union(*(versions.BODIES.get(each, {}) for each in models))
+    return frozenset(name for name in known if all(versions.has(version, each, name) for each in models))
+
+
+def _models(model: str) -> tuple[str, ...]:
+    return (model, _BODIES[model]) if model in _BODIES else (model,)
 
 
 @cache
