@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import requests
-from azure.batch import BatchClient
 from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline.transport import RequestsTransport
 
@@ -32,8 +31,8 @@ def raw(service: RunningService) -> Raw:
 
 
 @pytest.fixture
-def newest(service: RunningService) -> BatchClient:
-    """The SDK of an older version, told to speak the newest: its bodies are JSON."""
+def newest(service: RunningService) -> Any:
+    """The SDK of an older version, told to speak the newest; bodies are JSON, which its types do not say."""
     return service.client(api_version=NEWEST, transport=RequestsTransport())
 
 
@@ -41,7 +40,7 @@ def code(response: requests.Response) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
 
 
-def refusal(call: Callable[[], Any]) -> tuple[int, str, str]:
+def refusal(call: Callable[[], Any]) -> tuple[Any, ...]:
     """Status, code and named property of the refusal of a call."""
     with pytest.raises(HttpResponseError) as refused:
         call()
@@ -147,7 +146,7 @@ def test_pools_with_nodes_show_how_these_communicate(raw: Raw, mode: str, curren
 def test_an_empty_list_of_certificates_is_none_until_replaced(raw: Raw) -> None:
     assert raw("POST", "/pools", body={**POOL, "certificateReferences": []}, version=CLOUD).status_code == 201
     assert "certificateReferences" not in steady(raw)
-    body = {"certificateReferences": [], "applicationPackageReferences": [], "metadata": []}
+    body: dict[str, Any] = {"certificateReferences": [], "applicationPackageReferences": [], "metadata": []}
     assert raw("POST", "/pools/pool/updateproperties", body=body, version=CLOUD).status_code == 204
     pool = steady(raw)
     assert (pool["certificateReferences"], pool["targetNodeCommunicationMode"]) == ([], "default")
@@ -231,7 +230,7 @@ def test_the_newest_version_has_no_retained_data(raw: Raw, path: str, body: dict
     assert code(raw("POST", path, body=body)) == (404, "PoolNotFound")
 
 
-def test_an_instance_mix_pool_has_nodes_of_the_first_rank(newest: BatchClient, raw: Raw) -> None:
+def test_an_instance_mix_pool_has_nodes_of_the_first_rank(newest: Any, raw: Raw) -> None:
     profile = {**MIX, "allocationStrategy": "Prioritized"}
     newest.create_pool({**POOL, "vmSize": "Mix", "vmSkuProfile": profile, "targetDedicatedNodes": 1})
     wait_for(lambda: [node.state for node in newest.list_nodes("pool")] == ["idle"])
@@ -257,13 +256,13 @@ def test_an_instance_mix_pool_has_nodes_of_the_first_rank(newest: BatchClient, r
         ({"vmSkuProfile": {"vmSizes": [{"name": "standard_d2s_v3"}]}, "taskSlotsPerNode": 9}, "taskSlotsPerNode"),
     ],
 )
-def test_an_invalid_instance_mix_is_refused_by_name(newest: BatchClient, changes: dict[str, Any], named: str) -> None:
+def test_an_invalid_instance_mix_is_refused_by_name(newest: Any, changes: dict[str, Any], named: str) -> None:
     mix = {"vmSize": "Mix", "vmSkuProfile": {"vmSizes": [{"name": "standard_d2s_v3"}]}}
     status, _, name = refusal(lambda: newest.create_pool({**POOL, **mix, **changes}))
     assert (status, name) == (400, named)
 
 
-def test_zones_are_shown_and_outlive_a_patch_of_the_machine(newest: BatchClient, raw: Raw) -> None:
+def test_zones_are_shown_and_outlive_a_patch_of_the_machine(newest: Any, raw: Raw) -> None:
     machine = {**MACHINE, "placement": AUTO, "resiliencyPolicy": LIMITED}
     newest.create_pool({**POOL, "virtualMachineConfiguration": machine})
     steady(raw, NEWEST)
@@ -294,13 +293,13 @@ def test_zones_are_shown_and_outlive_a_patch_of_the_machine(newest: BatchClient,
         ),
     ],
 )
-def test_invalid_zones_are_refused_by_name(newest: BatchClient, more: dict[str, Any], named: str) -> None:
+def test_invalid_zones_are_refused_by_name(newest: Any, more: dict[str, Any], named: str) -> None:
     body = {**POOL, "virtualMachineConfiguration": {**MACHINE, **more}}
     refused = refusal(lambda: newest.create_pool(body))
     assert refused == (400, "InvalidPropertyValue", f"virtualMachineConfiguration.{named}")
 
 
-def test_a_hardware_profile_is_for_pools_that_are_not_automatic(newest: BatchClient) -> None:
+def test_a_hardware_profile_is_for_pools_that_are_not_automatic(newest: Any) -> None:
     machine = {**MACHINE, "hardwareProfile": {"vmSizeProperties": {"vCPUsAvailable": 1, "vCPUsPerCore": 1}}}
     newest.create_pool({**POOL, "virtualMachineConfiguration": machine})
     shown = newest.get_pool("pool").virtual_machine_configuration
