@@ -73,6 +73,18 @@ def test_a_time_that_has_passed_is_a_later_one(service: RunningService, tmp_path
     assert compared(service, found) == []
 
 
+def test_a_node_that_is_started_was_deallocated(service: RunningService, tmp_path: Path) -> None:
+    path = "/pools/{poolId}/nodes/{nodeId}/start"
+    found = example(tmp_path, "POST", path, status=202, poolId="pool", nodeId="tvm-1")
+    assert compared(service, found) == []
+
+
+def test_an_example_without_an_id_cannot_be_sent(service: RunningService, tmp_path: Path) -> None:
+    found = example(tmp_path, "PATCH", "/pools/{poolId}", body={"metadata": []})
+    with pytest.raises(Refused, match="the example has no poolId"):
+        compared(service, found)
+
+
 def test_what_cannot_be_created_is_named(service: RunningService, tmp_path: Path) -> None:
     shown = {**TASK, "applicationPackageReferences": [{"applicationId": "app"}]}
     found = example(tmp_path, "GET", "/jobs/{jobId}/tasks/{taskId}", shown, jobId="job", taskId="task")

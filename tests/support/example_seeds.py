@@ -7,7 +7,7 @@ from typing import Any
 
 from local_azure.batch.rest import shapes
 from tests.support.batch_service import wait_for
-from tests.support.examples import Example
+from tests.support.examples import Example, described, missing_ids
 from tests.support.raw_requests import Raw
 
 Body = dict[str, Any]
@@ -42,6 +42,8 @@ class Seeds:
     def plant(self) -> None:
         """Create it all. Raises Refused where the service does not."""
         operation = self._example.operation
+        if missing := missing_ids(self._example):
+            raise Refused(f"the example has no {', '.join(missing)}")
         if "certificate" in self._example.template:
             return
         for part, of_part in (
@@ -83,6 +85,9 @@ class Seeds:
             self.send("POST", f"{path}/users", {"name": self.ids["userName"], **SECRETS})
         elif self._example.operation == "enable_node_scheduling":
             self.send("POST", f"{path}/disablescheduling")
+        elif self._example.operation == "start_node":
+            self.send("POST", f"{path}/deallocate")
+            wait_for(lambda: self.get(path)["state"] == "deallocated")
         elif self._example.operation in ("get_node", "list_node_files") or "filePath" in self.ids:
             self.run_task(pool, "jobId", "task1")
 
@@ -219,9 +224,7 @@ class Seeds:
     def send(self, method: str, path: str, body: Any = None) -> None:
         answer = self._raw(method, path, body=body, version=self._version)
         if answer.status_code >= 400:
-            error = answer.json()
-            named = [each["value"] for each in error.get("values", ()) if each["key"] in ("PropertyName", "What")]
-            raise Refused(f"{method} {path}: {answer.status_code} {error['code']} {' '.join(named)}".strip())
+            raise Refused(f"{method} {path}: {answer.status_code} {described(answer.json())}")
 
     def get(self, path: str) -> Body:
         found: Body = self._raw("GET", path, version=self._version).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Example:
     operation: str  # the SDK's method
     method: str
     template: str  # of its path
-    ids: Mapping[str, str]  # the parameters in the path
+    ids: Mapping[str, str]  # the parameters in the path; an example may lack some
     query: Mapping[str, str]
     body: Any  # JSON, or None
     status: int
@@ -61,10 +62,9 @@ def _example(path: Path, method: str, template: str, declared: Sequence[Mapping[
     bodies = [given[name] for name, place in places.items() if place == "body"]
     status, answer = next(iter(found["responses"].items()))
     response = answer.get("body")
-    sample = template.format(**{name: quote(value, safe="") for name, value in ids.items()})
     return Example(
         name=path.stem,
-        operation=Router().find(method, sample)[0].name,
+        operation=Router().find(method, template.replace("{", "").replace("}", ""))[0].name,
         method=method,
         template=template,
         ids=ids,
@@ -75,8 +75,19 @@ def _example(path: Path, method: str, template: str, declared: Sequence[Mapping[
     )
 
 
+def missing_ids(example: Example) -> list[str]:
+    """The parameters of the path that the example lacks."""
+    return [name for name in re.findall(r"{(\w+)}", example.template) if name not in example.ids]
+
+
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def described(error: Mapping[str, Any]) -> str:
+    """The code of an error, and what it is about."""
+    about = [each["value"] for each in error.get("values", ()) if each["key"] in ("PropertyName", "What")]
+    return " ".join([error["code"], *about])
 
 
 def differences(example: Example, answer: Answer) -> list[str]:
@@ -85,8 +96,8 @@ def differences(example: Example, answer: Answer) -> list[str]:
     Examples are shortened, so more properties are no difference; nor is a page that is the last one.
     """
     if answer.status != example.status:
-        code = f" ({answer.body['code']})" if isinstance(answer.body, dict) and "code" in answer.body else ""
-        return [f"status {answer.status}, example {example.status}{code}"]
+        refusal = f" ({described(answer.body)})" if isinstance(answer.body, dict) and "code" in answer.body else ""
+        return [f"status {answer.status}, example {example.status}{refusal}"]
     if example.response is None:
         return []
     there, here = shape(example.response), shape(answer.body)
