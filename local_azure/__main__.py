@@ -17,7 +17,7 @@ from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, Azurite, AzuriteFailed, azurite, ensure_installed
-from local_azure.batch.http.server import Account, AutoStorage, DataDirectoryInUse, serve
+from local_azure.batch.http.server import Account, AutoStorage, Containers, DataDirectoryInUse, serve
 from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
 from local_azure.security import Security, SignIn
@@ -25,6 +25,10 @@ from local_azure.security import Security, SignIn
 BLOB_PORT = 10000  # Azurite's usual one
 BATCH_PORT = 10100
 _PORTS = ("--batch-port", "--blob-port", "--identity-port")
+_ON_HOST = (
+    "--containers host: tasks with containerSettings run on this machine, with its programs and without isolation, "
+    "not in their images"
+)
 _LOSS = (
     "Blob Storage was killed before it could save; changes of its last "
     f"{AUTOSAVE} seconds to containers and blobs may be lost"
@@ -67,6 +71,13 @@ def arguments() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="of the identity endpoint, which is http (default: a free one)",
+    )
+    parser.add_argument(
+        "--containers",
+        choices=[where.value for where in Containers],
+        default=Containers.ENGINE.value,
+        help="run tasks with containerSettings by the container engine of this machine, or on this machine itself "
+        "(host), with its programs instead of their images (default: %(default)s)",
     )
     parser.add_argument("--faults", action="store_true", help="let clients inject faults; see local_azure.faults")
     parser.add_argument("--until-stdin-closes", action="store_true", help="exit when stdin closes, as the parent ends")
@@ -136,6 +147,8 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
     )
     if security.certificate:
         print(security.certificate.advice(), file=sys.stderr, flush=True)
+    if options.containers == Containers.HOST.value:
+        print(f"local Azure: {_ON_HOST}", file=sys.stderr, flush=True)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     account = Account(name=accounts.NAME, key=keys.batch)
     linked: asyncio.Future[AutoStorage] = asyncio.get_running_loop().create_future()
@@ -149,6 +162,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
             administered=options.faults,
             auto_storage=linked,
             security=security.batch,
+            containers=Containers(options.containers),
         )
     )
     try:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from azure.batch.models import BatchTaskContainerSettings
 from azure.core.pipeline.transport import HttpTransport
 
 from local_azure import embedded
@@ -29,6 +30,8 @@ from tasks.errors.service import EmbeddedAzureEnded
 from tasks.resources.clean_up import clean_up_after
 from tasks.run.identity import Run
 from tasks.run.settings import CleanUp, TimeLimits
+from tests.support.batch_service import create_job, create_pool, run_task
+from tests.support.containers import IMAGE, machine
 from tests.support.paths import ROOT
 from tests.support.polling import LIMIT, wait_until
 
@@ -178,6 +181,23 @@ def test_with_tls_its_settings_make_clients_trust_it(
 def test_tokens_without_tls_are_refused_at_the_start(start: Callable[..., LocalAzure]) -> None:
     _, error = start("--entra=accept").process.communicate(timeout=LIMIT)
     assert error == "local Azure: --entra needs --tls: clients send no token over plain http\n"
+
+
+def test_containers_on_the_host_are_warned_of_at_the_start_and_for_each_task(start: Callable[..., LocalAzure]) -> None:
+    local = start("--containers=host")
+    azure = Azure.from_environment(local.settings)
+    assert azure is not None
+    with azure.batch() as client:
+        create_pool(client, virtual_machine_configuration=machine())
+        create_job(client)
+        ended = run_task(client, "/bin/true", container_settings=BatchTaskContainerSettings(image_name=IMAGE))
+    assert (ended.execution_info.exit_code, ended.execution_info.result) == (0, "success")
+    local.process.send_signal(signal.SIGTERM)
+    assert local.process.communicate(timeout=LIMIT)[1].splitlines() == [
+        "local Azure: --containers host: tasks with containerSettings run on this machine, with its programs and "
+        "without isolation, not in their images",
+        f"Task task: runs on this machine, not in a container of {IMAGE}",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

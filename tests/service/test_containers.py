@@ -1,4 +1,4 @@
-"""Tasks in containers: refused where no engine answers; otherwise run by it as by a node."""
+"""Tasks in containers: run by the engine of this machine, or on the machine itself; without an engine no nodes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import subprocess
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
-from local_azure.batch.node.containers import find_engine
+from local_azure.batch.node.containers import Containers, find_engine
 from tests.support.batch_service import (
+    QUICK,
+    RunningService,
     create_job,
     create_pool,
     pool_options,
@@ -26,6 +29,7 @@ from tests.support.batch_service import (
 from tests.support.containers import IMAGE, RUN_OPTIONS, machine, why_no_containers, write_stand_in
 
 SETTINGS = m.BatchTaskContainerSettings(image_name=IMAGE, container_run_options=RUN_OPTIONS)
+REGISTRY = {"registryServer": "team.example", "username": "robot", "password": "s3cr3t-registry"}
 PRINT = 'echo "$TASK_SECRET|$AZ_BATCH_TASK_ID|$(pwd)|$AZ_BATCH_NODE_SHARED_DIR"; echo made > made'
 DOWN = '#!/bin/sh\necho asked >> "${0%/*}/calls"\necho "the daemon is down" >&2\nexit 1\n'
 
@@ -65,31 +69,52 @@ def refused(client, **options):
     return error.value.status_code, error.value.error.code, error.value.error.message.splitlines()[0]
 
 
-def test_without_an_engine_containers_are_refused(programs, client):
-    assert refused(client, virtual_machine_configuration=machine()) == (
-        501,
-        "NotImplemented",
-        "The local Batch service does not implement this. The property "
-        "virtualMachineConfiguration.containerConfiguration: no container engine answers on this machine: docker is "
-        "not on the PATH; podman is not on the PATH. Install Docker or Podman, or start its daemon, then start this "
-        "service, or the run that embeds it, again.",
+def unavailable(client, pool: str = "pool", **configuration: Any) -> tuple[str, str, str]:
+    """Ask for a node of a new pool for containers; returns code, name and value of its resize error."""
+    client.create_pool(pool_options(pool, virtual_machine_configuration=machine(**configuration)))
+    (error,) = wait_for(lambda: client.get_pool(pool).resize_errors)
+    (value,) = error.error_values
+    return error.code, value.name, value.value
+
+
+def message_of(ended: m.BatchTask) -> str:
+    failure = ended.execution_info.failure_info
+    assert failure.code == "CommandLaunchFailed"
+    return str({each.name: each.value for each in failure.details}["Message"])
+
+
+def test_without_an_engine_pools_for_containers_get_no_nodes(programs, client, caplog):
+    assert unavailable(client) == (
+        "IncompatibleVMSize",
+        "virtualMachineConfiguration.containerConfiguration",
+        "no container engine answers on this machine: docker is not on the PATH; podman is not on the PATH. Install "
+        "Docker or Podman, or start its daemon, then start this service, or the run that embeds it, again",
     )
+    assert client.get_pool("pool").virtual_machine_configuration.container_configuration.type == "dockerCompatible"
+    assert "Pool pool: not resized as asked: IncompatibleVMSize" in caplog.text
 
 
 def test_an_engine_that_does_not_answer_is_asked_once(programs, client):
     calls = write_stand_in(programs, DOWN)
-    for _ in range(3):
-        status, _, message = refused(client, virtual_machine_configuration=machine())
-        assert (status, f"{programs}/docker says 'the daemon is down'; podman is not" in message) == (501, True)
+    for pool in ("one", "two", "three"):
+        reason = unavailable(client, pool)[-1]
+        assert f"{programs}/docker says 'the daemon is down'; podman is not" in reason
     assert calls.read_text() == "asked\n"
 
 
-def test_a_task_in_a_container_is_refused_without_an_engine(programs, client):
+def test_a_task_in_a_container_waits_where_no_engine_is(programs, client):
+    unavailable(client)
     create_job(client)
-    with pytest.raises(HttpResponseError) as error:
-        client.create_task("job", task(container_settings=SETTINGS))
-    assert error.value.status_code == 501
-    assert "The property containerSettings: no container engine answers" in error.value.error.message
+    client.create_task("job", task(container_settings=SETTINGS))
+    assert client.get_task("job", "task").state == "active"
+    assert client.get_task("job", "task").container_settings.image_name == IMAGE
+
+
+def test_a_task_fails_where_its_node_has_no_engine(programs, client):
+    create_job(client)
+    client.create_task("job", task(container_settings=SETTINGS))  # its pool is not there yet
+    create_pool(client)
+    assert "no container engine answers on this machine" in message_of(wait_for_task(client))
 
 
 def test_podman_is_used_where_docker_does_not_answer(programs, client):
@@ -100,22 +125,47 @@ def test_podman_is_used_where_docker_does_not_answer(programs, client):
 
 def test_images_without_docker_are_refused_for_containers(programs, client):
     write_stand_in(programs)
-    able = [
-        each.image_reference.offer for each in client.list_supported_images() if "DockerCompatible" in each.capabilities
-    ]
-    assert able == ["ubuntu-server-container", "ubuntu-hpc", "ubuntu-hpc"]
+    listed = client.list_supported_images()
+    able = [each.image_reference.offer for each in listed if "DockerCompatible" in (each.capabilities or ())]
+    assert able == ["ubuntu-server-container", "dsvm-win-2019", "ubuntu-hpc", "ubuntu-hpc"]
     status, code, message = refused(client, virtual_machine_configuration=machine("ubuntu-24_04-lts", "server"))
     assert (status, code) == (400, "InvalidPropertyValue")
     assert "the image has not the capability DockerCompatible; use microsoft-azure-batch/ubuntu-server-" in message
     assert "microsoft-dsvm/ubuntu-hpc/2204, microsoft-dsvm/ubuntu-hpc/2404" in message
 
 
-def test_passwords_of_registries_are_refused(programs, client):
-    registry = {"registryServer": "team.example", "username": "robot", "password": "secret"}
-    status, _, message = refused(client, virtual_machine_configuration=machine(containerRegistries=[registry]))
-    assert status == 501
-    assert "sign in to the registry with `docker login`" in message
-    assert "secret" not in message
+def test_registries_with_a_password_are_refused_late(programs, client, service):
+    write_stand_in(programs)
+    code, name, reason = unavailable(client, containerRegistries=[REGISTRY])
+    assert (code, name) == ("IncompatibleVMSize", "virtualMachineConfiguration.containerConfiguration")
+    assert "sign in to the registry with `docker login`" in reason
+    (shown,) = client.get_pool("pool").virtual_machine_configuration.container_configuration.container_registries
+    assert shown.as_dict() == {"registryServer": "team.example", "username": "robot"}
+    create_pool(client, "other", virtual_machine_configuration=machine())
+    create_job(client, pool_id="other")
+    private = m.BatchTaskContainerSettings({"imageName": IMAGE, "registry": REGISTRY})
+    ended = run_task(client, "/bin/true", container_settings=private)
+    assert "containerSettings.registry is not implemented" in message_of(ended)
+    for file in service.data.glob("batch.db*"):
+        assert b"s3cr3t" not in file.read_bytes()
+
+
+def test_containers_run_on_the_host_where_that_is_asked_for(programs, tmp_path, caplog):
+    service = RunningService(tmp_path / "host", QUICK)
+    service.containers = Containers.HOST
+    service.start()
+    try:
+        client = service.client()
+        start = m.BatchStartTask(command_line="/bin/echo ready", container_settings=SETTINGS)
+        configuration = machine(containerRegistries=[REGISTRY])
+        create_pool(client, virtual_machine_configuration=configuration, start_task=start)
+        create_job(client)
+        run_task(client, shell("python3 -c 'import sys; print(sys.version_info[0])'"), container_settings=SETTINGS)
+        assert stdout(client) == "3\n"
+    finally:
+        service.stop()
+    assert f"Task of the node's start: runs on this machine, not in a container of {IMAGE}" in caplog.messages
+    assert f"Task task: runs on this machine, not in a container of {IMAGE}" in caplog.messages
 
 
 def test_a_container_needs_a_pool_for_containers(programs, client):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -147,10 +148,27 @@ def test_passwords_are_not_kept(client, node, service):
         assert b"s3cr3t" not in file.read_bytes()
 
 
-def test_remote_login_is_refused(client, node):
-    with pytest.raises(HttpResponseError) as refusal:
-        client.get_node_remote_login_settings("pool", node.id)
-    assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
+def test_remote_login_has_an_address_that_nobody_has(client, node):
+    settings = client.get_node_remote_login_settings("pool", node.id)
+    (endpoint,) = node.endpoint_configuration.inbound_endpoints
+    assert (settings.remote_login_ip_address, settings.remote_login_port) == ("192.0.2.1", endpoint.frontend_port)
+    with pytest.raises(ResourceNotFoundError) as refusal:
+        client.get_node_remote_login_settings("pool", "none")
+    assert refusal.value.error.code == "NodeNotFound"
+
+
+def test_operations_on_nodes_that_are_not_served_are_named(client, node):
+    logs = m.UploadBatchServiceLogsOptions(container_url="https://a.example/c", start_time=node.allocation_time)
+    calls: dict[str, Callable[[], object]] = {
+        "upload_node_logs": lambda: client.upload_node_logs("pool", node.id, logs),
+        "list_node_extensions": lambda: list(client.list_node_extensions("pool", node.id)),
+        "get_node_extension": lambda: client.get_node_extension("pool", node.id, "monitor"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(HttpResponseError) as refusal:
+            call()
+        assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
+        assert f"The operation {name} is not implemented" in refusal.value.error.message
 
 
 def test_nodes_are_filtered_and_selected(client, node):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -176,8 +176,11 @@ def test_unknown_image_is_refused(client):
     )
     with pytest.raises(HttpResponseError) as refusal:
         client.create_pool(pool_options(virtual_machine_configuration=machine))
-    assert refusal.value.error.code == "InvalidPropertyValue"
-    assert "canonical/ubuntu/no-such" in str(refusal.value.model.error_values)
+    assert (refusal.value.status_code, refusal.value.error.code) == (400, "InvalidPropertyValue")
+    assert {value.key: value.value for value in refusal.value.model.error_values} == {
+        "PropertyName": "imageReference",
+        "Reason": "The specified imageReference with publisher canonical offer ubuntu sku no-such is not supported.",
+    }
 
 
 def test_application_packages_are_refused(client):
@@ -186,6 +189,14 @@ def test_application_packages_are_refused(client):
         client.create_pool(pool_options(application_package_references=packages))
     assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
     assert "applicationPackageReferences" in refusal.value.error.message
+
+
+def test_usage_metrics_are_an_empty_list(client):
+    create_pool(client)
+    until = datetime(2026, 3, 6, tzinfo=timezone.utc)
+    assert list(client.list_pool_usage_metrics()) == []
+    of_a_day: Any = {"start_time": until - timedelta(days=1), "end_time": until, "filter": "poolId eq 'pool'"}
+    assert list(client.list_pool_usage_metrics(**of_a_day)) == []
 
 
 def test_resize_adds_and_removes_nodes(client):

@@ -45,6 +45,15 @@ def test_task_succeeds_with_exit_code_0(ready):
     assert b"".join(ready.download_task_file("job", "task", "stderr.txt")) == b"err\n"
 
 
+def test_an_ordinary_task_has_no_subtasks(ready):
+    run_task(ready, "/bin/true")
+    assert list(ready.list_subtasks("job", "task")) == []
+    assert list(ready.list_subtasks("job", "task", select=["id", "state"])) == []
+    with pytest.raises(ResourceNotFoundError) as refusal:
+        list(ready.list_subtasks("job", "none"))
+    assert refusal.value.error.code == "TaskNotFound"
+
+
 def test_task_fails_with_another_exit_code(ready):
     done = run_task(ready, shell("exit 42"))
     assert (done.execution_info.exit_code, done.execution_info.result) == (42, "failure")

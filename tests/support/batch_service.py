@@ -21,7 +21,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 
-from local_azure.batch.http.server import Account, AutoStorage, Clock, Security, Timings, serve
+from local_azure.batch.http.server import Account, AutoStorage, Clock, Containers, Security, Timings, serve
 from tests.support.contract import CheckedAsyncTransport, CheckedTransport
 from tests.support.polling import LIMIT
 
@@ -43,6 +43,7 @@ class RunningService:
         self.administered = True
         self.auto_storage: AutoStorage | None = None
         self.security = Security()
+        self.containers = Containers.ENGINE
         self.endpoint = ""
 
     def start(self) -> None:
@@ -65,6 +66,7 @@ class RunningService:
                 administered=self.administered,
                 auto_storage=self.auto_storage,
                 security=self.security,
+                containers=self.containers,
             )
 
         def run() -> None:

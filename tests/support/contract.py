@@ -20,12 +20,14 @@ from local_azure.batch.state.wire import parse_timestamp
 # What each operation answers with; one that is not here must answer without a body.
 ANSWERS = {
     "list_supported_images": "BatchSupportedImage",
+    "list_pool_usage_metrics": "BatchPoolUsageMetrics",
     "list_pool_node_counts": "BatchPoolNodeCounts",
     "list_pools": "BatchPool",
     "get_pool": "BatchPool",
     "evaluate_pool_auto_scale": "AutoScaleRun",
     "list_nodes": "BatchNode",
     "get_node": "BatchNode",
+    "get_node_remote_login_settings": "BatchNodeRemoteLoginSettings",
     "list_node_files": "BatchNodeFile",
     "list_task_files": "BatchNodeFile",
     "list_jobs": "BatchJob",
@@ -37,12 +39,17 @@ ANSWERS = {
     "list_jobs_from_schedule": "BatchJob",
     "list_tasks": "BatchTask",
     "get_task": "BatchTask",
+    "list_subtasks": "BatchSubtask",
     "create_task_collection": "BatchTaskCreateResult",
 }
 FILES = {"download_task_file", "download_node_file"}
 # The models say that these are always there; the real service omits them until there is something to tell.
 ABSENT_AT_FIRST = {("BatchNode", "lastBootTime"), ("BatchNode", "ipv6Address")}  # without IPv6 it has no address
-NEVER_SHOWN = {("UserAccount", "password")}
+NEVER_SHOWN = {
+    ("UserAccount", "password"),
+    ("CifsMountConfiguration", "password"),
+    ("AzureFileShareConfiguration", "accountKey"),
+}
 
 
 class CheckedTransport(RequestsTransport):  # type: ignore[misc]
@@ -145,6 +152,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
         assert isinstance(value, list), f"{path} is not a list"
         for item in value:
             _check_value(item, typing.get_args(hint)[0], path)
+    elif typing.get_origin(hint) is dict:
+        assert isinstance(value, dict), f"{path} is not an object"
     elif hint is datetime:
         assert parse_timestamp(value)
         # Azure writes seven digits of a second, but for this date.

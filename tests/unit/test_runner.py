@@ -300,6 +300,38 @@ async def test_daemon_ends_with_its_command(runner: Runner, tmp_path: Path) -> N
     assert not is_alive(int((tmp_path / "stdout.txt").read_text()))
 
 
+async def test_daemon_of_a_background_command_lives_until_it_is_terminated(runner: Runner, tmp_path: Path) -> None:
+    attempt = await runner.start(command("sh -c '(setsid sleep 1000 & echo $!)'", tmp_path, background=True))
+    assert await asyncio.wait_for(attempt.ready(), BOUND) is None
+    daemon = int((tmp_path / "stdout.txt").read_text())
+    assert is_alive(daemon)
+    attempt.terminate()
+    assert await attempt.outcome() == Outcome(ending=Ending.TERMINATED, exit_code=0)
+    assert not is_alive(daemon)
+
+
+async def test_daemon_of_a_background_command_that_fails_ends_with_it(runner: Runner, tmp_path: Path) -> None:
+    line = "sh -c '(setsid sleep 1000 & echo $!); exit 4'"
+    attempt = await runner.start(command(line, tmp_path, background=True))
+    assert await asyncio.wait_for(attempt.ready(), BOUND) == Outcome(ending=Ending.EXITED, exit_code=4)
+    assert not is_alive(int((tmp_path / "stdout.txt").read_text()))
+
+
+async def test_background_command_that_leaves_nothing_has_ended(runner: Runner, tmp_path: Path) -> None:
+    attempt = await runner.start(command("true", tmp_path, background=True))
+    assert await asyncio.wait_for(attempt.ready(), BOUND) is None
+    assert await asyncio.wait_for(attempt.outcome(), BOUND) == Outcome(ending=Ending.EXITED, exit_code=0)
+
+
+async def test_time_limit_ends_the_daemon_of_a_background_command(runner: Runner, tmp_path: Path) -> None:
+    line = "sh -c '(setsid sleep 1000 & echo $!)'"
+    attempt = await runner.start(command(line, tmp_path, background=True, time_limit=0.3))
+    assert await asyncio.wait_for(attempt.ready(), BOUND) is None
+    ended = await asyncio.wait_for(attempt.outcome(), BOUND)
+    assert ended == Outcome(ending=Ending.TIME_LIMIT, exit_code=0)
+    assert not is_alive(int((tmp_path / "stdout.txt").read_text()))
+
+
 async def test_terminate_may_be_repeated_and_the_exit_code_is_kept(runner: Runner, ready: Path) -> None:
     line = f"sh -c 'trap \"exit 7\" TERM; echo on > {ready}; sleep 1000 & wait'"
     attempt = await runner.start(command(line, ready.parent))
@@ -567,7 +599,8 @@ async def test_closed_runner_has_ended_everything_and_starts_nothing(instance: s
 
 
 async def test_every_ending_of_the_shim_is_known_to_the_runner() -> None:
-    words = {shim.EXITED, shim.TIME_LIMIT, shim.TERMINATED, shim.ORPHANED, shim.PROGRAM_NOT_FOUND, shim.LAUNCH_FAILED}
+    words = {shim.EXITED, shim.READY, shim.TIME_LIMIT, shim.TERMINATED, shim.ORPHANED}
+    words |= {shim.PROGRAM_NOT_FOUND, shim.LAUNCH_FAILED}
     assert words == {ending.value for ending in Ending} - {Ending.SHIM_LOST.value}
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from datetime import datetime, timedelta
+from functools import partial
 
-from local_azure.batch.engine import autoscale, cloud_services, instance_mix
+from local_azure.batch.engine import autoscale, container_specs, instance_mix
 from local_azure.batch.engine.nodes import dismiss, is_leaving
 from local_azure.batch.engine.service import Service
+from local_azure.batch.engine.unavailable import resize_error, unavailable
 from local_azure.batch.state.states import ALLOCATION, NODE
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import after, parse_duration, parse_timestamp, timestamp
+
+logger = logging.getLogger(__name__)
 
 # The order in which a shrinking pool removes nodes, by their state.
 _REMOVAL_ORDER = (
@@ -143,14 +148,19 @@ class Allocator:
         ALLOCATION.enter(pool.document, "steady", self._service.now())
         pool.private.pop("resizeFault", None)
         if error:
+            code, message = error["code"], error["message"]
+            logger.warning("Pool %s: not resized as asked: %s: %s", pool.document["id"], code, message)
             pool.document["resizeErrors"] = [error]
         self._service.store.pools.save(pool)
         self._service.reconciler.wake("pool", pool.id)
 
     def _add_nodes(self, pool: Row, count: int, dedicated: bool) -> Document | None:
-        """Add nodes up to the quota; returns the error if the quota is too low, or the pool cannot have any here."""
-        if count > 0 and cloud_services.is_one(pool.document):
-            return cloud_services.resize_error()
+        """Add nodes up to the quota; returns the error if the quota is too low, or this machine has no such nodes."""
+        if count <= 0:
+            return None
+        of_containers = partial(container_specs.why_unavailable, mode=self._service.containers)
+        if reasons := unavailable(pool.document, of_containers):
+            return resize_error(reasons)
         room = self._service.faults.node_quota - int(self._service.store.value("SELECT count(*) FROM nodes"))
         for _ in range(min(count, max(0, room))):
             self._add_node(pool, dedicated)
@@ -167,12 +177,14 @@ class Allocator:
     def _add_node(self, pool: Row, dedicated: bool) -> None:
         now = self._service.now()
         name = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
+        # Nodes that reach each other have addresses of loopback, all of which this machine has.
+        network = "127.0" if pool.document["enableInterNodeCommunication"] else "10.0"
         number = int(self._service.store.value("SELECT ifnull(max(seq), 0) FROM nodes")) + 4
         document: Document = {
             "id": name,
             "schedulingState": "enabled",
             "allocationTime": timestamp(now),
-            "ipAddress": f"10.0.{number // 250 % 256}.{number % 250}",
+            "ipAddress": f"{network}.{number // 250 % 256}.{number % 250}",
             "affinityId": f"TVM:{name}",
             "vmSize": instance_mix.sizes(pool.document)[0],
             "totalTasksRun": 0,

@@ -9,7 +9,8 @@ from local_azure.batch.engine.service import Service
 
 
 class Kind(str, Enum):
-    TASK = "task"
+    TASK = "task"  # also the primary task of a multi-instance task
+    SUBTASK = "subtask"  # holds another node of a multi-instance task; `task` is of its primary alone
     START = "start"  # a pool's start task
     PREPARATION = "preparation"  # a job's preparation task, before its first task on a node
     RELEASE = "release"  # a job's release task, on every node that was prepared
@@ -34,6 +35,11 @@ class Attempt:
     task: int | None
     slots: int
     stop: Stop | None
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is work of a task, rather than of its node or job."""
+        return self.kind in (Kind.TASK, Kind.SUBTASK)
 
 
 _COLUMNS = "seq, kind, pool, node, job, task, slots, stop"

@@ -28,12 +28,3 @@ def complete(spec: Document) -> None:
     configuration.setdefault("osVersion", "*")
     for account in spec.get("userAccounts", ()):
         account.setdefault("windowsUserConfiguration", {}).setdefault("loginMode", "interactive")
-
-
-def resize_error() -> Document:
-    """The entry of resizeErrors of a pool that is to have nodes."""
-    return {
-        "code": "IncompatibleVMSize",
-        "message": f"Requested VM size is not compatible with requested configuration: {WHY_NO_NODES}",
-        "values": [{"name": PROPERTY, "value": WHY_NO_NODES}],
-    }

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from local_azure.batch.engine.service import Service
+from local_azure.batch.node.containers import Containers
 from local_azure.batch.state.access import Entra
 from local_azure.batch.state.paths import make_private
 from local_azure.batch.state.store import Document
@@ -50,6 +51,7 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
     In a container, the image sets those that are not Batch's own.
     """
     working = str(directory / "wd")
+    in_container = task.get("containerSettings") and service.containers is Containers.ENGINE
     of_machine = {
         "PATH": f"{service.data / _PYTHON / 'bin'}:{_PATH}",
         "HOME": working,
@@ -61,7 +63,7 @@ def base(service: Service, task: Document, *, pool: str, node: Document, root: P
         "LOGNAME": "_azbatch",
     }
     return {
-        **({} if task.get("containerSettings") else of_machine),
+        **({} if in_container else of_machine),
         **(_trust(service.trusted, root) if service.trusted else {}),
         **(_identity(service, service.entra) if service.entra and service.identities(pool) else {}),
         "AZ_BATCH_ACCOUNT_NAME": service.account.name,
@@ -96,6 +98,17 @@ def _trust(trusted: Path, root: Path) -> dict[str, str]:
         make_private(root)
         shutil.copy2(trusted, copy)
     return trusting(str(copy))
+
+
+def of_task(
+    service: Service, task: Document, job: Document, *, pool: str, node: Document, root: Path, directory: Path
+) -> dict[str, str]:
+    """All variables of a task of a job; those that its client sets take precedence."""
+    return {
+        **base(service, task, pool=pool, node=node, root=root, directory=directory),
+        **of_job(root, job, task["id"]),
+        **settings(job.get("commonEnvironmentSettings"), task.get("environmentSettings")),
+    }
 
 
 def of_job(root: Path, job: Document, task_id: str) -> dict[str, str]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from local_azure.batch.state.store import Document
 
 DOCKER = "DockerCompatible"  # the capability of images whose nodes run containers
 _GENERATION_2 = "Generation2VMImage"
+_WINDOWS = "batch.node.windows amd64"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image as Azure lists it. Whichever is chosen, tasks run on this machine."""
+    """An image as Azure lists it. Whichever of Linux is chosen, tasks run on this machine."""
 
     name: tuple[str, str, str]  # publisher, offer and SKU
     agent: str
@@ -22,12 +24,16 @@ class Image:
     verified: bool = True
     end_of_life: str = ""  # of its support by Azure Batch
 
+    @property
+    def os_type(self) -> str:
+        return "windows" if self.agent == _WINDOWS else "linux"
+
 
 def _images() -> tuple[Image, ...]:
-    """Those of Linux in Azure's own answers, as far as they differ in what a client chooses by.
+    """Those in Azure's own answers, as far as they differ in what a client chooses by.
 
-    From the answer recorded in azure-cli's tests in 2024, Azure/Batch#178 for Ubuntu 24.04, and Azure/Batch#174 and
-    #200 for the ends of support.
+    From the answer recorded in azure-cli's tests in 2024, Azure/Batch#178 for Ubuntu 24.04, and Azure/Batch#174, #197
+    and #200 for the ends of support. Those that Azure refuses since then (Azure/Batch#179, #180) are left out.
     """
     ubuntu_20, ubuntu_22, ubuntu_24 = (f"batch.node.ubuntu {release}" for release in ("20.04", "22.04", "24.04"))
     ended, ends = "2025-04-23T00:00:00Z", "2027-06-30T00:00:00Z"
@@ -53,9 +59,29 @@ def _images() -> tuple[Image, ...]:
             capabilities=(DOCKER,),
             end_of_life=ended,
         ),
+        Image(
+            name=("microsoft-dsvm", "dsvm-win-2019", "winserver-2019"),
+            agent=_WINDOWS,
+            capabilities=(DOCKER,),
+            verified=False,
+        ),
         Image(name=("microsoft-dsvm", "ubuntu-hpc", "2204"), agent=ubuntu_22, capabilities=hpc, end_of_life=ends),
         Image(name=("microsoft-dsvm", "ubuntu-hpc", "2404"), agent=ubuntu_24, capabilities=hpc),
+        *_windows_server("2016", generation_2="gensecond", end_of_life="2027-01-12T00:00:00Z"),
+        *_windows_server("2019", generation_2="gensecond"),
+        *_windows_server("2022", generation_2="g2"),
     )
+
+
+def _windows_server(release: str, *, generation_2: str, end_of_life: str = "") -> Iterator[Image]:
+    for kind in ("", f"-{generation_2}", "-smalldisk"):
+        yield Image(
+            name=("microsoftwindowsserver", "windowsserver", f"{release}-datacenter{kind}"),
+            agent=_WINDOWS,
+            capabilities=(_GENERATION_2,) if generation_2 in kind else (),
+            verified=generation_2 not in kind,
+            end_of_life=end_of_life,
+        )
 
 
 IMAGES = _images()
@@ -74,6 +100,11 @@ def node_agent_of(reference: Document) -> str | None:
     """The node agent of an image reference; None if the image is not supported."""
     image = _named(reference)
     return image.agent if image else None
+
+
+def is_windows(machine: Document) -> bool:
+    """Whether nodes of this virtualMachineConfiguration run Windows."""
+    return str(machine.get("nodeAgentSKUId", "")).lower() == _WINDOWS
 
 
 def runs_containers(reference: Document) -> bool:

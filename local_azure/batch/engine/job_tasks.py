@@ -138,11 +138,9 @@ class JobTasks:
         return Work(
             command_line=task["commandLine"],
             directory=directory,
-            environment={
-                **environment.base(service, task, pool=pool, node=node.document, root=root, directory=directory),
-                **environment.of_job(root, job, task["id"]),
-                **environment.settings(job.get("commonEnvironmentSettings"), task.get("environmentSettings")),
-            },
+            environment=environment.of_task(
+                service, task, job, pool=pool, node=node.document, root=root, directory=directory
+            ),
             status_file=self._status_file(attempt),
             identities=service.identities(attempt.pool),
             resource_files=task.get("resourceFiles", ()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from local_azure.batch.engine import attempts, environment
+from local_azure.batch.engine import attempts, environment, subtasks
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.service import Service
@@ -135,9 +135,8 @@ class Lifecycle:
         store, now = self._service.store, timestamp(self._service.now())
         with store.transaction():
             for task in list(store.tasks.where("expires <= ? ORDER BY expires LIMIT 100", now)):
-                info = task.document["nodeInfo"]
-                root = self._service.node_directory(info["poolId"].lower(), info["nodeId"].lower())
-                self._service.discard(root / info["taskRootDirectory"])
+                for directory in subtasks.directories(self._service, task):
+                    self._service.discard(directory)
                 task.extra["expires"] = None
                 task.private["cleaned"] = True
                 store.tasks.save(task)

@@ -137,7 +137,7 @@ class Nodes:
         option = node.private["leave"]
         running = attempts.on_node(self._service, *node.keys)
         if option in ("taskcompletion", "retaineddata"):
-            if any(attempt.task for attempt in running):
+            if any(attempt.is_task for attempt in running):
                 return None
             if option == "retaineddata" and (kept := self._retained_until(node)):
                 return kept

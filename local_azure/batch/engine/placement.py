@@ -1,4 +1,4 @@
-"""Chooses a node for a task."""
+"""Chooses the nodes for a task."""
 
 from __future__ import annotations
 
@@ -22,11 +22,26 @@ class Place:
         return slots
 
 
-def choose(task: Row, pool: Row, places: list[Place]) -> Place | None:
-    """The node on which the task is to run: its affinity first, then the pool's node fill type."""
+def choose(task: Row, pool: Row, places: list[Place]) -> list[Place]:
+    """The nodes on which the task is to run; none where it has to wait. The first is that of a primary task."""
+    if settings := task.document.get("multiInstanceSettings"):
+        return _choose_several(task, pool, places, settings["numberOfInstances"])
     fitting = [place for place in places if _fits(task, place)]
-    if not fitting:
-        return None
+    return [_best(task, pool, fitting)] if fitting else []
+
+
+def _choose_several(task: Row, pool: Row, places: list[Place], count: int) -> list[Place]:
+    """As many nodes for itself. In other pools than Azure documents for such tasks, it waits for ever, as in Azure."""
+    suitable = pool.document["enableInterNodeCommunication"] and pool.document["taskSlotsPerNode"] == 1
+    free = [place for place in places if _fits(task, place) and place.used == 0] if suitable else []
+    if len(free) < count:
+        return []
+    first = _best(task, pool, free)
+    return [first, *[place for place in free if place is not first][: count - 1]]
+
+
+def _best(task: Row, pool: Row, fitting: list[Place]) -> Place:
+    """The node of the task's affinity, else by the pool's node fill type."""
     wanted = task.document.get("affinityInfo", {}).get("affinityId")
     near = [place for place in fitting if wanted and place.node.document["affinityId"] == wanted]
     pack = pool.document["taskSchedulingPolicy"]["nodeFillType"].lower() == "pack"

@@ -9,13 +9,13 @@ from local_azure.batch.engine import (
     autoscale,
     certificates,
     cloud_services,
-    container_specs,
     instance_mix,
+    machine_specs,
     resource_ids,
     task_specs,
     zones,
 )
-from local_azure.batch.engine.images import NODE_AGENTS, node_agent_of
+from local_azure.batch.engine.images import is_windows
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import duration, parse_duration
@@ -45,12 +45,10 @@ def with_defaults(spec: Document) -> Document:
     spec["taskSchedulingPolicy"] = {**policy, **spec.get("taskSchedulingPolicy", {})}
     if "networkConfiguration" in spec:
         spec["networkConfiguration"].setdefault("dynamicVNetAssignmentScope", "none")
-    if disk := spec.get("virtualMachineConfiguration", {}).get("osDisk"):
-        disk.setdefault("ephemeralOSDiskSettings", {})
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])
-    _complete_accounts(spec)
+    _complete(spec, spec.get("virtualMachineConfiguration", {}))
     return spec
 
 
@@ -61,15 +59,18 @@ def check_machine_change(pool: Document, patch: Document) -> None:
     changed = {**pool, **patch}
     _check_machine(changed)
     check_slots(changed)
-    _complete_accounts(patch)
+    _complete(patch, changed.get("virtualMachineConfiguration", {}))
 
 
-def _complete_accounts(spec: Document) -> None:
-    """Passwords are not stored."""
+def _complete(spec: Document, machine: Document) -> None:
+    """Add the defaults of a specification or a patch for a pool of that machine; passwords are not stored."""
     certificates.complete(spec)
+    machine_specs.complete(spec)
     for account in spec.get("userAccounts", ()):
         account.pop("password")
         account.setdefault("elevationLevel", "nonadmin")
+        if is_windows(machine):
+            account.setdefault("windowsUserConfiguration", {}).setdefault("loginMode", "batch")
 
 
 def refuse_linked_resources(spec: Document) -> None:
@@ -133,29 +134,8 @@ def _check_machine(spec: Document) -> None:
     if cloud_services.is_one(spec):
         cloud_services.complete(spec)
         return
-    machine = spec.get("virtualMachineConfiguration")
-    if machine is None:
-        name = "virtualMachineConfiguration"
-        raise BatchError(Code.MissingRequiredProperty, f"The property is {name}.", PropertyName=name)
-    zones.check(machine)
-    reference = machine["imageReference"]
-    resource_ids.check_image(reference)
-    if "virtualMachineImageId" in reference and machine["nodeAgentSKUId"].lower() not in NODE_AGENTS:
-        path = "virtualMachineConfiguration.nodeAgentSKUId"
-        raise invalid_property(path, machine["nodeAgentSKUId"], "it is not the node agent of a supported image")
-    if any(name in reference for name in ("virtualMachineImageId", "sharedGalleryImageId", "communityGalleryImageId")):
-        return
-    agent = node_agent_of(reference)
-    path = "virtualMachineConfiguration.imageReference"
-    if agent is None:
-        image = "/".join(str(reference.get(name, "")) for name in ("publisher", "offer", "sku"))
-        reason = "the image is not among the supported images, which GET /supportedimages lists"
-        raise invalid_property(path, image, reason)
-    if machine["nodeAgentSKUId"].lower() != agent:
-        reason = f"the node agent for this image is {agent!r}"
-        raise invalid_property("virtualMachineConfiguration.nodeAgentSKUId", machine["nodeAgentSKUId"], reason)
-    reference.setdefault("version", "latest")
-    container_specs.check_machine(machine)
+    zones.check(spec.get("virtualMachineConfiguration", {}))
+    machine_specs.check(spec)
 
 
 def _check_network(network: Document) -> None:

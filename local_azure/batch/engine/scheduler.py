@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
 from pathlib import Path
 
-from local_azure.batch.engine import attempts, environment, task_ends
+from local_azure.batch.engine import attempts, environment, subtasks, task_ends
 from local_azure.batch.engine.attempts import Attempt, Kind, Stop
+from local_azure.batch.engine.instances import Instance, Instances, begin_subtasks
 from local_azure.batch.engine.job_tasks import JobTasks
 from local_azure.batch.engine.placement import Place, choose
 from local_azure.batch.engine.service import Service
@@ -23,7 +25,15 @@ SUPERVISORS_LOST = 3  # per task; one more fails the task, which otherwise could
 LOOK_AHEAD = 100  # active tasks considered beyond the number of free slots, as the first ones may need too many slots
 
 
-Start = tuple[Attempt, Row, Row, Row]  # of a task of a job on a node
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A task of a job that starts on a node, and with multi-instance settings on others too."""
+
+    attempt: Attempt
+    task: Row
+    job: Row
+    node: Row
+    others: Sequence[Instance]
 
 
 class Scheduler:
@@ -31,6 +41,7 @@ class Scheduler:
         self._service = service
         self._agent = agent
         self._job_tasks = job_tasks
+        self._instances = Instances(service, agent, job_tasks)
         self._ended: dict[str, list[tuple[Attempt, Result]]] = {}  # by pool: ends that are not recorded yet
         service.reconciler.register("assign", self.assign)
         service.reconciler.register("attempt", self.stop_attempt)
@@ -39,10 +50,10 @@ class Scheduler:
         """Settle the attempts of the previous service; none of their processes is alive."""
         for attempt in attempts.where(self._service):
             outcome = Outcome.read(self._status_file(attempt))
-            if attempt.kind is not Kind.TASK:
+            if not attempt.is_task:
                 # Start tasks and job preparation and release tasks are started again when they are needed.
                 attempts.remove(self._service, attempt)
-            elif outcome is None:
+            elif outcome is None or attempt.kind is Kind.SUBTASK:
                 self._end(attempt, Result(interrupted=True))
             else:
                 self._conclude(attempt, outcome)
@@ -77,9 +88,12 @@ class Scheduler:
             started = self._assign(pool_id)
         self._ended.pop(pool_id, None)
         for attempt, _ in ended:
+            self._instances.release(attempt)
             self._status_file(attempt).unlink(missing_ok=True)
         for start in started:
-            self._spawn(*start)
+            if start.others:
+                self._instances.hold(start.attempt, start.others)
+            self._spawn(start)
 
     def _assign(self, pool_id: str) -> list[Start]:
         """Assign active tasks to the pool's free slots: jobs by priority, then tasks in the order of their creation."""
@@ -115,13 +129,14 @@ class Scheduler:
         free = [place.free for place in usable if place.free > 0]
         if not room or not free:
             return []
-        chosen: list[tuple[Row, Place, int]] = []
+        chosen: list[tuple[Row, list[Place], int]] = []
         for task in self._tasks_to_run(job, max(free), sum(free) + LOOK_AHEAD):
             if len(chosen) == room or not any(place.free > 0 for place in usable):
                 break
-            if (place := choose(task, pool, usable)) is not None:
-                chosen.append((task, place, place.take(task)))
-        return [self._start(task, job, place.node, slots) for task, place, slots in chosen]
+            if places_of_task := choose(task, pool, usable):
+                slots = [place.take(task) for place in places_of_task]
+                chosen.append((task, places_of_task, slots[0]))
+        return [self._start(task, job, [place.node for place in some], slots) for task, some, slots in chosen]
 
     def _tasks_to_run(self, job: Row, most_slots: int, limit: int) -> Iterator[Row]:
         """Active tasks that need at most that number of slots, in the order of their creation; reads no other tasks."""
@@ -141,9 +156,10 @@ class Scheduler:
         running = self._service.store.value("SELECT count(*) FROM attempts WHERE job = ? AND task IS NOT NULL", job.id)
         return max(0, limit - int(running))
 
-    def _start(self, task: Row, job: Row, node: Row, slots: int) -> Start:
-        """Record that the task runs on the node. The process is started after the commit."""
+    def _start(self, task: Row, job: Row, nodes: Sequence[Row], slots: int) -> Start:
+        """Record that the task runs on the nodes. The process is started after the commit."""
         now = self._service.now()
+        node, *more = nodes
         attempt = attempts.add(self._service, Kind.TASK, node.keys[0], node.id, job=job.id, task=task.seq, slots=slots)
         TASK.enter(task.document, "preparing" if self._job_tasks.needs_preparation(job, node) else "running", now)
         task.document["nodeInfo"] = self._node_info(task, job, node)
@@ -153,11 +169,13 @@ class Scheduler:
         info["startTime"] = timestamp(now)
         task.extra["expires"] = None
         task.private.pop("cleaned", None)
+        others = begin_subtasks(self._service, task, more, slots) if "multiInstanceSettings" in task.document else ()
         self._service.store.tasks.save(task)
-        if node.document["state"] != "running":
-            NODE.enter(node.document, "running", now)
-            self._service.store.nodes.save(node)
-        return attempt, task, job, node
+        for each in nodes:
+            if each.document["state"] != "running":
+                NODE.enter(each.document, "running", now)
+                self._service.store.nodes.save(each)
+        return Start(attempt=attempt, task=task, job=job, node=node, others=others)
 
     def _node_info(self, task: Row, job: Row, node: Row) -> Document:
         directory = environment.job_directory(job.document["id"]) / task.document["id"]
@@ -173,19 +191,24 @@ class Scheduler:
     def _status_file(self, attempt: Attempt) -> Path:
         return self._service.data / "attempts" / f"{attempt.seq}.json"
 
-    def _spawn(self, attempt: Attempt, task: Row, job: Row, node: Row) -> None:
+    def _spawn(self, start: Start) -> None:
         async def run(execution: Execution) -> None:
-            self._end(attempt, await self._agent.result_of(self._carry_out(attempt, task, job, node, execution)))
+            self._end(start.attempt, await self._agent.result_of(self._carry_out(start, execution)))
 
-        self._agent.spawn(attempt.seq, run)
+        self._agent.spawn(start.attempt.seq, run)
 
-    async def _carry_out(self, attempt: Attempt, task: Row, job: Row, node: Row, execution: Execution) -> Result:
+    async def _carry_out(self, start: Start, execution: Execution) -> Result:
+        attempt, task, job, node = start.attempt, start.task, start.job, start.node
         if attempts.current(self._service, attempt).stop or not await self._is_prepared(task, job, node):
             return Result(interrupted=True)
         if task.document.get("authenticationTokenSettings"):
             reason = "The local Batch service gives tasks no authentication tokens"
             return Result(failure=failure("ServerError", "NotImplemented", reason))
-        return await self._agent.carry_out(self._work(attempt, task, job.document, node), execution)
+        work = self._work(attempt, task, job.document, node)
+        if "multiInstanceSettings" not in task.document:
+            return await self._agent.carry_out(work, execution)
+        primary = Instance(number=0, attempt=attempt, node=node)
+        return await self._instances.carry_out(primary, task, job, work, execution)
 
     async def _is_prepared(self, task: Row, job: Row, node: Row) -> bool:
         """Run the job's preparation on the node if needed, after which the task is running."""
@@ -207,15 +230,12 @@ class Scheduler:
         directory = root / task.document["nodeInfo"]["taskRootDirectory"]
         pool = task.document["nodeInfo"]["poolId"]
         limit = parse_duration(task.document["constraints"]["maxWallClockTime"])
-        base = environment.base(service, task.document, pool=pool, node=node.document, root=root, directory=directory)
         return Work(
             command_line=task.document["commandLine"],
             directory=directory,
-            environment={
-                **base,
-                **environment.of_job(root, job, task.document["id"]),
-                **environment.settings(job.get("commonEnvironmentSettings"), task.document.get("environmentSettings")),
-            },
+            environment=environment.of_task(
+                service, task.document, job, pool=pool, node=node.document, root=root, directory=directory
+            ),
             status_file=self._status_file(attempt),
             identities=service.identities(attempt.pool),
             resource_files=task.document.get("resourceFiles", ()),
@@ -226,7 +246,8 @@ class Scheduler:
 
     def stop_attempt(self, seq: str) -> datetime | None:
         """Stop the process of an attempt; called after the commit of the request."""
-        self._agent.stop(int(seq))
+        if not self._instances.stop_whole(int(seq)):
+            self._agent.stop(int(seq))
         return None
 
     # The end
@@ -245,7 +266,10 @@ class Scheduler:
         node = service.store.nodes.get(attempt.pool, attempt.node)
         completed = False
         if task is not None and attempt.stop is not Stop.DISCARD:
+            subtasks.close(service, task)
             completed = self._advance(attempt, task, result)
+        for other in self._instances.free_nodes(attempt):
+            self._release(other, counted=False, succeeded=False)
         if node is not None:
             self._release(node, counted=completed, succeeded=completed and result.succeeded)
         service.reconciler.wake("node", attempt.pool, attempt.node)
@@ -284,7 +308,7 @@ class Scheduler:
         document = node.document
         document["totalTasksRun"] += counted
         document["totalTasksSucceeded"] += succeeded
-        if document["state"] == "running" and not any(a.task for a in attempts.on_node(self._service, *node.keys)):
+        if document["state"] == "running" and not any(a.is_task for a in attempts.on_node(self._service, *node.keys)):
             idle = document["schedulingState"] == "enabled"
             NODE.enter(document, "idle" if idle else "offline", self._service.now())
         self._service.store.nodes.save(node)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from local_azure.batch.engine.reconciler import Reconciler
+from local_azure.batch.node.containers import Containers
 from local_azure.batch.state.access import ALL, Access, Entra
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
@@ -32,6 +33,7 @@ class Service:
     data: Path
     reconciler: Reconciler
     faults: Faults = field(default_factory=Faults)
+    containers: Containers = Containers.ENGINE
     auto_storage: Future[AutoStorage] | None = None  # the linked storage account; it may still be starting
     endpoint: str = ""  # set once the service listens
     entra: Entra | None = None  # without it no tokens are taken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from local_azure.batch.engine import container_specs, dependencies, exit_conditions
-from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_implemented
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id
 
@@ -16,6 +16,8 @@ MAXIMUM_COMMAND_LINE = 32_768
 def with_defaults(spec: Document, job: Document) -> Document:
     """The specification with defaults, for a task of the job. Raises BatchError if it is invalid."""
     check(spec, job)
+    if "multiInstanceSettings" in spec:
+        spec["multiInstanceSettings"] = {"numberOfInstances": 1, **spec["multiInstanceSettings"]}
     return {
         "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
         "requiredSlots": 1,
@@ -39,6 +41,8 @@ def check(spec: Document, job: Document) -> None:
     if spec.get("requiredSlots", 1) < 1:
         raise invalid_property("requiredSlots", spec["requiredSlots"], "it must be positive")
     _check_ids_of_job_tasks(spec["id"], job)
+    if settings := spec.get("multiInstanceSettings"):
+        _check_instances(settings, spec)
     dependencies.check(spec.get("dependsOn"), job)
     exit_conditions.check(spec.get("exitConditions"), job)
 
@@ -54,15 +58,30 @@ def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:
 
 def check_command(task: Document, path: str = "") -> None:
     """Check the properties that all kinds of tasks share; `path` is the task's in the body, ending in a dot."""
-    name, command_line = f"{path}commandLine", task["commandLine"]
+    _check_command_line(f"{path}commandLine", task["commandLine"])
+    for resource in task.get("resourceFiles", ()):
+        _check_resource_file(resource)
+    container_specs.check_task(task.get("containerSettings"), path)
+
+
+def _check_instances(settings: Document, task: Document) -> None:
+    if settings.get("numberOfInstances", 1) < 1:
+        raise invalid_property(
+            "multiInstanceSettings.numberOfInstances", settings["numberOfInstances"], "it must be positive"
+        )
+    _check_command_line("multiInstanceSettings.coordinationCommandLine", settings["coordinationCommandLine"])
+    for resource in settings.get("commonResourceFiles", ()):
+        _check_resource_file(resource)
+    if "containerSettings" in task:
+        raise not_implemented("A task with containerSettings and multiInstanceSettings")
+
+
+def _check_command_line(name: str, command_line: str) -> None:
     if not command_line.strip():
         raise invalid_property(name, command_line, "it must not be empty")
     if len(command_line) > MAXIMUM_COMMAND_LINE:
         shown = f"{command_line[:100]}..."
         raise invalid_property(name, shown, f"it must not have more than {MAXIMUM_COMMAND_LINE} characters")
-    for resource in task.get("resourceFiles", ()):
-        _check_resource_file(resource)
-    container_specs.check_task(task.get("containerSettings"), path)
 
 
 def _check_resource_file(resource: Document) -> None:

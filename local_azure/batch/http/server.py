@@ -27,6 +27,7 @@ from local_azure.batch.http.app import App
 from local_azure.batch.http.connections import HOST, accepting, listen
 from local_azure.batch.http.identity import PATH, IdentityApp, token_of
 from local_azure.batch.http.routes import Router
+from local_azure.batch.node.containers import Containers
 from local_azure.batch.node.node_agent import NodeAgent
 from local_azure.batch.node.runner import Runner
 from local_azure.batch.rest import tokens
@@ -43,6 +44,7 @@ __all__ = [
     "Account",
     "AutoStorage",
     "Clock",
+    "Containers",
     "DataDirectoryInUse",
     "Entra",
     "Security",
@@ -92,13 +94,15 @@ async def serve(
     administered: bool = False,
     auto_storage: AutoStorage | asyncio.Future[AutoStorage] | None = None,
     security: Security = PLAIN,
+    containers: Containers = Containers.ENGINE,
 ) -> None:
     """Serve until `stop` is set; `ready` is called with the endpoint once requests are accepted.
 
     At the end no new requests are accepted, running commands are ended (the next service on the directory runs them
     again), and the state is closed. `administered` lets clients inject faults and move the clock. `auto_storage` is the
     storage account linked to the Batch account; it may be a future, which is awaited where the account is needed.
-    `security` is TLS and sign-in with tokens. Raises DataDirectoryInUse, and OSError if the port is in use.
+    `security` is TLS and sign-in with tokens, `containers` where tasks with containerSettings run. Raises
+    DataDirectoryInUse, and OSError if the port is in use.
     """
     make_private(data)
     with _locked(data):
@@ -118,6 +122,7 @@ async def serve(
                 usual_access=security.access,
                 storage_access_file=security.storage_access_file,
                 trusted=security.trusted,
+                containers=containers,
             )
             service.publish_storage_access()
             await _serve(service, port, administered, ready, stop, security)
@@ -183,7 +188,7 @@ async def _serve(
     if security.entra and security.identity_listener:
         service.identity_endpoint = security.identity_endpoint
         service.storage_token = partial(token_of, service, security.entra, tokens.STORAGE)
-    agent = NodeAgent(runner, service.data / "trash", service.auto_storage, service.storage_token)
+    agent = NodeAgent(runner, service.data / "trash", service.auto_storage, service.storage_token, service.containers)
     job_tasks = JobTasks(service, agent)
     controllers = (
         Lifecycle(service, agent, job_tasks),

@@ -20,6 +20,7 @@ class Ending(Enum):
     ORPHANED = shim.ORPHANED  #: killed because the service ended
     PROGRAM_NOT_FOUND = shim.PROGRAM_NOT_FOUND  #: the program does not exist
     LAUNCH_FAILED = shim.LAUNCH_FAILED  #: it could not be started; the message gives the reason
+    READY = shim.READY  #: not an end: the command succeeded, and what it has started lives on until it is terminated
     SHIM_LOST = "shimlost"  #: the shim was killed; the processes of its command were found by their mark and killed
 
 
@@ -40,6 +41,8 @@ class Command:
     umask: int = 0o022
     #: What removes what the command has left outside of its process tree; run unless it has ended by itself.
     clean_up: Sequence[str] = ()
+    #: If the command succeeds, the processes that it has started live on until it is terminated.
+    background: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,13 @@ import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 
 from local_azure.batch.node.leftovers import ATTEMPT_VARIABLE, INSTANCE_VARIABLE
 from local_azure.batch.state.store import Document
 
+SIGN_IN = "sign in to the registry with `docker login` or `podman login` on this machine, and leave it out"
 _PROBE_LIMIT = 3.0  # seconds that an engine has to answer
 # What is asked of each engine; it answers only if it can run containers, and says whether root is this user there.
 _PROBES = {
@@ -26,6 +28,13 @@ _OF_ENGINE = re.compile(
     r"HOME|PATH|USER|TMPDIR|XDG_\w+|DBUS_SESSION_BUS_ADDRESS|DOCKER_\w+|CONTAINERS?_\w+|REGISTRY_AUTH_FILE|"
     r"(?i:https?_proxy|no_proxy)"
 )
+
+
+class Containers(str, Enum):
+    """Where tasks with containerSettings run."""
+
+    ENGINE = "engine"  #: in containers, by an engine of this machine
+    HOST = "host"  #: on this machine itself, with its programs, as tasks without containerSettings do
 
 
 class NoEngine(Exception):
@@ -108,8 +117,10 @@ def in_container(
 ) -> ContainerCommand:
     """How the engine runs a task's command: with its environment, in its directories under their own paths.
 
-    Raises ValueError where the command line or the options cannot be split.
+    Raises ValueError where the command line or the options cannot be split, or a registry is to be signed in to.
     """
+    if settings.get("registry"):
+        raise ValueError(f"containerSettings.registry is not implemented: {SIGN_IN}")
     name = f"local-batch-{uuid.uuid4().hex}"
     root = environment["AZ_BATCH_NODE_ROOT_DIR"]
     of_engine = {variable: value for variable, value in os.environ.items() if _OF_ENGINE.fullmatch(variable)}

@@ -14,22 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from local_azure.batch.node import containers, transfer
+from local_azure.batch.node import containers
 from local_azure.batch.node.command import Command, Ending, Outcome
 from local_azure.batch.node.runner import Runner, RunningCommand
-from local_azure.batch.node.transfer_common import no_tokens
+from local_azure.batch.node.staging import Staging
 from local_azure.batch.node.work import Result, Work, failure, outcome_failure
-from local_azure.batch.state.auto_storage import PROPERTY, AutoStorage
+from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.paths import make_private, remove_tree
-from local_azure.batch.state.store import Document
 
 logger = logging.getLogger(__name__)
 
-TRANSFERS = 8  # concurrent file transfers of all nodes
-
 RETRY = 2.0  # seconds between retries while the disk is full
-
-LOSS = "the local Blob Storage was killed; changes shortly before that may be lost"
 
 T = TypeVar("T")
 
@@ -38,16 +33,19 @@ NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile",
 
 @dataclass
 class Execution:
-    """Work in progress."""
+    """Work in progress. `also` is work that ends with it, of the other nodes of a multi-instance task."""
 
-    command: RunningCommand | None = None
+    commands: list[RunningCommand] = field(default_factory=list)
     stopping: bool = False
     task: asyncio.Task[None] | None = field(default=None)
+    also: Execution | None = None
 
     def stop(self) -> None:
         self.stopping = True
-        if self.command:
-            self.command.terminate()
+        for command in self.commands:
+            command.terminate()
+        if self.also:
+            self.also.stop()
 
 
 class NodeAgent:
@@ -59,13 +57,13 @@ class NodeAgent:
         trash: Path,
         auto_storage: asyncio.Future[AutoStorage] | None = None,
         storage_token: Callable[[], str] | None = None,
+        where: containers.Containers = containers.Containers.ENGINE,
     ) -> None:
-        self._storage_token = storage_token
+        self._where = where  # tasks with containerSettings run
         self._runner = runner
         self._trash = trash
-        self._auto_storage = auto_storage
+        self._staging = Staging(auto_storage, storage_token)
         self._executions: dict[int, Execution] = {}
-        self._threads = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
         self._removals = ThreadPoolExecutor(1, thread_name_prefix="remove")
 
     def spawn(self, seq: int, run: Callable[[Execution], Coroutine[Any, Any, None]]) -> None:
@@ -111,65 +109,69 @@ class NodeAgent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._runner.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._staging.close()
         self._removals.shutdown(wait=True)
 
     async def carry_out(self, work: Work, execution: Execution) -> Result:
         """Carry out one attempt: files, command, files. Errors of the work are in the result."""
+        failed = self._prepare(work.directory, work.directory)
+        return failed or await self.perform(work, execution)
+
+    async def perform(self, work: Work, execution: Execution) -> Result:
+        """The same, in directories that are there already."""
         deadline = None if work.time_limit is None else asyncio.get_running_loop().time() + work.time_limit
-        try:
-            self._prepare(work.directory)
-        except OSError as error:
-            return Result(failure=failure("ServerError", "ResourceDirectoryCreateFailed", _reason(error)))
-        if work.resource_files:
-            try:
-                await self._stage_in(work)
-            except transfer.TransferFailed as error:
-                return Result(failure=self._transfer_failure(error))
+        if failed := await self._staging.stage_in(work, work.directory / "wd"):
+            return failed
         if execution.stopping:
             return Result(interrupted=True)
-        outcome = await self._run(work, execution, deadline)
+        left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
+        running = await self._begin(work, execution, left)
+        outcome = running if isinstance(running, Outcome) else await running.outcome()
+        execution.commands.clear()
         return await self.conclude(work, outcome, stopped=execution.stopping)
 
-    async def _stage_in(self, work: Work) -> None:
-        linked = None
-        if self._auto_storage and any(PROPERTY in file for file in work.resource_files):
-            linked = await asyncio.shield(self._auto_storage)  # cancelling this work must not cancel the account
-        await self._in_thread(
-            transfer.stage_in,
-            work.resource_files,
-            work.directory / "wd",
-            auto_storage=linked,
-            token_of=self._tokens_of(work),
-        )
+    async def coordinate(self, work: Work, shared: Path, execution: Execution) -> RunningCommand | Result:
+        """Make a node ready for a multi-instance task: its resource files go to `shared`, which has its directory.
 
-    def _tokens_of(self, work: Work) -> Callable[[str], str]:
-        def token_of(identity: str) -> str:
-            if self._storage_token is None or identity.lower() not in work.identities:
-                return no_tokens(identity)
-            return self._storage_token()
+        Returns the command that has succeeded, and whose processes live on until it is terminated; or, where there is
+        none, the result of the task.
+        """
+        failed = self._prepare(shared, work.directory) or await self._staging.stage_in(work, shared)
+        if failed or execution.stopping:
+            return failed or Result(interrupted=True)
+        running = await self._begin(work, execution, work.time_limit, background=True)
+        outcome = running if isinstance(running, Outcome) else await running.ready()
+        if outcome is None:
+            assert isinstance(running, RunningCommand)
+            return running
+        return await self.conclude(work, outcome, stopped=execution.stopping)
 
-        return token_of
-
-    def _prepare(self, directory: Path) -> None:
-        self.discard(directory)
-        make_private(directory / "wd")
-        for name in ("stdout.txt", "stderr.txt"):
-            (directory / name).touch(mode=0o600)
-
-    async def _run(self, work: Work, execution: Execution, deadline: float | None) -> Outcome:
-        left = None if deadline is None else max(0.001, deadline - asyncio.get_running_loop().time())
+    def _prepare(self, root: Path, directory: Path) -> Result | None:
+        """Make the directory anew, and `root`, where it is in; returns the result of the work if that fails."""
         try:
-            command = self._command(work, left)
+            self.discard(root)
+            make_private(directory / "wd")
+            for name in ("stdout.txt", "stderr.txt"):
+                (directory / name).touch(mode=0o600)
+        except OSError as error:
+            return Result(failure=failure("ServerError", "ResourceDirectoryCreateFailed", _reason(error)))
+        return None
+
+    async def _begin(
+        self, work: Work, execution: Execution, time_limit: float | None, *, background: bool = False
+    ) -> RunningCommand | Outcome:
+        try:
+            command = self._command(work, time_limit)
         except (containers.NoEngine, ValueError) as error:
             return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=str(error))
         try:
-            execution.command = await self._runner.start(command)
+            running = await self._runner.start(replace(command, background=background))
         except OSError as error:
             return Outcome(ending=Ending.LAUNCH_FAILED, exit_code=None, message=_reason(error))
+        execution.commands.append(running)
         if execution.stopping:
-            execution.command.terminate()
-        return await execution.command.outcome()
+            running.terminate()
+        return running
 
     def _command(self, work: Work, time_limit: float | None) -> Command:
         command = Command(
@@ -182,6 +184,10 @@ class NodeAgent:
             time_limit=time_limit,
         )
         if not work.container:
+            return command
+        if self._where is containers.Containers.HOST:
+            name = work.environment.get("AZ_BATCH_TASK_ID", "of the node's start")
+            logger.warning("Task %s: runs on this machine, not in a container of %s", name, work.container["imageName"])
             return command
         engine = containers.find_engine()
         run = containers.in_container(engine, work.container, work.command_line, work.environment)
@@ -201,32 +207,9 @@ class NodeAgent:
         failed = outcome_failure(outcome, work.command_line)
         lost = outcome.ending is Ending.SHIM_LOST
         if work.output_files and not stopped and not lost:
-            try:
-                await self._in_thread(
-                    transfer.stage_out,
-                    work.output_files,
-                    work.directory / "wd",
-                    succeeded=failed is None,
-                    environment=work.environment,
-                    token_of=self._tokens_of(work),
-                )
-            except transfer.TransferFailed as error:
-                failed = failed or self._transfer_failure(error)
+            not_stored = await self._staging.stage_out(work, succeeded=failed is None)
+            failed = failed or not_stored
         return Result(exit_code=outcome.exit_code, failure=failed, supervisor_lost=lost)
-
-    def _transfer_failure(self, error: transfer.TransferFailed) -> Document:
-        """The failureInfo; a missing blob or container of a storage that was killed gets the detail DataLoss."""
-        details = error.details
-        linked = self._auto_storage.result() if self._auto_storage and self._auto_storage.done() else None
-        if linked and linked.killed_at and error.code in ("BlobNotFound", "FileUploadContainerNotFound"):
-            place = details.get("BlobSource") or details.get("Destination") or ""
-            if place.startswith(linked.blob_endpoint):
-                details = {**details, "DataLoss": f"{linked.killed_at:%Y-%m-%d %H:%M:%S} UTC: {LOSS}"}
-        return failure(error.category, error.code, error.message, **details)
-
-    async def _in_thread(self, function: Callable[..., None], *args: object, **kwargs: object) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     def make_node(self, root: Path) -> None:
         for name in NODE_DIRECTORIES:

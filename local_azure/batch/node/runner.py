@@ -17,6 +17,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from local_azure.batch.node import leftovers, shim
 from local_azure.batch.node.command import Command, Ending, Outcome
@@ -29,11 +30,11 @@ SHIM_GRACE = 2.0  # seconds in which the shims of a killed service end their pro
 class RunningCommand:
     """A command running under its supervisor."""
 
-    def __init__(self, supervisor: Supervisor, mark: str, status_file: Path, reuse: Callable[[Supervisor], None]):
+    def __init__(self, supervisor: Supervisor, command: Command, mark: str, reuse: Callable[[Supervisor], None]):
         """`reuse` gets the supervisor when the command has ended by itself."""
+        self._command = command
         self._supervisor = supervisor
         self._mark = mark
-        self._status_file = status_file
         self._reuse = reuse
         self._lease = supervisor.lease
         self._fd = supervisor.lease.fileno()  # the event loop would format a socket as text, and drop that
@@ -43,6 +44,7 @@ class RunningCommand:
         self._terminated = False
         self._started: asyncio.Future[bool] = self._loop.create_future()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
         self._recovery: asyncio.Task[None] | None = None
         self._loop.add_reader(self._fd, self._receive)
         if supervisor.pid:
@@ -56,6 +58,12 @@ class RunningCommand:
     async def outcome(self) -> Outcome:
         """Wait for the end. Then no process of the command is alive."""
         return await asyncio.shield(self._outcome)
+
+    async def ready(self) -> Outcome | None:
+        """Wait until a background command has succeeded, and return None; its outcome if it ends before that."""
+        ends: list[asyncio.Future[Any]] = [self._ready, self._outcome]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return None if self._ready.done() else self._outcome.result()
 
     def terminate(self) -> None:
         """End the whole process tree: SIGTERM, and SIGKILL after the grace. Idempotent."""
@@ -91,10 +99,20 @@ class RunningCommand:
             pid, _, self._inbox = self._inbox.partition(b"\n")
             self._supervisor.pid = int(pid)
             self._started.set_result(True)
+        if self._command.background and not self._ready.done():
+            self._take_ready()
         if not data:
             self._end()
         elif self._inbox.endswith(b"\n"):
             self._report(Outcome.parse(self._inbox))
+
+    def _take_ready(self) -> None:
+        """Take the report from the inbox that the command has succeeded and its processes live on, if there is one."""
+        line, end, following = self._inbox.partition(b"\n")
+        outcome = Outcome.parse(line) if end else None
+        if outcome and outcome.ending is Ending.READY:
+            self._inbox = following
+            self._ready.set_result(None)
 
     def _report(self, outcome: Outcome | None) -> None:
         if outcome and outcome.ending is Ending.EXITED and not self._terminated:
@@ -112,7 +130,7 @@ class RunningCommand:
     def _end(self) -> None:
         self._detach()
         self._lease.close()
-        outcome = Outcome.parse(self._inbox) or Outcome.read(self._status_file)
+        outcome = Outcome.parse(self._inbox) or Outcome.read(self._command.status_file)
         if not self._started.done():
             self._outcome.cancel()
             self._started.set_result(False)
@@ -194,7 +212,7 @@ class Runner:
             raise RuntimeError("The runner is closed and starts no more commands.")
         mark = uuid.uuid4().hex
         supervisors = self._supervisors
-        attempt = RunningCommand(supervisors.take(), mark, command.status_file, supervisors.give_back)
+        attempt = RunningCommand(supervisors.take(), command, mark, supervisors.give_back)
         self._commands.add(attempt)
         attempt._outcome.add_done_callback(lambda _: self._commands.discard(attempt))
         attempt._send(self._request(command, mark))
@@ -215,6 +233,7 @@ class Runner:
                 "orphan_grace": command.orphan_grace,
                 "umask": command.umask,
                 "clean_up": list(command.clean_up),
+                "background": command.background,
                 **paths,
             }
         ).encode()

@@ -39,6 +39,7 @@ CLEAN_UP_LIMIT = 10.0  # seconds
 RESCAN_DELAYS = (0.005, 0.5)  # seconds, first and longest, between two scans of a tree that is being killed
 
 EXITED, TIME_LIMIT, TERMINATED, ORPHANED = "exited", "timelimit", "terminated", "orphaned"
+READY = "ready"  # not an end: the command has succeeded, and the processes that it has started live on
 PROGRAM_NOT_FOUND, LAUNCH_FAILED = "programnotfound", "launchfailed"
 
 # Python ignores SIGPIPE, and programs inherit ignored signals.
@@ -128,7 +129,12 @@ def run(request: dict[str, Any], wakeup: int, *, terminated: bool) -> Report:
     except (OSError, ValueError) as error:
         return Report(LAUNCH_FAILED, None, explain(error))
     tree = Tree(
-        command, wakeup, limit=request["time_limit"], grace=request["grace"], orphan_grace=request["orphan_grace"]
+        command,
+        wakeup,
+        limit=request["time_limit"],
+        grace=request["grace"],
+        orphan_grace=request["orphan_grace"],
+        background=request["background"],
     )
     if terminated:
         tree.stop(TERMINATED)
@@ -251,8 +257,18 @@ def spawn(argv: list[bytes], environment: dict[bytes, bytes], output: int, error
 class Tree:
     """The process tree of the command, from its start until the last process has ended."""
 
-    def __init__(self, command: int, wakeup: int, *, limit: float | None, grace: float, orphan_grace: float) -> None:
+    def __init__(
+        self,
+        command: int,
+        wakeup: int,
+        *,
+        limit: float | None,
+        grace: float,
+        orphan_grace: float,
+        background: bool,
+    ) -> None:
         self.ending: str | None = None  # why it is being stopped, if so
+        self._background = background
         self._command = command
         self._status: int | None = None  # as waitpid() gives it, once the command itself has ended
         self._wakeup = wakeup
@@ -266,7 +282,7 @@ class Tree:
         self._poll.register(wakeup, select.POLLIN)
 
     def watch(self) -> int:
-        """Wait for the end of the command, then kill all its descendants."""
+        """Wait for the end of the command, then kill its descendants, or let them live on until they are stopped."""
         while self._reap():
             now = time.monotonic()
             if self._limit_at is not None and now >= self._limit_at:
@@ -280,7 +296,7 @@ class Tree:
 
     def stop(self, ending: str) -> None:
         """Send SIGTERM to every process now, and SIGKILL after the grace. The first reason is kept."""
-        if self.ending is not None or self._status is not None:
+        if self.ending is not None or (self._status is not None and not self._lives_on()):
             return
         self.ending = ending
         self._limit_at = None
@@ -301,8 +317,14 @@ class Tree:
                 return True
             if pid == self._command:
                 self._status = status
-                if self.ending is None:
+                if self.ending is None and self._lives_on():
+                    tell(Report(READY, 0))
+                elif self.ending is None:
                     self._kill_at = 0.0
+
+    def _lives_on(self) -> bool:
+        """Whether what the command has started lives longer than itself: if that was asked for, and it succeeded."""
+        return self._background and self._status == 0
 
     def _wait(self, now: float) -> None:
         until = [moment for moment in (self._limit_at, self._kill_at) if moment is not None]
@@ -384,10 +406,13 @@ def publish(status_file: bytes, outcome: Report) -> None:
     except OSError as error:
         notice = f"the status file could not be written: {explain(error)}"
         outcome = outcome._replace(message=f"{outcome.message}; {notice}" if outcome.message else notice)
-    try:
-        os.write(LEASE, serialise(outcome))
-    except OSError:
-        return  # the service has ended; the next one reads the status file
+    tell(outcome)
+
+
+def tell(report: Report) -> None:
+    """Send the report to the running service. If that has ended, the next one reads the status file."""
+    with contextlib.suppress(OSError):
+        os.write(LEASE, serialise(report))
 
 
 def serialise(outcome: Report) -> bytes:

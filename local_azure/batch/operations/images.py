@@ -27,11 +27,12 @@ _LISTING = Listing(
 def _rows() -> Iterator[Row]:
     for number, image in enumerate(IMAGES):
         publisher, offer, sku = image.name
+        capabilities = [*image.capabilities, *(of_nodes() if image.os_type == "linux" else ())]
         document = {
             "nodeAgentSKUId": image.agent,
             "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"},
-            "osType": "linux",
-            "capabilities": [*image.capabilities, *of_nodes()],
+            "osType": image.os_type,
+            **({"capabilities": capabilities} if capabilities else {}),
             "verificationType": "verified" if image.verified else "unverified",
             **({"batchSupportEndOfLife": image.end_of_life} if image.end_of_life else {}),
         }

@@ -13,6 +13,8 @@ from local_azure.batch.state.store import Document, Row
 
 RECENT_TASKS = 10
 
+_REMOTE_LOGIN = "Microsoft.Azure.Batch.Protocol.Entities.RemoteLoginSettings"  # as odata.metadata names it
+
 _FILTERABLE: Properties = {
     "id": Kind.TEXT,
     "state": one_of(*NODE.transitions, "unknown", "upgradingos"),
@@ -52,7 +54,7 @@ _COUNTED = (
 
 def show(service: Service, call: Call, row: Row, pool: str) -> Document:
     """The node in the format of the API; `pool` is the pool's id as written."""
-    running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.task]
+    running = [attempt for attempt in attempts.on_node(service, *row.keys) if attempt.is_task]
     recent = _recent_tasks(service, call, row)
     return {
         **row.document,
@@ -96,6 +98,14 @@ def get_node(service: Service, call: Call) -> Response:
     pool = service.pool(call.ids["poolId"])
     row = service.node(pool.id, call.ids["nodeId"])
     return element(call, "nodes", show(service, call, row, pool.document["id"]), "BatchNode")
+
+
+def get_node_remote_login_settings(service: Service, call: Call) -> Response:
+    """The address of the node's endpoint for SSH, which is one that nobody can reach."""
+    row = service.node(call.ids["poolId"], call.ids["nodeId"])
+    endpoint = row.document["endpointConfiguration"]["inboundEndpoints"][0]
+    settings = {"remoteLoginIPAddress": endpoint["publicIPAddress"], "remoteLoginPort": endpoint["frontendPort"]}
+    return Response(document=settings, kind=_REMOTE_LOGIN)
 
 
 def _in_state(service: Service, call: Call, *states: str) -> Row:
@@ -160,7 +170,7 @@ def disable_node_scheduling(service: Service, call: Call) -> Response:
     row.document["schedulingState"] = "disabled"
     if option != "taskcompletion":
         for attempt in attempts.on_node(service, *row.keys):
-            if attempt.task:
+            if attempt.is_task:
                 attempts.stop(service, attempt, Stop.TERMINATE if option == "terminate" else Stop.REQUEUE)
     if row.document["state"] == "idle":
         NODE.enter(row.document, "offline", service.now())

@@ -8,9 +8,10 @@ from local_azure.batch.engine.service import Service
 from local_azure.batch.rest import shapes
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind, Properties, one_of
-from local_azure.batch.state.errors import BatchError, Code, invalid_property
+from local_azure.batch.state.errors import BatchError, Code, invalid_property, invalid_query
 from local_azure.batch.state.states import ALLOCATION, POOL
 from local_azure.batch.state.store import Document, Row
+from local_azure.batch.state.wire import parse_timestamp
 
 _FILTERABLE: Properties = {
     "id": Kind.TEXT,
@@ -91,6 +92,18 @@ def list_pools(service: Service, call: Call) -> Response:
         kind="pools", filterable=_FILTERABLE, show=lambda row: show(service, call, row), model="BatchPool"
     )
     return listing.respond(call, lambda after: service.store.pools.page((), after))
+
+
+def list_pool_usage_metrics(service: Service, call: Call) -> Response:
+    """None: Azure aggregates the core hours that it bills, and here nothing is billed."""
+    for name in ("starttime", "endtime"):
+        if text := call.query.get(name):
+            try:
+                parse_timestamp(text)
+            except ValueError as error:
+                raise invalid_query(str(error), name, text) from error
+    listing = Listing(kind="poolusagemetrics", filterable={"poolId": Kind.TEXT}, show=lambda row: row.document)
+    return listing.respond(call, lambda after: ())
 
 
 def get_pool(service: Service, call: Call) -> Response:

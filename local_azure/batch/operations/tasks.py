@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from local_azure.batch.engine import attempts, task_ends, task_specs
+from local_azure.batch.engine import attempts, subtasks, task_ends, task_specs
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
 from local_azure.batch.node.work import Result, task_ended
+from local_azure.batch.rest import odata, shapes
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
@@ -57,13 +58,19 @@ def _shows(call: Call, job: str) -> Callable[[Row], Document]:
 
     def show(row: Row) -> Document:
         document = {**row.document, "url": f"{tasks_url}/{segment(row.document['id'])}"}
-        if info := document.get("nodeInfo"):
-            node_url = url_of_node(info["poolId"], info["nodeId"])
-            directory = f"{node_url}/files/{info['taskRootDirectory']}"
-            document["nodeInfo"] = {**info, "nodeUrl": node_url, "taskRootDirectoryUrl": directory}
-        return document
+        return _with_urls(document, url_of_node)
 
     return show
+
+
+def _with_urls(document: Document, url_of_node: Callable[[str, str], str]) -> Document:
+    """The task or subtask, with the URLs of its node and of its directory there if it has one."""
+    info = document.get("nodeInfo")
+    if not info:
+        return document
+    node_url = url_of_node(info["poolId"], info["nodeId"])
+    directory = f"{node_url}/files/{info['taskRootDirectory']}"
+    return {**document, "nodeInfo": {**info, "nodeUrl": node_url, "taskRootDirectoryUrl": directory}}
 
 
 def _accepting_job(service: Service, call: Call) -> Row:
@@ -145,6 +152,18 @@ def get_task(service: Service, call: Call) -> Response:
     return element(call, "tasks", _shows(call, job.document["id"])(row), "BatchTask")
 
 
+def list_subtasks(service: Service, call: Call) -> Response:
+    """The subtasks of a multi-instance task, from when it started last; an ordinary task has none."""
+    task = service.task(call.ids["jobId"], call.ids["taskId"])
+    shown: list[Document] = [
+        _with_urls(each, lambda pool, node: call.url("pools", pool, "nodes", node)) for each in subtasks.of(task)
+    ]
+    if text := call.query.get("select"):
+        names = odata.parse_select(text, shapes.names("BatchSubtask"))
+        shown = [odata.select(each, names) for each in shown]
+    return Response(document={"value": shown}, kind="subtasksinfo")
+
+
 def _changeable(service: Service, call: Call) -> tuple[Row, Row]:
     job = service.job(call.ids["jobId"])
     row = service.task(job.id, call.ids["taskId"])
@@ -175,8 +194,8 @@ def delete_task(service: Service, call: Call) -> Response:
     job, row = _changeable(service, call)
     for attempt in attempts.where(service, "task = ?", row.seq):
         attempts.stop(service, attempt, Stop.DISCARD)
-    if info := row.document.get("nodeInfo"):
-        service.discard(service.node_directory(info["poolId"].lower(), info["nodeId"]) / info["taskRootDirectory"])
+    for directory in subtasks.directories(service, row):
+        service.discard(directory)
     service.store.tasks.remove(row)
     _wake(service, job)
     return done(call, 200)

@@ -46,6 +46,7 @@ SELECTABLE = (
     "BatchJobSchedule",
     "BatchNode",
     "BatchPool",
+    "BatchSubtask",
     "BatchTask",
 )
 

@@ -20,17 +20,12 @@ from local_azure.batch.state.errors import BatchError, Code, invalid_property, n
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
 # Features that are not implemented: refused, as accepting them without effect would mislead. Properties that cannot
-# matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown.
+# matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown. For
+# those that its nodes cannot have, see engine/unavailable.py.
 _NOT_SERVED = {
     "applicationLicenses",
     "applicationPackageReferences",
     "containerHostBatchBindMounts",
-    "dataDisks",
-    "diskEncryptionConfiguration",
-    "extensions",
-    "mountConfiguration",
-    "multiInstanceSettings",
-    "windowsConfiguration",
 }
 # Enumerations that the service writes otherwise than the models of the API, whichever way a client has sent them.
 # Seen in recorded answers of Azure: Spread, ReadWrite, Zonal, trustedlaunch, and TaskCompletion (Azure/Batch#171). The
@@ -183,6 +178,12 @@ def _integer(value: Any, path: str) -> int:
     return value
 
 
+def _map(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise invalid_property(path, value, "a JSON object is required")
+    return dict(value)
+
+
 def _flag(value: Any, path: str) -> bool:
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
@@ -214,5 +215,5 @@ PLAIN: Mapping[str, Callable[[Any, str], Any]] = {
     "bool": _flag,
     "timedelta": _duration,
     "datetime": _timestamp,
-    "dict": lambda value, path: value,
+    "dict": _map,
 }

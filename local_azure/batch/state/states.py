@@ -83,6 +83,10 @@ SCHEDULE = Machine(
     },
 )
 
+SUBTASK = Machine(
+    remembers=True, transitions={"preparing": "running completed", "running": "completed", "completed": ""}
+)
+
 TASK = Machine(
     remembers=True,
     transitions={
