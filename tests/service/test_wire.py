@@ -100,7 +100,9 @@ def test_request_by_another_host_name_is_refused(raw):
     assert code(raw("GET", "/pools", headers={"Host": "evil.example"})) == (400, "InvalidHeaderValue")
 
 
-@pytest.mark.parametrize("version", ["2025-06-01", "2024-02-01.19.0", "2022-10-01.16.0", "2020-09-01.12.0"])
+@pytest.mark.parametrize(
+    "version", ["2026-10-01", "2025-06-01", "2024-02-01.19.0", "2022-10-01.16.0", "2020-09-01.12.0"]
+)
 def test_known_api_versions_are_served(raw, version):
     assert raw("GET", "/pools", version=version).status_code == 200
 
@@ -147,24 +149,6 @@ def test_property_of_a_wrong_kind_is_refused_by_name(raw, body, expected, named)
     response = raw("POST", "/jobs", body=body)
     assert code(response) == (400, expected)
     assert {"key": "PropertyName", "value": named} in response.json()["values"]
-
-
-def test_properties_of_older_clients_are_accepted(raw):
-    task = {"id": "t", "commandLine": "x", "authenticationTokenSettings": None}
-    assert raw("POST", "/jobs", body={"id": "job", "poolInfo": {"poolId": "p"}}, version="2022-10-01.16.0").ok
-    assert raw("POST", "/jobs/job/tasks", body=task, version="2022-10-01.16.0").status_code == 201
-    machine = {
-        "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
-        "nodeAgentSKUId": "batch.node.ubuntu 24.04",
-    }
-    pool = {"id": "p", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": machine}
-    former = {"targetNodeCommunicationMode": "simplified", "certificateReferences": []}
-    assert raw("POST", "/pools", body={**pool, **former}, version="2024-02-01.19.0").status_code == 201
-    certificates = {"certificateReferences": [{"thumbprint": "x", "thumbprintAlgorithm": "sha1"}]}
-    assert code(raw("POST", "/pools", body={**pool, **certificates}, version="2024-02-01.19.0")) == (
-        501,
-        "NotImplemented",
-    )
 
 
 def test_body_that_is_not_json_is_refused(raw, service):

@@ -7,7 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 from functools import partial
 
-from local_azure.batch.engine import autoscale, container_specs, pool_deletion
+from local_azure.batch.engine import autoscale, container_specs, instance_mix, pool_deletion
 from local_azure.batch.engine.nodes import dismiss, is_leaving
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.unavailable import resize_error, unavailable
@@ -186,11 +186,12 @@ class Allocator:
             "allocationTime": timestamp(now),
             "ipAddress": f"{network}.{number // 250 % 256}.{number % 250}",
             "affinityId": f"TVM:{name}",
-            "vmSize": pool.document["vmSize"],
+            "vmSize": instance_mix.sizes(pool.document)[0],
             "totalTasksRun": 0,
             "totalTasksSucceeded": 0,
             "isDedicated": dedicated,
             "endpointConfiguration": {"inboundEndpoints": [_NO_LOGIN]},
+            **_public_address(pool.document),
             "virtualMachineInfo": {"imageReference": pool.document["virtualMachineConfiguration"]["imageReference"]},
         }
         NODE.enter(document, "creating", now)
@@ -199,6 +200,14 @@ class Allocator:
 
     def _due(self, document: Document, seconds: float, name: str = "allocationState") -> datetime:
         return parse_timestamp(document[f"{name}TransitionTime"]) + timedelta(seconds=seconds)
+
+
+def _public_address(pool: Document) -> Document:
+    """The address of a node's endpoint, unless the pool has no public addresses."""
+    addresses = pool.get("networkConfiguration", {}).get("publicIPAddressConfiguration", {})
+    if addresses.get("provision") == "nopublicipaddresses":
+        return {}
+    return {"publicIPAddress": _NO_LOGIN["publicIPAddress"]}
 
 
 def _removal_rank(node: Row) -> tuple[int, int]:

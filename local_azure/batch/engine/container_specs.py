@@ -44,7 +44,11 @@ def check_task(settings: Document | None, path: str) -> None:
 
 def check_pool_of_task(task: Document, pool: Document | None) -> None:
     """Refuse a container on a pool that was not made for containers; None: there is no such pool yet."""
-    if task.get("containerSettings") and pool and not pool["virtualMachineConfiguration"].get("containerConfiguration"):
+    if (
+        task.get("containerSettings")
+        and pool
+        and not pool.get("virtualMachineConfiguration", {}).get("containerConfiguration")
+    ):
         reason = "the pool of the job has no containerConfiguration"
         raise invalid_property("containerSettings", task["containerSettings"]["imageName"], reason)
 

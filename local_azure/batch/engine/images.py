@@ -104,7 +104,7 @@ def node_agent_of(reference: Document) -> str | None:
 
 def is_windows(machine: Document) -> bool:
     """Whether nodes of this virtualMachineConfiguration run Windows."""
-    return str(machine["nodeAgentSKUId"]).lower() == _WINDOWS
+    return str(machine.get("nodeAgentSKUId", "")).lower() == _WINDOWS
 
 
 def runs_containers(reference: Document) -> bool:

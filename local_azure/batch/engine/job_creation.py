@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from local_azure.batch.engine import certificates
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
@@ -38,8 +39,12 @@ def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None 
     pool, private = _pool(service, spec["poolInfo"], schedule)
     document["executionInfo"] = {"startTime": timestamp(now), "poolId": pool}
     extra = {"schedule": schedule.id if schedule else None}
+    error = certificates.scheduling_error(spec["poolInfo"].get("autoPoolSpecification", {}).get("pool", {}))
+    if error:
+        JOB.enter(document, "completed", now)
+        document["executionInfo"] |= {"endTime": timestamp(now), "schedulingError": error}
     row = service.store.jobs.add(Row(keys=(job_id.lower(),), document=document, private=private, extra=extra))
-    if manager := spec.get("jobManagerTask"):
+    if (manager := spec.get("jobManagerTask")) and not error:
         _add_manager(service, row, manager)
     service.reconciler.wake("job", row.id)
     service.reconciler.wake("assign", pool.lower())
@@ -61,9 +66,11 @@ def _pool(service: Service, info: Document, schedule: Row | None) -> tuple[str, 
 
 
 def _add_pool(service: Service, auto: Document) -> str:
-    prefix = auto.get("autoPoolIdPrefix")
-    pool = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4()).upper()
-    add_pool(service, {**auto["pool"], "id": pool})
+    """Create an auto pool, unless it refers to what does not exist; returns its id."""
+    prefix, unique = auto.get("autoPoolIdPrefix"), str(uuid.uuid4()).upper()
+    pool = f"{prefix}_{unique}" if prefix else unique
+    if not certificates.missing(auto["pool"]):
+        add_pool(service, {**auto["pool"], "id": pool})
     return pool
 
 

@@ -76,6 +76,9 @@ def check_pool(info: Document, *, scheduled: bool = False) -> None:
             "poolInfo.autoPoolSpecification.pool",
             PropertyName="autoPoolSpecification.pool",
         )
+    if "hardwareProfile" in auto["pool"].get("virtualMachineConfiguration", {}):
+        path = "poolInfo.autoPoolSpecification.pool.virtualMachineConfiguration.hardwareProfile"
+        raise invalid_property(path, "", "it is not supported for auto pools")
     auto["pool"] = pool_specs.with_defaults(auto["pool"])
     auto.setdefault("keepAlive", False)
 

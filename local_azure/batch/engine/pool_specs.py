@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from local_azure.batch.engine import autoscale, machine_specs, resource_ids, task_specs
+from local_azure.batch.engine import (
+    autoscale,
+    certificates,
+    cloud_services,
+    instance_mix,
+    machine_specs,
+    resource_ids,
+    task_specs,
+    zones,
+)
 from local_azure.batch.engine.images import is_windows
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
@@ -39,20 +48,23 @@ def with_defaults(spec: Document) -> Document:
     check_slots(spec)
     if "startTask" in spec:
         spec["startTask"] = start_task(spec["startTask"])
-    _complete(spec, spec["virtualMachineConfiguration"])
+    _complete(spec, spec.get("virtualMachineConfiguration", {}))
     return spec
 
 
 def check_machine_change(pool: Document, patch: Document) -> None:
     """Complete a patch of the machine of a pool without nodes. Raises BatchError if the pool would be invalid."""
+    if "virtualMachineConfiguration" in patch:
+        zones.keep(pool.get("virtualMachineConfiguration", {}), patch["virtualMachineConfiguration"])
     changed = {**pool, **patch}
     _check_machine(changed)
     check_slots(changed)
-    _complete(patch, changed["virtualMachineConfiguration"])
+    _complete(patch, changed.get("virtualMachineConfiguration", {}))
 
 
 def _complete(spec: Document, machine: Document) -> None:
     """Add the defaults of a specification or a patch for a pool of that machine; passwords are not stored."""
+    certificates.complete(spec)
     machine_specs.complete(spec)
     for account in spec.get("userAccounts", ()):
         account.pop("password")
@@ -96,7 +108,7 @@ def check_resize_timeout(body: Document) -> None:
 
 
 def check_slots(spec: Document) -> None:
-    allowed = min(4 * cores(spec["vmSize"]), MAXIMUM_SLOTS_PER_NODE)
+    allowed = min(*(4 * cores(size) for size in instance_mix.sizes(spec)), MAXIMUM_SLOTS_PER_NODE)
     if not 1 <= spec["taskSlotsPerNode"] <= allowed:
         reason = f"it must be between 1 and {allowed} for the size {spec['vmSize']}"
         raise invalid_property("taskSlotsPerNode", spec["taskSlotsPerNode"], reason)
@@ -117,8 +129,13 @@ def cores(vm_size: str) -> int:
 def _check_machine(spec: Document) -> None:
     if not spec["vmSize"].strip():
         raise invalid_property("vmSize", spec["vmSize"], "it must not be empty")
-    machine_specs.check(spec)
+    instance_mix.complete(spec)
     _check_network(spec.get("networkConfiguration", {}))
+    if cloud_services.is_one(spec):
+        cloud_services.complete(spec)
+        return
+    zones.check(spec.get("virtualMachineConfiguration", {}))
+    machine_specs.check(spec)
 
 
 def _check_network(network: Document) -> None:

@@ -16,7 +16,7 @@ from local_azure.batch.engine.placement import Place, choose
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.command import Outcome
 from local_azure.batch.node.node_agent import Execution, NodeAgent
-from local_azure.batch.node.work import Result, Work, task_ended
+from local_azure.batch.node.work import Result, Work, failure, task_ended
 from local_azure.batch.state.states import NODE, TASK
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import UNLIMITED, parse_duration, timestamp
@@ -201,6 +201,9 @@ class Scheduler:
         attempt, task, job, node = start.attempt, start.task, start.job, start.node
         if attempts.current(self._service, attempt).stop or not await self._is_prepared(task, job, node):
             return Result(interrupted=True)
+        if task.document.get("authenticationTokenSettings"):
+            reason = "The local Batch service gives tasks no authentication tokens"
+            return Result(failure=failure("ServerError", "NotImplemented", reason))
         work = self._work(attempt, task, job.document, node)
         if "multiInstanceSettings" not in task.document:
             return await self._agent.carry_out(work, execution)

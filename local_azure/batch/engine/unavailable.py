@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from local_azure.batch.engine import cloud_services
 from local_azure.batch.engine.images import is_windows
 from local_azure.batch.state.store import Document
 
@@ -22,6 +23,8 @@ def unavailable(pool: Document, why_no_containers: Callable[[Document], str]) ->
 
     why_no_containers: why nodes with a containerConfiguration cannot be had; only called for pools that have one.
     """
+    if cloud_services.is_one(pool):
+        return {cloud_services.PROPERTY: cloud_services.WHY_NO_NODES}
     machine = pool["virtualMachineConfiguration"]
     found = {name: reason for name, reason in _OF_MACHINE.items() if machine.get(name)}
     if is_windows(machine):

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.routes import Operation, Router
 from local_azure.batch.operations import admin
-from local_azure.batch.rest import auth
+from local_azure.batch.rest import auth, versions
 from local_azure.batch.rest.call import Call, Response, maximum_results
 from local_azure.batch.state.access import ALL
 from local_azure.batch.state.errors import BatchError, Code, invalid_query, not_implemented
@@ -24,19 +24,6 @@ from local_azure.batch.state.wire import http_date, timestamp
 logger = logging.getLogger(__name__)
 
 MAXIMUM_BODY = 1 << 20  # bytes; the SDK reacts to 413 with smaller task collections
-# The versions served; older ones than the newest get the same responses. Clients of those before 2020-09-01.12.0 would
-# read the counts of tasks and slots in a place where they are not.
-API_VERSIONS = (
-    "2020-09-01.12.0",
-    "2021-06-01.14.0",
-    "2022-01-01.15.0",
-    "2022-10-01.16.0",
-    "2023-05-01.17.0",
-    "2023-11-01.18.0",
-    "2024-02-01.19.0",
-    "2024-07-01.20.0",
-    "2025-06-01",
-)
 
 _COMMON_QUERY = {"api-version", "timeout"}
 _SECONDS = re.compile(r"[0-9]{1,9}")
@@ -180,6 +167,8 @@ def _query(text: str, operation: Operation) -> dict[str, str]:
     for name, value in parse_qsl(text, keep_blank_values=True):
         given.setdefault(name.lower(), value)
     _check_version(given.get("api-version"))
+    if not operation.is_in(given["api-version"]):
+        raise BatchError(Code.InvalidUri)
     known = _COMMON_QUERY | operation.query
     for name in given:
         if name not in known:
@@ -197,8 +186,8 @@ def _check_version(text: str | None) -> None:
     name = "api-version"
     if not text:
         raise BatchError(Code.MissingRequiredQueryParameter, f"The parameter is {name}.", QueryParameterName=name)
-    if text not in API_VERSIONS:
-        detail = f"{text!r} is not supported; the newest supported version is {API_VERSIONS[-1]}."
+    if text not in versions.SERVED:
+        detail = f"{text!r} is not supported; the newest supported version is {versions.SERVED[-1]}."
         raise BatchError(Code.UnsupportedRequestVersion, detail, QueryParameterName=name, QueryParameterValue=text)
 
 

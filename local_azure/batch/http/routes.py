@@ -19,6 +19,7 @@ from local_azure.batch.operations import (
     pools,
     tasks,
 )
+from local_azure.batch.rest import versions
 from local_azure.batch.rest.call import Call, Response
 from local_azure.batch.state.errors import BatchError, Code
 
@@ -35,12 +36,23 @@ class Operation:
     query: frozenset[str]
     serve: Serve | None
 
+    def is_in(self, version: str) -> bool:
+        """Whether the version of the API has the operation."""
+        return versions.is_within(version, *_SPANS.get(self.name, ("", "")))
+
 
 def _operation(method: str, path: str, name: str, serve: Serve | None, query: str = "") -> Operation:
     segments = tuple(path.split("/")[1:])
     # The JavaScript and .NET clients write some names in other cases than the Python client.
     return Operation(name=name, method=method, path=segments, query=frozenset(query.lower().split()), serve=serve)
 
+
+# Since which version of the API an operation exists, and until which, where others served here have it not.
+_SPANS = {
+    "deallocate_node": ("2024-07-01.20.0", ""),
+    "list_pool_usage_metrics": ("", "2026-10-01"),
+    "start_node": ("2024-07-01.20.0", ""),
+}
 
 _GET = "$select $expand"
 _FILES = "$filter recursive maxresults $skiptoken"

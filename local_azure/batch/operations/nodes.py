@@ -47,9 +47,9 @@ _COUNTED = (
     "unusable",
     "waitingForStartTask",
     "upgradingOS",
+    "deallocated",
+    "deallocating",
 )
-_DEALLOCATION = ("deallocated", "deallocating")
-_DEALLOCATION_SINCE = "2024-07-01.20.0"  # the version of the API with these states: a recorded one before has none
 
 
 def show(service: Service, call: Call, row: Row, pool: str) -> Document:
@@ -196,15 +196,15 @@ def list_pool_node_counts(service: Service, call: Call) -> Response:
         counts = {(bool(dedicated), state): count for dedicated, state, count in found}
         return {
             "poolId": row.document["id"],
-            "dedicated": _tally(call, counts, True),
-            "lowPriority": _tally(call, counts, False),
+            "dedicated": _tally(counts, True),
+            "lowPriority": _tally(counts, False),
         }
 
-    listing = Listing(kind="poolnodecounts", filterable={"poolId": Kind.TEXT}, show=show_counts)
+    filterable = {"poolId": Kind.TEXT}
+    listing = Listing(kind="poolnodecounts", filterable=filterable, show=show_counts, model="BatchPoolNodeCounts")
     return listing.respond(call, lambda after: service.store.pools.page((), after))
 
 
-def _tally(call: Call, counts: dict[tuple[bool, str], int], dedicated: bool) -> Document:
-    names = (*_COUNTED, *_DEALLOCATION) if call.version >= _DEALLOCATION_SINCE else _COUNTED
-    tally = {name: counts.get((dedicated, name.lower()), 0) for name in names}
+def _tally(counts: dict[tuple[bool, str], int], dedicated: bool) -> Document:
+    tally = {name: counts.get((dedicated, name.lower()), 0) for name in _COUNTED}
     return {**tally, "total": sum(tally.values())}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import pool_deletion, pool_specs
+from local_azure.batch.engine import certificates, instance_mix, pool_deletion, pool_specs
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
-from local_azure.batch.rest import older_properties
+from local_azure.batch.rest import shapes
 from local_azure.batch.rest.call import Call, Listing, Response, created, done, element, require_conditions
 from local_azure.batch.rest.odata import Kind, Properties, one_of
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, invalid_query
@@ -39,24 +39,31 @@ _OF_EMPTY_POOLS = {
     "userAccounts",
     "virtualMachineConfiguration",
     "vmSize",
+    "vmSkuProfile",
 }
 
 
 def show(service: Service, call: Call, row: Row) -> Document:
     """The pool in the format of the API, with its current number of nodes."""
-    counts = dict(
-        service.store.execute(
-            "SELECT json_extract(document, '$.isDedicated'), count(*) FROM nodes"
-            " WHERE pool = ? AND state <> 'leavingpool' GROUP BY 1",
-            row.id,
-        ).fetchall()
-    )
+    found = service.store.execute(
+        "SELECT json_extract(document, '$.isDedicated'), count(*), sum(state <> 'creating') FROM nodes"
+        " WHERE pool = ? AND state <> 'leavingpool' GROUP BY 1",
+        row.id,
+    ).fetchall()
+    counts = {dedicated: count for dedicated, count, _ in found}
     return {
-        **older_properties.shown(row.document, call.version),
+        **row.document,
+        **(_communication(row.document) if any(created for _, _, created in found) else {}),
         "url": call.url("pools", row.document["id"]),
         "currentDedicatedNodes": counts.get(1, 0),
         "currentLowPriorityNodes": counts.get(0, 0),
     }
+
+
+def _communication(pool: Document) -> Document:
+    """How the nodes of a pool communicate: `classic`, which Azure has retired, only where a client has asked for it."""
+    mode = pool.get("targetNodeCommunicationMode", "default")
+    return {"currentNodeCommunicationMode": "simplified" if mode == "default" else mode}
 
 
 def create_pool(service: Service, call: Call) -> Response:
@@ -64,7 +71,8 @@ def create_pool(service: Service, call: Call) -> Response:
     spec = pool_specs.with_defaults(spec)
     if call.headers.get("authorization", "").lower().startswith("sharedkey "):
         pool_specs.refuse_linked_resources(spec)
-    _check_offered(service, spec["vmSize"])
+    certificates.refuse(spec)
+    _check_offered(service, instance_mix.sizes(spec))
     known = service.store.pools.get(spec["id"].lower())
     if known is None and int(service.store.value("SELECT count(*) FROM pools")) >= service.faults.pool_quota:
         raise BatchError(Code.PoolQuotaReached)
@@ -72,10 +80,11 @@ def create_pool(service: Service, call: Call) -> Response:
     return created(call, document, "pools", document["id"])
 
 
-def _check_offered(service: Service, vm_size: str) -> None:
+def _check_offered(service: Service, vm_sizes: list[str]) -> None:
     """Refuse a VM size that the region does not offer, with the reason that Azure gives."""
-    if vm_size.lower() in service.faults.unavailable_sizes:
-        raise invalid_property("vmSize", vm_size, Code.InvalidPropertyValue.message)
+    for vm_size in vm_sizes:
+        if vm_size.lower() in service.faults.unavailable_sizes:
+            raise invalid_property("vmSize", vm_size, Code.InvalidPropertyValue.message)
 
 
 def list_pools(service: Service, call: Call) -> Response:
@@ -145,6 +154,8 @@ def delete_pool(service: Service, call: Call) -> Response:
 
 def update_pool(service: Service, call: Call) -> Response:
     patch = _checked_start_task(call.body("BatchPoolUpdateOptions"))
+    certificates.complete(patch)
+    certificates.refuse(patch)
     row = changeable(service, call)
     _check_machine_change(service, row, patch)
     row.document.update(patch)
@@ -160,8 +171,8 @@ def _check_machine_change(service: Service, row: Row, patch: Document) -> None:
     if named and row.document["allocationState"] != "steady":
         raise BatchError(Code.PoolBeingResized)
     if named:
-        _check_offered(service, patch.get("vmSize", ""))
         pool_specs.check_machine_change(row.document, patch)
+        _check_offered(service, instance_mix.sizes({**row.document, **patch}))
 
 
 def _checked_start_task(body: Document) -> Document:
@@ -172,11 +183,20 @@ def _checked_start_task(body: Document) -> Document:
 
 def replace_pool_properties(service: Service, call: Call) -> Response:
     body = _checked_start_task(call.body("BatchPoolReplaceOptions"))
+    certificates.refuse(body)
     row = changeable(service, call)
     for name in ("startTask", "metadata", "applicationPackageReferences"):
         row.document.pop(name, None)
     row.document.update({name: value for name, value in body.items() if value != []})
+    row.document.update(_of_replaced(body, call.version))
     return save(service, call, row, 204)
+
+
+def _of_replaced(body: Document, version: str) -> Document:
+    """What pools have after a replacement by clients of older versions, as recorded of Azure."""
+    defaults: Document = {certificates.PROPERTY: [], "targetNodeCommunicationMode": "default"}
+    known = shapes.fields("BatchPoolReplaceOptions", version)
+    return {name: body.get(name, value) for name, value in defaults.items() if name in known}
 
 
 def resize_pool(service: Service, call: Call) -> Response:

@@ -10,7 +10,8 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any
 
-from local_azure.batch.rest import odata, shapes
+from local_azure.batch.rest import odata, shapes, versions
+from local_azure.batch.rest.shown import names, shown
 from local_azure.batch.state import auto_storage
 from local_azure.batch.state.bodies import properties
 from local_azure.batch.state.errors import BatchError, Code, invalid_query, not_implemented
@@ -33,7 +34,7 @@ class Call:
     headers: Mapping[str, str]  # names in lower case
     content: bytes
     endpoint: str  # http://127.0.0.1:PORT
-    version: str = ""  # of the API, as the client has written it
+    version: str = versions.OF_SHAPES  # of the API, as the client has written it
     request_id: str = ""
     linked: bool = False  # whether a storage account is linked to the Batch account
     tokens: bool = False  # whether nodes can have tokens of managed identities
@@ -44,7 +45,7 @@ class Call:
 
     def checked(self, body: Any, model: str) -> Document:
         """A part of the body, validated against the model. Raises BatchError."""
-        document = shapes.check(body, model)
+        document = shapes.check(body, model, self.version)
         auto_storage.check(document, linked=self.linked)
         for path, _ in properties(document, "identityReference"):
             if not self.tokens:
@@ -98,10 +99,11 @@ def resource_headers(document: Document) -> dict[str, str]:
 
 
 def element(call: Call, kind: str, document: Document, model: str) -> Response:
-    """A response with one resource of the model, reduced to the `$select` of the call."""
+    """A response with one resource of the model, reduced to the API version and the `$select` of the call."""
     headers = resource_headers(document)
+    document = shown(document, model, call.version)
     if text := call.query.get("select"):
-        document = odata.select(document, odata.parse_select(text, shapes.names(model)))
+        document = odata.select(document, odata.parse_select(text, names(model, call.version)))
     return Response(document=document, kind=f"{kind}/@Element", headers=headers)
 
 
@@ -158,11 +160,12 @@ class Listing:
         text = call.query.get("filter", "").strip()
         matches = odata.parse_filter(text, self.filterable) if text else odata.Filter(holds=lambda _: True)
         wanted = call.query.get("select")
-        names = odata.parse_select(wanted, shapes.names(self.model)) if wanted else None
+        selected = odata.parse_select(wanted, names(self.model, call.version)) if wanted else None
         indexed = [(self.indexed[each], matches.permitted[each]) for each in self.indexed if each in matches.permitted]
         rows = iter(rows_after(call.query.get("skiptoken", ""), *next(iter(indexed), ())))
         found, after = self._page(rows, matches, maximum_results(call.query))
-        document: Document = {"value": [odata.select(shown, names) if names else shown for shown in found]}
+        found = [shown(each, self.model, call.version) for each in found]
+        document: Document = {"value": [odata.select(each, selected) if selected else each for each in found]}
         if after is not None:
             document["odata.nextLink"] = next_link(call, after)
         return Response(document=document, kind=self.kind)
@@ -173,11 +176,11 @@ class Listing:
         read = ""
         for row in islice(rows, MOST_READ):
             read = row.id
-            if matches(shown := self.show(row)):
-                found.append((read, shown))
+            if matches(document := self.show(row)):
+                found.append((read, document))
                 if len(found) > size:
-                    return [shown for _, shown in found[:size]], found[size - 1][0]
-        return [shown for _, shown in found], None if next(rows, None) is None else read
+                    return [each for _, each in found[:size]], found[size - 1][0]
+        return [each for _, each in found], None if next(rows, None) is None else read
 
 
 def next_link(call: Call, token: str) -> str:

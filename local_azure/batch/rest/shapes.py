@@ -1,7 +1,7 @@
 """The shapes of request bodies: the property names and types of the Batch REST API.
 
-shapes.json holds those of the current API version. generate_shapes.py writes it from the models of Microsoft's
-`azure-batch`, and a test compares the two. Properties that only older clients send are listed here.
+shapes.json holds those of one API version. generate_shapes.py writes it from the models of Microsoft's `azure-batch`,
+and a test compares the two. What other versions have is in versions.json.
 """
 
 from __future__ import annotations
@@ -15,20 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from local_azure.batch.rest.older_properties import REMOVED
+from local_azure.batch.rest import versions
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_implemented
 from local_azure.batch.state.wire import duration, parse_duration, parse_timestamp, timestamp
 
-# Properties of API versions before 2025-06-01 are accepted without effect, as in Azure today; clients of those versions
-# read these of pools.
-_POOLS = {"BatchPoolCreateOptions", "BatchPoolSpecification", "BatchPoolUpdateOptions", "BatchPoolReplaceOptions"}
-# The same, but refused if they have a value, which a node would have to support.
-_REMOVED_FEATURES = {"certificateReferences", "applicationLicenses", "authenticationTokenSettings"}
-_WITH_REMOVED = {*_POOLS, "BatchStartTask", "BatchTaskCreateOptions", "BatchJobManagerTask"}
 # Features that are not implemented: refused, as accepting them without effect would mislead. Properties that cannot
 # matter on one machine (networks, user accounts, operating system disks, upgrade policies) are accepted and shown. For
 # those that its nodes cannot have, see engine/unavailable.py.
 _NOT_SERVED = {
+    "applicationLicenses",
     "applicationPackageReferences",
     "containerHostBatchBindMounts",
 }
@@ -59,14 +54,26 @@ class Field:
 
 
 @cache
-def fields(model: str) -> Mapping[str, Field]:
-    """The properties of a model that a client may send, by their names on the wire."""
-    return {name: _field(text) for name, text in _TABLE["bodies"][model].items()}
+def fields(model: str, version: str = versions.OF_SHAPES) -> Mapping[str, Field]:
+    """The properties of a model that a client of the version may send, by their names on the wire."""
+    return {name: each for name, each in all_fields(model).items() if versions.has(version, model, name)}
 
 
 @cache
-def _required(model: str) -> tuple[str, ...]:
-    return tuple(name for name, field in fields(model).items() if field.required)
+def all_fields(model: str) -> Mapping[str, Field]:
+    """The properties that the model has in any version."""
+    texts = {**_TABLE["bodies"].get(model, {}), **versions.BODIES.get(model, {})}
+    return {name: _field(text) for name, text in texts.items()}
+
+
+def is_model(type_name: str) -> bool:
+    """Whether a type is a model, and not a plain type or an enumeration."""
+    return type_name in _TABLE["bodies"] or type_name in versions.BODIES
+
+
+@cache
+def _required(model: str, version: str) -> tuple[str, ...]:
+    return tuple(name for name, field in fields(model, version).items() if field.required)
 
 
 def _field(text: str) -> Field:
@@ -76,35 +83,34 @@ def _field(text: str) -> Field:
 
 
 def names(model: str) -> frozenset[str]:
-    """The names of all properties of a model, as `$select` may name them."""
+    """The names of all properties of a resource, as it is read."""
     return frozenset(_TABLE["selectable"][model])
 
 
 @cache
-def enum_values(name: str) -> Mapping[str, str] | None:
+def enum_values(name: str, version: str = versions.OF_SHAPES) -> Mapping[str, str] | None:
     """The values of an enumeration as they are read, keyed by lower case; None if the type is not an enumeration."""
-    values = _AS_READ.get(name) or _TABLE["values"].get(name)
-    return None if values is None else {value.lower(): value for value in values}
+    values = _AS_READ.get(name) or _TABLE["values"].get(name) or versions.VALUES.get(name)
+    if values is None:
+        return None
+    return {value.lower(): value for value in values if versions.has(version, name, value)}
 
 
-def check(body: Any, model: str) -> dict[str, Any]:
+def check(body: Any, model: str, version: str = versions.OF_SHAPES) -> dict[str, Any]:
     """The body in canonical form: durations, timestamps and enum values normalised, nulls removed.
 
     Raises BatchError for a property that is unknown, missing, or of another type, and names it.
     """
     if not isinstance(body, Mapping):
         raise BatchError(Code.InvalidRequestBody, "The body must be a JSON object.")
-    return _object(body, model, "")
+    return _object(body, model, "", version)
 
 
-def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
-    known = fields(model)
+def _object(body: Mapping[str, Any], model: str, path: str, version: str) -> dict[str, Any]:
+    known = fields(model, version)
     checked = {}
     for name, value in body.items():
-        if name.startswith("odata.") or value is None or _is_removed(model, name, value):
-            continue
-        if name in REMOVED and model in _POOLS:
-            checked[name] = value
+        if name.startswith("odata.") or value is None:
             continue
         if name not in known:
             reason = f"The property {path + name!r} does not exist."
@@ -115,20 +121,12 @@ def _object(body: Mapping[str, Any], model: str, path: str) -> dict[str, Any]:
         if limit and isinstance(value, str) and len(value) > limit:
             raise invalid_property(path + name, f"{value[:100]}...", f"it has more than {limit} characters")
         field = known[name]
-        convert = _one_of(field.type)
+        convert = _one_of(field.type, version)
         checked[name] = _list(value, convert, path + name) if field.is_list else convert(value, path + name)
-    for name in _required(model):
+    for name in _required(model, version):
         if name not in checked:
             raise BatchError(Code.MissingRequiredProperty, f"The property is {path + name}.", PropertyName=path + name)
     return checked
-
-
-def _is_removed(model: str, name: str, value: Any) -> bool:
-    if model not in _WITH_REMOVED or name not in _REMOVED_FEATURES:
-        return False
-    if value and name in _REMOVED_FEATURES:
-        raise not_implemented(f"The property {name}")
-    return True
 
 
 def _list(value: Any, convert: Callable[[Any, str], Any], path: str) -> list[Any]:
@@ -138,12 +136,12 @@ def _list(value: Any, convert: Callable[[Any, str], Any], path: str) -> list[Any
 
 
 @cache
-def _one_of(type_name: str) -> Callable[[Any, str], Any]:
+def _one_of(type_name: str, version: str) -> Callable[[Any, str], Any]:
     """The function that validates a value of the type."""
     if type_name in PLAIN:
         return PLAIN[type_name]
-    values = enum_values(type_name)
-    return _enumeration(values) if values is not None else _model(type_name)
+    values = enum_values(type_name, version)
+    return _enumeration(values) if values is not None else _model(type_name, version)
 
 
 def _enumeration(values: Mapping[str, str]) -> Callable[[Any, str], Any]:
@@ -155,11 +153,11 @@ def _enumeration(values: Mapping[str, str]) -> Callable[[Any, str], Any]:
     return convert
 
 
-def _model(type_name: str) -> Callable[[Any, str], Any]:
+def _model(type_name: str, version: str) -> Callable[[Any, str], Any]:
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise invalid_property(path, value, "a JSON object is required")
-        return _object(value, type_name, path + ".")
+        return _object(value, type_name, path + ".", version)
 
     return convert
 

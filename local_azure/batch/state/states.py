@@ -62,7 +62,7 @@ NODE = Machine(
 JOB = Machine(
     remembers=True,
     transitions={
-        "active": "disabling terminating deleting",
+        "active": "disabling terminating deleting completed",  # completed at once where its auto pool is refused
         "disabling": "disabled terminating deleting",
         "disabled": "enabling disabling terminating deleting",
         "enabling": "active disabling terminating deleting",
