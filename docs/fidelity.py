@@ -41,6 +41,12 @@ OF_EXAMPLES = Timings(allocation=0.4, boot=0.01, removal=0.01, termination=0.01)
 # Why an answer differs: the first reason whose text is in the request or in a difference.
 REASONS = (
     ("recorded 412", "the condition of the request was not recorded"),
+    (r"containerConfiguration\)", "the image cannot run containers"),
+    (r"nodeAgentSKUId\)", "the node agent is that of another image"),
+    (r"imageReference\).*Windows", "no Windows: tasks run on Linux"),
+    (r"imageReference\)", "Azure has no such image"),
+    (r"without value\[\].*poolusagemetrics", "no pool has been used in the last interval"),
+    (r"without value\[\].*subtasksinfo", "the task has one instance"),
     ("multiInstanceSettings|subtasksinfo", "multi-instance tasks are not served"),
     ("windowsConfiguration|Windows", "no Windows: tasks run on Linux"),
     ("diskEncryptionConfiguration", "disk encryption is not served"),
@@ -53,9 +59,6 @@ REASONS = (
     ("uploadbatchservicelogs", "nodes have no logs of an agent"),
     ("poolusagemetrics", "usage metrics are not served"),
     ("the example has no", "it cannot be sent"),
-    (r"containerConfiguration\)", "the image cannot run containers"),
-    (r"nodeAgentSKUId\)", "the node agent is that of another image"),
-    (r"imageReference\)", "Azure has no such image"),
     ("lifetime", "statistics are not measured"),
     ("containerSettings", "this machine has no container engine"),
     ("contentLength is text", "newer versions of the specification have it as text, as here"),
