@@ -65,7 +65,8 @@ def _check_ids_of_job_tasks(task_id: str, job: Document) -> None:
         ("jobPreparationTask", Code.TaskIdSameAsJobPreparationTask),
         ("jobReleaseTask", Code.TaskIdSameAsJobReleaseTask),
     ):
-        if job.get(name, {}).get("id", "").lower() == task_id.lower():
+        own = job.get(name)
+        if own and own.get("id", "").lower() == task_id.lower():
             raise BatchError(code)
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from heapq import merge
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,8 @@ class Table:
 
     def add(self, row: Row) -> Row:
         """Raises sqlite3.IntegrityError if the keys are taken."""
-        names = (*self._keys, *row.extra, "document", "private")
         values = (*row.keys, *row.extra.values(), _dump(row.document), _dump(row.private))
-        marks = ", ".join("?" * len(names))
-        cursor = self._database.execute(f"INSERT INTO {self._name} ({', '.join(names)}) VALUES ({marks})", values)
+        cursor = self._database.execute(_insert(self._name, (*self._keys, *row.extra, "document", "private")), values)
         row.seq = cursor.lastrowid or 0
         return row
 
@@ -183,6 +182,11 @@ class Store:
         """The first column of the first row, or None."""
         row = self._database.execute(sql, values).fetchone()
         return None if row is None else row[0]
+
+
+@cache
+def _insert(table: str, columns: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
 def _dump(document: Document) -> str:
