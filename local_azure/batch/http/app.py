@@ -149,7 +149,9 @@ class App:
         body = b""
         if response.document is not None:
             metadata = f"{self._service.endpoint}/$metadata#{response.kind}"
-            body = json.dumps({"odata.metadata": metadata, **response.document}, separators=(",", ":")).encode()
+            body = json.dumps(
+                {"odata.metadata": metadata, **response.document}, separators=(",", ":"), check_circular=False
+            ).encode()
             headers["Content-Type"] = "application/json; odata=minimalmetadata"
         if response.stream is None and response.status != 304:
             headers.setdefault("Content-Length", str(len(body)))
