@@ -7,7 +7,6 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 
 from azure.batch.models import BatchTaskState
 
@@ -53,7 +52,7 @@ def outcome_of_file(outcome: TaskOutcome, name: str, written: Written | None, *,
         exit_code=None if found.problem and not record.exit_code else record.exit_code,
         node=record.node or None,
         started=found.began,
-        ended=found.began + timedelta(seconds=record.seconds) if found.began else None,
+        seconds=record.seconds,
         retries=written.tries - 1,
         requeues=outcome.requeues,
         succeeded=found.succeeded,
@@ -65,7 +64,7 @@ def outcome_of_file(outcome: TaskOutcome, name: str, written: Written | None, *,
 
 def _without_record(outcome: TaskOutcome, name: str, others: bool) -> TaskOutcome:
     # Not when it began, which says nothing about this file.
-    own = replace(outcome, file=name, started=None, ended=None, retries=0)
+    own = replace(outcome, file=name, started=None, seconds=None, retries=0)
     if outcome.failed and others and outcome.cause in _OF_SCRIPT:
         return replace(own, cause=Cause.NOT_RUN, exit_code=None, failure=None, stderr="")
     return own
@@ -94,11 +93,12 @@ def by_batch_task(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
 def _together(files: Sequence[TaskOutcome]) -> TaskOutcome:
     running = next((each for each in files if not each.completed), None)
     last = running or max(files, key=lambda each: each.failed)
+    started = min((each.started for each in files if each.started), default=None)
     ends = [each.ended for each in files if each.ended]
     return replace(
         last,
-        started=min((each.started for each in files if each.started), default=None),
-        ended=max(ends) if ends and not running else None,
+        started=started,
+        seconds=(max(ends) - started).total_seconds() if started and ends and not running else None,
         node=last.node or next((each.node for each in files if each.node), None),
     )
 

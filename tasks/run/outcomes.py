@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
-from azure.batch.models import BatchTask, BatchTaskExecutionResult, BatchTaskState
+from azure.batch.models import BatchTask, BatchTaskExecutionInfo, BatchTaskExecutionResult, BatchTaskState
 
 from tasks.errors import RunError
 from tasks.errors.advice import advice
@@ -90,7 +90,7 @@ class TaskOutcome:
     exit_code: int | None = None
     node: str | None = None
     started: datetime | None = None
-    ended: datetime | None = None
+    seconds: float | None = None  # that it ran, where it has ended
     retries: int = 0  # after a failure of the task
     requeues: int = 0  # after the loss of its node, such as a preemption; they use up no retry
     succeeded: bool = False
@@ -117,7 +117,7 @@ class TaskOutcome:
             exit_code=info.exit_code if info else None,
             node=sys.intern(task.node_info.node_id) if task.node_info and task.node_info.node_id else None,
             started=info.start_time if info else None,
-            ended=info.end_time if info else None,
+            seconds=_seconds(info) if info else None,
             retries=info.retry_count or 0 if info else 0,
             requeues=info.requeue_count or 0 if info else 0,
             # "Completed" is not "succeeded": only the result says so.
@@ -157,9 +157,9 @@ class TaskOutcome:
         return self.completed and not self.succeeded
 
     @property
-    def seconds(self) -> float | None:
-        """How long the task ran, or None where it has not ended."""
-        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+    def ended(self) -> datetime | None:
+        """When the task ended, or None where it has not."""
+        return self.started + timedelta(seconds=self.seconds) if self.started and self.seconds is not None else None
 
     @property
     def reason(self) -> str:
@@ -210,6 +210,10 @@ def in_order(files: Sequence[HasSize], *several: Sequence[TaskOutcome]) -> list[
 def missing(outcomes: Sequence[TaskOutcome]) -> list[TaskOutcome]:
     """Those without output."""
     return [outcome for outcome in outcomes if not outcome.succeeded]
+
+
+def _seconds(info: BatchTaskExecutionInfo) -> float | None:
+    return (info.end_time - info.start_time).total_seconds() if info.start_time and info.end_time else None
 
 
 def _failure(task: BatchTask) -> Failure | None:

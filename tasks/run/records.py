@@ -173,7 +173,11 @@ class FileRecord:
         found = json.loads(data)
         if not isinstance(found, list):
             raise ValueError("it is no list of records")
-        return [cls.of(each, contents=contents) for each in found]
+        found.reverse()
+        records = []
+        while found:  # of very many, what has been read is not kept
+            records.append(cls.of(found.pop(), contents=contents))
+        return records
 
 
 def _contents(outputs: Sequence[dict[str, Any]]) -> dict[str, str]:

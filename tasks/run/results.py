@@ -55,8 +55,8 @@ class Outputs(Generic[T]):
 class _Reading(Mapping[str, T]):
     """What is read of each name when it is asked for."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], T]) -> None:
-        self._names = dict.fromkeys(names)
+    def __init__(self, names: Mapping[str, object], read: Callable[[str], T]) -> None:
+        self._names = names
         self._read = read
 
     def __getitem__(self, name: str) -> T:
@@ -75,7 +75,7 @@ class _Reading(Mapping[str, T]):
 class Results:
     """The folder of one run, and how the outputs of a file are read: `parse` gets their folder, and may raise.
 
-    places: the folder of each input file below that of the run, by the file's name.
+    places: the folder of an input file below that of the run, by the file's name, where it is not its blob name.
 
     kept: the address where outputs stay in Blob Storage, so that this folder has only tables and logs; else empty.
 
@@ -109,7 +109,8 @@ class Results:
         output_folder = "results" if kept else output_folder
         reserved = {LOGS, *(f"{table}{suffix}" for table in (MANIFEST, *tables) for suffix in (".csv", ".parquet"))}
         folder = expanded("output folder", output_folder) / run_name
-        places = local_paths([file.name for file in files], reserved)
+        local = local_paths([file.name for file in files], reserved)
+        places = {name: place for name, place in local.items() if place != blob_name(name)}
         return cls(folder=folder, parse=parse, places=places, program=program, kept=kept)
 
     def place_of(self, name: str) -> str:
@@ -153,9 +154,10 @@ class Results:
     def outputs(self, outcomes: Sequence[TaskOutcome]) -> Outputs[Any]:
         """All that there is to join."""
         succeeded = [outcome.file for outcome in outcomes if outcome.succeeded]
-        read = {} if self.kept else _Reading(succeeded, lambda file: self.parse(file, self.folder_of(file)))
         done = self.done()
         records = {file: done[file].record for file in succeeded if file in done}
+        names = records if len(records) == len(succeeded) else dict.fromkeys(succeeded)  # of very many, one dict
+        read = {} if self.kept else _Reading(names, lambda file: self.parse(file, self.folder_of(file)))
         return Outputs(read=read, records=records, outcomes=tuple(outcomes), folder=self.folder, why=self.why)
 
     def remember(self, done: Mapping[str, Done]) -> None:

@@ -72,7 +72,7 @@ class WordLists:
         lengths = np.asarray(self._lengths)
         starts = np.cumsum(lengths) - lengths
         rows = int(lengths.sum())
-        ranks = np.arange(1, rows + 1)
+        ranks = np.arange(1, rows + 1, dtype=np.int32)
         ranks -= np.repeat(starts, lengths)
         columns: dict[str, object] = {
             "file": _repeated([as_unicode(file) for file in self._files], lengths),

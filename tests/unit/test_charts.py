@@ -38,7 +38,7 @@ def ran(file: str, node: str, start: float, end: float | None, *, succeeded: boo
         state="running" if end is None else "completed",
         node=node,
         started=START + timedelta(seconds=start),
-        ended=None if end is None else START + timedelta(seconds=end),
+        seconds=None if end is None else end - start,
         succeeded=succeeded and end is not None,
     )
 

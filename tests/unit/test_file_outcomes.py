@@ -21,7 +21,7 @@ SUCCEEDED = TaskOutcome(
     exit_code=0,
     node="n1",
     started=NOON,
-    ended=NOON + timedelta(minutes=2),
+    seconds=120,
     requeues=1,
     succeeded=True,
 )
@@ -59,7 +59,7 @@ def test_each_file_has_the_outcome_of_its_record() -> None:
         exit_code=0,
         node="n2",
         started=NOON,
-        ended=NOON + timedelta(seconds=1.5),
+        seconds=1.5,
         requeues=1,
         succeeded=True,
     )

@@ -57,7 +57,7 @@ def ran(node: str, began: float, ended: float) -> TaskOutcome:
         state="completed",
         node=node,
         started=second(began),
-        ended=second(ended),
+        seconds=ended - began,
         succeeded=True,
     )
 

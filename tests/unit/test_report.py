@@ -33,7 +33,7 @@ def outcome(file: str, **changes: Any) -> TaskOutcome:
         exit_code=0,
         node="tvmps_1",
         started=START,
-        ended=START + timedelta(seconds=4),
+        seconds=4,
         succeeded=True,
     )
     return replace(done, **changes)
@@ -109,12 +109,12 @@ def test_the_report_begins_with_the_result_and_where_it_ran() -> None:
         ((outcome("a"),), 0, "1 file: 1 succeeded, 0 failed"),
         ((outcome("a"), outcome("b"), failed("c")), 1, "3 files: 2 succeeded, 1 failed (1 allowed)"),
         (
-            (outcome("a", node=None, started=None, ended=None, exit_code=None), outcome("b")),
+            (outcome("a", node=None, started=None, seconds=None, exit_code=None), outcome("b")),
             0,
             "2 files: 2 succeeded (1 of them earlier), 0 failed",
         ),
         (
-            (outcome("a", state="running", succeeded=False, ended=None), failed("b")),
+            (outcome("a", state="running", succeeded=False, seconds=None), failed("b")),
             0,
             "2 files: 0 succeeded, 1 failed, 1 did not finish",
         ),
@@ -204,7 +204,7 @@ def test_the_pictures_are_data_uris() -> None:
 
 def test_task_durations_are_minimum_median_and_maximum() -> None:
     lengths = [0.25, 4, 90, 3_600 + 300]
-    outcomes = [outcome(f"{length}", ended=START + timedelta(seconds=length)) for length in lengths]
+    outcomes = [outcome(f"{length}", seconds=length) for length in lengths]
     told = section(report(facts(*outcomes)), "Batch tasks")
     assert told.endswith("4 Batch tasks ran: shortest 0.2 s, median 47.0 s, longest 1 h 5 min.")
 
