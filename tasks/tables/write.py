@@ -131,10 +131,15 @@ def _guarded(value: object) -> str:
 
 def _exact(table: pd.DataFrame) -> pa.Table:
     try:
-        return pa.Table.from_pandas(table, preserve_index=False)
+        values = pa.Table.from_pandas(table, preserve_index=False)
     except _UNSUITABLE:
         texts = {name: _mapped(table[name], value_text) for name in table.columns if not _fits(table[name])}
-        return pa.Table.from_pandas(table.assign(**texts), preserve_index=False)
+        values = pa.Table.from_pandas(table.assign(**texts), preserve_index=False)
+    for index, field in enumerate(values.schema):
+        if pa.types.is_dictionary(field.type):  # each part would have the categories of all
+            used = values.column(index).cast(field.type.value_type).dictionary_encode()
+            values = values.set_column(index, field.name, used)
+    return values
 
 
 def _fits(column: pd.Series) -> bool:
