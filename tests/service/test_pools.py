@@ -357,10 +357,10 @@ def test_pool_without_nodes_takes_another_vm_size(client):
     client.create_pool(pool_options(target_dedicated_nodes=0))
     wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
     client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D4s_v5", **_machine()))
-    assert client.get_pool("pool").vm_size == "Standard_D4s_v5"
+    assert client.get_pool("pool").vm_size == "standard_d4s_v5"
     client.enable_pool_auto_scale("pool", formula)
     (node,) = wait_for_nodes(client, "pool", "idle")
-    assert node.vm_size == "Standard_D4s_v5"
+    assert node.vm_size == "standard_d4s_v5"
     with pytest.raises(ResourceExistsError) as refusal:
         client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D2s_v5"))
     assert refusal.value.error.code == "OperationInvalidForCurrentState"
@@ -372,7 +372,7 @@ def test_autoscaled_pool_without_nodes_takes_another_vm_size(client):
     wait_for(lambda: client.get_pool("pool").allocation_state == "steady")
     client.update_pool("pool", m.BatchPoolUpdateOptions(vm_size="Standard_D4s_v5"))
     pool = client.get_pool("pool")
-    assert (pool.vm_size, pool.enable_auto_scale) == ("Standard_D4s_v5", True)
+    assert (pool.vm_size, pool.enable_auto_scale) == ("standard_d4s_v5", True)
 
 
 def test_vm_size_with_too_few_cores_for_the_slots_is_refused(client):

@@ -245,6 +245,7 @@ def test_an_instance_mix_pool_has_nodes_of_the_first_rank(newest: Any, raw: Raw)
     ("changes", "named"),
     [
         ({"vmSize": "standard_d2s_v3"}, "vmSize"),
+        ({"vmSkuProfile": None}, "vmSize"),
         ({"vmSkuProfile": {"allocationStrategy": "lowestPrice"}}, "vmSkuProfile.vmSizes"),
         ({"vmSkuProfile": {"vmSizes": []}}, "vmSkuProfile.vmSizes"),
         ({"vmSkuProfile": {"vmSizes": [{"name": f"standard_d{n}s_v3"} for n in range(6)]}}, "vmSkuProfile.vmSizes"),

@@ -13,10 +13,10 @@ MAXIMUM_SIZES = 5
 def complete(spec: Document) -> None:
     """Check the profile of a pool, if it has one, and add its default strategy. Raises BatchError."""
     profile = spec.get(PROPERTY)
+    if (spec["vmSize"].lower() == MIX) != (profile is not None):
+        raise invalid_property("vmSize", spec["vmSize"], f"it must be 'Mix' with a {PROPERTY}, and only then")
     if profile is None:
         return
-    if spec["vmSize"].lower() != MIX:
-        raise invalid_property("vmSize", spec["vmSize"], f"it must be 'Mix' with a {PROPERTY}")
     sizes, path = profile.get("vmSizes"), f"{PROPERTY}.vmSizes"
     if sizes is None:
         raise BatchError(Code.MissingRequiredProperty, f"The property is {path}.", PropertyName=path)

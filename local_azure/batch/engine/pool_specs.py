@@ -39,7 +39,6 @@ def with_defaults(spec: Document) -> Document:
         "enableInterNodeCommunication": False,
         "taskSlotsPerNode": 1,
         **spec,
-        "vmSize": spec["vmSize"].lower(),
     }
     policy = {"jobDefaultOrder": "none", "nodeFillType": "Spread"}
     spec["taskSchedulingPolicy"] = {**policy, **spec.get("taskSchedulingPolicy", {})}
@@ -64,6 +63,8 @@ def check_machine_change(pool: Document, patch: Document) -> None:
 
 def _complete(spec: Document, machine: Document) -> None:
     """Add the defaults of a specification or a patch for a pool of that machine; passwords are not stored."""
+    if "vmSize" in spec:
+        spec["vmSize"] = spec["vmSize"].lower()
     certificates.complete(spec)
     machine_specs.complete(spec)
     for account in spec.get("userAccounts", ()):
