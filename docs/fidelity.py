@@ -50,7 +50,7 @@ REASONS = (
     ("multiInstanceSettings|subtasksinfo", "multi-instance tasks are not served"),
     ("windowsConfiguration|Windows", "no Windows: tasks run on Linux"),
     ("diskEncryptionConfiguration", "disk encryption is not served"),
-    ("applicationPackageReferences|/applications", "application packages are not served"),
+    ("applicationPackageReferences|/applications", "the account has no applications"),
     ("mountConfiguration", "mounts are not served"),
     ("extensions", "extensions are not served"),
     ("certificates", "Azure has retired certificates"),

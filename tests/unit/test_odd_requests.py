@@ -356,6 +356,11 @@ def test_date_before_the_year_1_is_refused(client: Client) -> None:
     assert refusal(client, "GET", f"/jobs?$filter={text}") == (400, "InvalidQueryParameterValue")
 
 
+def test_remote_login_to_a_node_of_an_earlier_service_is_shown(client: Client) -> None:
+    status, body = client.send(Request(method="GET", target=f"/pools/pool/nodes/{NODE}/remoteloginsettings"))
+    assert (status, json.loads(body)["remoteLoginPort"]) == (200, 50000)
+
+
 def test_negative_duration_is_refused(client: Client) -> None:
     body = {**JOB, "constraints": {"maxWallClockTime": "-PT1H"}}
     assert refusal(client, "POST", "/jobs", body) == (400, "InvalidPropertyValue")

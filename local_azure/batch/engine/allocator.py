@@ -30,7 +30,7 @@ _REMOVAL_ORDER = (
 )
 
 # A node has an endpoint for SSH, as in Azure; its address is one that is reserved for documentation (RFC 5737, 2606).
-_NO_LOGIN = {
+NO_LOGIN = {
     "name": "SSHRule.0",
     "protocol": "tcp",
     "publicIPAddress": "192.0.2.1",
@@ -190,7 +190,7 @@ class Allocator:
             "totalTasksRun": 0,
             "totalTasksSucceeded": 0,
             "isDedicated": dedicated,
-            "endpointConfiguration": {"inboundEndpoints": [_NO_LOGIN]},
+            "endpointConfiguration": {"inboundEndpoints": [NO_LOGIN]},
             **_public_address(pool.document),
             "virtualMachineInfo": {"imageReference": pool.document["virtualMachineConfiguration"]["imageReference"]},
         }
@@ -207,7 +207,7 @@ def _public_address(pool: Document) -> Document:
     addresses = pool.get("networkConfiguration", {}).get("publicIPAddressConfiguration", {})
     if addresses.get("provision") == "nopublicipaddresses":
         return {}
-    return {"publicIPAddress": _NO_LOGIN["publicIPAddress"]}
+    return {"publicIPAddress": NO_LOGIN["publicIPAddress"]}
 
 
 def _removal_rank(node: Row) -> tuple[int, int]:

@@ -165,6 +165,17 @@ class Nodes:
         return None
 
 
+def current(service: Service, pool: Row) -> tuple[int, int]:
+    """The dedicated and the spot nodes in the pool. One that is being created has not joined it yet, as in Azure."""
+    found = service.store.execute(
+        "SELECT json_extract(document, '$.isDedicated'), count(*) FROM nodes"
+        " WHERE pool = ? AND state NOT IN ('creating', 'leavingpool') GROUP BY 1",
+        pool.id,
+    )
+    counts = dict(found.fetchall())
+    return counts.get(1, 0), counts.get(0, 0)
+
+
 def is_leaving(node: Row) -> bool:
     return "leave" in node.private
 
