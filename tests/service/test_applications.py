@@ -32,7 +32,9 @@ def _refer_to_a_missing_application(client, kind: str) -> None:
         create_job(client, "managed", job_manager_task=manager)
     else:
         job = m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="pool"), job_manager_task=manager)
-        client.create_job_schedule(m.BatchJobScheduleCreateOptions(id="s", schedule={}, job_specification=job))
+        client.create_job_schedule(
+            m.BatchJobScheduleCreateOptions(id="s", schedule=m.BatchJobScheduleConfiguration(), job_specification=job)
+        )
 
 
 @pytest.mark.parametrize("kind", ["pool", "changed pool", "replaced pool", "task", "job manager", "schedule"])
