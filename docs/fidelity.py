@@ -35,8 +35,8 @@ from tests.support.example_seeds import Refused, Seeds  # noqa: E402
 from tests.support.raw_requests import Raw  # noqa: E402
 from tests.support.replay import replayed, sender  # noqa: E402
 
-# Allocations take so long that the following request finds the pool as it was in Azure, such as one that stops them.
-OF_RECORDINGS = Timings(allocation=1, boot=0.01, removal=0.01, termination=0.01)
+# Resizes take so long that the following request finds the pool as it was in Azure, such as one that stops them.
+OF_RECORDINGS = Timings(allocation=1, boot=0.01, removal=0.01, termination=1)
 OF_EXAMPLES = Timings(allocation=0.4, boot=0.01, removal=0.01, termination=0.01)
 # Why an answer differs: the first reason whose text is in the request or in a difference.
 REASONS = (
