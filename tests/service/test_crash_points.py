@@ -392,7 +392,7 @@ def test_end_that_was_recorded_leaves_no_status_file(process, effect, tmp_path):
 
 
 def test_retry_of_a_task_is_counted_once(process, effect, tmp_path):
-    client = process.begin(Trap(function="local_azure.batch.engine.scheduler:Scheduler._advance", moment="after"))
+    client = process.begin(Trap(function="local_azure.batch.engine.task_ends:advance", moment="after"))
     create_pool(client)
     create_job(client)
     flag = tmp_path / "go"

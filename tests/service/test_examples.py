@@ -88,5 +88,5 @@ def test_an_example_without_an_id_cannot_be_sent(service: RunningService, tmp_pa
 def test_what_cannot_be_created_is_named(service: RunningService, tmp_path: Path) -> None:
     shown = {**TASK, "applicationPackageReferences": [{"applicationId": "app"}]}
     found = example(tmp_path, "GET", "/jobs/{jobId}/tasks/{taskId}", shown, jobId="job", taskId="task")
-    with pytest.raises(Refused, match="501 NotImplemented The property applicationPackageReferences"):
+    with pytest.raises(Refused, match="409 InvalidApplicationPackageReferences"):
         compared(service, found)

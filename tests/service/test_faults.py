@@ -23,6 +23,7 @@ from azure.core.exceptions import (
 from local_azure import faults
 from local_azure.batch.state.wire import parse_timestamp
 from tests.support.batch_service import (
+    SLOW,
     RunningService,
     create_job,
     create_pool,
@@ -128,6 +129,21 @@ def test_dedicated_nodes_are_not_preempted(service, client):
     create_pool(client)
     service.admin("preempt", poolId="pool")
     wait_for_nodes(client, "pool", "idle")
+
+
+def test_nodes_that_leave_are_neither_preempted_nor_unusable(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(pool_options(target_dedicated_nodes=0, target_low_priority_nodes=1))
+    (node,) = wait_for_nodes(client, "pool", "creating")
+    client.begin_delete_pool("pool")
+    wait_for_nodes(client, "pool", "leavingpool")
+    for fault in ("preempt", "unusable"):
+        service.admin(fault, poolId="pool")
+        with pytest.raises(HttpResponseError) as refusal:
+            service.admin(fault, poolId="pool", nodeId=node.id)
+        assert refusal.value.status_code == 409
+    wait_for_nodes(client, "pool", "leavingpool")
 
 
 def test_unusable_node_gets_no_task(service, client):

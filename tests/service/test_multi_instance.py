@@ -183,6 +183,20 @@ def test_in_an_unsuitable_pool_the_task_stays_active(client, pool):
     assert subtasks(client) == []
 
 
+@pytest.mark.parametrize("suitable", [True, False])
+def test_tasks_that_cannot_start_hide_no_later_ones(client, suitable):
+    """However many they are, and of however many sizes."""
+    create_pool(client, target_dedicated_nodes=2, enable_inter_node_communication=suitable)
+    create_job(client)
+    waiting = [task(f"w{n}", multi_instance_settings=settings(instances=3 + n % 5)) for n in range(500)]
+    client.create_tasks("job", waiting)
+    client.create_task("job", task("two", multi_instance_settings=settings(instances=2)))
+    run_task(client, "/bin/true", "other")
+    if suitable:
+        wait_for_task(client, "two")
+    assert client.get_job_task_counts("job").task_counts.active == (500 if suitable else 501)
+
+
 def test_the_task_runs_once_its_pool_is_large_enough(client):
     create_nodes(client, 1)
     client.create_task("job", task(multi_instance_settings=settings(instances=2)))

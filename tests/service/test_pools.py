@@ -197,12 +197,17 @@ def test_unknown_image_is_refused(client):
     }
 
 
-def test_application_packages_are_refused(client):
-    packages = [m.BatchApplicationPackageReference(application_id="app")]
-    with pytest.raises(HttpResponseError) as refusal:
-        client.create_pool(pool_options(application_package_references=packages))
-    assert (refusal.value.status_code, refusal.value.error.code) == (501, "NotImplemented")
-    assert "applicationPackageReferences" in refusal.value.error.message
+def test_a_node_that_is_created_has_not_joined_its_pool(start_service):
+    service = start_service(SLOW)
+    client = service.client()
+    client.create_pool(pool_options(target_low_priority_nodes=1))
+    wait_for_nodes(client, "pool", "creating", "creating")
+    pool = client.get_pool("pool")
+    assert (pool.current_dedicated_nodes, pool.current_low_priority_nodes) == (0, 0)
+    service.advance(seconds=61)
+    wait_for_nodes(client, "pool", "starting", "starting")
+    pool = client.get_pool("pool")
+    assert (pool.current_dedicated_nodes, pool.current_low_priority_nodes) == (1, 1)
 
 
 def test_usage_metrics_are_an_empty_list(client):

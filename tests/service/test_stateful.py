@@ -20,6 +20,7 @@ TASKS = st.sampled_from(["one", "two", "three"])
 COMMANDS = st.sampled_from(
     ["/bin/true", "/bin/false", "/bin/sleep 0.05", shell("exit 3"), "no-such-program", "/bin/sleep 30"]
 )
+COORDINATIONS = st.sampled_from([None, None, None, "/bin/true", shell("/bin/sleep 30 & exit 0"), shell("exit 2")])
 
 
 class JobsAndTasks(RuleBasedStateMachine):
@@ -31,7 +32,7 @@ class JobsAndTasks(RuleBasedStateMachine):
         self.service = RunningService(Path(self.directory.name) / "batch", QUICK)
         self.service.start()
         self.client = self.service.client()
-        create_pool(self.client, task_slots_per_node=2)
+        create_pool(self.client, target_dedicated_nodes=2, enable_inter_node_communication=True)
         create_job(self.client)
         self.tasks: set[str] = set()
         self.over = False
@@ -50,9 +51,13 @@ class JobsAndTasks(RuleBasedStateMachine):
         assert refusal in (None, *codes)
         return refusal is not None
 
-    @rule(name=TASKS, command=COMMANDS, retries=st.integers(0, 2))
-    def add(self, name, command, retries):
+    @rule(name=TASKS, command=COMMANDS, retries=st.integers(0, 2), coordination=COORDINATIONS)
+    def add(self, name, command, retries, coordination):
         options = task(name, command, constraints=m.BatchTaskConstraints(max_task_retry_count=retries))
+        if coordination:
+            options.multi_instance_settings = m.MultiInstanceSettings(
+                coordination_command_line=coordination, number_of_instances=2
+            )
         ended = ("JobCompleted", "JobBeingTerminated")
         refused = self._refused(lambda: self.client.create_task("job", options), "TaskExists", *ended)
         assert refused == (name in self.tasks or self.over)
@@ -108,6 +113,8 @@ class JobsAndTasks(RuleBasedStateMachine):
             assert (item.state == "completed") == (info.result is not None)
             assert (info.result == "failure") == (info.failure_info is not None)
             assert item.state != "running" or item.node_info is not None
+            if item.state == "completed":
+                assert {each.state for each in self.client.list_subtasks("job", name)} <= {"completed"}
 
     @invariant()
     def job_is_in_a_state_that_it_may_be_in(self):
@@ -117,10 +124,12 @@ class JobsAndTasks(RuleBasedStateMachine):
         self.states[""] = job.state
 
     @invariant()
-    def node_runs_no_more_than_it_has_slots_for(self):
-        (node,) = self.client.list_nodes("pool")
-        assert node.running_task_slots_count <= 2
-        assert node.state in ("idle", "running")
+    def nodes_run_no_more_than_they_have_slots_for(self):
+        nodes = list(self.client.list_nodes("pool"))
+        assert len(nodes) == 2
+        for node in nodes:
+            assert node.running_task_slots_count <= 1
+            assert node.state in ("idle", "running")
 
 
 def _reachable(transitions, state: str) -> set[str]:

@@ -9,6 +9,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from tests.support.batch_service import MACHINE, create_job, pool_options, task, wait_for, wait_for_nodes
+from tests.support.raw_requests import Raw
 
 QUICKLY: Any = {"polling_interval": 0.02}  # an int, says the SDK
 WINDOWS = {
@@ -140,6 +141,14 @@ def test_a_pool_without_nodes_is_changed_to_what_cannot_be_had(client):
     assert (refusal.value.status_code, refusal.value.error.code) == (400, "InvalidPropertyValue")
 
 
+def test_settings_of_an_extension_may_be_text(client, service):
+    """As in examples of the specification, which show them as they were given."""
+    extension = {**EXTENSION, "settings": '{"verbose": "yes"}', "protectedSettings": '{"token": "s3cr3t"}'}
+    client.create_pool(options({**LINUX, "extensions": [extension]}))
+    (shown,) = Raw(service)("GET", "/pools/pool").json()["virtualMachineConfiguration"]["extensions"]
+    assert shown == {**EXTENSION, "settings": '{"verbose": "yes"}'}
+
+
 def test_keys_of_mounts_and_settings_of_extensions_are_not_kept(client, service):
     share = {"accountName": "account", "azureFileUrl": "https://account.example/share", "relativeMountPath": "share"}
     cifs = {"username": "me", "source": "//host/share", "relativeMountPath": "cifs"}
@@ -176,6 +185,7 @@ def test_users_of_windows_have_the_login_mode_of_batch(client):
         ({**LINUX, "diskEncryptionConfiguration": {"targets": ["paper"]}}, "diskEncryptionConfiguration.targets[0]"),
         ({**LINUX, "extensions": [EXTENSION, EXTENSION]}, "extensions"),
         ({**LINUX, "extensions": [{**EXTENSION, "settings": "none"}]}, "extensions[0].settings"),
+        ({**LINUX, "extensions": [{**EXTENSION, "settings": "[1]"}]}, "extensions[0].settings"),
         ({**LINUX, "windowsConfiguration": {"enableAutomaticUpdates": True}}, "windowsConfiguration"),
         ({**WINDOWS, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}, "nodeAgentSKUId"),
     ],

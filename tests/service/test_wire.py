@@ -170,9 +170,9 @@ def test_wrong_method_is_refused(raw):
 
 
 def test_operation_that_is_not_served_is_named(raw):
-    response = raw("GET", "/applications")
+    response = raw("GET", "/pools/p/nodes/n/extensions")
     assert code(response) == (501, "NotImplemented")
-    assert "list_applications" in response.json()["message"]["value"]
+    assert "list_node_extensions" in response.json()["message"]["value"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from local_azure.batch.state.wire import parse_timestamp
 
 # What each operation answers with; one that is not here must answer without a body.
 ANSWERS = {
+    "list_applications": "BatchApplication",
+    "get_application": "BatchApplication",
     "list_supported_images": "BatchSupportedImage",
     "list_pool_usage_metrics": "BatchPoolUsageMetrics",
     "list_pool_node_counts": "BatchPoolNodeCounts",

@@ -30,13 +30,14 @@ from local_azure.batch.http.app import App
 from local_azure.batch.http.routes import OPERATIONS, Operation, Router
 from local_azure.batch.operations import file_access
 from local_azure.batch.operations.admin import _OPERATIONS as FAULTS
-from local_azure.batch.rest import shapes
+from local_azure.batch.rest import shapes, versions
 from local_azure.batch.state.account import Account
 from local_azure.batch.state.clock import Clock, Timings
 from local_azure.batch.state.paths import remove_tree
 from local_azure.batch.state.store import Row, Store
 from local_azure.batch.state.wire import LAST, http_date
 
+VERSION = versions.OF_SHAPES
 KEY = base64.b64encode(b"key").decode()
 NODE = "tvmps_node_d"
 IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
@@ -64,9 +65,10 @@ ALLOWED: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, kw_only=True)
 class Request:
     method: str
-    target: str  # path and query as they are sent, without the API version
+    target: str  # path and query as they are sent, without the version of the API
     headers: dict[str, str] = field(default_factory=dict)
     content: bytes = b""
+    version: str = VERSION
 
 
 class Undone(Exception):
@@ -81,7 +83,7 @@ class Client:
 
     def send(self, request: Request) -> tuple[int, bytes]:
         separator = "&" if "?" in request.target else "?"
-        path, _, query = f"{request.target}{separator}api-version=2025-06-01".partition("?")
+        path, _, query = f"{request.target}{separator}api-version={request.version}".partition("?")
         headers = {"host": "127.0.0.1:1", "ocp-date": http_date(datetime.now(timezone.utc)), **request.headers}
         if request.content:
             headers["content-length"] = str(len(request.content))
@@ -205,36 +207,38 @@ times = st.sampled_from(["2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "0001-0
 OF_TYPE = {"str": texts, "int": integers, "bool": st.booleans(), "timedelta": durations, "datetime": times}
 
 
-def of_field(field: shapes.Field, depth: int) -> st.SearchStrategy[Any]:
-    value = st.deferred(lambda: of_type(field.type, depth))
+def of_field(field: shapes.Field, version: str, depth: int = 0) -> st.SearchStrategy[Any]:
+    value = st.deferred(lambda: of_type(field.type, version, depth))
     values = st.lists(value, max_size=2) if field.is_list else value
     return st.one_of(values, values, values, values, anything)
 
 
-def of_type(name: str, depth: int) -> st.SearchStrategy[Any]:
+def of_type(name: str, version: str, depth: int) -> st.SearchStrategy[Any]:
     if name in OF_TYPE:
         return OF_TYPE[name]
-    if values := shapes.enum_values(name):
+    if (values := shapes.enum_values(name, version)) is not None:
         return st.sampled_from([*values.values(), "other"])
-    return anything if name == "dict" else bodies_of(name, depth + 1)
+    return (
+        anything | st.sampled_from(["{}", "[", "{" * 5000]) if name == "dict" else bodies_of(name, version, depth + 1)
+    )
 
 
-def bodies_of(model: str, depth: int = 0) -> st.SearchStrategy[Any]:
+def bodies_of(model: str, version: str, depth: int) -> st.SearchStrategy[Any]:
     """Bodies that the model nearly allows: what is required and some of the rest, here and there of another type."""
     required: dict[str, st.SearchStrategy[Any]] = {}
     optional: dict[str, st.SearchStrategy[Any]] = {}
-    for name, each in shapes.fields(model).items():
+    for name, each in shapes.fields(model, version).items():
         if depth > 3 and not each.required:
             continue
-        (required if each.required else optional)[name] = of_field(each, depth)
+        (required if each.required else optional)[name] = of_field(each, version, depth)
     return st.fixed_dictionaries(required, optional=optional)
 
 
-def changed(base: dict[str, Any], model: str) -> st.SearchStrategy[Any]:
+def changed(base: dict[str, Any], model: str, version: str) -> st.SearchStrategy[Any]:
     """A body that is allowed, with one or two properties that may not be."""
-    fields = shapes.fields(model)
+    fields = shapes.fields(model, version)
     names = st.lists(st.sampled_from(sorted(fields)), min_size=1, max_size=2, unique=True)
-    odd = names.flatmap(lambda names: st.fixed_dictionaries({name: of_field(fields[name], 0) for name in names}))
+    odd = names.flatmap(lambda names: st.fixed_dictionaries({name: of_field(fields[name], version) for name in names}))
     return odd.map(lambda odd: {**base, **odd})
 
 
@@ -242,10 +246,12 @@ def models_of(operation: Operation) -> list[str]:
     return re.findall(r'(?:body|checked)\((?:item, )?"(\w+)"', inspect.getsource(operation.serve or of_type))
 
 
-def contents(operation: Operation) -> st.SearchStrategy[bytes]:
-    objects = [changed(ALLOWED.get(model, {}), model) for model in models_of(operation)]
+def contents(operation: Operation, version: str) -> st.SearchStrategy[bytes]:
+    objects = [changed(ALLOWED.get(model, {}), model, version) for model in models_of(operation)]
     if operation.name == "create_task_collection":
-        objects = [st.fixed_dictionaries({"value": st.lists(changed(TASK, "BatchTaskCreateOptions"), max_size=2)})]
+        objects = [
+            st.fixed_dictionaries({"value": st.lists(changed(TASK, "BatchTaskCreateOptions", version), max_size=2)})
+        ]
     dumped = [each.map(lambda body: json.dumps(body).encode()) for each in (*objects * 6, anything)]
     return st.one_of(*dumped, raw_json)
 
@@ -303,9 +309,10 @@ def targets(draw: st.DrawFn, operation: Operation) -> str:
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     operation = draw(st.sampled_from([operation for operation in OPERATIONS if operation.serve]))
-    content = draw(contents(operation)) if operation.method in ("POST", "PUT", "PATCH") else b""
+    version = draw(st.sampled_from([VERSION, *versions.SERVED]))
+    content = draw(contents(operation, version)) if operation.method in ("POST", "PUT", "PATCH") else b""
     target = draw(targets(operation))
-    return Request(method=operation.method, target=target, headers=draw(headers), content=content)
+    return Request(method=operation.method, target=target, headers=draw(headers), content=content, version=version)
 
 
 @st.composite
@@ -356,6 +363,11 @@ def test_date_before_the_year_1_is_refused(client: Client) -> None:
     assert refusal(client, "GET", f"/jobs?$filter={text}") == (400, "InvalidQueryParameterValue")
 
 
+def test_remote_login_to_a_node_of_an_earlier_service_is_shown(client: Client) -> None:
+    status, body = client.send(Request(method="GET", target=f"/pools/pool/nodes/{NODE}/remoteloginsettings"))
+    assert (status, json.loads(body)["remoteLoginPort"]) == (200, 50000)
+
+
 def test_negative_duration_is_refused(client: Client) -> None:
     body = {**JOB, "constraints": {"maxWallClockTime": "-PT1H"}}
     assert refusal(client, "POST", "/jobs", body) == (400, "InvalidPropertyValue")
@@ -369,9 +381,11 @@ def test_negative_duration_is_refused(client: Client) -> None:
         ("timings", {"removal": -1}),
         ("requests", {"status": 99}),
         ("requests", {"times": True}),
+        ("access", {"account": []}),
+        ("reset", {"times": 1}),
     ],
 )
-def test_fault_out_of_range_is_refused(client: Client, operation: str, body: dict[str, Any]) -> None:
+def test_fault_that_makes_no_sense_is_refused(client: Client, operation: str, body: dict[str, Any]) -> None:
     assert refusal(client, "POST", f"/$local/{operation}", body) == (400, "InvalidPropertyValue")
 
 
@@ -394,7 +408,7 @@ def test_names_that_are_not_utf8_are_each_on_one_page(client: Client) -> None:
         page = json.loads(client.send(Request(method="GET", target=target))[1])
         names += [item["name"] for item in page["value"]]
         link = page.get("odata.nextLink", "").removeprefix("http://127.0.0.1:1")
-        target = link.replace("api-version=2025-06-01&", "")
+        target = link.replace(f"api-version={VERSION}&", "")
     assert len(names) == len(set(names)) == 7
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from local_azure.batch.engine import autoscale, container_specs, instance_mix, pool_deletion
@@ -30,7 +30,7 @@ _REMOVAL_ORDER = (
 )
 
 # A node has an endpoint for SSH, as in Azure; its address is one that is reserved for documentation (RFC 5737, 2606).
-_NO_LOGIN = {
+NO_LOGIN = {
     "name": "SSHRule.0",
     "protocol": "tcp",
     "publicIPAddress": "192.0.2.1",
@@ -70,8 +70,8 @@ class Allocator:
         nodes = list(self._service.store.nodes.where("pool = ?", pool.id))
         for node in nodes:
             dismiss(self._service, node, "requeue")
-        due = self._due(pool.document, pool_deletion.seconds(self._service, pool), "state")
-        if nodes or due > self._service.now():
+        due = self._service.due(pool.document, pool_deletion.seconds(self._service, pool))
+        if nodes or due:
             return due if not nodes else None  # the last node to leave wakes the pool
         self._service.store.pools.remove(pool)
         self._service.discard(self._service.data / "nodes" / pool.id)
@@ -115,12 +115,12 @@ class Allocator:
     def _settle(self, pool: Row, error: Document | None) -> datetime | None:
         """Make the pool steady once no node is in transition, or when its resizeTimeout has passed."""
         now = self._service.now()
-        due = self._due(pool.document, self._service.timings.termination)
+        due = self._service.due(pool.document, self._service.timings.termination, "allocationState")
         began = parse_timestamp(pool.document["allocationStateTransitionTime"])
         timeout = after(began, parse_duration(pool.document["resizeTimeout"]))
         moving = self._service.store.nodes.where("pool = ?", pool.id)
         busy = any(node.document["state"] == "creating" or is_leaving(node) for node in moving)
-        if now < timeout and (busy or now < due):
+        if now < timeout and (busy or due):
             return timeout if busy else due
         if busy:
             error = {
@@ -131,8 +131,7 @@ class Allocator:
         return None
 
     def _stop_resize(self, pool: Row) -> datetime | None:
-        due = self._due(pool.document, self._service.timings.termination)
-        if due > self._service.now():
+        if due := self._service.due(pool.document, self._service.timings.termination, "allocationState"):
             return due
         self._become_steady(pool, self._stopped(pool))
         return None
@@ -190,7 +189,7 @@ class Allocator:
             "totalTasksRun": 0,
             "totalTasksSucceeded": 0,
             "isDedicated": dedicated,
-            "endpointConfiguration": {"inboundEndpoints": [_NO_LOGIN]},
+            "endpointConfiguration": {"inboundEndpoints": [NO_LOGIN]},
             **_public_address(pool.document),
             "virtualMachineInfo": {"imageReference": pool.document["virtualMachineConfiguration"]["imageReference"]},
         }
@@ -198,16 +197,13 @@ class Allocator:
         node = self._service.store.nodes.add(Row(keys=(pool.id, name), document=document))
         self._service.reconciler.wake("node", *node.keys)
 
-    def _due(self, document: Document, seconds: float, name: str = "allocationState") -> datetime:
-        return parse_timestamp(document[f"{name}TransitionTime"]) + timedelta(seconds=seconds)
-
 
 def _public_address(pool: Document) -> Document:
     """The address of a node's endpoint, unless the pool has no public addresses."""
     addresses = pool.get("networkConfiguration", {}).get("publicIPAddressConfiguration", {})
     if addresses.get("provision") == "nopublicipaddresses":
         return {}
-    return {"publicIPAddress": _NO_LOGIN["publicIPAddress"]}
+    return {"publicIPAddress": NO_LOGIN["publicIPAddress"]}
 
 
 def _removal_rank(node: Row) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from local_azure.batch.engine.formula import Formula, parse
 from local_azure.batch.engine.formula_values import OPTIONS, FormulaError, Samples, text_of
+from local_azure.batch.engine.nodes import current
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.states import ALLOCATION
@@ -108,7 +109,7 @@ def _variables(service: Service, pool: Row) -> dict[str, Any]:
     ):
         counts[result if state == "completed" else state] += tasks
     nodes = list(service.store.nodes.where("pool = ?", pool.id))
-    dedicated = sum(node.document["isDedicated"] for node in nodes)
+    dedicated, spot = current(service, pool)
     running = counts["running"] + counts["preparing"]
     values = {
         "$ActiveTasks": counts["active"],
@@ -118,7 +119,7 @@ def _variables(service: Service, pool: Row) -> dict[str, Any]:
         "$FailedTasks": counts["failure"],
         "$TaskSlotsPerNode": pool.document["taskSlotsPerNode"],
         "$CurrentDedicatedNodes": dedicated,
-        "$CurrentLowPriorityNodes": len(nodes) - dedicated,
+        "$CurrentLowPriorityNodes": spot,
         "$SampleNodeCount": len(nodes),
         "$PreemptedNodeCount": sum(node.document["state"] == "preempted" for node in nodes),
         "$UsableNodeCount": sum(node.document["state"] in ("idle", "running") for node in nodes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from local_azure.batch.engine import certificates
+from local_azure.batch.engine import references
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
@@ -39,7 +39,7 @@ def add_job(service: Service, job_id: str, spec: Document, schedule: Row | None 
     pool, private = _pool(service, spec["poolInfo"], schedule)
     document["executionInfo"] = {"startTime": timestamp(now), "poolId": pool}
     extra = {"schedule": schedule.id if schedule else None}
-    error = certificates.scheduling_error(spec["poolInfo"].get("autoPoolSpecification", {}).get("pool", {}))
+    error = references.scheduling_error(spec["poolInfo"].get("autoPoolSpecification", {}).get("pool", {}))
     if error:
         JOB.enter(document, "completed", now)
         document["executionInfo"] |= {"endTime": timestamp(now), "schedulingError": error}
@@ -69,7 +69,7 @@ def _add_pool(service: Service, auto: Document) -> str:
     """Create an auto pool, unless it refers to what does not exist; returns its id."""
     prefix, unique = auto.get("autoPoolIdPrefix"), str(uuid.uuid4()).upper()
     pool = f"{prefix}_{unique}" if prefix else unique
-    if not certificates.missing(auto["pool"]):
+    if references.all_exist(auto["pool"]):
         add_pool(service, {**auto["pool"], "id": pool})
     return pool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 
-from local_azure.batch.engine import pool_specs, task_specs
+from local_azure.batch.engine import pool_specs, references, task_specs
 from local_azure.batch.state.errors import BatchError, Code, invalid_property
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id, is_id, parse_duration
@@ -122,4 +122,6 @@ def _release(task: Document) -> Document:
 
 def _check_task(name: str, task: Document) -> None:
     check_id(f"{name}.id", task["id"])
+    references.complete(task)
+    references.refuse(task)
     task_specs.check_command(task, f"{name}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from local_azure.batch.engine import attempts, environment, pool_deletion, subtasks
 from local_azure.batch.engine.attempts import Stop
@@ -55,10 +55,6 @@ class Lifecycle:
         self._service.store.jobs.save(job)
         self._service.reconciler.wake("job", job.id)
 
-    def _due(self, job: Row, seconds: float) -> datetime | None:
-        due = parse_timestamp(job.document["stateTransitionTime"]) + timedelta(seconds=seconds)
-        return due if due > self._service.now() else None
-
     def _active(self, job: Row) -> datetime | None:
         if job.document["onAllTasksComplete"] == "terminatejob" and not unfinished_tasks(self._service, job.id):
             terminate(self._service, job, "AllTasksComplete")
@@ -79,13 +75,13 @@ class Lifecycle:
     def _disabling(self, job: Row) -> datetime | None:
         if attempts.of_job(self._service, job.id):
             return None  # the end of an attempt wakes the job
-        if due := self._due(job, self._service.timings.termination):
+        if due := self._service.due(job.document, self._service.timings.termination):
             return due
         self._enter(job, "disabled")
         return None
 
     def _enabling(self, job: Row) -> datetime | None:
-        if due := self._due(job, self._service.timings.termination):
+        if due := self._service.due(job.document, self._service.timings.termination):
             return due
         self._enter(job, "active")
         self._service.reconciler.wake("assign", str(job.document["executionInfo"].get("poolId", "")).lower())
@@ -94,7 +90,7 @@ class Lifecycle:
     def _terminating(self, job: Row) -> datetime | None:
         if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
             return None
-        if due := self._due(job, self._service.timings.termination):
+        if due := self._service.due(job.document, self._service.timings.termination):
             return due
         job.document["executionInfo"]["endTime"] = timestamp(self._service.now())
         self._enter(job, "completed")
@@ -110,7 +106,7 @@ class Lifecycle:
     def _deleting(self, job: Row) -> datetime | None:
         if attempts.of_job(self._service, job.id) or self._job_tasks.release(job):
             return None
-        if due := self._due(job, self._service.timings.removal):
+        if due := self._service.due(job.document, self._service.timings.removal):
             return due
         store = self._service.store
         some = "SELECT seq FROM tasks WHERE job = ? LIMIT ?"
@@ -159,10 +155,21 @@ def change_state(service: Service, job: Row, state: str) -> None:
     service.touch(job.document, now)
 
 
+def begin_deletion(service: Service, job: Row) -> None:
+    """Start to delete a job: running attempts are ended. Saves the job."""
+    change_state(service, job, "deleting")
+    _stop(service, job)
+
+
 def terminate(service: Service, job: Row, reason: str) -> None:
     """Start to terminate a job: running attempts are ended, active tasks stay active. Saves the job."""
     change_state(service, job, "terminating")
     job.document["executionInfo"]["terminateReason"] = reason
+    _stop(service, job)
+
+
+def _stop(service: Service, job: Row) -> None:
+    """End the running attempts of a job. Saves it."""
     service.store.jobs.save(job)
     for attempt in attempts.of_job(service, job.id):
         attempts.stop(service, attempt, Stop.TERMINATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from local_azure.batch.engine import container_specs, resource_ids
@@ -81,8 +82,8 @@ def _check_disks(disks: Iterable[Document]) -> None:
 
 
 def _check_distinct(path: str, values: list[object]) -> None:
-    for value in values:
-        if values.count(value) > 1:
+    for value, count in Counter(values).items():
+        if count > 1:
             raise invalid_property(path, value, "it is given more than once")
 
 

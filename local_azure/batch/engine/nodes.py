@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from local_azure.batch.engine import attempts, job_tasks, pool_deletion
 from local_azure.batch.engine.attempts import Stop
@@ -62,19 +62,14 @@ class Nodes:
         self._service.reconciler.wake("node", *node.keys)
         self._service.reconciler.wake("pool", node.keys[0])
 
-    def _is_due(self, node: Row, seconds: float) -> datetime | None:
-        """The time at which the node will have been in its state for `seconds`; None if that has passed."""
-        due = parse_timestamp(node.document["stateTransitionTime"]) + timedelta(seconds=seconds)
-        return due if due > self._service.now() else None
-
     def _creating(self, node: Row) -> datetime | None:
-        if due := self._is_due(node, self._service.timings.allocation):
+        if due := self._service.due(node.document, self._service.timings.allocation):
             return due
         self._enter(node, "starting")
         return None
 
     def _starting(self, node: Row) -> datetime | None:
-        if due := self._is_due(node, self._service.timings.boot):
+        if due := self._service.due(node.document, self._service.timings.boot):
             return due
         now = timestamp(self._service.now())
         pool = self._service.pool(node.keys[0]).document
@@ -104,7 +99,7 @@ class Nodes:
     def _restarting(self, node: Row) -> datetime | None:
         if not self._is_empty(node):
             return None  # the end of the last attempt wakes the node
-        if due := self._is_due(node, self._service.timings.boot):
+        if due := self._service.due(node.document, self._service.timings.boot):
             return due
         if node.document["state"] == "reimaging":
             self._service.discard(self._service.node_directory(*node.keys))
@@ -114,7 +109,7 @@ class Nodes:
     def _deallocating(self, node: Row) -> datetime | None:
         if not self._is_empty(node):
             return None
-        if due := self._is_due(node, self._service.timings.boot):
+        if due := self._service.due(node.document, self._service.timings.boot):
             return due
         self._enter(node, "deallocated")
         return None
@@ -123,7 +118,7 @@ class Nodes:
         """Allocate a preempted spot node again, with empty directories."""
         if not self._is_empty(node):
             return None
-        if due := self._is_due(node, self._service.timings.preemption):
+        if due := self._service.due(node.document, self._service.timings.preemption):
             return due
         self._service.discard(self._service.node_directory(*node.keys))
         for name in ("lastBootTime", "nodeAgentInfo", "startTask", "startTaskInfo"):
@@ -156,13 +151,26 @@ class Nodes:
     def _leaving(self, node: Row) -> datetime | None:
         if not self._is_empty(node):
             return None
-        if due := self._is_due(node, pool_deletion.seconds(self._service, self._service.pool(node.keys[0]))):
+        if due := self._service.due(
+            node.document, pool_deletion.seconds(self._service, self._service.pool(node.keys[0]))
+        ):
             return due
         self._service.store.nodes.remove(node)
         self._service.store.execute("DELETE FROM job_nodes WHERE id = ?", node.id)
         self._service.discard(self._service.node_directory(*node.keys))
         self._service.reconciler.wake("pool", node.keys[0])
         return None
+
+
+def current(service: Service, pool: Row) -> tuple[int, int]:
+    """The dedicated and the spot nodes in the pool. One that is being created has not joined it yet, as in Azure."""
+    found = service.store.execute(
+        "SELECT json_extract(document, '$.isDedicated'), count(*) FROM nodes"
+        " WHERE pool = ? AND state NOT IN ('creating', 'leavingpool') GROUP BY 1",
+        pool.id,
+    )
+    counts = dict(found.fetchall())
+    return counts.get(1, 0), counts.get(0, 0)
 
 
 def is_leaving(node: Row) -> bool:

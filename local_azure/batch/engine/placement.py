@@ -30,10 +30,18 @@ def choose(task: Row, pool: Row, places: list[Place]) -> list[Place]:
     return [_best(task, pool, fitting)] if fitting else []
 
 
-def _choose_several(task: Row, pool: Row, places: list[Place], count: int) -> list[Place]:
-    """As many nodes for itself. In other pools than Azure documents for such tasks, it waits for ever, as in Azure."""
+def most_instances(pool: Row, places: list[Place]) -> int:
+    """The most nodes that a multi-instance task can have now.
+
+    In other pools than Azure documents for such tasks it waits for ever, as in Azure.
+    """
     suitable = pool.document["enableInterNodeCommunication"] and pool.document["taskSlotsPerNode"] == 1
-    free = [place for place in places if _fits(task, place) and place.used == 0] if suitable else []
+    return sum(place.used == 0 for place in places) if suitable else 0
+
+
+def _choose_several(task: Row, pool: Row, places: list[Place], count: int) -> list[Place]:
+    """As many nodes for itself."""
+    free = [place for place in places if _fits(task, place) and place.used == 0]
     if len(free) < count:
         return []
     first = _best(task, pool, free)

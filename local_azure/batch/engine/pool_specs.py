@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from local_azure.batch.engine import (
     autoscale,
-    certificates,
     cloud_services,
     instance_mix,
     machine_specs,
+    references,
     resource_ids,
     task_specs,
     zones,
@@ -65,7 +65,7 @@ def _complete(spec: Document, machine: Document) -> None:
     """Add the defaults of a specification or a patch for a pool of that machine; passwords are not stored."""
     if "vmSize" in spec:
         spec["vmSize"] = spec["vmSize"].lower()
-    certificates.complete(spec)
+    references.complete(spec)
     machine_specs.complete(spec)
     for account in spec.get("userAccounts", ()):
         account.pop("password")

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from heapq import merge
 from pathlib import Path
 
 from local_azure.batch.engine import attempts, environment, subtasks, task_ends
+from local_azure.batch.engine.assignment import Assignment, assignments
 from local_azure.batch.engine.attempts import Attempt, Kind, Stop
 from local_azure.batch.engine.instances import Instance, Instances, begin_subtasks
 from local_azure.batch.engine.job_tasks import JobTasks
-from local_azure.batch.engine.placement import Place, choose
 from local_azure.batch.engine.service import Service
 from local_azure.batch.node.command import Outcome
 from local_azure.batch.node.node_agent import Execution, NodeAgent
-from local_azure.batch.node.work import Result, Work, failure, task_ended
+from local_azure.batch.node.work import Result, Work, failure
 from local_azure.batch.state.states import NODE, TASK
 from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import UNLIMITED, parse_duration, timestamp
-
-SUPERVISORS_LOST = 3  # per task; one more fails the task, which otherwise could run for ever by killing its supervisors
-LOOK_AHEAD = 100  # active tasks considered beyond the number of free slots, as the first ones may need too many slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +81,7 @@ class Scheduler:
         with self._service.store.transaction():
             for attempt, result in ended:
                 self._finish(attempt, result)
-            started = self._assign(pool_id)
+            started = [self._start(each) for each in list(assignments(self._service, self._job_tasks, pool_id))]
         self._ended.pop(pool_id, None)
         for attempt, _ in ended:
             self._instances.release(attempt)
@@ -95,71 +91,11 @@ class Scheduler:
                 self._instances.hold(start.attempt, start.others)
             self._spawn(start)
 
-    def _assign(self, pool_id: str) -> list[Start]:
-        """Assign active tasks to the pool's free slots: jobs by priority, then tasks in the order of their creation."""
-        started: list[Start] = []
-        pool = self._service.store.pools.get(pool_id)
-        if pool is None or pool.document["state"] != "active":
-            return started
-        places = self._places(pool)
-        if not any(place.free > 0 for place in places):
-            return started
-        for job in self._service.store.jobs.where("pool = ? AND state = 'active' ORDER BY priority DESC, seq", pool_id):
-            started += self._assign_job(job, pool, places)
-            if not any(place.free > 0 for place in places):
-                break
-        return started
-
-    def _places(self, pool: Row) -> list[Place]:
-        used = dict(
-            self._service.store.execute(
-                "SELECT node, sum(slots) FROM attempts WHERE pool = ? GROUP BY node", pool.id
-            ).fetchall()
-        )
-        nodes = self._service.store.nodes.where("pool = ? AND state IN ('idle', 'running') ORDER BY seq", pool.id)
-        return [
-            Place(node, pool.document["taskSlotsPerNode"], used.get(node.id, 0))
-            for node in nodes
-            if "leave" not in node.private and node.document["schedulingState"] == "enabled"
-        ]
-
-    def _assign_job(self, job: Row, pool: Row, places: list[Place]) -> list[Start]:
-        room = self._parallel_room(job)
-        usable = [place for place in places if not self._job_tasks.refuses(job, place.node)]
-        free = [place.free for place in usable if place.free > 0]
-        if not room or not free:
-            return []
-        chosen: list[tuple[Row, list[Place], int]] = []
-        for task in self._tasks_to_run(job, max(free), sum(free) + LOOK_AHEAD):
-            if len(chosen) == room or not any(place.free > 0 for place in usable):
-                break
-            if places_of_task := choose(task, pool, usable):
-                slots = [place.take(task) for place in places_of_task]
-                chosen.append((task, places_of_task, slots[0]))
-        return [self._start(task, job, [place.node for place in some], slots) for task, some, slots in chosen]
-
-    def _tasks_to_run(self, job: Row, most_slots: int, limit: int) -> Iterator[Row]:
-        """Active tasks that need at most that number of slots, in the order of their creation; reads no other tasks."""
-        store = self._service.store
-        # Exactly the terms of the index tasks_to_run.
-        to_run = "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
-        more = f"SELECT slots FROM tasks WHERE {to_run} AND slots > ? ORDER BY slots LIMIT 1"
-        found, slots = [], 0
-        while (slots := store.value(more, job.id, slots) or 0) and slots <= most_slots:
-            found.append(store.tasks.where(f"{to_run} AND slots = ? ORDER BY seq LIMIT ?", job.id, slots, limit))
-        return merge(*found, key=lambda task: task.seq)
-
-    def _parallel_room(self, job: Row) -> int:
-        limit = int(job.document["maxParallelTasks"])
-        if limit == -1:
-            return 2**31
-        running = self._service.store.value("SELECT count(*) FROM attempts WHERE job = ? AND task IS NOT NULL", job.id)
-        return max(0, limit - int(running))
-
-    def _start(self, task: Row, job: Row, nodes: Sequence[Row], slots: int) -> Start:
+    def _start(self, assigned: Assignment) -> Start:
         """Record that the task runs on the nodes. The process is started after the commit."""
         now = self._service.now()
-        node, *more = nodes
+        task, job, slots = assigned.task, assigned.job, assigned.slots
+        node, *more = assigned.nodes
         attempt = attempts.add(self._service, Kind.TASK, node.keys[0], node.id, job=job.id, task=task.seq, slots=slots)
         TASK.enter(task.document, "preparing" if self._job_tasks.needs_preparation(job, node) else "running", now)
         task.document["nodeInfo"] = self._node_info(task, job, node)
@@ -171,7 +107,7 @@ class Scheduler:
         task.private.pop("cleaned", None)
         others = begin_subtasks(self._service, task, more, slots) if "multiInstanceSettings" in task.document else ()
         self._service.store.tasks.save(task)
-        for each in nodes:
+        for each in assigned.nodes:
             if each.document["state"] != "running":
                 NODE.enter(each.document, "running", now)
                 self._service.store.nodes.save(each)
@@ -267,42 +203,13 @@ class Scheduler:
         completed = False
         if task is not None and attempt.stop is not Stop.DISCARD:
             subtasks.close(service, task)
-            completed = self._advance(attempt, task, result)
+            completed = task_ends.advance(service, attempt, task, result)
         for other in self._instances.free_nodes(attempt):
             self._release(other, counted=False, succeeded=False)
         if node is not None:
             self._release(node, counted=completed, succeeded=completed and result.succeeded)
         service.reconciler.wake("node", attempt.pool, attempt.node)
         service.reconciler.wake("job", attempt.job or "")
-
-    def _advance(self, attempt: Attempt, task: Row, result: Result) -> bool:
-        """Move a task whose process has ended to its next state; returns True if the task is completed."""
-        now = self._service.now()
-        info = task.document["executionInfo"]
-        lost = result.supervisor_lost and attempt.stop is None and _may_lose_supervisor(task)
-        if lost or (result.interrupted and attempt.stop is not Stop.TERMINATE):
-            if lost or attempt.stop is Stop.REQUEUE:
-                info["requeueCount"] += 1
-                info["lastRequeueTime"] = timestamp(now)
-            self._reactivate(task)
-            return False
-        retries = task.document["constraints"]["maxTaskRetryCount"]
-        if result.may_be_retried and (retries == -1 or info["retryCount"] < retries) and attempt.stop is None:
-            info["retryCount"] += 1
-            info["lastRetryTime"] = timestamp(now)
-            self._reactivate(task)
-            return False
-        if result.interrupted:
-            reason = task.private.pop("stopReason", "The task was ended by a user's request.")
-            result = Result(exit_code=result.exit_code, failure=task_ended(reason))
-        task_ends.complete(self._service, task, result)
-        return True
-
-    def _reactivate(self, task: Row) -> None:
-        TASK.enter(task.document, "active", self._service.now())
-        task.document.pop("nodeInfo", None)
-        task.document["executionInfo"].pop("startTime", None)
-        self._service.store.tasks.save(task)
 
     def _release(self, node: Row, *, counted: bool, succeeded: bool) -> None:
         document = node.document
@@ -312,10 +219,3 @@ class Scheduler:
             idle = document["schedulingState"] == "enabled"
             NODE.enter(document, "idle" if idle else "offline", self._service.now())
         self._service.store.nodes.save(node)
-
-
-def _may_lose_supervisor(task: Row) -> bool:
-    """Count a killed supervisor; returns True if the task may run again. The caller saves the task."""
-    lost = int(task.private.get("supervisorsLost", 0)) + 1
-    task.private["supervisorsLost"] = lost
-    return lost <= SUPERVISORS_LOST

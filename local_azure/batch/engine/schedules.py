@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from local_azure.batch.engine import attempts, lifecycle, pool_deletion
-from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine import lifecycle, pool_deletion
 from local_azure.batch.engine.job_creation import add_job
 from local_azure.batch.engine.service import Service
 from local_azure.batch.state.states import SCHEDULE
@@ -107,7 +106,7 @@ class Schedules:
                 lifecycle.terminate(self._service, job, "TerminateJobSchedule")
         if any(job.document["state"] not in _ENDED for job in jobs):
             return None
-        if due := self._due(schedule, self._service.timings.termination):
+        if due := self._service.due(schedule.document, self._service.timings.termination):
             return due
         self._complete(schedule)
         return None
@@ -117,22 +116,14 @@ class Schedules:
         jobs = self._jobs(schedule)
         for job in jobs:
             if job.document["state"] != "deleting":
-                lifecycle.change_state(service, job, "deleting")
-                service.store.jobs.save(job)
-                for attempt in attempts.of_job(service, job.id):
-                    attempts.stop(service, attempt, Stop.TERMINATE)
-                service.reconciler.wake("job", job.id)
+                lifecycle.begin_deletion(service, job)
         if jobs:
             return None
-        if due := self._due(schedule, service.timings.removal):
+        if due := self._service.due(schedule.document, service.timings.removal):
             return due
         service.store.schedules.remove(schedule)
         self._delete_auto_pool(schedule)
         return None
-
-    def _due(self, schedule: Row, seconds: float) -> datetime | None:
-        due = parse_timestamp(schedule.document["stateTransitionTime"]) + timedelta(seconds=seconds)
-        return due if due > self._service.now() else None
 
     def _delete_auto_pool(self, schedule: Row) -> None:
         auto: Document = schedule.document["jobSpecification"]["poolInfo"].get("autoPoolSpecification", {})

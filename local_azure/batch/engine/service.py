@@ -6,7 +6,7 @@ import json
 from asyncio import Future
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from local_azure.batch.engine.reconciler import Reconciler
@@ -19,7 +19,7 @@ from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.faults import Faults
 from local_azure.batch.state.paths import write_private
 from local_azure.batch.state.store import Document, Row, Store
-from local_azure.batch.state.wire import next_etag, timestamp
+from local_azure.batch.state.wire import next_etag, parse_timestamp, timestamp
 
 
 @dataclass(kw_only=True)
@@ -68,6 +68,11 @@ class Service:
         now = now or self.now()
         document["eTag"] = next_etag(document.get("eTag"), now)
         document["lastModified"] = timestamp(now)
+
+    def due(self, document: Document, seconds: float, state: str = "state") -> datetime | None:
+        """The time at which a resource will have been in its state for so long; None if that has passed."""
+        due = parse_timestamp(document[f"{state}TransitionTime"]) + timedelta(seconds=seconds)
+        return due if due > self.now() else None
 
     def node_directory(self, pool: str, node: str) -> Path:
         """The node's root directory; both ids in lower case."""

@@ -1,15 +1,54 @@
-"""Completes tasks and applies the consequences."""
+"""Moves tasks whose process has ended to their next state; completes them and applies the consequences."""
 
 from __future__ import annotations
 
 from local_azure.batch.engine import attempts, dependencies, lifecycle
-from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.attempts import Attempt, Stop
 from local_azure.batch.engine.exit_conditions import consequence
 from local_azure.batch.engine.service import Service
-from local_azure.batch.node.work import Result
+from local_azure.batch.node.work import Result, task_ended
 from local_azure.batch.state.states import TASK
 from local_azure.batch.state.store import Row
 from local_azure.batch.state.wire import UNLIMITED, after, parse_duration, timestamp
+
+SUPERVISORS_LOST = 3  # per task; one more fails the task, which otherwise could run for ever by killing its supervisors
+
+
+def advance(service: Service, attempt: Attempt, task: Row, result: Result) -> bool:
+    """Move a task whose process has ended to its next state; returns True if the task is completed. Saves the task."""
+    now = service.now()
+    info = task.document["executionInfo"]
+    lost = result.supervisor_lost and attempt.stop is None and _may_lose_supervisor(task)
+    if lost or (result.interrupted and attempt.stop is not Stop.TERMINATE):
+        if lost or attempt.stop is Stop.REQUEUE:
+            info["requeueCount"] += 1
+            info["lastRequeueTime"] = timestamp(now)
+        _reactivate(service, task)
+        return False
+    retries = task.document["constraints"]["maxTaskRetryCount"]
+    if result.may_be_retried and (retries == -1 or info["retryCount"] < retries) and attempt.stop is None:
+        info["retryCount"] += 1
+        info["lastRetryTime"] = timestamp(now)
+        _reactivate(service, task)
+        return False
+    if result.interrupted:
+        result = Result(exit_code=result.exit_code, failure=task_ended("The task was ended by a user's request."))
+    complete(service, task, result)
+    return True
+
+
+def _may_lose_supervisor(task: Row) -> bool:
+    """Count a killed supervisor; returns True if the task may run again. The caller saves the task."""
+    lost = int(task.private.get("supervisorsLost", 0)) + 1
+    task.private["supervisorsLost"] = lost
+    return lost <= SUPERVISORS_LOST
+
+
+def _reactivate(service: Service, task: Row) -> None:
+    TASK.enter(task.document, "active", service.now())
+    task.document.pop("nodeInfo", None)
+    task.document["executionInfo"].pop("startTime", None)
+    service.store.tasks.save(task)
 
 
 def complete(service: Service, task: Row, result: Result) -> None:

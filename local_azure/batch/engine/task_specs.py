@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import container_specs, dependencies, exit_conditions
+from local_azure.batch.engine import container_specs, dependencies, exit_conditions, references
 from local_azure.batch.state.errors import BatchError, Code, invalid_property, not_implemented
 from local_azure.batch.state.store import Document
 from local_azure.batch.state.wire import UNLIMITED_TEXT, check_id
@@ -16,6 +16,8 @@ MAXIMUM_COMMAND_LINE = 32_768
 def with_defaults(spec: Document, job: Document) -> Document:
     """The specification with defaults, for a task of the job. Raises BatchError if it is invalid."""
     check(spec)
+    references.complete(spec)
+    references.refuse(spec)
     _check_ids_of_job_tasks(spec["id"], job)
     dependencies.check(spec.get("dependsOn"), job)
     exit_conditions.check(spec.get("exitConditions"), job)

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from local_azure.batch.engine.service import Service
 from local_azure.batch.operations import (
+    applications,
     files,
     images,
     job_schedules,
@@ -66,8 +67,9 @@ _SCHEDULE = "/jobschedules/{jobScheduleId}"
 
 # fmt: off
 OPERATIONS = (
-    _operation("GET",    "/applications", "list_applications", None, "maxresults $skiptoken"),
-    _operation("GET",    "/applications/{applicationId}", "get_application", None),
+    _operation("GET",    "/applications", "list_applications", applications.list_applications,
+               "maxresults $skiptoken"),
+    _operation("GET",    "/applications/{applicationId}", "get_application", applications.get_application),
     _operation("GET",    "/supportedimages", "list_supported_images", images.list_supported_images, _PLAIN_LIST),
     _operation("GET",    "/poolusagemetrics", "list_pool_usage_metrics", pools.list_pool_usage_metrics,
                "startTime endtime " + _PLAIN_LIST),

@@ -62,6 +62,7 @@ def _requests(service: Service, body: dict[str, Any]) -> None:
 
 def _reset(service: Service, body: dict[str, Any]) -> None:
     """Remove all faults and restore the timings, also for transitions under way."""
+    _arguments(body)
     service.faults = type(service.faults)()
     service.publish_storage_access()
     service.reconciler.wake_all()
@@ -116,7 +117,8 @@ def _access(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     No `role`: the identity of the tokens lacks it. No `network`: the account's firewall is closed to the client. Not
     `anonymous`: the storage account permits no public containers.
     """
-    if (account := body.get("account")) not in _ACCOUNTS:
+    account = str(body.get("account"))
+    if account not in _ACCOUNTS:
         raise invalid_property("account", account, f"it must be one of {', '.join(_ACCOUNTS)}")
     of_account = {name: getattr(service.faults, name) or service.usual_access for name in _ACCOUNTS.values()}
     current = of_account[_ACCOUNTS[account]]
@@ -175,24 +177,28 @@ def _quota(service: Service, body: dict[str, Any]) -> None:
 
 def _preempt(service: Service, body: dict[str, Any]) -> None:
     """Preempt the spot nodes of a pool, or one of them: {"poolId": "p", "nodeId": "n"}."""
-    for node in _nodes(service, body):
+    for node in _nodes(service, body, "preempted"):
         if not node.document["isDedicated"]:
             _take_away(service, node, "preempted")
 
 
 def _unusable(service: Service, body: dict[str, Any]) -> None:
     """Make the nodes of a pool unusable, or one of them: {"poolId": "p", "nodeId": "n"}."""
-    for node in _nodes(service, body):
+    for node in _nodes(service, body, "unusable"):
         node.document["errors"] = [{"code": "NodeUnusable", "message": "The node has been made unusable."}]
         _take_away(service, node, "unusable")
 
 
-def _nodes(service: Service, body: dict[str, Any]) -> list[Row]:
+def _nodes(service: Service, body: dict[str, Any], state: str) -> list[Row]:
+    """The nodes of a pool that may enter the state, or the one that is named. Raises BatchError if that may not."""
     arguments = _arguments(body, poolId="", nodeId="")
     pool = service.pool(arguments["poolId"])
-    if arguments["nodeId"]:
-        return [service.node(pool.id, arguments["nodeId"])]
-    return list(service.store.nodes.where("pool = ?", pool.id))
+    if not arguments["nodeId"]:
+        return [node for node in service.store.nodes.where("pool = ?", pool.id) if NODE.may_enter(node.document, state)]
+    node = service.node(pool.id, arguments["nodeId"])
+    if not NODE.may_enter(node.document, state):
+        raise BatchError(Code.OperationInvalidForCurrentState, f"The node is {node.document['state']}.")
+    return [node]
 
 
 def _take_away(service: Service, node: Row, state: str) -> None:

@@ -153,21 +153,21 @@ def _change(service: Service, call: Call, row: Row, changes: Document) -> Respon
 
 
 def disable_job_schedule(service: Service, call: Call) -> Response:
-    row = _changeable(service, call, "deleting", "terminating", "completed")
-    SCHEDULE.enter(row.document, "disabled", service.now())
-    return _save(service, call, row, 204)
+    return _enter(service, call, "disabled", 204)
 
 
 def enable_job_schedule(service: Service, call: Call) -> Response:
-    row = _changeable(service, call, "deleting", "terminating", "completed")
-    SCHEDULE.enter(row.document, "active", service.now())
-    return _save(service, call, row, 204)
+    return _enter(service, call, "active", 204)
 
 
 def terminate_job_schedule(service: Service, call: Call) -> Response:
+    return _enter(service, call, "terminating", 202)
+
+
+def _enter(service: Service, call: Call, state: str, status: int) -> Response:
     row = _changeable(service, call, "deleting", "terminating", "completed")
-    SCHEDULE.enter(row.document, "terminating", service.now())
-    return _save(service, call, row, 202)
+    SCHEDULE.enter(row.document, state, service.now())
+    return _save(service, call, row, status)
 
 
 def delete_job_schedule(service: Service, call: Call) -> Response:

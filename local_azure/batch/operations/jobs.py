@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import attempts, job_tasks, lifecycle, task_ends
+from local_azure.batch.engine import job_tasks, lifecycle, task_ends
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.job_creation import add_job, check_quota
 from local_azure.batch.engine.job_specs import check_numbers, check_pool, constraints, with_defaults
@@ -129,11 +129,7 @@ def _change_pool(service: Service, row: Row, pool_info: Document) -> None:
 
 
 def delete_job(service: Service, call: Call) -> Response:
-    row = _changeable(service, call)
-    JOB.enter(row.document, "deleting", service.now())
-    for attempt in attempts.of_job(service, row.id):
-        attempts.stop(service, attempt, Stop.TERMINATE)
-    _save(service, call, row, 202)
+    lifecycle.begin_deletion(service, _changeable(service, call))
     return Response(status=202)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from local_azure.batch.engine import attempts, job_tasks
+from local_azure.batch.engine.allocator import NO_LOGIN
 from local_azure.batch.engine.attempts import Stop
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response, done, element
@@ -102,9 +103,8 @@ def get_node(service: Service, call: Call) -> Response:
 
 def get_node_remote_login_settings(service: Service, call: Call) -> Response:
     """The address of the node's endpoint for SSH, which is one that nobody can reach."""
-    row = service.node(call.ids["poolId"], call.ids["nodeId"])
-    endpoint = row.document["endpointConfiguration"]["inboundEndpoints"][0]
-    settings = {"remoteLoginIPAddress": endpoint["publicIPAddress"], "remoteLoginPort": endpoint["frontendPort"]}
+    service.node(call.ids["poolId"], call.ids["nodeId"])
+    settings = {"remoteLoginIPAddress": NO_LOGIN["publicIPAddress"], "remoteLoginPort": NO_LOGIN["frontendPort"]}
     return Response(document=settings, kind=_REMOTE_LOGIN)
 
 

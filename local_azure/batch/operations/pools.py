@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_azure.batch.engine import certificates, instance_mix, pool_deletion, pool_specs
+from local_azure.batch.engine import instance_mix, nodes, pool_deletion, pool_specs, references
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest import shapes
@@ -45,18 +45,13 @@ _OF_EMPTY_POOLS = {
 
 def show(service: Service, call: Call, row: Row) -> Document:
     """The pool in the format of the API, with its current number of nodes."""
-    found = service.store.execute(
-        "SELECT json_extract(document, '$.isDedicated'), count(*), sum(state <> 'creating') FROM nodes"
-        " WHERE pool = ? AND state <> 'leavingpool' GROUP BY 1",
-        row.id,
-    ).fetchall()
-    counts = {dedicated: count for dedicated, count, _ in found}
+    dedicated, spot = nodes.current(service, row)
     return {
         **row.document,
-        **(_communication(row.document) if any(created for _, _, created in found) else {}),
+        **(_communication(row.document) if dedicated or spot else {}),
         "url": call.url("pools", row.document["id"]),
-        "currentDedicatedNodes": counts.get(1, 0),
-        "currentLowPriorityNodes": counts.get(0, 0),
+        "currentDedicatedNodes": dedicated,
+        "currentLowPriorityNodes": spot,
     }
 
 
@@ -71,7 +66,7 @@ def create_pool(service: Service, call: Call) -> Response:
     spec = pool_specs.with_defaults(spec)
     if call.headers.get("authorization", "").lower().startswith("sharedkey "):
         pool_specs.refuse_linked_resources(spec)
-    certificates.refuse(spec)
+    references.refuse(spec)
     _check_offered(service, instance_mix.sizes(spec))
     known = service.store.pools.get(spec["id"].lower())
     if known is None and int(service.store.value("SELECT count(*) FROM pools")) >= service.faults.pool_quota:
@@ -154,9 +149,9 @@ def delete_pool(service: Service, call: Call) -> Response:
 
 def update_pool(service: Service, call: Call) -> Response:
     patch = _checked_start_task(call.body("BatchPoolUpdateOptions"))
-    certificates.complete(patch)
-    certificates.refuse(patch)
+    references.complete(patch)
     row = changeable(service, call)
+    references.refuse(patch)
     _check_machine_change(service, row, patch)
     row.document.update(patch)
     return save(service, call, row, 200)
@@ -183,9 +178,9 @@ def _checked_start_task(body: Document) -> Document:
 
 def replace_pool_properties(service: Service, call: Call) -> Response:
     body = _checked_start_task(call.body("BatchPoolReplaceOptions"))
-    certificates.refuse(body)
     row = changeable(service, call)
-    for name in ("startTask", "metadata", "applicationPackageReferences"):
+    references.refuse(body)
+    for name in ("startTask", "metadata"):
         row.document.pop(name, None)
     row.document.update({name: value for name, value in body.items() if value != []})
     row.document.update(_of_replaced(body, call.version))
@@ -194,7 +189,7 @@ def replace_pool_properties(service: Service, call: Call) -> Response:
 
 def _of_replaced(body: Document, version: str) -> Document:
     """What pools have after a replacement by clients of older versions, as recorded of Azure."""
-    defaults: Document = {certificates.PROPERTY: [], "targetNodeCommunicationMode": "default"}
+    defaults: Document = {references.CERTIFICATES: [], "targetNodeCommunicationMode": "default"}
     known = shapes.fields("BatchPoolReplaceOptions", version)
     return {name: body.get(name, value) for name, value in defaults.items() if name in known}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -24,7 +25,6 @@ from local_azure.batch.state.wire import duration, parse_duration, parse_timesta
 # those that its nodes cannot have, see engine/unavailable.py.
 _NOT_SERVED = {
     "applicationLicenses",
-    "applicationPackageReferences",
     "containerHostBatchBindMounts",
 }
 # Enumerations that the service writes otherwise than the models of the API, whichever way a client has sent them.
@@ -178,10 +178,15 @@ def _integer(value: Any, path: str) -> int:
     return value
 
 
-def _map(value: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+def _map(value: Any, path: str) -> Any:
+    """An object, also as text, as an example of the specification has it; it is shown as it was given."""
+    given = value
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            given = json.loads(value)
+    if not isinstance(given, Mapping):
         raise invalid_property(path, value, "a JSON object is required")
-    return dict(value)
+    return value
 
 
 def _flag(value: Any, path: str) -> bool:

@@ -72,7 +72,10 @@ class Code(Enum):
     UnsupportedHttpVerb = (405, "The resource doesn't support the specified HTTP verb.")
 
     ActiveJobAndScheduleQuotaReached = (409, "Active job and schedule quota for the account has been reached.")
-    # The status is that of InvalidApplicationPackageReferences in a recorded answer.
+    InvalidApplicationPackageReferences = (
+        409,
+        "One or more of the specified application package references are invalid.",
+    )
     InvalidCertificateReferences = (409, "One or more of the specified certificate references are invalid.")
     JobBeingDeleted = (409, "The specified job is already being deleted.")
     JobBeingTerminated = (409, "The specified job is being terminated.")

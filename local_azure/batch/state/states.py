@@ -18,12 +18,16 @@ class Machine:
     remembers: bool = False  # whether the document has the previous state, too
     transitions: Mapping[str, str]  # from a state to its allowed successors, separated by spaces
 
+    def may_enter(self, document: Mapping[str, Any], state: str) -> bool:
+        before = document.get(self.name)
+        return before in (None, state) or state in self.transitions[before].split()
+
     def enter(self, document: dict[str, Any], state: str, now: datetime) -> None:
         """Move the document to the state; nothing changes if it is in that state already."""
         before = document.get(self.name)
         if before == state:
             return
-        assert before is None or state in self.transitions[before].split(), f"{before} -> {state}"
+        assert self.may_enter(document, state), f"{before} -> {state}"
         if before is not None and self.remembers:
             document["previousState"] = before
             document["previousStateTransitionTime"] = document["stateTransitionTime"]

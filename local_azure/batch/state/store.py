@@ -13,7 +13,7 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 
-_SCRIPTS = ("schema.sql", "schema_2.sql")  # each leads to the next version of the schema
+_SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql")  # each leads to the next version of the schema
 SCHEMA_VERSION = len(_SCRIPTS)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)  # a body has no circle
 _DECODER = json.JSONDecoder()
