@@ -59,7 +59,7 @@ class LocalAzure:
         if not settings:
             self.stop()
             code = self._process.returncode
-            raise LocalAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is above")
+            raise LocalAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is on stderr")
         return settings
 
     def faults(self, fault: str, /, **properties: Any) -> Any:
