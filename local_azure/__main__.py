@@ -17,7 +17,15 @@ from typing import Any
 
 from local_azure import accounts
 from local_azure.azurite import AUTOSAVE, Azurite, azurite
-from local_azure.batch.http.server import Account, AutoStorage, Containers, DataDirectoryInUse, Profile, serve
+from local_azure.batch.http.server import (
+    Account,
+    AutoStorage,
+    Containers,
+    DataDirectoryInUse,
+    Profile,
+    UnusableState,
+    serve,
+)
 from local_azure.batch.state.paths import write_private
 from local_azure.data import data_directory
 from local_azure.installation import AzuriteFailed, ensure_installed
@@ -41,7 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="local-azure", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="directory for all state (default: a temporary one)")
     parser.add_argument(
-        "--port", type=_port, choices=[0], metavar="0", help="take free ports, where an option does not name another"
+        "--port", type=_any_port, metavar="0", help="take free ports, where an option does not name another"
     )
     parser.add_argument("--batch-port", type=_port, metavar="N", help=f"0 for a free one (default: {BATCH_PORT})")
     parser.add_argument("--blob-port", type=_port, metavar="N", help=f"0 for a free one (default: {BLOB_PORT})")
@@ -89,6 +97,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _any_port(text: str) -> int:
+    if text != "0":
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0: give a port with --batch-port or --blob-port")
+    return 0
+
+
 def main() -> int:
     options = arguments().parse_args()
     bypass_proxies(os.environ)  # before any HTTP client
@@ -100,7 +114,7 @@ def main() -> int:
         ensure_installed()
         with data_directory(options.data) as data:
             return asyncio.run(_run(options, data))
-    except (AzuriteFailed, DataDirectoryInUse, accounts.Unusable, OSError) as error:
+    except (AzuriteFailed, DataDirectoryInUse, UnusableState, accounts.Unusable, OSError) as error:
         print(f"local Azure: {error}", file=sys.stderr)
         return 1
 
@@ -183,7 +197,7 @@ async def _run(options: argparse.Namespace, data: Path) -> int:
                 print(f"local Azure: {data / 'blob'}: {_LOSS}", file=sys.stderr, flush=True)
             linked.set_result(_auto_storage(blob, keys))
             await _first_of(batch, ready)
-            if ready.done():
+            if ready.done() and not stop.is_set():  # else the parent may have ended, and reads no settings
                 settings = security.settings(keys, ready.result(), blob.endpoint) | past_proxies(os.environ)
                 with _settings_published(settings, options):
                     await _first_of(batch, blob.ended)

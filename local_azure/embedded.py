@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,6 +16,10 @@ from typing import Any
 from local_azure.loopback import bypass_proxies
 
 _STOP_LIMIT = 15.0  # seconds
+
+# Runs this package in the current folder, as the command does. With `-m` a module there, such as a queue.py, would be
+# imported in place of the one that is meant.
+_PROGRAM = "import sys; sys.path[0] = {folder!r}; from local_azure.__main__ import main; sys.exit(main())"
 
 _started_ahead: list[LocalAzure] = []
 _running: list[LocalAzure] = []
@@ -33,25 +38,28 @@ class LocalAzure:
 
     def __init__(self, *options: str) -> None:
         bypass_proxies(os.environ)  # here, so that it precedes any HTTP client of this process
-        command = [sys.executable, "-m", "local_azure", "--port=0", "--until-stdin-closes", *options]
+        program = _PROGRAM.format(folder=str(Path(__file__).resolve().parents[1]))
+        command = [sys.executable, "-c", program, "--port=0", "--until-stdin-closes", *options]
         # In a session of its own, so that Ctrl-C reaches only this process, which may need the services to clean up.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).resolve().parents[1],
             start_new_session=True,
         )
+        self._end = weakref.finalize(self, _stop, self._process)  # at the latest when this process exits
 
     @cached_property
     def settings(self) -> dict[str, str]:
         """The environment variables for clients, once both services are ready. Raises LocalAzureFailed."""
-        assert self._process.stdout
-        settings = dict(line.rstrip("\n").split("=", 1) for line in self._process.stdout)
+        output = self._process.stdout
+        assert output
+        settings = dict(line.rstrip("\n").split("=", 1) for line in output) if self._end.alive else {}
         if not settings:
-            code = self._process.wait()
-            raise LocalAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is above")
+            self.stop()
+            code = self._process.returncode
+            raise LocalAzureFailed(f"the embedded local Azure did not start (exit code {code}); its error is on stderr")
         return settings
 
     def faults(self, fault: str, /, **properties: Any) -> Any:
@@ -67,15 +75,7 @@ class LocalAzure:
 
     def stop(self) -> None:
         """Stop both services, and delete the temporary directory. Idempotent."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        self._end()
 
     def __enter__(self) -> LocalAzure:
         try:
@@ -89,6 +89,18 @@ class LocalAzure:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    assert process.stdout
+    process.stdin.close()
+    try:
+        process.wait(_STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 @contextmanager

@@ -105,13 +105,22 @@ def _install(folder: Path) -> None:
             "npm_config_cache": cache,
             "PATH": f"{node().parent}:{os.environ.get('PATH', '')}",
         }
-        command = [str(node()), str(npm), "ci", "--no-progress", "--no-audit", "--no-fund", "--loglevel=error"]
+        command = [str(node()), str(npm), "ci", "--no-progress", "--loglevel=error", "--json"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise AzuriteFailed(
-            f"npm could not install Azurite:\n{done.stderr.strip() or done.stdout.strip()}\n"
-            f"Check that the npm registry is reachable, then run `npm ci` in {folder}"
+            f"npm could not install Azurite: {_npm_error(done)}\n"
+            "It needs an npm registry, once: set HTTPS_PROXY if one is reached through a proxy, or npm_config_registry "
+            "to another one; then start again"
         )
+
+
+def _npm_error(done: subprocess.CompletedProcess[str]) -> str:
+    """npm's reason in a line, or all that it printed."""
+    try:
+        return str(json.loads(done.stdout)["error"]["summary"])
+    except (ValueError, LookupError, TypeError):
+        return (done.stderr or done.stdout).strip()
 
 
 def _remove_unused(modules: Path) -> None:
@@ -127,4 +136,7 @@ def _remove_unused(modules: Path) -> None:
 
 
 if __name__ == "__main__":
-    ensure_installed()
+    try:
+        ensure_installed()
+    except AzuriteFailed as error:
+        sys.exit(f"local Azure: {error}")

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _OPTIONS = "local_azure_options"
 _ISOLATED = "local_azure_isolated"
 _ACCOUNTS = ("AZURE_BATCH_", "AZURE_STORAGE_")
+_IDENTITIES = (  # which DefaultAzureCredential would use before the identity endpoint, or instead of it
+    "AZURE_CLIENT_",
+    "AZURE_TENANT_ID",
+    "AZURE_USERNAME",
+    "AZURE_PASSWORD",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_TOKEN_CREDENTIALS",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +69,8 @@ def _started(config: pytest.Config) -> LocalAzure:
 
 
 def _in_environment(azure: LocalAzure, monkeypatch: pytest.MonkeyPatch) -> LocalAzure:
-    for name in [name for name in os.environ if name.startswith(_ACCOUNTS)]:
+    foreign = _ACCOUNTS + (_IDENTITIES if "IDENTITY_ENDPOINT" in azure.settings else ())
+    for name in [name for name in os.environ if name.startswith(foreign)]:
         monkeypatch.delenv(name)  # else a client might combine a setting of a real account with ours
     for name, value in azure.settings.items():
         monkeypatch.setenv(name, value)

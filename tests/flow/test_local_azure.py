@@ -136,6 +136,7 @@ def test_the_settings_file_is_private_and_deleted_with_the_services(
         ),
         (["--env-file", "{}/none/x.env"], "local Azure: --env-file {}/none/x.env: the folder {}/none does not exist"),
         (["--data", "{}/broken"], "local Azure: {}/broken/keys.json does not contain account keys: delete it"),
+        (["--data", "{}/damaged"], "local Azure: {}/damaged/batch/batch.db cannot be used: file is not a database."),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(
@@ -144,6 +145,8 @@ def test_what_cannot_be_used_is_refused_by_name(
     (tmp_path / "mine.env").write_text("MY=1\n")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "keys.json").write_text("{}")
+    (tmp_path / "damaged" / "batch").mkdir(parents=True)
+    (tmp_path / "damaged" / "batch" / "batch.db").write_bytes(b"\xff" * 8192)
     local = start(*(argument.format(tmp_path) for argument in arguments))
     _, error = local.process.communicate(timeout=LIMIT)
     assert (local.process.returncode, error[: len(said.format(*[tmp_path] * 2))]) == (1, said.format(*[tmp_path] * 2))
@@ -329,6 +332,24 @@ def test_a_temporary_directory_is_marked_as_in_use(tmp_path: Path, monkeypatch: 
         remove_abandoned(tmp_path)
         assert [path.name for path in mine.iterdir()] == ["lock"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_embedded_one_ends_with_its_last_reference(tmp_path: Path) -> None:
+    azure = embedded.LocalAzure("--data", str(tmp_path / "data"))
+    assert list(azure.settings) == NAMES
+    del azure
+    with data_directory(tmp_path / "data"):  # raises DataDirectoryInUse as long as it runs
+        pass
+
+
+@pytest.mark.parametrize(("options", "code"), [(["--nonsense"], 2), ([], 0)])
+def test_an_embedded_one_without_settings_raises(options: list[str], code: int) -> None:
+    azure = embedded.LocalAzure(*options)
+    if code == 0:
+        azure.stop()
+    for _ in range(2):
+        with pytest.raises(embedded.LocalAzureFailed, match=rf"did not start \(exit code {code}\)"):
+            azure.settings  # noqa: B018
 
 
 def test_nobody_waits_for_an_embedded_one_that_was_killed(

@@ -18,9 +18,15 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from local_azure.__main__ import arguments
+from local_azure.accounts import Keys, keyless_settings, settings
+from local_azure.batch.state.access import Entra
+from local_azure.data import data_directory
+from local_azure.loopback import PAST_PROXIES, TRUST
 from tests.support.paths import ROOT
 
 README = (ROOT / "local_azure" / "README.md").read_text()
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 PROVIDED = {
     "azure": {"azure-core", "azure-storage-blob"},
     "certifi": {"certifi"},
@@ -80,6 +86,17 @@ def test_faults_are_reset(local_azure):
 
 def test_environment_is_restored():
     assert [(n, v) for n, v in os.environ.items() if n.startswith("AZURE_")] == [("AZURE_STORAGE_KEY", "a real one")]
+"""
+
+KEYLESS_TESTS = """
+import os
+from azure.batch import BatchClient
+from azure.identity import DefaultAzureCredential
+
+def test_in_the_environment(local_azure):
+    assert [name for name in os.environ if name.startswith("AZURE_CLIENT")] == []
+    with DefaultAzureCredential() as credential:
+        assert list(BatchClient(os.environ["AZURE_BATCH_ENDPOINT"], credential).list_jobs()) == []
 """
 
 
@@ -193,11 +210,36 @@ def test_the_wheel_depends_on_what_it_imports(wheel: Path) -> None:
     assert {re.split(r"[<>=]", each)[0] for each in declared} == set.union(*PROVIDED.values())
 
 
+def test_the_readme_lists_every_option_and_setting() -> None:
+    listed = [code.replace(" N", " 1") for code in first_cells("option")]
+    for option in listed:
+        arguments().parse_args(option.split())
+    found = re.findall(r"--[a-z-]+(?: \{[a-z,]+\})?", arguments().format_usage())
+    choices = {
+        f"{name} {each}"
+        for name, _, of in (option.partition(" ") for option in found)
+        for each in of.strip("{}").split(",")
+        if of
+    }
+    names = {option.partition(" ")[0] for option in found}
+    assert {option.split()[0] for option in listed} == names - {"--until-stdin-closes"}  # for programs
+    assert choices <= set(listed)
+    keys = Keys(batch="", storage="")
+    known = {*settings(keys, "", ""), *keyless_settings(Entra.of(""), "", "", ""), *TRUST, *PAST_PROXIES}
+    assert set(first_cells("setting")) == known
+
+
+def first_cells(heading: str) -> list[str]:
+    """The code in the first column of the README's table with that heading."""
+    (table,) = re.findall(rf"^\| {heading} \|.*\n((?:\|.*\n)+)", README, re.M)
+    return [code for row in table.splitlines() for code in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
 def test_the_tests_of_the_readme_pass_in_a_project(ready: Installed, tmp_path: Path) -> None:
     project = tmp_path / "my project"
     project.mkdir()
     (project / "tasks.py").write_text("raise RuntimeError('the local Azure imports the tasks.py of a project')\n")
-    blocks = [block for block in re.findall(r"^```python\n(.*?)^```", README, re.M | re.S) if "def test_" in block]
+    blocks = [block for block in PYTHON_BLOCKS if "def test_" in block]
     for number, block in enumerate(blocks):
         (project / f"test_{number}.py").write_text(block)
     assert len([line for line in blocks[0].splitlines() if line]) == 5
@@ -211,6 +253,13 @@ def test_fixtures_share_a_service_and_reset_what_a_test_sets(ready: Installed, t
     assert "6 passed" in said
 
 
+def test_an_identity_of_the_user_is_not_used_by_tests(ready: Installed, tmp_path: Path) -> None:
+    (tmp_path / "test_keyless.py").write_text(KEYLESS_TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nlocal_azure_options = --tls --entra accept\n")
+    more = dict.fromkeys(["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"], "a real one")
+    assert "1 passed" in ready.run("-m", "pytest", "-p", "no:asyncio", folder=tmp_path, **more)
+
+
 def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(installed: Installed, tmp_path: Path) -> None:
     program = (
         "import os, pytest; before = dict(os.environ), set(__import__('sys').modules)\n"
@@ -219,6 +268,40 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(installed: Inst
         "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before[1]} - sys.stdlib_module_names))"
     )
     assert installed.run("-c", program, folder=tmp_path) == "['local_azure']\n"
+
+
+def test_the_programs_of_the_readme_run_in_the_current_folder(ready: Installed, tmp_path: Path) -> None:
+    for module in ("queue", "azurite"):  # which `python -m` would import
+        (tmp_path / f"{module}.py").write_text("raise RuntimeError('imported in the service')\n")
+    (tmp_path / "programs").mkdir()
+    programs = [block for block in PYTHON_BLOCKS if "def test_" not in block]
+    (tmp_path / "programs" / "both.py").write_text("".join(programs))
+    printed = ready.run("-X", "dev", "-W", "error", "programs/both.py", folder=tmp_path)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+\n", printed)
+    with data_directory(tmp_path / "azure-data"):  # raises DataDirectoryInUse if it still ran
+        assert (tmp_path / "azure-data" / "batch" / "batch.db").exists()
+
+
+def test_without_a_registry_the_reason_is_one_line(installed: Installed, tmp_path: Path) -> None:
+    more = {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "npm_config_registry": "http://127.0.0.1:9/",
+        "npm_config_fetch_retries": "0",
+    }
+    done = subprocess.run(
+        [installed.python, "-m", "local_azure.installation"],
+        cwd=tmp_path,
+        env={**installed.environment, **more},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=obey_file_modes,
+    )
+    start, error, help_, *more_lines = done.stderr.splitlines()
+    assert (done.returncode, more_lines) == (1, [])
+    assert start.startswith("Installing Azurite")
+    assert error.startswith("local Azure: npm could not install Azurite: FetchError: request to http://127.0.0.1:9/")
+    assert error.endswith("reason: connect ECONNREFUSED 127.0.0.1:9")
+    assert help_.startswith("It needs an npm registry, once: set HTTPS_PROXY")
 
 
 def test_settings_are_read_right_by_source_and_by_export(ready: Installed, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 from local_azure.batch.http.server import DataDirectoryInUse
-from local_azure.batch.state.store import UnknownSchema
+from local_azure.batch.state.store import UnusableState
 from tests.support.batch_service import (
     create_job,
     create_pool,
@@ -154,7 +154,7 @@ def test_directory_of_a_newer_version_is_refused(start_service, tmp_path):
     data.mkdir()
     with sqlite3.connect(data / "batch.db") as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(UnknownSchema) as refusal:
+    with pytest.raises(UnusableState) as refusal:
         start_service(data=data)
     assert "99" in str(refusal.value)
 

@@ -36,7 +36,7 @@ from local_azure.batch.state.account import Account
 from local_azure.batch.state.auto_storage import AutoStorage
 from local_azure.batch.state.clock import Clock, Profile, Timings
 from local_azure.batch.state.paths import make_private
-from local_azure.batch.state.store import Store
+from local_azure.batch.state.store import Store, UnusableState
 from local_azure.batch.state.wire import parse_timestamp
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Profile",
     "Security",
     "Timings",
+    "UnusableState",
     "serve",
 ]
 
@@ -102,7 +103,7 @@ async def serve(
     again), and the state is closed. `administered` lets clients inject faults and move the clock. `auto_storage` is the
     storage account linked to the Batch account; it may be a future, which is awaited where the account is needed.
     `security` is TLS and sign-in with tokens, `containers` where tasks with containerSettings run. Raises
-    DataDirectoryInUse, and OSError if the port is in use.
+    DataDirectoryInUse, UnusableState, and OSError if the port is in use.
     """
     make_private(data)
     with _locked(data):

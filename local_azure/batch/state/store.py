@@ -21,8 +21,8 @@ _DECODER = json.JSONDecoder()
 Document = dict[str, Any]
 
 
-class UnknownSchema(Exception):
-    """The data directory was written by a newer version of this service."""
+class UnusableState(Exception):
+    """The state in the data directory cannot be read, or was written by a newer version of this service."""
 
 
 @dataclass(kw_only=True)
@@ -106,7 +106,10 @@ class Store:
         path.touch(mode=0o600)  # SQLite creates its other files with the same mode
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._depth = 0
-        self._open()
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise UnusableState(f"{path} cannot be used: {error}. Give another directory, or delete this one") from None
         self.pools = Table(self._database, "pools", ("id",))
         self.nodes = Table(self._database, "nodes", ("pool", "id"))
         self.node_users = Table(self._database, "node_users", ("node", "id"))
@@ -125,9 +128,9 @@ class Store:
             self._database.execute(f"PRAGMA {pragma}")
         version = self.value("PRAGMA user_version")
         if version > SCHEMA_VERSION:
-            raise UnknownSchema(
+            raise UnusableState(
                 f"The data directory has schema version {version}, and this version of the service supports "
-                f"{SCHEMA_VERSION}: run the newer version of the service, or use another directory."
+                f"{SCHEMA_VERSION}: run the newer version of the service, or use another directory"
             )
         if version < SCHEMA_VERSION:
             self._create(version)
