@@ -35,7 +35,7 @@ from tasks.run.uploads import Uploads
 from tasks.run.workload import J, T, Workload
 from tasks.step import timed_steps
 from tasks.stopped import fetch_finished, note_ended
-from tasks.terminal import terminate_on_hangup
+from tasks.terminal import interrupt_at_once, terminate_on_hangup
 from tasks.watching.cancellation import declared_crashed
 from tasks.watching.watch import LastSeen
 
@@ -68,6 +68,7 @@ class BatchRun(Generic[T, J]):
 
     def __enter__(self) -> Self:
         terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
+        interrupt_at_once()
         with ExitStack() as contexts:
             azure = contexts.enter_context(azure_for_run(self._settings.accounts))
             self.azure: Azure = replace(azure, node_identity=self._settings.pool.node_identity)

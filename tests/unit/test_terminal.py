@@ -92,6 +92,30 @@ def test_hangup_and_termination_let_a_command_clean_up(number: signal.Signals) -
     assert command.returncode == 128 + signal.SIGTERM
 
 
+IN_A_LOOP = """
+import asyncio, signal
+from tasks.terminal import interrupt_at_once
+async def run():
+    interrupt_at_once()
+    try:
+        signal.raise_signal(signal.SIGINT)
+        print("went on")
+    except KeyboardInterrupt:
+        print("interrupted")
+signal.signal(signal.SIGINT, signal.{before})
+asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize(("before", "seen"), [("default_int_handler", "interrupted"), ("SIG_IGN", "went on")])
+def test_an_interrupt_ends_at_once_what_blocks_an_event_loop(before: str, seen: str) -> None:
+    script = IN_A_LOOP.replace("{before}", before)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=DATA.parent, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == f"{seen}\n"
+
+
 def test_under_nohup_a_hangup_stays_ignored() -> None:
     script = 'trap \'\' HUP; exec "$0" -c "$1"'
     ask = (
