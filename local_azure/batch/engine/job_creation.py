@@ -82,7 +82,6 @@ def _add_manager(service: Service, job: Row, manager: Document) -> None:
         service,
         job,
         spec,
-        service.now(),
         killsJob=manager["killJobOnCompletion"],
         exclusive=manager["runExclusive"],
         dedicated=not manager["allowLowPriorityNode"],

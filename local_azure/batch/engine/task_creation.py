@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime
 from typing import Any
 
 from local_azure.batch.engine import container_specs, dependencies, task_specs
@@ -14,12 +13,13 @@ from local_azure.batch.state.store import Document, Row
 from local_azure.batch.state.wire import timestamp
 
 
-def add_task(service: Service, job: Row, body: Document, now: datetime, **private: Any) -> Row:
+def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
     """Store a task. Raises BatchError if its id is taken."""
     document = task_specs.with_defaults(body, job.document)
     if document.get("containerSettings"):
         pool = service.store.pools.get(job.document["executionInfo"]["poolId"].lower())
         container_specs.check_pool_of_task(document, pool.document if pool else None)
+    now = service.now()
     document["creationTime"] = timestamp(now)
     service.touch(document, now)
     TASK.enter(document, "active", now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -91,7 +90,7 @@ def create_task(service: Service, call: Call) -> Response:
     body = call.body("BatchTaskCreateOptions")
     task_specs.check(body)
     job = _accepting_job(service, call)
-    row = add_task(service, job, body, service.now())
+    row = add_task(service, job, body)
     _wake(service, job)
     return created(call, row.document, "jobs", job.document["id"], "tasks", row.document["id"])
 
@@ -104,19 +103,19 @@ def create_task_collection(service: Service, call: Call) -> Response:
     if len(items) > MAXIMUM_COLLECTION:
         raise invalid_property("value", len(items), f"at most {MAXIMUM_COLLECTION} tasks can be added at once")
     job = _accepting_job(service, call)
-    tasks_url, now = call.url("jobs", job.document["id"], "tasks"), service.now()
-    results = [_add_one(service, call, job, item, tasks_url, now) for item in items]
+    tasks_url = call.url("jobs", job.document["id"], "tasks")
+    results = [_add_one(service, call, job, item, tasks_url) for item in items]
     _wake(service, job)
     return Response(document={"value": results}, kind="taskaddresult")
 
 
-def _add_one(service: Service, call: Call, job: Row, item: Any, tasks_url: str, now: datetime) -> Document:
+def _add_one(service: Service, call: Call, job: Row, item: Any, tasks_url: str) -> Document:
     """Add one task of a collection; returns its result. Each is added or refused independently."""
     task_id = str(item.get("id", "")) if isinstance(item, dict) else ""
     try:
-        document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions"), now).document
+        document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions")).document
     except BatchError as error:
-        reason = error.document(call.request_id, timestamp(now))
+        reason = error.document(call.request_id, timestamp(service.now()))
         return {"status": _status(service, REFUSED), "taskId": task_id, "error": reason}
     return {
         "status": _status(service, ADDED),
