@@ -578,14 +578,13 @@ def test_a_signature_cut_by_the_tail_of_stderr_is_removed(
 # With an instance of its own, which can be asked for faults.
 
 
-def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(troubled: Azure) -> None:
-    run = new_run()
+def test_a_pool_that_gets_no_nodes_fails_the_run_with_the_reason(troubled: Azure, troubled_run: Run) -> None:
     faults.ask("quota", {"nodes": 0})
-    pool = make_pool(troubled, run, nodes=2)
-    added = make_job(troubled, run, "true")
-    problem = watched(troubled, run, pool, added, pace()).problem
+    pool = make_pool(troubled, troubled_run, nodes=2)
+    added = make_job(troubled, troubled_run, "true")
+    problem = watched(troubled, troubled_run, pool, added, pace()).problem
     assert isinstance(problem, TasksFailed)
-    assert str(problem).startswith(f"pool {run.name} got no nodes: AccountCoreQuotaReached: ")
+    assert str(problem).startswith(f"pool {troubled_run.name} got no nodes: AccountCoreQuotaReached: ")
 
 
 @pytest.fixture
@@ -612,25 +611,22 @@ def runs_of_create_job(azure: Azure, run: Run) -> tuple[object, list[int]]:
     return state.result(raise_on_failure=False), [task_run.run_count for task_run in task_runs]
 
 
-def test_a_step_whose_service_is_busy_is_run_again(troubled: Azure, at_once: None) -> None:
-    run = new_run()
+def test_a_step_whose_service_is_busy_is_run_again(troubled: Azure, troubled_run: Run, at_once: None) -> None:
     attempts = 1 + RetryPolicy().status_retries  # of the SDK itself
     faults.ask("requests", {"operation": "create_job", "status": 503, "times": attempts + 1})
-    assert runs_of_create_job(troubled, run) == (run.name, [2])
+    assert runs_of_create_job(troubled, troubled_run) == (troubled_run.name, [2])
 
 
-def test_a_step_whose_answer_was_lost_adopts_what_it_made(troubled: Azure, at_once: None) -> None:
-    run = new_run()
+def test_a_step_whose_answer_was_lost_adopts_what_it_made(troubled: Azure, troubled_run: Run, at_once: None) -> None:
     faults.ask("requests", {"operation": "create_job", "drop": True, "after_commit": True})
-    result, counts = runs_of_create_job(troubled, run)
-    assert result == run.name
+    result, counts = runs_of_create_job(troubled, troubled_run)
+    assert result == troubled_run.name
     assert counts in ([1], [2])  # whether the SDK itself sends a POST again is its own affair
 
 
-def test_a_step_that_is_refused_is_not_run_again(troubled: Azure, at_once: None) -> None:
-    run = new_run()
+def test_a_step_that_is_refused_is_not_run_again(troubled: Azure, troubled_run: Run, at_once: None) -> None:
     faults.ask("requests", {"operation": "create_job", "status": 403})
-    error, counts = runs_of_create_job(troubled, run)
+    error, counts = runs_of_create_job(troubled, troubled_run)
     assert isinstance(error, ServiceError)
     assert (error.code, error.transient) == ("AuthenticationFailed", False)
     answered = (
@@ -639,7 +635,7 @@ def test_a_step_that_is_refused_is_not_run_again(troubled: Azure, at_once: None)
     assert re.match(answered, str(error), re.DOTALL)
     assert counts == [1]
     with troubled.batch() as batch:
-        assert run.name not in {job.id for job in batch.list_jobs()}
+        assert troubled_run.name not in {job.id for job in batch.list_jobs()}
 
 
 def test_every_step_retries_with_longer_delays_and_deletes_most_often() -> None:

@@ -75,13 +75,19 @@ def _tasks_to_run(service: Service, job: Row, most_slots: int, most_instances: i
     store = service.store
     # Exactly the terms of the index tasks_to_run.
     to_run = "job = ? AND json_extract(document, '$.state') = 'active' AND blocked = 0"
-    following = (
-        f"SELECT slots, instances FROM tasks WHERE {to_run} AND (slots, instances) > (?, ?)"
-        " ORDER BY slots, instances LIMIT 1"
+    # Not one comparison of both numbers: it would read all tasks of the same number of slots.
+    instances_more = (
+        f"SELECT slots, instances FROM tasks WHERE {to_run} AND slots = ? AND instances > ? ORDER BY instances LIMIT 1"
     )
+    slots_more = f"SELECT slots, instances FROM tasks WHERE {to_run} AND slots > ? ORDER BY slots, instances LIMIT 1"
+
+    def following(slots: int, instances: int) -> tuple[int, int] | None:
+        more: tuple[int, int] | None = store.execute(instances_more, job.id, slots, instances).fetchone()
+        return more or store.execute(slots_more, job.id, slots).fetchone()
+
     some = f"{to_run} AND slots = ? AND instances = ? ORDER BY seq LIMIT ?"
     found, slots, instances = [], 0, 0
-    while (row := store.execute(following, job.id, slots, instances).fetchone()) and row[0] <= most_slots:
+    while (row := following(slots, instances)) and row[0] <= most_slots:
         slots, instances = row
         if instances <= most_instances:
             found.append(store.tasks.where(some, job.id, slots, instances, limit))
