@@ -108,14 +108,13 @@ class Text:
         self.path, self.encoding, self.scratch, self.block_bytes = path, encoding, scratch, block_bytes
         self.size = os.path.getsize(path)
         self.replaced = 0  # bytes that had to be, as far as it was read
-        with open(path, "rb") as file:
-            start = file.read(4)
-        self.start = next((len(mark) for mark, name in MARKS if name == encoding and start.startswith(mark)), 0)
 
     def borders(self, segments: int) -> list[int]:
-        """Offsets of at most that many segments; all but the first begin at ASCII white space."""
-        borders = [self.start]
+        """Offsets of at most that many segments; the first begins after the mark, all others at ASCII white space."""
         with open(self.path, "rb") as file:
+            beginning = file.read(4)
+            marks = (mark for mark, name in MARKS if name == self.encoding and beginning.startswith(mark))
+            borders = [len(next(marks, b""))]
             for number in range(1, segments if self.encoding == "utf-8" else 1):
                 start = max(borders[-1], self.size * number // segments)
                 file.seek(start)
@@ -251,7 +250,7 @@ def append(path: str, *data: bytes) -> None:
 
 
 def in_processes(number: int, work: Callable[[int], None]) -> None:
-    """Do the work in so many forks of this process, which multiprocessing takes 30 ms longer for; in this one, if 1."""
+    """Do the work in that number of forks, without the 30 ms that multiprocessing takes; if 1, in this process."""
     if number == 1:
         work(0)
         return
@@ -321,7 +320,7 @@ def in_order(text: Text, found: Words, wanted: int) -> Words:
     above = {word for word in counts if counts[word] > least}
     seen: dict[bytes, int] = {}
     if len(set(counts.values())) < len(counts):
-        for tokens in text.tokens(text.start, text.size):
+        for tokens in text.tokens(*text.borders(1)):
             for word in dict.fromkeys(filter(counts.__contains__, strip(tokens))):
                 seen.setdefault(word, len(seen))
             if len(seen) >= min(wanted, len(counts)) and above <= seen.keys():
