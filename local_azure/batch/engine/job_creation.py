@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from local_azure.batch.engine import references
+from local_azure.batch.engine import references, task_specs
 from local_azure.batch.engine.pool_creation import add_pool
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.task_creation import add_task
@@ -78,6 +78,7 @@ def _add_manager(service: Service, job: Row, manager: Document) -> None:
     """Add the job manager task as the job's first task; its end may end the job."""
     of_manager = {"killJobOnCompletion", "runExclusive", "allowLowPriorityNode"}
     spec = {name: value for name, value in manager.items() if name not in of_manager}
+    task_specs.check(spec)
     add_task(
         service,
         job,

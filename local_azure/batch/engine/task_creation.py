@@ -14,7 +14,7 @@ from local_azure.batch.state.wire import timestamp
 
 
 def add_task(service: Service, job: Row, body: Document, **private: Any) -> Row:
-    """Store a task. Raises BatchError if its id is taken."""
+    """Store a task whose specification was checked. Raises BatchError if the job does not allow it, or has its id."""
     document = task_specs.with_defaults(body, job.document)
     if document.get("containerSettings"):
         pool = service.store.pools.get(job.document["executionInfo"]["poolId"].lower())

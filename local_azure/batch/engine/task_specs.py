@@ -14,8 +14,7 @@ MAXIMUM_COMMAND_LINE = 32_768
 
 
 def with_defaults(spec: Document, job: Document) -> Document:
-    """The specification with defaults, for a task of the job. Raises BatchError if it is invalid."""
-    check(spec)
+    """The specification, once checked, with defaults for a task of the job. Raises BatchError if the job refuses it."""
     references.complete(spec)
     references.refuse(spec)
     _check_ids_of_job_tasks(spec["id"], job)

@@ -113,7 +113,9 @@ def _add_one(service: Service, call: Call, job: Row, item: Any, tasks_url: str) 
     """Add one task of a collection; returns its result. Each is added or refused independently."""
     task_id = str(item.get("id", "")) if isinstance(item, dict) else ""
     try:
-        document = add_task(service, job, call.checked(item, "BatchTaskCreateOptions")).document
+        body = call.checked(item, "BatchTaskCreateOptions")
+        task_specs.check(body)
+        document = add_task(service, job, body).document
     except BatchError as error:
         reason = error.document(call.request_id, timestamp(service.now()))
         return {"status": _status(service, REFUSED), "taskId": task_id, "error": reason}
