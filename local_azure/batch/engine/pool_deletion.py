@@ -10,7 +10,8 @@ _UNASKED = "unasked"
 
 
 def begin(service: Service, pool: Row) -> None:
-    """Let the pool be deleted, with its nodes. Saves it."""
+    """Let the pool be deleted, with its nodes, which modifies it. Saves it."""
+    service.touch(pool.document)
     POOL.enter(pool.document, "deleting", service.now())
     pool.document |= {"targetDedicatedNodes": 0, "targetLowPriorityNodes": 0}
     service.store.pools.save(pool)
@@ -22,7 +23,6 @@ def end_auto_pool(service: Service, pool_id: str) -> None:
     pool = service.store.pools.get(pool_id.lower())
     if pool and pool.document["state"] == "active":
         pool.private[_UNASKED] = True
-        service.touch(pool.document)
         begin(service, pool)
 
 

@@ -142,7 +142,6 @@ def save_unmodified(service: Service, call: Call, row: Row, status: int) -> Resp
 
 def delete_pool(service: Service, call: Call) -> Response:
     row = changeable(service, call)
-    service.touch(row.document)
     pool_deletion.begin(service, row)
     return Response(status=202)
 
