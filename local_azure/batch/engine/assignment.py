@@ -68,7 +68,7 @@ def _of_job(service: Service, job: Row, pool: Row, places: list[Place]) -> list[
 
 
 def _tasks_to_run(service: Service, job: Row, most_slots: int, most_instances: int, limit: int) -> Iterator[Row]:
-    """Active tasks in the order of their creation, so many of each number of slots and of instances up to the most.
+    """Active tasks in the order of their creation: up to the limit of each number of slots and of instances.
 
     Where one does not fit any more, others of the same numbers do not either. No other tasks are read.
     """

@@ -70,7 +70,7 @@ class Service:
         document["lastModified"] = timestamp(now)
 
     def due(self, document: Document, seconds: float, state: str = "state") -> datetime | None:
-        """The time at which a resource will have been in its state for so long; None if that has passed."""
+        """The time at which a resource will have been in its state for these seconds; None if that has passed."""
         due = parse_timestamp(document[f"{state}TransitionTime"]) + timedelta(seconds=seconds)
         return due if due > self.now() else None
 

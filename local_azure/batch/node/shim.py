@@ -318,7 +318,7 @@ class Tree:
             if pid == self._command:
                 self._status = status
                 if self.ending is None and self._lives_on():
-                    tell(Report(READY, 0))
+                    send(Report(READY, 0))
                 elif self.ending is None:
                     self._kill_at = 0.0
 
@@ -406,10 +406,10 @@ def publish(status_file: bytes, outcome: Report) -> None:
     except OSError as error:
         notice = f"the status file could not be written: {explain(error)}"
         outcome = outcome._replace(message=f"{outcome.message}; {notice}" if outcome.message else notice)
-    tell(outcome)
+    send(outcome)
 
 
-def tell(report: Report) -> None:
+def send(report: Report) -> None:
     """Send the report to the running service. If that has ended, the next one reads the status file."""
     with contextlib.suppress(OSError):
         os.write(LEASE, serialise(report))
