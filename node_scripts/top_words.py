@@ -23,12 +23,11 @@ import time
 from array import array
 from collections import Counter
 from functools import partial
-from operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, BinaryIO
+    from typing import Any
 
     Words = list[tuple[bytes, int]]  # with their counts
 
@@ -66,9 +65,6 @@ class NotText(Exception):
     """Says of which file, and why."""
 
 
-# --- what a file is ---------------------------------------------------------------------------------------
-
-
 def encoding_of(path: str, named: str = "") -> str:
     """The encoding: by byte-order mark, else the one named, else UTF-8.
 
@@ -96,9 +92,6 @@ def why_binary(path: str, encoding: str) -> str:
     undecodable = text.replaced / max(1, min(text.size, LOOK_BYTES))
     figures = f"{controls:.0%} of its characters are control characters, {undecodable:.0%} of its bytes not {encoding}"
     return f"{figures}; {IF_TEXT}" if controls > 0.2 or (controls > 0.01 and undecodable > 0.1) else ""
-
-
-# --- counting ---------------------------------------------------------------------------------------------
 
 
 class Text:
@@ -173,7 +166,7 @@ class Text:
             file.seek(0)
             if end <= LONG:
                 return file.read(), data[len(token) :]
-            for part in chunks(file):
+            for part in iter(partial(file.read, BLOCK_BYTES), b""):
                 digest.update(part)
         os.replace(path, os.path.join(self.scratch, digest.hexdigest()))
         return b" " + digest.hexdigest().encode(), data[len(token) :]
@@ -222,7 +215,7 @@ class Tally:
                 counts.append(count)
             for part, (words, counts) in enumerate(pieces):
                 record = number, self.saved, b"\n".join(words), array("Q", counts).tobytes()
-                append(os.path.join(self.text.scratch, f"part-{part}"), marshal.dumps(record))
+                append(os.path.join(self.text.scratch, f"part-{part}"), record)
         self.saved, self.used, self.table, self.starts = self.saved + 1, 0, Counter(), {}
 
 
@@ -242,11 +235,11 @@ def records_of(text: Text, name: str) -> Iterator[Any]:
             yield marshal.load(file)
 
 
-def append(path: str, *data: bytes) -> None:
-    """Write all of the data at the end of a file to which other processes write too."""
+def append(path: str, record: tuple[Any, ...]) -> None:
+    """Write the record at the end of a file to which other processes write too."""
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.writelines(data)
+        marshal.dump(record, file)
 
 
 def in_processes(number: int, work: Callable[[int], None]) -> None:
@@ -260,10 +253,10 @@ def in_processes(number: int, work: Callable[[int], None]) -> None:
         if not children[-1]:
             try:
                 work(each)
+                os._exit(0)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)
-            os._exit(0)
     statuses = [os.waitpid(child, 0)[1] for child in children]
     failed = [(status >> 8) or -(status & 127) for status in statuses if status]
     if failed:
@@ -293,14 +286,14 @@ def top_words(
     def most_frequent(table: Counter[bytes]) -> tuple[Words, int]:
         replaced = table.pop(REPLACED, 0)
         table.pop(b"", 0)
-        words = sorted(table.items(), key=itemgetter(1), reverse=True)[:wanted]
+        words = table.most_common(wanted)
         if all_words:
-            append(all_words, *packed(table, text.scratch))
+            append_all(all_words, table, text.scratch)
         return words, replaced
 
     def merge(number: int) -> None:
         for part in range(number, parts, workers):
-            append(os.path.join(text.scratch, "found"), marshal.dumps(most_frequent(merged(text, part))))
+            append(os.path.join(text.scratch, "found"), most_frequent(merged(text, part)))
 
     try:
         in_processes(workers, count)
@@ -326,9 +319,6 @@ def in_order(text: Text, found: Words, wanted: int) -> Words:
             if len(seen) >= min(wanted, len(counts)) and above <= seen.keys():
                 break
     return sorted(counts.items(), key=lambda pair: (-pair[1], seen.get(pair[0], len(seen))))[:wanted]
-
-
-# --- the output -------------------------------------------------------------------------------------------
 
 
 def output_name(path: str) -> str:
@@ -360,25 +350,20 @@ def letters(word: bytes, scratch: str) -> Iterator[bytes]:
         yield word
         return
     with open(os.path.join(scratch, word[1:].decode()), "rb") as kept:
-        yield from chunks(kept)
+        yield from iter(partial(kept.read, BLOCK_BYTES), b"")
 
 
-def chunks(file: BinaryIO) -> Iterator[bytes]:
-    return iter(partial(file.read, BLOCK_BYTES), b"")
-
-
-def packed(table: Counter[bytes], scratch: str) -> Iterator[bytes]:
-    """A line for each word, with a tab before its count, in gzip: several such files, joined, are one such file."""
-    import zlib
+def append_all(path: str, table: Counter[bytes], scratch: str) -> None:
+    """Write a line for each word, with a tab before its count, in gzip: several such parts are one such file."""
+    import gzip
 
     # Fast rather than small: level 6 would save an eighth of the size, for twice the time.
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)  # 31: as gzip does
-    for word in [word for word in table if word.startswith(b" ")]:
-        yield from map(packer.compress, letters(word, scratch))
-        yield packer.compress(b"\t%d\n" % table.pop(word))
-    lines = map(b"%b\t%d\n".__mod__, table.items())
-    yield from map(packer.compress, iter(lambda: b"".join(itertools.islice(lines, 10_000)), b""))
-    yield packer.flush()
+    with open(path, "ab") as file, gzip.GzipFile("", "wb", 1, file, 0) as packer:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for word in [word for word in table if word.startswith(b" ")]:
+            packer.writelines(itertools.chain(letters(word, scratch), [b"\t%d\n" % table.pop(word)]))
+        lines = map(b"%b\t%d\n".__mod__, table.items())
+        packer.writelines(iter(lambda: b"".join(itertools.islice(lines, 10_000)), b""))
 
 
 def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> None:
@@ -394,25 +379,6 @@ def count(path: str, output: str, options: argparse.Namespace, scratch: str) -> 
         print(f"{fault}; name its encoding with --encoding", file=sys.stderr)
 
 
-# --- the command line -------------------------------------------------------------------------------------
-
-
-def number_from(least: int, kind: type[int] | type[float]) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        if kind(text) >= least:
-            return kind(text)
-        raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up")
-
-    return number
-
-
-def text_encoding(name: str) -> str:
-    try:
-        return b".".decode(name, "replace") and name
-    except LookupError as error:  # it is not known, or decodes to no text
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     about = "Write the most frequent words of a text file to <stem>_OUTPUT<ext>, in OUTPUT_DIR or beside the file."
     # With a width of its own: to find the terminal's takes imports.
@@ -420,11 +386,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     encoding = "encoding of a file without byte-order mark (default: UTF-8)"
     add = parser.add_argument
     add("--filepath", required=True, help="the text file; write --filepath=-x.txt if its name starts with a dash")
-    add("--numwords", required=True, type=number_from(1, int), metavar="N", help="how many words to list")
+    add("--numwords", required=True, type=int, metavar="N", help="how many words to list")
     add("--allwords", metavar="FILE", help="also write all words with their counts to this file, compressed by gzip")
-    add("--encoding", type=text_encoding, metavar="NAME", help=encoding)
-    add("--delay", type=number_from(0, float), default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
-    return parser.parse_args(arguments)
+    add("--encoding", metavar="NAME", help=encoding)
+    add("--delay", type=float, default=0.0, metavar="SECONDS", help="wait before counting (default: 0)")
+    options = parser.parse_args(arguments)
+    if options.numwords < 1 or not options.delay >= 0:
+        parser.error("--numwords must be at least 1, and --delay at least 0 seconds")
+    try:
+        b".".decode(options.encoding or "utf-8", "replace")
+    except LookupError as error:  # it is not known, or decodes to no text
+        parser.error(f"--encoding: {error}")
+    return options
 
 
 def workers_for(size: int) -> int:

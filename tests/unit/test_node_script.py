@@ -525,12 +525,12 @@ def test_the_delay_is_announced_and_waited() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--numwords=0"], "argument --numwords: 0 is not a number from 1 up"),
+        (["--numwords=0"], "--numwords must be at least 1"),
         (["--numwords=many"], "argument --numwords: invalid"),
-        (["--numwords=1", "--encoding=utf-61"], "argument --encoding: unknown encoding: utf-61"),
-        (["--numwords=1", "--encoding=base64"], "argument --encoding: 'base64' is not a text encoding"),
-        (["--numwords=1", "--delay=-1"], "argument --delay: -1 is not a number from 0 up"),
-        (["--numwords=1", "--delay=nan"], "argument --delay: nan is not a number from 0 up"),
+        (["--numwords=1", "--encoding=utf-61"], "--encoding: unknown encoding: utf-61"),
+        (["--numwords=1", "--encoding=base64"], "--encoding: 'base64' is not a text encoding"),
+        (["--numwords=1", "--delay=-1"], "--delay at least 0 seconds"),
+        (["--numwords=1", "--delay=nan"], "--delay at least 0 seconds"),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_reason(arguments: list[str], message: str) -> None:
