@@ -21,12 +21,13 @@ EXTENSION = {"name": "monitor", "publisher": "Microsoft.Azure.Monitor", "type": 
 NFS = {"nfsMountConfiguration": {"source": "host:/share", "relativeMountPath": "share"}}
 BLOBS = {"accountName": "account", "containerName": "data", "relativeMountPath": "data"}
 DISK = {"lun": 0, "diskSizeGB": 32}
+KEY = {"keyUrl": "https://v.example/keys/k/1", "identityReference": {"resourceId": "/subscriptions/s/identity"}}
 # The property that the resize error names, its pool's machine, and the pool's further options.
 FEATURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "virtualMachineConfiguration.imageReference": (WINDOWS, {}),
     "virtualMachineConfiguration.dataDisks": ({**LINUX, "dataDisks": [DISK]}, {}),
     "virtualMachineConfiguration.diskEncryptionConfiguration": (
-        {**LINUX, "diskEncryptionConfiguration": {"targets": ["temporarydisk"]}},
+        {**LINUX, "diskEncryptionConfiguration": {"targets": ["temporarydisk"], "customerManagedKey": KEY}},
         {},
     ),
     "virtualMachineConfiguration.extensions": ({**LINUX, "extensions": [EXTENSION]}, {}),
@@ -225,7 +226,8 @@ def test_windows_images_are_listed_beside_those_of_linux(client):
     listed = {image.image_reference.sku: image for image in images}
     assert listed["2016-datacenter-smalldisk"].batch_support_end_of_life.isoformat() == "2027-01-12T00:00:00+00:00"
     assert listed["2022-datacenter"].capabilities is None
-    assert listed["2022-datacenter-g2"].capabilities == ["Generation2VMImage"]
+    for sku in ("2022-datacenter-g2", "2019-datacenter-core-g2", "2022-datacenter-core-smalldisk-g2"):
+        assert listed[sku].capabilities == ["Generation2VMImage"]
     linux = list(client.list_supported_images(filter="osType eq 'linux'"))
     assert len(images) + len(linux) == len(list(client.list_supported_images()))
 

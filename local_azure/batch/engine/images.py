@@ -12,6 +12,7 @@ from local_azure.batch.state.store import Document
 DOCKER = "DockerCompatible"  # the capability of images whose nodes run containers
 _GENERATION_2 = "Generation2VMImage"
 _WINDOWS = "batch.node.windows amd64"
+_CORE = ("-core", "-core-g2", "-core-smalldisk", "-core-smalldisk-g2")  # kinds of Windows Server without a desktop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +68,20 @@ def _images() -> tuple[Image, ...]:
         ),
         Image(name=("microsoft-dsvm", "ubuntu-hpc", "2204"), agent=ubuntu_22, capabilities=hpc, end_of_life=ends),
         Image(name=("microsoft-dsvm", "ubuntu-hpc", "2404"), agent=ubuntu_24, capabilities=hpc),
-        *_windows_server("2016", generation_2="gensecond", end_of_life="2027-01-12T00:00:00Z"),
-        *_windows_server("2019", generation_2="gensecond"),
-        *_windows_server("2022", generation_2="g2"),
+        *_windows_server("2016", "", "-gensecond", "-smalldisk", end_of_life="2027-01-12T00:00:00Z"),
+        *_windows_server("2019", "", "-gensecond", "-smalldisk", *_CORE),
+        *_windows_server("2022", "", "-g2", "-smalldisk", *_CORE),
     )
 
 
-def _windows_server(release: str, *, generation_2: str, end_of_life: str = "") -> Iterator[Image]:
-    for kind in ("", f"-{generation_2}", "-smalldisk"):
+def _windows_server(release: str, *kinds: str, end_of_life: str = "") -> Iterator[Image]:
+    for kind in kinds:
+        of_generation_2 = kind.endswith(("-g2", "-gensecond"))
         yield Image(
             name=("microsoftwindowsserver", "windowsserver", f"{release}-datacenter{kind}"),
             agent=_WINDOWS,
-            capabilities=(_GENERATION_2,) if generation_2 in kind else (),
-            verified=generation_2 not in kind,
+            capabilities=(_GENERATION_2,) if of_generation_2 else (),
+            verified=not of_generation_2,
             end_of_life=end_of_life,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -21,6 +22,8 @@ from local_azure.batch.state.wire import http_date, parse_timestamp, segment
 MAXIMUM_DEPTH = 64  # of objects and lists in each other; the API's own need a dozen
 PAGE_SIZE = 1000  # results per page, at the most and if not asked for otherwise
 MOST_READ = 2000  # resources that a filter is applied to for one page
+# Where nodes need the token of an identity. Those for disks, mounts and registries are of pools without nodes.
+_OF_FILES = re.compile(r"(resourceFiles|commonResourceFiles|outputFiles)\[")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class Call:
         document = shapes.check(body, model, self.version)
         auto_storage.check(document, linked=self.linked)
         for path, _ in properties(document, "identityReference"):
-            if not self.tokens:
+            if not self.tokens and _OF_FILES.search(path):
                 raise not_implemented(f"The property {path}", "start the service so that it takes tokens (--entra)")
         return document
 
