@@ -157,6 +157,27 @@ def test_remote_login_has_an_address_that_nobody_has(client, node):
     assert refusal.value.error.code == "NodeNotFound"
 
 
+def test_nodes_of_an_ipv6_pool_have_addresses_of_both_families(client):
+    of_pool = m.BatchPublicIpAddressConfiguration(ip_families=["IPv4", "IPv6"])
+    network = m.NetworkConfiguration(public_ip_address_configuration=of_pool)
+    first, second = create_pool(client, "dual", target_dedicated_nodes=2, network_configuration=network)
+    addresses = {(node.ip_address, node.ipv6_address) for node in (first, second)}
+    assert addresses == {("10.0.0.4", "fd00::4"), ("10.0.0.5", "fd00::5")}
+    endpoints = first.endpoint_configuration.inbound_endpoints
+    assert [(each.name, each.public_ip_address) for each in endpoints] == [
+        ("SSHRule.0", "192.0.2.1"),
+        ("SSHRule-ipv6.0", "2001:db8::1"),
+    ]
+    settings = client.get_node_remote_login_settings("dual", first.id)
+    assert settings.remote_login_ip_address == "192.0.2.1"
+    assert (settings.ipv6_remote_login_ip_address, settings.ipv6_remote_login_port) == ("2001:db8::1", 50000)
+
+
+def test_the_image_of_a_node_has_its_exact_version(client, node):
+    reference = node.virtual_machine_info.image_reference
+    assert (reference.sku, reference.version, reference.exact_version) == ("server", "latest", "latest")
+
+
 def test_operations_on_nodes_that_are_not_served_are_named(client, node):
     logs = m.UploadBatchServiceLogsOptions(container_url="https://a.example/c", start_time=node.allocation_time)
     calls: dict[str, Callable[[], object]] = {

@@ -214,6 +214,23 @@ def test_the_newest_version_has_no_usage_metrics(raw: Raw) -> None:
     assert before.status_code == 200 or code(before) == (501, "NotImplemented")
 
 
+def test_ipv6_addresses_are_shown_to_versions_that_have_them(raw: Raw) -> None:
+    network = {"publicIPAddressConfiguration": {"ipFamilies": ["IPv4", "IPv6"]}}
+    raw("POST", "/pools", body={**POOL, "networkConfiguration": network, "targetDedicatedNodes": 1})
+    (node,) = wait_for(lambda: raw("GET", "/pools/pool/nodes").json()["value"])
+    path = f"/pools/pool/nodes/{node['id']}"
+
+    def shown(version: str) -> set[str]:
+        answers = [raw("GET", where, version=version).json() for where in (path, f"{path}/remoteloginsettings")]
+        return {name for answer in answers for name in answer if "ipv6" in name.lower()}
+
+    since_2025 = {"ipv6Address", "ipv6RemoteLoginIPAddress", "ipv6RemoteLoginPort"}
+    assert shown("2024-07-01.20.0") == set()
+    assert shown("2025-06-01") == since_2025
+    assert shown(NEWEST) == since_2025 | {"publicIPv6Address"}
+    assert raw("GET", path, version=NEWEST).json()["publicIPv6Address"] == "2001:db8::1"
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from local_azure.batch.engine import autoscale, container_specs, instance_mix, pool_deletion
+from local_azure.batch.engine.node_addresses import addresses
 from local_azure.batch.engine.nodes import dismiss, is_leaving
 from local_azure.batch.engine.service import Service
 from local_azure.batch.engine.unavailable import resize_error, unavailable
@@ -28,16 +29,6 @@ _REMOVAL_ORDER = (
     "offline",
     "idle",
 )
-
-# A node has an endpoint for SSH, as in Azure; its address is one that is reserved for documentation (RFC 5737, 2606).
-NO_LOGIN = {
-    "name": "SSHRule.0",
-    "protocol": "tcp",
-    "publicIPAddress": "192.0.2.1",
-    "publicFQDN": "no-remote-login.invalid",
-    "frontendPort": 50000,
-    "backendPort": 22,
-}
 
 
 class Allocator:
@@ -176,34 +167,27 @@ class Allocator:
     def _add_node(self, pool: Row, dedicated: bool) -> None:
         now = self._service.now()
         name = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
-        # Nodes that reach each other have addresses of loopback, all of which this machine has.
-        network = "127.0" if pool.document["enableInterNodeCommunication"] else "10.0"
         number = int(self._service.store.value("SELECT ifnull(max(seq), 0) FROM nodes")) + 4
         document: Document = {
             "id": name,
             "schedulingState": "enabled",
             "allocationTime": timestamp(now),
-            "ipAddress": f"{network}.{number // 250 % 256}.{number % 250}",
+            **addresses(pool.document, number),
             "affinityId": f"TVM:{name}",
             "vmSize": instance_mix.sizes(pool.document)[0],
             "totalTasksRun": 0,
             "totalTasksSucceeded": 0,
             "isDedicated": dedicated,
-            "endpointConfiguration": {"inboundEndpoints": [NO_LOGIN]},
-            **_public_address(pool.document),
-            "virtualMachineInfo": {"imageReference": pool.document["virtualMachineConfiguration"]["imageReference"]},
+            "virtualMachineInfo": {"imageReference": _image_of_node(pool.document)},
         }
         NODE.enter(document, "creating", now)
         node = self._service.store.nodes.add(Row(keys=(pool.id, name), document=document))
         self._service.reconciler.wake("node", *node.keys)
 
 
-def _public_address(pool: Document) -> Document:
-    """The address of a node's endpoint, unless the pool has no public addresses."""
-    addresses = pool.get("networkConfiguration", {}).get("publicIPAddressConfiguration", {})
-    if addresses.get("provision") == "nopublicipaddresses":
-        return {}
-    return {"publicIPAddress": NO_LOGIN["publicIPAddress"]}
+def _image_of_node(pool: Document) -> Document:
+    reference: Document = pool["virtualMachineConfiguration"]["imageReference"]
+    return {**reference, "exactVersion": reference["version"]} if "version" in reference else reference
 
 
 def _removal_rank(node: Row) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from local_azure.batch.engine import attempts, job_tasks
-from local_azure.batch.engine.allocator import NO_LOGIN
 from local_azure.batch.engine.attempts import Stop
+from local_azure.batch.engine.node_addresses import NO_LOGIN, NO_LOGIN_IPV6
 from local_azure.batch.engine.service import Service
 from local_azure.batch.rest.call import Call, Listing, Response, done, element
 from local_azure.batch.rest.odata import Kind, Properties, one_of
+from local_azure.batch.rest.shown import shown
 from local_azure.batch.state.errors import BatchError, Code
 from local_azure.batch.state.states import NODE
 from local_azure.batch.state.store import Document, Row
@@ -102,10 +103,13 @@ def get_node(service: Service, call: Call) -> Response:
 
 
 def get_node_remote_login_settings(service: Service, call: Call) -> Response:
-    """The address of the node's endpoint for SSH, which is one that nobody can reach."""
-    service.node(call.ids["poolId"], call.ids["nodeId"])
+    """The addresses of the node's endpoints for SSH, which are ones that nobody can reach."""
+    node = service.node(call.ids["poolId"], call.ids["nodeId"])
     settings = {"remoteLoginIPAddress": NO_LOGIN["publicIPAddress"], "remoteLoginPort": NO_LOGIN["frontendPort"]}
-    return Response(document=settings, kind=_REMOTE_LOGIN)
+    if "ipv6Address" in node.document:
+        settings["ipv6RemoteLoginIPAddress"] = NO_LOGIN_IPV6["publicIPAddress"]
+        settings["ipv6RemoteLoginPort"] = NO_LOGIN_IPV6["frontendPort"]
+    return Response(document=shown(settings, "BatchNodeRemoteLoginSettings", call.version), kind=_REMOTE_LOGIN)
 
 
 def _in_state(service: Service, call: Call, *states: str) -> Row:
