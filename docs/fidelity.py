@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -43,11 +43,11 @@ REASONS = (
     ("recorded 412", "the condition of the request was not recorded"),
     ("without currentNodeCommunicationMode", "the pool has no nodes: this machine cannot have them"),
     (r"containerConfiguration\)", "the image cannot run containers"),
-    (r"nodeAgentSKUId\)", "the node agent is that of another image"),
     (r"imageReference\)", "Azure has no such image"),
     (r"without value\[\].*poolusagemetrics", "no pool has been used in the last interval"),
     (r"without value\[\].*subtasksinfo", "the task has one instance"),
     ("applicationPackageReferences|/applications", "the account has no applications"),
+    ("containerHostBatchBindMounts", "containers with chosen directories of the node are not served"),
     ("extensions", "nodes have no extensions"),
     ("certificates", "Azure has retired certificates"),
     ("/rdp", "Azure has retired remote desktops of nodes"),
@@ -61,10 +61,14 @@ REASONS = (
 )
 
 
-# An image that Azure has retired since then, and the one that is asked for instead.
-RETIRED = ("16.04.0-lts", "18.04-lts", "18_04-lts-gen2")
-IMAGE = {"publisher": "canonical", "offer": "0001-com-ubuntu-server-focal", "sku": "20_04-lts"}
-AGENT = "batch.node.ubuntu 20.04"
+FOCAL = {"publisher": "canonical", "offer": "0001-com-ubuntu-server-focal", "sku": "20_04-lts"}
+# What is asked for instead, by SKU: for images that Azure has retired since then or that no recorded answer has, and
+# for Ubuntu 24.04, to which examples give the node agent of another one.
+OF_TODAY: Mapping[str, tuple[Mapping[str, str], str]] = {
+    **dict.fromkeys(("16.04.0-lts", "18.04-lts", "18_04-lts-gen2"), (FOCAL, "batch.node.ubuntu 20.04")),
+    "2025-datacenter-smalldisk": ({"sku": "2022-datacenter-smalldisk"}, "batch.node.windows amd64"),
+    "server": ({}, "batch.node.ubuntu 24.04"),
+}
 
 
 class Verdict(Enum):
@@ -96,13 +100,17 @@ def service(timings: Timings) -> Iterator[RunningService]:
 
 
 def with_images_of_today(value: Any) -> Any:
-    """The JSON with another image for one that Azure has retired."""
+    """The JSON with another image for one that Azure does not have, and the node agent of its image."""
     if isinstance(value, list):
         return [with_images_of_today(each) for each in value]
     if not isinstance(value, dict):
         return value
-    if value.get("imageReference", {}).get("sku", "").lower() in RETIRED:
-        value = {**value, "imageReference": IMAGE, "nodeAgentSKUId": AGENT}
+    reference = value.get("imageReference", {})
+    if of_today := OF_TODAY.get(reference.get("sku", "").lower()):
+        image, agent = of_today
+        value = {**value, "imageReference": {**reference, **image}}
+        if "nodeAgentSKUId" in value:
+            value["nodeAgentSKUId"] = agent
     return {name: with_images_of_today(each) for name, each in value.items()}
 
 
@@ -161,28 +169,29 @@ def _differences(example: examples.Example, seeds: Seeds, running: RunningServic
 
 def page(recordings: Path, specifications: list[Path]) -> str:
     recorded = list(of_recordings(recordings))
-    shown = [each for folder in specifications for each in of_examples(folder)]
-    versions = ", ".join(folder.name for folder in specifications)
+    of_versions = {folder.name: list(of_examples(folder)) for folder in specifications}
+    shown = [each for examples_of_one in of_versions.values() for each in examples_of_one]
     lines = [
         "# Answers of Azure, and those of the local Batch service",
         "",
         "Written by `docs/fidelity.py`, which compares answers of the local service with",
         "",
         "- what Azure Batch has answered: the status, the error code, properties, their types and states;",
-        f"- the examples of the specification of {versions}: the status, and that no property is missing or has",
+        "- all examples of the specification of some versions: the status, and that no property is missing or has",
         "  another type. What an example presupposes is created by the API before. Times that have passed are replaced",
         "  by later ones, and the backslashes in paths of files, as nodes run Linux.",
         "",
-        "In both, an image that Azure has retired since then is replaced by one that it has. An exchange cannot be",
+        "In both, an image that Azure has retired since then, or that none of its recorded answers has, is replaced by",
+        "one that it has, and a node agent that is not that of its image by the one that is. An exchange cannot be",
         "compared where the condition of its request was not recorded, an example where what it presupposes cannot be",
         "created.",
         "",
         "    .venv/bin/python docs/fidelity.py RECORDINGS SPECIFICATION...",
         "",
-        "| Compared | Agree | Differ | Not comparable |",
-        "|---|---|---|---|",
+        "| Compared | Number | Agree | Differ | Not comparable |",
+        "|---|---|---|---|---|",
         _sum("Recorded exchanges", recorded),
-        _sum("Examples", shown),
+        *(_sum(f"Examples of {version}", compared) for version, compared in of_versions.items()),
         "",
         "| Operation | Recorded: agree | differ | not comparable | Examples: agree | differ | not comparable | Why |",
         "|---|---|---|---|---|---|---|---|",
@@ -195,7 +204,7 @@ def page(recordings: Path, specifications: list[Path]) -> str:
 
 
 def _sum(what: str, compared: list[Compared]) -> str:
-    return f"| {what} | {_counts(compared)} |"
+    return f"| {what} | {len(compared)} | {_counts(compared)} |"
 
 
 def _counts(compared: list[Compared]) -> str:

@@ -22,6 +22,7 @@ SCALED = {"enableAutoScale": True, "autoScaleFormula": "$TargetDedicatedNodes=0"
 LATER = "2999-01-01T00:00:00Z"
 UNTIL = {"doNotRunAfter", "expiryTime"}  # times that have passed since the examples were written
 SECRETS = {"password": "secret"}
+IPV6 = {"networkConfiguration": {"publicIPAddressConfiguration": {"ipFamilies": ["IPv4", "IPv6"]}}}
 
 
 class Refused(Exception):
@@ -61,11 +62,15 @@ class Seeds:
     def _pool_of(self, pool: str) -> None:
         operation = self._example.operation
         if operation == "get_pool":
-            self.add_pool({**self.settable(self._example.response, "BatchPoolCreateOptions"), "id": pool})
+            shown = self._example.response
+            self.add_pool({**self.settable(shown, "BatchPoolCreateOptions"), "id": pool})
+            for identity in shown.get("identity", {}).get("userAssignedIdentities", ()):
+                self.send("POST", "/$local/identity", {"poolId": pool, "resourceId": identity["resourceId"]})
             return
         nodes = {"list_nodes": 1, "remove_nodes": 2}.get(operation, int("nodeId" in self.ids))
         scaled = SCALED if operation in ("disable_pool_auto_scale", "evaluate_pool_auto_scale") else {}
-        self.add_pool({**POOL, **scaled, "id": pool}, nodes)
+        families = IPV6 if "ipv6" in str(self._example.response) else {}
+        self.add_pool({**POOL, **scaled, **families, "id": pool}, nodes)
         if operation == "stop_pool_resize":
             self.send("POST", f"/pools/{pool}/resize", {"targetDedicatedNodes": 1})
         if nodes:
