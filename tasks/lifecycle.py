@@ -27,6 +27,7 @@ from tasks.pool import delete_pool
 from tasks.record import RunRecord
 from tasks.resources.batch_task import Work
 from tasks.resources.sign_of_life import SignOfLife
+from tasks.run.heap import return_large_blocks
 from tasks.run.identity import Run, UsedPool
 from tasks.run.outcomes import Monitored, TaskOutcome
 from tasks.run.results import Results
@@ -69,6 +70,7 @@ class BatchRun(Generic[T, J]):
     def __enter__(self) -> Self:
         terminate_on_hangup()  # also of a run that a worker or a script started from a terminal
         interrupt_at_once()
+        return_large_blocks()  # there may be very many files
         with ExitStack() as contexts:
             azure = contexts.enter_context(azure_for_run(self._settings.accounts))
             self.azure: Azure = replace(azure, node_identity=self._settings.pool.node_identity)

@@ -153,6 +153,6 @@ def _copy(chunks: Iterable[bytes], file: BinaryIO, expected: Output) -> str:
         size += len(chunk)
     if size != expected.size:
         return f"{size:,} of {expected.size:,} bytes"
-    if digest.hexdigest() != expected.md5:
-        return f"its MD5 is {digest.hexdigest()}, that of the output was {expected.md5}"
+    if digest.digest() != expected.md5:
+        return f"its MD5 is {digest.hexdigest()}, that of the output was {expected.md5.hex()}"
     return ""

@@ -58,7 +58,7 @@ def made_in_blobs(azure: Azure, destination: Destination) -> tuple[dict[str, Don
         made = made_in(found[0])
         prefix = destination.folder("") if destination.prefix else ""
         there = {
-            blob.name: (blob.size, bytes(blob.content_settings.content_md5 or b"").hex())
+            blob.name: (blob.size, bytes(blob.content_settings.content_md5 or b""))
             for blob in container.list_blobs(name_starts_with=prefix)
         }
     gone = {
@@ -129,7 +129,7 @@ def _all_there(outputs: Collection[tuple[Output, Path]]) -> bool:
     """Whether each is there, with the content that it had."""
     try:
         return all(
-            path.stat().st_size == output.size and Content.of(path).md5.hex() == output.md5 for output, path in outputs
+            path.stat().st_size == output.size and Content.of(path).md5 == output.md5 for output, path in outputs
         )
     except (OSError, InputError):
         return False

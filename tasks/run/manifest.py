@@ -56,7 +56,7 @@ def made_in(table: pd.DataFrame) -> dict[str, Done]:
     for file, rows in table[table["input"] != ""].groupby("file", sort=False):
         first = rows.iloc[0]
         outputs = [
-            Output(path=str(row["output"]), blob=str(row["blob"]), size=int(row["size"]), md5=str(row["md5"]))
+            Output(path=str(row["output"]), blob=str(row["blob"]), size=int(row["size"]), md5=bytes.fromhex(row["md5"]))
             for row in rows.to_dict("records")
             if row["output"]
         ]
@@ -74,6 +74,6 @@ def _rows(file: str, outcome: TaskOutcome, made: Done | None) -> list[tuple[obje
     ran = (record.exit_code, record.node, record.seconds)
     of = (made.content, program.script, program.arguments)
     each: list[tuple[object, ...]] = [
-        (as_unicode(out.path), out.size, out.md5, *ran, out.blob, *of) for out in record.outputs
+        (as_unicode(out.path), out.size, out.md5.hex(), *ran, out.blob, *of) for out in record.outputs
     ]
     return [(file, *values) for values in each or [("", None, "", *ran, "", *of)]]

@@ -70,9 +70,8 @@ class WordLists:
     def by_file(self) -> pd.DataFrame:
         """A row per file and rank, see Summary; the texts that fill many rows are categories."""
         lengths = np.asarray(self._lengths)
-        starts = np.cumsum(lengths) - lengths
-        rows = int(lengths.sum())
-        ranks = np.arange(1, rows + 1, dtype=np.int32)
+        starts = (np.cumsum(lengths) - lengths).astype(np.int32)
+        ranks = np.arange(1, lengths.sum() + 1, dtype=np.int32)
         ranks -= np.repeat(starts, lengths)
         columns: dict[str, object] = {
             "file": _repeated([as_unicode(file) for file in self._files], lengths),
@@ -127,5 +126,5 @@ def _repeated(texts: Sequence[str], times: npt.NDArray[np.int64]) -> pd.Categori
     distinct = sorted(set(texts))
     place = {text: at for at, text in enumerate(distinct)}
     codes = np.fromiter((place[text] for text in texts), np.int32, len(texts))
-    categories = pd.Index(distinct, dtype="str")
+    categories = pd.Index(distinct, dtype=object)  # not as "str", of which pandas keeps a copy to look texts up
     return pd.Categorical.from_codes(np.repeat(codes, times), categories=categories, validate=False)

@@ -22,7 +22,7 @@ from tasks.errors.text import as_unicode
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?", re.ASCII)  # a number to a spreadsheet, and harmless
-_ROWS = 100_000  # of a table that is in memory, that are made ready to be written at once
+_ROWS = 25_000  # of a table that is in memory, that are made ready to be written at once
 # What pyarrow raises for values that no column of Parquet can hold: mixed types, lone surrogates, large integers.
 _UNSUITABLE = (ValueError, TypeError, OverflowError, NotImplementedError)
 

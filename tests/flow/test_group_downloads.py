@@ -77,7 +77,7 @@ def test_outputs_come_from_the_records_of_the_group(
     large = b"output of " + b"x" * 70_000
     container.upload_blob("outputs/g.txt/g_OUTPUT.txt", large)
     stored = Output(
-        path="g_OUTPUT.txt", blob="outputs/g.txt/g_OUTPUT.txt", size=len(large), md5=hashlib.md5(large).hexdigest()
+        path="g_OUTPUT.txt", blob="outputs/g.txt/g_OUTPUT.txt", size=len(large), md5=hashlib.md5(large).digest()
     )
     put(container, 0, success("d/e.txt", "an earlier output"), failure("f.txt"))
     put(container, 1, success("d/e.txt"), success("f.txt"), record_of("g.txt", Record(outputs=[stored])))

@@ -56,7 +56,7 @@ def results_of(folder: Path, made: Mapping[str, Done]) -> Results:
 
 
 def done(name: str, size: int = 3) -> Done:
-    output = Output(path="o", blob=f"out/here/{name}/o", size=size, md5=new_md5(b"abc").hexdigest())
+    output = Output(path="o", blob=f"out/here/{name}/o", size=size, md5=new_md5(b"abc").digest())
     return Done(content="c", program=Program(script="s", arguments="a"), record=Record(outputs=(output,)))
 
 

@@ -48,7 +48,7 @@ def output_name(name: str) -> str:
 def store(container: ContainerClient, name: str, text: str) -> None:
     """The one output of the file, and the record of it, as a Batch task leaves them."""
     data = text.encode()
-    output = Output(path=output_name(name), blob=output_blob(name), size=len(data), md5=hashlib.md5(data).hexdigest())
+    output = Output(path=output_name(name), blob=output_blob(name), size=len(data), md5=hashlib.md5(data).digest())
     container.upload_blob(output_blob(name), data, overwrite=True)
     container.upload_blob(record_blob(name), json.dumps(record_of(name, Record(outputs=[output]))), overwrite=True)
 
@@ -66,7 +66,7 @@ def record_of(name: str, record: Record, data: Mapping[str, str] | None = None, 
 def success(name: str, text: str | None = None, **more: Any) -> dict[str, Any]:
     """A record with the output in itself."""
     data = (f"output of {name}" if text is None else text).encode()
-    output = Output(path=output_name(name), blob="", size=len(data), md5=hashlib.md5(data).hexdigest())
+    output = Output(path=output_name(name), blob="", size=len(data), md5=hashlib.md5(data).digest())
     record = Record(outputs=[output], node="n1", task=GROUP, seconds=0.5)
     return record_of(name, record, {output.path: base64.b64encode(data).decode()}, **more)
 

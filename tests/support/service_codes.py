@@ -355,7 +355,7 @@ def _no_blob(known: Known) -> Seen:
             container=cast(Any, None),
         )
         try:
-            fetcher.fetch([(Output(path="o", blob="a/o", size=1, md5="0"), Path(folder) / "o")])
+            fetcher.fetch([(Output(path="o", blob="a/o", size=1, md5=b""), Path(folder) / "o")])
         except Useless as useless:
             return Seen(reaction=Reaction.FILES_FAIL, message=str(useless))
     return Seen(reaction=Reaction.DONE)

@@ -68,7 +68,7 @@ def test_groups_are_kept_apart() -> None:
 
 
 def values(data: str | None = None, **more: Any) -> dict[str, object]:
-    made = Record(outputs=[Output(path="x", blob="", size=2, md5="m")], exit_code=0, node="n", task="t", seconds=1.5)
+    made = Record(outputs=[Output(path="x", blob="", size=2, md5=b"m")], exit_code=0, node="n", task="t", seconds=1.5)
     return record_of("a b", made, {} if data is None else {"x": data}, **more)
 
 

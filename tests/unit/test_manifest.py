@@ -21,7 +21,7 @@ PROGRAM = Program(script="5c", arguments="a6")
 
 def done(*outputs: str, content: str = "c0") -> Done:
     made = tuple(
-        Output(path=path, blob=f"kept/{number}", size=number, md5=f"{number:032x}")
+        Output(path=path, blob=f"kept/{number}", size=number, md5=number.to_bytes(16, "big"))
         for number, path in enumerate(outputs)
     )
     return Done(content=content, program=PROGRAM, record=Record(outputs=made, node="node-1", seconds=1.25))

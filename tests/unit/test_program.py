@@ -70,7 +70,7 @@ def test_other_requirements_and_modules_are_another_program(script: Path, tmp_pa
 
 
 def test_what_was_made_is_read_as_it_was_written() -> None:
-    output = Output(path="caf\udce9/x", blob="o/caf%E9/x", size=3, md5="0f")
+    output = Output(path="caf\udce9/x", blob="o/caf%E9/x", size=3, md5=b"\x0f")
     record = Record(outputs=(output,), node="n", task="t", seconds=1.5, stdout=1, stderr=2)
     done = Done(content="c", program=Program(script="s", arguments="a"), record=record)
     assert Done.of(json.loads(json.dumps(done.as_values()))) == done

@@ -23,7 +23,7 @@ OUTPUT = "an output"
 def done(file: InputFile) -> Done:
     """The one output of the file, as it is noted."""
     stem = Path(file.name).stem
-    output = Output(path=f"{stem}_OUTPUT.txt", blob=f"{stem}_OUTPUT.txt", size=len(OUTPUT), md5="")
+    output = Output(path=f"{stem}_OUTPUT.txt", blob=f"{stem}_OUTPUT.txt", size=len(OUTPUT), md5=b"")
     return Done(content=content_of(file), record=Record(outputs=(output,)))
 
 

@@ -20,7 +20,7 @@ OUTCOMES = [
     TaskOutcome(id="t1", file="b.txt", state="completed", exit_code=3, node="n", retries=1, cause=Cause.EXIT_CODE),
     TaskOutcome(id="t2", file="c.txt", state="active", cause=Cause.NOT_STARTED),
 ]
-MADE = tuple(Output(path=path, blob=path, size=5, md5="") for path in "xy")
+MADE = tuple(Output(path=path, blob=path, size=5, md5=b"") for path in "xy")
 
 
 def outputs(why: Mapping[str, str] | None = None) -> Outputs[None]:

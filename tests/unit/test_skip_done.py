@@ -19,7 +19,7 @@ PROGRAM = Program(script="s1", arguments="a1")
 
 
 def done(content: str = "c1", program: Program = PROGRAM, text: str = "x") -> Done:
-    output = Output(path="out", blob="outputs/a.txt/out", size=len(text), md5=new_md5(b"x" * len(text)).hexdigest())
+    output = Output(path="out", blob="outputs/a.txt/out", size=len(text), md5=new_md5(b"x" * len(text)).digest())
     return Done(content=content, program=program, record=Record(outputs=(output,)))
 
 

@@ -20,7 +20,7 @@ PROGRAM = Program(script="5c", arguments="a6")
 
 
 def earlier_run(folder: Path, name: str, seconds: Mapping[str, float], time: int, program: Program = PROGRAM) -> None:
-    outputs = tuple(Output(path=path, blob="", size=1, md5="0") for path in ("x", "y"))
+    outputs = tuple(Output(path=path, blob="", size=1, md5=b"") for path in ("x", "y"))
     outcomes = [TaskOutcome(id="t", file=file, state="completed", exit_code=0, succeeded=True) for file in seconds]
     done = {
         file: Done(content="c", program=program, record=Record(outputs=outputs, seconds=each))
