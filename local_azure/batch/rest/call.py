@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from itertools import islice
 from typing import Any
+
+import orjson
 
 from local_azure.batch.rest import odata, shapes, versions
 from local_azure.batch.rest.shown import names, shown
@@ -23,6 +26,7 @@ MAXIMUM_DEPTH = 64  # of objects and lists in each other; the API's own need a d
 PAGE_SIZE = 1000  # results per page, at the most and if not asked for otherwise
 MOST_READ = 2000  # resources that a filter is applied to for one page
 # Where nodes need the token of an identity. Those for disks, mounts and registries are of pools without nodes.
+IDENTITY = "identityReference"
 _OF_FILES = re.compile(r"(resourceFiles|commonResourceFiles|outputFiles)\[")
 
 
@@ -49,31 +53,31 @@ class Call:
     def checked(self, body: Any, model: str) -> Document:
         """A part of the body, validated against the model. Raises BatchError."""
         document = shapes.check(body, model, self.version)
-        auto_storage.check(document, linked=self.linked)
-        for path, _ in properties(document, "identityReference"):
-            if not self.tokens and _OF_FILES.search(path):
-                raise not_implemented(f"The property {path}", "start the service so that it takes tokens (--entra)")
+        if self._names_accounts:
+            auto_storage.check(document, linked=self.linked)
+            for path, _ in properties(document, IDENTITY):
+                if not self.tokens and _OF_FILES.search(path):
+                    raise not_implemented(f"The property {path}", "start the service so that it takes tokens (--entra)")
         return document
+
+    @cached_property
+    def _names_accounts(self) -> bool:
+        """Whether properties for storage accounts and identities may be in the body, so that they are looked for."""
+        return any(text in self.content for text in (auto_storage.PROPERTY.encode(), IDENTITY.encode(), b"\\u"))
 
     def optional_body(self, model: str) -> Document:
         return self.body(model) if self.content.strip() else {}
 
     def json(self) -> Any:
         try:
-            body = json.loads(self.content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+            body = orjson.loads(self.content.removeprefix(codecs.BOM_UTF8))
             _check_depth([body])
-            if b"\\u" in self.content:  # otherwise decoding has refused lone surrogates
-                json.dumps(body, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise BatchError(Code.InvalidRequestBody, f"The body is not JSON: {error}.") from error
         return body
 
     def url(self, *segments: str) -> str:
         return "/".join((self.endpoint, *map(segment, segments)))
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _check_depth(value: dict[str, Any] | list[Any], depth: int = 0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,10 +12,10 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 _SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql")  # each leads to the next version of the schema
 SCHEMA_VERSION = len(_SCRIPTS)
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)  # a body has no circle
-_DECODER = json.JSONDecoder()
 
 Document = dict[str, Any]
 
@@ -94,8 +93,8 @@ class Table:
             seq=values[0],
             keys=values[1 : 1 + keys],
             extra=dict(zip(self._extra, values[1 + keys : -2], strict=True)),
-            document=_DECODER.raw_decode(values[-2])[0],
-            private=_DECODER.raw_decode(values[-1])[0] if values[-1] != "{}" else {},
+            document=orjson.loads(values[-2]),
+            private=orjson.loads(values[-1]),
         )
 
 
@@ -193,4 +192,4 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
 
 
 def _dump(document: Document) -> str:
-    return _ENCODER.encode(document) if document else "{}"
+    return orjson.dumps(document).decode()  # text, which SQLite's own functions for JSON read
