@@ -7,7 +7,7 @@ import sys
 
 from tests.support.paths import ROOT
 
-# What is resident after blocks of 8 MB were freed, between which small ones stay, in MB.
+# What is resident after blocks of 8 MB were freed, between which others of 1 MB stay, in MB.
 PROGRAM = """
 import ctypes, sys
 from tasks.run.heap import return_large_blocks
@@ -30,7 +30,7 @@ def block(size):
 
 before = resident()
 libc.free(block(16_000_000))  # the largest freed one
-large = [(block(8_000_000), block(600))[0] for _ in range(8)]
+large = [(block(8_000_000), block(1_000_000))[0] for _ in range(8)]  # too large for a hole that is there already
 for each in large:
     libc.free(each)
 print(resident() - before)
@@ -43,5 +43,5 @@ def grown(what: str) -> float:
 
 
 def test_large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
-    assert grown("keep") > 50
-    assert grown("return") < 10
+    assert grown("keep") > 60
+    assert grown("return") < 15
