@@ -95,8 +95,11 @@ def _write_csv(table: pd.DataFrame, file: IO[bytes], *, header: bool) -> None:
 def _slices(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The table in parts, at least one; whole where it has columns of objects, whose type depends on all of them."""
     rows = max(1, len(table)) if any(map(is_object_dtype, table.dtypes)) else _ROWS
+    of_categories = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
     for first in range(0, max(1, len(table)), rows):
-        yield table.iloc[first : first + rows]
+        part = table.iloc[first : first + rows]
+        # Of very many, a part has few, which are looked at and written.
+        yield part.assign(**{name: part[name].cat.remove_unused_categories() for name in of_categories})
 
 
 def _is_text(column: pd.Series) -> bool:
@@ -106,7 +109,6 @@ def _is_text(column: pd.Series) -> bool:
 def _safe(column: pd.Series) -> pd.Series:
     """The column as text that a spreadsheet does not run."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.cat.remove_unused_categories()
         categories = column.cat.categories.to_series()
         return column.cat.rename_categories(list(_safe(categories)))
     if not isinstance(column.dtype, pd.StringDtype):
