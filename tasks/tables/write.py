@@ -43,8 +43,8 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
     try:
         with _replacing(text_path) as text, _replacing(exact_path) as exact, ExitStack() as stack:
             writer: pq.ParquetWriter | None = None
-            for rows in (rows for part in parts for rows in _slices(part)):
-                rows = rows.set_axis(distinct(str(name) for name in rows.columns), axis="columns")
+            named = (part.set_axis(distinct(str(name) for name in part.columns), axis="columns") for part in parts)
+            for rows in (rows for part in named for rows in _slices(part)):
                 with at(text_path):
                     _write_csv(rows, text, header=writer is None)
                 with at(exact_path):
@@ -95,7 +95,7 @@ def _write_csv(table: pd.DataFrame, file: IO[bytes], *, header: bool) -> None:
 def _slices(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The table in parts, at least one; whole where it has columns of objects, whose type depends on all of them."""
     rows = max(1, len(table)) if any(map(is_object_dtype, table.dtypes)) else _ROWS
-    of_categories = [name for name, dtype in table.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
+    of_categories = [name for name in table.columns if isinstance(table[name].dtype, pd.CategoricalDtype)]
     for first in range(0, max(1, len(table)), rows):
         part = table.iloc[first : first + rows]
         # Of very many, a part has few, which are looked at and written.
