@@ -98,10 +98,11 @@ def test_values_keep_their_type_in_parquet_or_become_text(
     assert [None if missing else value for value, missing in zip(column, column.isna(), strict=True)] == read
 
 
-@pytest.mark.parametrize("dtype", ["int64", "category"])
-def test_repeated_names_of_columns_stay_distinct(tmp_path: Path, dtype: Any) -> None:
-    write_table(pd.DataFrame([[1, 2, 3]], columns=["a", "a", "a_"], dtype=dtype), tmp_path / "t")
-    assert pd.read_parquet(tmp_path / "t.parquet").to_dict("records") == [{"a": 1, "a__": 2, "a_": 3}]
+def test_repeated_names_of_columns_stay_distinct(tmp_path: Path) -> None:
+    table = pd.DataFrame([[1, 2, 3]], columns=["a", "a", "a_"])
+    for each in (table, table.astype("category")):
+        write_table(each, tmp_path / "t")
+        assert pd.read_parquet(tmp_path / "t.parquet").to_dict("records") == [{"a": 1, "a__": 2, "a_": 3}]
 
 
 @given(st.lists(st.sampled_from(["a", "a_", "a__", "b"])))
