@@ -33,7 +33,7 @@ def process_one(script: Script) -> int:
     """The work of a Batch task with one input file."""
     env = os.environ
     file = {"name": env["INPUT_NAME"], "size": int(env["INPUT_SIZE"]), "md5": env.get("INPUT_MD5", "")}
-    file["prefix"] = env["OUTPUT_PREFIX"]
+    file["etag"], file["prefix"] = env.get("INPUT_ETAG", ""), env["OUTPUT_PREFIX"]
     name = name_of(file)
     path = with_own_name(env["INPUT_FILE"], name)
     check_input(path, env["INPUT_SIZE"], env.get("INPUT_MD5", ""))

@@ -12,9 +12,10 @@ of all a record of them. So where there is a record, all outputs are there.
 
 What this script is given comes in through the environment, because anybody on the node can read a command line:
 INPUT_FILE (a path in the working directory), INPUT_NAME (percent-encoded), INPUT_SIZE, INPUT_MD5 (empty: not known),
-OUTPUT_URL, OUTPUT_PREFIX and OUTPUT_SAS_TOKEN (the container of the outputs and their folder in it), RECORD_URL and
-RECORD_SAS_TOKEN (the blob of the record). Where OUTPUT_INLINE is set, the record has outputs of up to that many bytes.
-Without tokens, NODE_IDENTITY names the managed identity of the pool that reads and stores blobs.
+INPUT_ETAG (of a blob that is read where it is), OUTPUT_URL, OUTPUT_PREFIX and OUTPUT_SAS_TOKEN (the container of the
+outputs and their folder in it), RECORD_URL and RECORD_SAS_TOKEN (the blob of the record). Where OUTPUT_INLINE is set,
+the record has outputs of up to that many bytes. Without tokens, NODE_IDENTITY names the managed identity of the pool
+that reads and stores blobs.
 
 A group comes as GROUP_FILE: a line of JSON that lists its files, then their contents. GROUP_MEMBERS says which of them
 to process, such as 0-4,7. Each has a folder of its own, and all that holds of a single file holds of it; but its small

@@ -148,7 +148,9 @@ class BatchTasks:
     # What run_file.py is given. Not on its command line, which far more people can read.
 
     def _file_environment(self, file: UploadedFile, path: str) -> dict[str, str]:
+        known = {"INPUT_ETAG": file.etag} if file.etag else {}
         return {
+            **known,
             "INPUT_FILE": path,
             INPUT_NAME: quoted(file.name),
             "INPUT_SIZE": f"{file.size}",

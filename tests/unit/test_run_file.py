@@ -130,6 +130,11 @@ def test_the_record_says_what_was_run_where_and_for_how_long(server: BlobServer,
     }
 
 
+def test_the_record_says_which_blob_without_md5_was_read(server: BlobServer) -> None:
+    assert run(server, script("#!/bin/sh\n"), INPUT_MD5="", INPUT_ETAG="0x1").returncode == 0
+    assert record(server)["input"] == {"size": 8, "md5": "", "etag": "0x1"}
+
+
 def test_the_script_finds_its_input_and_no_token(server: BlobServer, folder: Path) -> None:
     done = run(server, script("#!/bin/sh\nenv\n"))
     found = dict(line.split("=", 1) for line in done.stdout.splitlines())
