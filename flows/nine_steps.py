@@ -36,7 +36,7 @@ def run_workload(workload: Workload[T, J], inputs: Sequence[str], settings: RunS
             if not (run.is_retry and run.note_outcomes(find_done(azure, id, uploads))):
                 pool = run.note_pool(create_pool(azure, id, run.pool, uploads.application, clean_up.pool))  # 3
                 create_job(azure, id, pool, uploads, clean_up.job)  # 4
-                batch_tasks = add_tasks(azure, id, pool, uploads, run.work)  # 5
+                batch_tasks = run.note_tasks(add_tasks(azure, id, pool, uploads, run.work))  # 5
                 patience = Patience(limits=settings.limits, pool=run.pool)
                 watched = monitor_tasks(azure, id, pool, batch_tasks, patience, seen=run.seen, return_state=True)  # 6
                 run.note_end(how_it_ended(watched))

@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from prefect.logging import get_run_logger
+
 from tasks.accounts.clients import Azure
 from tasks.budget import begin_lookup, with_budget
 from tasks.check import check_accounts, check_input, resolve_packages
@@ -18,6 +20,7 @@ from tasks.kept import skip_done
 from tasks.reporting.plan import price_for
 from tasks.reporting.retail_prices import PriceLookup
 from tasks.run.destination import Destination
+from tasks.run.folder_lock import working_in
 from tasks.run.identity import Run
 from tasks.run.outcomes import TaskOutcome
 from tasks.run.plan import Checked, RunPlan, make_plan
@@ -25,6 +28,8 @@ from tasks.run.results import Results
 from tasks.run.settings import RunSettings
 from tasks.run.speed import known_speed
 from tasks.run.workload import Workload
+
+_FOLDER_SECONDS = 300.0  # more than a sweep takes for one run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +62,19 @@ class Beginning:
         self._is_retry = is_retry
         self._problems: list[str] = []
 
-    def look(self, inputs: Sequence[str]) -> Begun:
-        """Raises InputError where the run cannot work, unless it is only to be checked."""
+    def look(self, inputs: Sequence[str], contexts: ExitStack) -> Begun:
+        """Raises InputError where the run cannot work, unless it is only to be checked.
+
+        Until the contexts end, no clean-up changes the results folder.
+        """
         settings, run = self._settings, self._run
         prices = begin_lookup(self._azure, settings.pool)
         files = self._files(inputs)
         results = self._results(files)
         destination = Destination.of(self._azure, run, settings.output_folder)
         checked = self._checked(results, destination)
+        if not settings.check:
+            self._enter(results, contexts)
         with self._noted():
             run = with_budget(self._azure, run, settings.cost_limit, settings.pool, prices)
         if settings.skip_done and not (self._problems or checked.problems):
@@ -129,6 +139,15 @@ class Beginning:
             if not (only and isinstance(error.summary, Checked)):
                 raise
             return error.summary
+
+    def _enter(self, results: Results, contexts: ExitStack) -> None:
+        """Wait for a clean-up that still saves there what the previous attempt has finished."""
+        if contexts.enter_context(working_in(results.folder)):
+            return
+        logger = get_run_logger()
+        logger.info("Results %s: waiting for the process that works there", results.folder)
+        if not contexts.enter_context(working_in(results.folder, _FOLDER_SECONDS)):
+            logger.warning("Results %s: continuing, though another process still works there", results.folder)
 
     def _sorted(self, files: Sequence[InputFile], results: Results) -> tuple[Sequence[TaskOutcome], list[InputFile]]:
         if not self._settings.check:

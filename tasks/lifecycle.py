@@ -29,8 +29,9 @@ from tasks.resources.batch_task import Work
 from tasks.resources.sign_of_life import SignOfLife
 from tasks.run.heap import return_large_blocks
 from tasks.run.identity import Run, UsedPool
-from tasks.run.outcomes import Monitored, TaskOutcome
+from tasks.run.outcomes import AddedTask, Monitored, TaskOutcome
 from tasks.run.results import Results
+from tasks.run.run_note import note_folder
 from tasks.run.settings import RunSettings
 from tasks.run.uploads import Uploads
 from tasks.run.workload import J, T, Workload
@@ -86,7 +87,7 @@ class BatchRun(Generic[T, J]):
         is only to be checked, nothing is created.
         """
         first = Beginning(self.azure, self.id, self._workload, self._settings, is_retry=self.is_retry)
-        found = first.look(inputs)
+        found = first.look(inputs, self._contexts)
         self.id, self.pool, self.destination = found.run, found.checked.settings, found.destination
         if not self._settings.check:
             self._record = self._record_of(found)
@@ -138,7 +139,14 @@ class BatchRun(Generic[T, J]):
 
     def note_uploads(self, uploads: Uploads) -> Uploads:
         self._known.note_uploads(uploads)
+        note_folder(self.id.flow_run_id, self.results, uploads.programmed, unless_changed=self.is_retry)
         return uploads
+
+    def note_tasks(self, added: Sequence[AddedTask]) -> Sequence[AddedTask]:
+        assert self._known.uploads
+        # What another program had recorded counts no more.
+        note_folder(self.id.flow_run_id, self.results, self._known.uploads.programmed)
+        return added
 
     def note_pool(self, pool: UsedPool) -> UsedPool:
         self._known.pool = pool

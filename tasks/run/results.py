@@ -106,9 +106,8 @@ class Results:
         folder has no such home directory.
         """
         kept = output_folder if is_blob_address(output_folder) else ""
-        output_folder = "results" if kept else output_folder
+        folder = folder_of_run(output_folder, run_name)
         reserved = {LOGS, *(f"{table}{suffix}" for table in (MANIFEST, *tables) for suffix in (".csv", ".parquet"))}
-        folder = expanded("output folder", output_folder) / run_name
         local = local_paths([file.name for file in files], reserved)
         places = {name: place for name, place in local.items() if place != blob_name(name)}
         return cls(folder=folder, parse=parse, places=places, program=program, kept=kept)
@@ -174,13 +173,14 @@ class Results:
     def downloaded(self, files: Sequence[UploadedFile]) -> dict[str, Done]:
         """Those of the files whose outputs are there, and can be read, by name."""
         known = self.done()
-        return {
-            file.name: known[file.name]
-            for file in files
-            if file.name in known
-            and (known[file.name].content, known[file.name].program) == (file.content, self.program)
-            and self._is_whole(file.name, known[file.name])
-        }
+        return {file.name: known[file.name] for file in files if self.is_here(known, file.name, file.content)}
+
+    def is_here(self, known: Mapping[str, Done], name: str, content: str) -> bool:
+        """Whether the outputs of the file with that content are among the known ones, and can be read."""
+        done = known.get(name)
+        return (
+            done is not None and (done.content, done.program) == (content, self.program) and self._is_whole(name, done)
+        )
 
     def unreadable(self, name: str) -> str:
         """Why the file's outputs are none; empty where they are. Raises ResultsError where that cannot be seen."""
@@ -226,6 +226,12 @@ class Results:
             return all(there == size for there, size in sizes) and not self.unreadable(name)
         except (OSError, ResultsError):
             return False
+
+
+def folder_of_run(output_folder: str, run_name: str) -> Path:
+    """The run's own folder on this machine. Raises InputError where the output folder has no such home directory."""
+    output_folder = "results" if is_blob_address(output_folder) else output_folder
+    return expanded("output folder", output_folder) / run_name
 
 
 def content_of(file: InputFile) -> str:

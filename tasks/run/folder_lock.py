@@ -1,0 +1,45 @@
+"""Lets one process at a time work in a results folder: a run, or a clean-up that saves outputs of the one before."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOOK_SECONDS = 0.2
+
+
+@contextmanager
+def working_in(folder: Path, seconds: float = 0.0) -> Iterator[bool]:
+    """Whether no other process works in the folder, which this one then does; waits so long for the other to end.
+
+    The lock ends with its process, however that ends. True also where there is no folder, or its file system has no
+    such locks.
+    """
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield True
+        return
+    try:
+        yield _locked(place, seconds)
+    finally:
+        os.close(place)
+
+
+def _locked(place: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_LOOK_SECONDS)
