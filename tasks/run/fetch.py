@@ -45,7 +45,10 @@ class Fetcher:
 
     def record(self, name: str) -> FileRecord | None:
         """The record that a Batch task with this file alone has left. Raises Useless where it is damaged."""
-        blob = record_blob(name)
+        return self.record_in(record_blob(name))
+
+    def record_in(self, blob: str) -> FileRecord | None:
+        """The record in that blob. Raises Useless where it is damaged."""
         try:
             return FileRecord.parse(self.blobs.read(blob))
         except ServiceError as error:
