@@ -15,15 +15,20 @@ from prefect.logging.loggers import flow_run_logger
 from tasks.accounts.choose import accounts_in_use
 from tasks.accounts.parallel import within
 from tasks.errors.secrets import without_secrets
-from tasks.resources.clean_up import Log, clean_up_after, clean_up_of
+from tasks.resources.clean_up import clean_up_after, clean_up_of
+from tasks.resources.finished import Log, Saving
 from tasks.run.identity import Run
-from tasks.run.settings import TimeLimits, settings_in
+from tasks.run.settings import TimeLimits, output_folder_of, settings_in
 
 PATIENCE = 60.0  # seconds; the SDKs retry for minutes where Azure does not answer, and the worker has other runs
+_SAVE_SECONDS = 35.0  # of these, to download what the run has finished
 
 
 def clean_up_dead_run(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Delete what the flow run created, as its clean_up parameter says; never raises, whatever Azure answers."""
+    """Delete what the flow run created, as its clean_up parameter says, once its finished outputs are downloaded.
+
+    Never raises, whatever Azure answers.
+    """
     logger = flow_run_logger(flow_run, flow)
     if not within(PATIENCE, lambda: _clean_up(flow.name, flow_run, logger)):
         logger.warning(
@@ -45,7 +50,8 @@ def _clean_up(workload: str, flow_run: FlowRun, logger: Log) -> None:
             )
             return
         run = Run.start(str(flow_run.id), workload, TimeLimits())
-        clean_up_after(azure, run, clean_up_of(parameters), logger)
+        saving = Saving(output_folder=output_folder_of(parameters), seconds=_SAVE_SECONDS, logger=logger)
+        clean_up_after(azure, run, clean_up_of(parameters), logger, saving=saving)
     except Exception as error:
         reason = without_secrets(str(error))
         logger.warning(

@@ -39,12 +39,16 @@ from tasks.reporting.leftovers import (
     publish_findings,
     to_delete,
 )
+from tasks.resources.clean_up import clean_up_of
+from tasks.resources.finished import Saving
 from tasks.resources.leftovers import Deletion, delete_each, judge_all, judge_for, list_in_batch, list_in_storage
 from tasks.resources.resource import Found
 from tasks.run.parameters import flow_run_uuid
-from tasks.run.settings import CleanUp, settings_in
+from tasks.run.settings import CleanUp, output_folder_of, settings_in
 from tasks.step import RETRIES, step
 from tasks.watching.ended_runs import ended_runs
+
+SAVE_SECONDS = 240.0  # to download what one run has finished
 
 log_errors_without_traceback()
 
@@ -79,11 +83,14 @@ def sweep(
 
     found, unlisted = find_leftovers(azure)
     with get_client(sync_client=True) as client:
-        ended = ended_runs(client, azure, found, only, flows=FLOWS, deletes=delete)
-    findings = judge_each(found, ended, only, include_kept)
+        runs = ended_runs(client, azure, found, only, flows=FLOWS, deletes=delete)
+    ended = {id: settings_in(run.parameters or {}) for id, run in runs.items()}
+    clean_ups = {id: clean_up_of(settings) for id, settings in ended.items()}
+    findings = judge_each(found, clean_ups, only, include_kept)
     log_findings(findings)
     leftovers = to_delete(findings)
-    deletions = delete_leftovers(azure, leftovers) if delete and leftovers else []
+    folders = {id: output_folder_of(settings) for id, settings in ended.items()}
+    deletions = delete_leftovers(azure, leftovers, folders) if delete and leftovers else []
     publish_findings(findings, deletions, only)
     if problem := problems(deletions, unlisted):
         raise SweepFailed(problem)
@@ -130,10 +137,15 @@ def find_leftovers(azure: Azure) -> tuple[list[Found], list[str]]:
 
 
 @step("2 delete leftovers")
-def delete_leftovers(azure: Azure, leftovers: Sequence[Found]) -> list[Deletion]:
-    """Delete them; an error with one is logged and does not stop the others."""
+def delete_leftovers(azure: Azure, leftovers: Sequence[Found], folders: Mapping[str, str]) -> list[Deletion]:
+    """Delete them; an error with one is logged and does not stop the others.
+
+    folders: the output folder of each run that has ended, into which its finished outputs are downloaded before.
+    """
+    logger = get_run_logger()
+    saving = {id: Saving(output_folder=each, seconds=SAVE_SECONDS, logger=logger) for id, each in folders.items()}
     deletions = []
-    for deletion in delete_each(azure, leftovers):
+    for deletion in delete_each(azure, leftovers, saving):
         deletions.append(deletion)
         log_deletion(deletion)
     return deletions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,7 +16,7 @@ from tasks.errors.secrets import without_secrets
 from tasks.kept import save_manifest
 from tasks.record import RunRecord
 from tasks.resources.container import Container
-from tasks.resources.job import JobResource
+from tasks.resources.job import JobResource, wait_until_over
 from tasks.resources.ownership import hold
 from tasks.run.destination import Destination
 from tasks.run.downloads import Download
@@ -32,7 +31,6 @@ from tasks.run.uploads import UploadedFile, Uploads
 MANIFEST_SECONDS = 3.0
 FETCH_SECONDS = 12.0  # of the 30 that Prefect leaves to a run that is cancelled; deletes and report need the others
 END_SECONDS = 6.0  # of these, in which a job that is being deleted may end its Batch tasks
-_LOOK_SECONDS = 0.3
 
 
 def fetch_finished(record: RunRecord[Any], ending: BaseException | None, seconds: float = FETCH_SECONDS) -> None:
@@ -107,18 +105,11 @@ class _Fetch:
             over = self._is_over(known)
             act()
             if not over:
-                over = self._wait_until_over(known)
+                over = wait_until_over(lambda: self._is_over(known), self.download.stop, END_SECONDS)
                 act()
             self.complete = over
         except Exception as error:  # whatever it is, what is not here is named, and its container held
             self.problem = without_secrets(str(error))
-
-    def _wait_until_over(self, known: Mapping[str, TaskOutcome]) -> bool:
-        end = time.monotonic() + END_SECONDS
-        while time.monotonic() < end and not self.download.stop.wait(_LOOK_SECONDS):
-            if self._is_over(known):
-                return True
-        return False
 
     def _is_over(self, known: Mapping[str, TaskOutcome]) -> bool:
         if all(self._outcome(each).completed for each in known.values()):

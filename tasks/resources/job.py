@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from threading import Event
 
 from azure.batch import BatchClient
 from azure.batch.models import (
@@ -24,6 +26,7 @@ from tasks.run.identity import Run
 from tasks.run.settings import Disposal
 from tasks.run.tags import Tags
 
+_LOOK_SECONDS = 0.3
 ENDED_STATES = (BatchJobState.TERMINATING, BatchJobState.COMPLETED)
 
 
@@ -106,6 +109,15 @@ class Job(JobResource, Creatable):
         """The same job, to be kept if the one that exists is."""
         kept = self.read().tags.kept
         return Job(self._batch, self._run, self._pool_id, Disposal.KEEP if kept else Disposal.DELETE)
+
+
+def wait_until_over(is_over: Callable[[], bool], stop: Event, seconds: float) -> bool:
+    """Whether the job is over within that time, and before the event is set."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stop.wait(_LOOK_SECONDS):
+        if is_over():
+            return True
+    return False
 
 
 def list_jobs(batch: BatchClient) -> Iterator[Found]:

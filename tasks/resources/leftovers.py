@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import groupby
 
 from azure.batch import BatchClient
 from azure.storage.blob import BlobServiceClient
@@ -14,11 +15,13 @@ from azure.storage.blob import BlobServiceClient
 from tasks.accounts.clients import Azure
 from tasks.errors.service import SERVICE_FAILURES, ServiceError
 from tasks.resources.container import ContainerResource, list_containers
+from tasks.resources.finished import Saved, Saving, finished_saved
 from tasks.resources.job import JobResource, list_jobs
-from tasks.resources.ownership import Ending, delete_if_unchanged
+from tasks.resources.ownership import Ending, delete_if_unchanged, hold_if_unchanged
 from tasks.resources.pool import PoolResource, list_pools
 from tasks.resources.resource import Found, Kind, Resource
-from tasks.run.settings import CleanUp, Disposal
+from tasks.run.identity import Run
+from tasks.run.settings import CleanUp, Disposal, TimeLimits
 
 GRACE = timedelta(minutes=5)  # the machine that tagged something and the one that sweeps may disagree about the time
 # For what does not bill by the second: a run that has reached its limit, or that asks, may still download from it.
@@ -110,16 +113,41 @@ def judge_all(leftover: Found, ended: Mapping[str, CleanUp], *, now: datetime, i
     return verdict
 
 
-def delete_each(azure: Azure, leftovers: Iterable[Found]) -> Iterator[Deletion]:
-    """Delete them, pools first; each is read again just before, and an error of one does not stop the others."""
+def delete_each(
+    azure: Azure, leftovers: Iterable[Found], saving: Mapping[str, Saving] | None = None
+) -> Iterator[Deletion]:
+    """Delete them, pools first; each is read again just before, and an error of one does not stop the others.
+
+    saving: how outputs of a run are saved before its containers are deleted, by the flow run's id.
+    """
     order = list(Kind)
+    by_kind = sorted(leftovers, key=lambda each: order.index(each.kind))
+    containers = sorted((each for each in by_kind if each.kind is Kind.CONTAINER), key=_run_of)
     with clients(azure) as (batch, blobs):
-        for leftover in sorted(leftovers, key=lambda each: order.index(each.kind)):
-            try:
-                ending = delete_if_unchanged(resource(leftover.kind, leftover.id, batch, blobs), leftover)
-                yield Deletion(leftover=leftover, ending=ending)
-            except SERVICE_FAILURES as error:
-                yield Deletion(leftover=leftover, ending=Ending.FAILED, reason=str(ServiceError.of(error)))
+        for leftover in by_kind:
+            if leftover.kind is not Kind.CONTAINER:
+                yield _delete(resource(leftover.kind, leftover.id, batch, blobs), leftover, Saved.NOTHING)
+        for (flow_run, workload), of_run in groupby(containers, key=_run_of):
+            run = Run.start(flow_run, workload, TimeLimits())
+            with finished_saved(azure, blobs, run, (saving or {}).get(flow_run)) as saved:
+                for leftover in of_run:
+                    yield _delete(resource(leftover.kind, leftover.id, batch, blobs), leftover, saved)
+
+
+def _run_of(leftover: Found) -> tuple[str, str]:
+    return leftover.tags.flow_run, leftover.tags.workload
+
+
+def _delete(resource: Resource, leftover: Found, saved: Saved) -> Deletion:
+    """Delete it, unless it holds what is nowhere else or somebody is at work on that."""
+    if saved is Saved.BUSY:
+        return Deletion(leftover=leftover, ending=Ending.BUSY)
+    try:
+        if saved is Saved.PART:
+            return Deletion(leftover=leftover, ending=hold_if_unchanged(resource, leftover))
+        return Deletion(leftover=leftover, ending=delete_if_unchanged(resource, leftover, held=saved is Saved.ALL))
+    except SERVICE_FAILURES as error:
+        return Deletion(leftover=leftover, ending=Ending.FAILED, reason=str(ServiceError.of(error)))
 
 
 @contextmanager

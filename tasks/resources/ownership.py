@@ -38,6 +38,7 @@ class Ending(str, Enum):
     NOT_MARKED = "kept, but cannot be tagged so: a sweep deletes it once it has expired"
     HELD = "stays until it expires, since the results are not complete on this machine"
     CHANGED = "left: its tags have changed"
+    BUSY = "left: another process works in the results folder of its run"
     FAILED = "not deleted"
 
 
@@ -102,14 +103,28 @@ def hold(run: Run, resource: Resource) -> bool:
     return found is not None and _hold(resource, found) is Ending.HELD
 
 
-def delete_if_unchanged(resource: Resource, listed: Found) -> Ending:
-    """Delete it if it is still what it was when it was listed."""
+def delete_if_unchanged(resource: Resource, listed: Found, *, held: bool = False) -> Ending:
+    """Delete it if it is still what it was when it was listed; with `held` also if it was tagged as held since."""
+
+    def delete(found: Found) -> Ending:
+        held_since = found.tags.held and not listed.tags.held  # by the run, or another clean-up
+        return Ending.HELD if held_since and not held else _delete(resource)
+
+    return _if_unchanged(resource, listed, delete)
+
+
+def hold_if_unchanged(resource: Resource, listed: Found) -> Ending:
+    """Tag it as containing outputs that are nowhere else, if it is still what it was when it was listed."""
+    return _if_unchanged(resource, listed, lambda found: _hold(resource, found))
+
+
+def _if_unchanged(resource: Resource, listed: Found, act: Callable[[Found], Ending]) -> Ending:
     found = _unless_gone(resource, resource.read, None)
     if found is None:
         return Ending.GONE
     if not found.tags.same_claim(listed.tags):
         return Ending.CHANGED
-    return Ending.GONE if found.is_being_deleted else _delete(resource)
+    return Ending.GONE if found.is_being_deleted else act(found)
 
 
 def _delete(resource: Resource) -> Ending:

@@ -409,3 +409,8 @@ def settings_in(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(nested, RunSettings):
         return dict(nested)
     return nested if isinstance(nested, Mapping) else parameters
+
+
+def output_folder_of(settings: Mapping[str, Any]) -> str:
+    """The output folder among a run's settings, which may be absent."""
+    return str(settings.get("output_folder") or RunSettings.model_fields["output_folder"].default)

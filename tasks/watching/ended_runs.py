@@ -26,11 +26,10 @@ from prefect.logging import get_run_logger
 
 from tasks.accounts.clients import Azure
 from tasks.accounts.parallel import in_parallel
-from tasks.resources.clean_up import clean_up_of
 from tasks.resources.resource import Found
 from tasks.resources.sign_of_life import read_sign
 from tasks.run.identity import Run
-from tasks.run.settings import CleanUp, TimeLimits, settings_in
+from tasks.run.settings import TimeLimits
 from tasks.watching.heartbeats import ALIVE, GRACE, claim, is_missing, is_silent, state_if_lost
 
 _GONE = (StateType.CRASHED, StateType.CANCELLED)  # others have cleaned up themselves, or say what they could not
@@ -44,8 +43,8 @@ def ended_runs(
     *,
     flows: Iterable[str],
     deletes: bool,
-) -> dict[str, CleanUp]:
-    """The runs that have ended, by their ids, with the clean_up of their parameters.
+) -> dict[str, FlowRun]:
+    """The runs that have ended, by their ids.
 
     Args:
         client: Of the Prefect server.
@@ -67,7 +66,7 @@ def ended_runs(
     if only and (run := runs[0]) not in ended:
         state = run.state.name if run.state else "not begun"
         get_run_logger().warning("Flow run %s: has not ended (%s), leaving what it created", only, state)
-    return {str(run.id): clean_up_of(settings_in(run.parameters or {})) for run in ended}
+    return {str(run.id): run for run in ended}
 
 
 def _runs(

@@ -12,6 +12,7 @@ import contextvars
 import json
 import logging
 import pickle
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, PREFECT_RESULTS_PERSIST
 from local_azure import faults
 from tasks.errors import NotDownloaded, TasksFailed
 from tasks.reporting.text import short_node
+from tasks.run.downloads import Download
+from tasks.run.folder_lock import working_in
 from tasks.run.identity import Role
 from tasks.run.records import record_blob
+from tasks.run.results import folder_of_run
 from tasks.summary import Summary
 from tests.support.attempts import (
     Boundary,
@@ -215,6 +219,68 @@ def test_a_file_whose_output_cannot_be_read_is_processed_again_beside_kept_tasks
     assert "b.txt: Batch task topNtask1 left an output that cannot be read (" in str(error)
     assert Contents.of(resumed.again()) == EXPECTED
     assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
+
+
+# What a clean-up has saved of a run that was killed.
+
+
+def test_what_a_killed_run_has_finished_is_not_processed_again_once_all_is_deleted(start: Start, nodes: Nodes) -> None:
+    resumed = start()
+    hold = nodes.hold(resumed.run, "b.txt")
+    resumed.first(MONITOR, Kind.KILLED, on_the_way={MONITOR: begun(resumed, "a.txt", "b.txt", "c.txt")})
+    wait_until(lambda: completed(resumed, "topNtask0") and completed(resumed, "topNtask2"))
+    resumed.clean_up()
+    assert resumed.left_over() == []
+    hold.unlink()
+    assert Contents.of(resumed.again()) == EXPECTED
+    assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
+    assert resumed.left_over() == []
+
+
+def test_a_file_that_changed_after_a_clean_up_had_saved_it_is_processed_again(start: Start) -> None:
+    resumed = start()
+    resumed.first(DOWNLOAD, Kind.KILLED)
+    resumed.clean_up()
+    assert resumed.left_over() == []
+    (resumed.texts / "b.txt").write_text("new new day")
+    summary = resumed.again()
+    assert words(summary)[2:4] == [["b.txt", 1, "new", 2], ["b.txt", 2, "day", 1]]
+    assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1)]
+
+
+def test_a_retry_waits_until_a_clean_up_has_saved_what_was_finished(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    resumed = start()
+    resumed.first(DOWNLOAD, Kind.KILLED)
+    waits = threading.Event()
+    original = Download.fetch_recorded
+
+    def slow(self: Download, *more: Any) -> None:
+        assert waits.wait(60)
+        original(self, *more)
+
+    class Waits(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for the process that works there" in record.getMessage():
+                waits.set()
+
+    monkeypatch.setattr(Download, "fetch_recorded", slow)
+    handler = Waits()
+    logging.getLogger("prefect.flow_runs").addHandler(handler)
+    with ThreadPoolExecutor(1) as clean_up:
+        cleaned_up = clean_up.submit(contextvars.copy_context().run, resumed.clean_up)
+        wait_until(lambda: not alone_in(resumed))
+        assert Contents.of(resumed.again()) == EXPECTED
+        cleaned_up.result()
+    logging.getLogger("prefect.flow_runs").removeHandler(handler)
+    assert resumed.executions() == [("a.txt", 1), ("b.txt", 1), ("c.txt", 1)]
+    assert resumed.left_over() == []
+
+
+def alone_in(resumed: Resumed) -> bool:
+    with working_in(folder_of_run(resumed.parameters["output_folder"], resumed.run.name)) as alone:
+        return alone
 
 
 # What was wrong, or has changed, between the attempts.

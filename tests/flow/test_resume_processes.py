@@ -44,12 +44,12 @@ def retry(deployed: Deployed, azure_settings: Mapping[str, str], flow_run: UUID,
     return done.stdout
 
 
-def named(azure_settings: Mapping[str, str], flow_run: UUID) -> list[str]:
+def named(azure_settings: Mapping[str, str], flow_run: UUID, workload: str = "top-words") -> list[str]:
     """What there is of the flow run's name in the accounts."""
     azure = Azure.from_environment(dict(azure_settings))
     assert azure
     name = Run(
-        workload="top-words", flow_run_id=str(flow_run), started=datetime.now(timezone.utc), lifetime=timedelta()
+        workload=workload, flow_run_id=str(flow_run), started=datetime.now(timezone.utc), lifetime=timedelta()
     ).name
     with azure.batch() as batch, azure.blobs() as blobs:
         found = [pool.id for pool in batch.list_pools(select=["id"])] + [job.id for job in batch.list_jobs()]
@@ -95,19 +95,54 @@ def test_a_retry_of_its_flow_run_finishes_a_killed_command(
     assert len([line for line in deployed.logs(run.id) if re.match(r"Pool \S+: created", line)]) == 1
 
 
-def test_a_deployed_run_that_was_killed_is_finished_by_a_retry(
+# Notes each file that it processes, and waits at some until it may go on.
+SCRIPT = """
+import os, pathlib, sys, time
+folder, file = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+with (folder / "processed").open("a") as processed:
+    processed.write(file.name + "\\n")
+while file.read_text() == "wait" and not (folder / "go-on").exists():
+    time.sleep(0.05)
+pathlib.Path(os.environ["OUTPUT_DIR"], "name").write_text(file.name)
+"""
+FILES = [f"{number:02}.txt" for number in range(24)]
+WAITS = ("03.txt", "20.txt")  # each in a group with others, of which some are done before
+
+
+def test_a_retry_of_a_deployed_run_that_was_killed_processes_only_the_rest(
     deployed: Deployed, azure_settings: dict[str, str], tmp_path: Path
 ) -> None:
-    texts, results = files(tmp_path), tmp_path / "results"
+    inputs, results, processed = tmp_path / "inputs", tmp_path / "results", tmp_path / "processed"
+    inputs.mkdir()
+    (tmp_path / "work.py").write_text(SCRIPT)
+    for name in FILES:
+        (inputs / name).write_text("wait" if name in WAITS else name)
     run = deployed.start(
-        inputs=[str(texts)], top_n=2, output_folder=str(results), delay_seconds=1, pool={"dedicated_nodes": 1}
+        "run-script",
+        script=str(tmp_path / "work.py"),
+        arguments=[str(tmp_path), "{input}"],
+        inputs=[str(inputs)],
+        output_folder=str(results),
+        pool={"dedicated_nodes": 1, "slots_per_node": 3},
+        files_per_task=8,
     )
-    deployed.wait_for_log(run, "1 running")
+    eventually(
+        "both groups waiting, the third done",
+        lambda: processed.exists() and {*WAITS, *FILES[8:16]} <= set(processed.read_text().split()),
+    )
     deployed.kill(run)
     deployed.wait(run, "Crashed")
-    eventually("the hook's clean-up", lambda: not named(azure_settings, run))
+    eventually("the hook's clean-up", lambda: not named(azure_settings, run, "run-script"))
+    # When the process of a flow run was killed the worker says Crashed once more, some time after its hook. A retry
+    # that has begun by then would end with that.
+    deployed.kill_worker()
+    first = processed.read_text().split()
+    (tmp_path / "go-on").touch()
+    deployed.start_worker()
     retry(deployed, azure_settings, run)
     deployed.wait(run, "Completed")
     assert deployed.run(run).run_count == 2
-    assert counts(results) == COUNTS
-    eventually("the accounts being empty", lambda: not named(azure_settings, run), 10)
+    again = processed.read_text().split()[len(first) :]
+    assert sorted(again) == sorted({*FILES} - {*first} | {*WAITS})
+    assert sorted(path.read_text() for path in results.rglob("name")) == FILES
+    eventually("the accounts being empty", lambda: not named(azure_settings, run, "run-script"), 10)

@@ -314,7 +314,7 @@ def test_blobs_are_read_in_place_and_outputs_stay(
         *([name, output, f"{8 + len(name)}"] for name in names for output in ("same", "d/upper")),
     ]
     assert sorted(path.name for path in first.folder.iterdir()) == [
-        *(".done.json", "manifest.csv", "manifest.parquet", "outcomes.csv", "outcomes.parquet")
+        *(".done.json", ".run.json", "manifest.csv", "manifest.parquet", "outcomes.csv", "outcomes.parquet")
     ]
     assert first.outcomes["outputs"].tolist() == [2, 2, 2, 2]
 

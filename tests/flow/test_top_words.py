@@ -88,6 +88,7 @@ def test_the_results_are_left_in_a_folder_of_the_run(tmp_path: Path) -> None:
     assert summary.folder.parent == tmp_path
     assert sorted(path.name for path in summary.folder.iterdir()) == [
         ".done.json",
+        ".run.json",
         "clouds.txt",
         "manifest.csv",
         "manifest.parquet",

@@ -24,6 +24,7 @@ from prefect.utilities.callables import get_call_parameters
 from flows.top_words import top_words
 from tasks.accounts.clients import Azure
 from tasks.resources.clean_up import clean_up_after
+from tasks.resources.finished import Saving
 from tasks.run.identity import Run
 from tasks.run.previous_attempt import records_there
 from tasks.run.settings import CleanUp
@@ -139,8 +140,10 @@ class Resumed:
     def clean_up(self) -> None:
         """As a hook or a sweep does it for this flow run."""
         token = current_attempt.set(self.attempts[-1])
+        logger = logging.getLogger("tests.resume")
+        saving = Saving(output_folder=self.parameters["output_folder"], seconds=60, logger=logger)
         try:
-            clean_up_after(self.azure, self.run, CleanUp(), logging.getLogger("tests.resume"))
+            clean_up_after(self.azure, self.run, CleanUp(), logger, saving=saving)
         finally:
             current_attempt.reset(token)
 
