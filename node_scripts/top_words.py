@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Words = list[tuple[bytes, int]]  # with their counts
 
 PUNCTUATION = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # string.punctuation, without the time to import string
+AROUND_WORDS = itertools.repeat(PUNCTUATION)  # of each token
 # What str.split() splits at and bytes.split() does not.
 SPACES = "\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 BLOCK_BYTES = 128 << 10  # small enough for a core's cache to hold the block's words
@@ -118,14 +119,18 @@ class Text:
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """The text between these offsets, in UTF-8, with no other white space than bytes.split() knows."""
-        decoder = codecs.getincrementaldecoder(self.encoding)("top_words")
+        codec, utf8 = codecs.getincrementaldecoder(self.encoding)("top_words"), self.encoding == "utf-8"
         with open(self.path, "rb") as file:
             file.seek(start)
             data = b"."
             while data:
                 data = file.read(min(self.block_bytes, stop - file.tell()))
+                # ASCII is as it is, but for four separators, at which bytes.split() does not split.
+                if utf8 and data.isascii() and not (codec.getstate()[0] or any(map(data.__contains__, range(28, 32)))):
+                    yield data
+                    continue
                 codecs.register_error("top_words", self._replace)  # one name for all: what is registered stays for good
-                text = decoder.decode(data, not data)
+                text = codec.decode(data, not data)
                 for space in SPACES:
                     text = text.replace(space, " ")
                 yield text.encode("utf-8", "replace")
@@ -176,11 +181,6 @@ def before_space(data: bytes) -> bytes:
     return (b"." + data).split(None, 1)[0][1:]
 
 
-def strip(tokens: Iterable[bytes]) -> Iterator[bytes]:
-    """The words; an empty one is none."""
-    return map(bytes.strip, tokens, itertools.repeat(PUNCTUATION))
-
-
 class Tally:
     """The words that one process has counted, in memory; what became too much is in hash partitions on disk."""
 
@@ -195,7 +195,7 @@ class Tally:
             self.starts[segment] = len(self.table)
             for tokens in self.text.tokens(borders[segment], borders[segment + 1]):
                 before = len(self.table)
-                self.table.update(strip(tokens))
+                self.table.update(map(bytes.strip, tokens, AROUND_WORDS))
                 new = len(self.table) - before
                 self.used += new * WORD_BYTES + len(b"".join(itertools.islice(reversed(self.table), new)))
                 if self.used > self.limit:
@@ -314,7 +314,7 @@ def in_order(text: Text, found: Words, wanted: int) -> Words:
     seen: dict[bytes, int] = {}
     if len(set(counts.values())) < len(counts):
         for tokens in text.tokens(*text.borders(1)):
-            for word in dict.fromkeys(filter(counts.__contains__, strip(tokens))):
+            for word in dict.fromkeys(filter(counts.__contains__, map(bytes.strip, tokens, AROUND_WORDS))):
                 seen.setdefault(word, len(seen))
             if len(seen) >= min(wanted, len(counts)) and above <= seen.keys():
                 break
