@@ -1,6 +1,6 @@
 """Measure the node script against the classic tutorial's rule: speed, peak memory, and the same answer.
 
-    python -m benchmarks.node_script [--size-mb 30] [--rounds 3]
+    python -m benchmarks.node_script [--size-mb 60] [--rounds 3]
 
 The tutorial's rule reads the whole file, splits it, strips each word and counts. Both run as processes of
 their own, taking turns, so that a busy machine disturbs them alike; the ratio of the medians is what counts. After
@@ -195,7 +195,7 @@ def judge(name: str, size_mb: float, runs: dict[str, list[Measurement]], bounds:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Node script against the tutorial's rule.")
-    parser.add_argument("--size-mb", type=int, default=30, help="size of each text but the last (default: 30)")
+    parser.add_argument("--size-mb", type=int, default=60, help="size of each text but the last (default: 60)")
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each program, at most (default: 3)")
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:

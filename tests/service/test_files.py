@@ -41,6 +41,14 @@ def test_file_is_downloaded_whatever_its_name(done):
     assert done.get_task_file_properties("job", "task", "wd/a b/ö/x+y.txt").content_length == 5
 
 
+def test_name_that_is_not_utf_8_is_listed_with_an_escape(client):
+    create_pool(client)
+    create_job(client)
+    run_task(client, shell("touch \"$(printf 'a\\377')\""))
+    names = [item.name for item in client.list_task_files("job", "task", recursive=True)]
+    assert names == ["stderr.txt", "stdout.txt", "wd", "wd/a\\xff"]
+
+
 @pytest.mark.parametrize(
     ("span", "content"),
     [("bytes=0-3", b"0123"), ("bytes=8-", b"89"), ("bytes=4-100", b"456789"), ("bytes=-2", b"89")],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
+
+import orjson
 
 from local_azure.batch.engine.service import Service
 from local_azure.batch.http.routes import Operation, Router
@@ -149,9 +150,7 @@ class App:
         body = b""
         if response.document is not None:
             metadata = f"{self._service.endpoint}/$metadata#{response.kind}"
-            body = json.dumps(
-                {"odata.metadata": metadata, **response.document}, separators=(",", ":"), check_circular=False
-            ).encode()
+            body = orjson.dumps({"odata.metadata": metadata, **response.document})
             headers["Content-Type"] = "application/json; odata=minimalmetadata"
         if response.stream is None and response.status != 304:
             headers.setdefault("Content-Length", str(len(body)))

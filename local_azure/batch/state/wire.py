@@ -27,7 +27,7 @@ LAST = datetime.max.replace(tzinfo=timezone.utc)  # the latest time that can be 
 @lru_cache(maxsize=4)  # what happens to a resource at once has one time
 def timestamp(moment: datetime) -> str:
     """RFC 3339 with seven digits, which sort as text as they do in time: 2026-03-06T18:29:52.3306670Z."""
-    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "0Z"
+    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").removesuffix("+00:00") + "0Z"
 
 
 def parse_timestamp(text: str) -> datetime:
