@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype
+from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype, is_object_dtype
 
 from tasks.errors import ResultsError
 from tasks.errors.local_files import at
@@ -94,12 +95,27 @@ def _write_csv(table: pd.DataFrame, file: IO[bytes], *, header: bool) -> None:
 
 def _slices(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The table in parts, at least one; whole where it has columns of objects, whose type depends on all of them."""
-    rows = max(1, len(table)) if any(map(is_object_dtype, table.dtypes)) else _ROWS
     of_categories = [name for name in table.columns if isinstance(table[name].dtype, pd.CategoricalDtype)]
+    others = [name for name in of_categories if not _are_simple(table[name].cat.categories)]
+    table = table.assign(**{name: table[name].astype(object) for name in others})
+    rows = max(1, len(table)) if any(map(is_object_dtype, table.dtypes)) else _ROWS
     for first in range(0, max(1, len(table)), rows):
         part = table.iloc[first : first + rows]
-        # Of very many, a part has few, which are looked at and written.
-        yield part.assign(**{name: part[name].cat.remove_unused_categories() for name in of_categories})
+        yield part.assign(**{name: _with_used_categories(part[name]) for name in of_categories if name not in others})
+
+
+def _are_simple(categories: pd.Index) -> bool:
+    """Whether the categories are text, or of a type of numpy; of others pyarrow writes only the values."""
+    if is_object_dtype(categories):
+        return infer_dtype(categories) == "string" and _fits(categories)
+    return isinstance(categories.dtype, np.dtype | pd.StringDtype)
+
+
+def _with_used_categories(column: pd.Series) -> pd.Series:
+    """Of very many categories, a part has few, which are looked at and written; text has its type also without any."""
+    column = column.cat.remove_unused_categories()
+    categories = column.cat.categories
+    return column.cat.set_categories(categories.astype("str"), rename=True) if is_object_dtype(categories) else column
 
 
 def _is_text(column: pd.Series) -> bool:
@@ -144,7 +160,7 @@ def _exact(table: pd.DataFrame) -> pa.Table:
     return values
 
 
-def _fits(column: pd.Series) -> bool:
+def _fits(column: pd.Series | pd.Index) -> bool:
     try:
         pa.array(column, from_pandas=True)
     except _UNSUITABLE:

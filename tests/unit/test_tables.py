@@ -98,6 +98,27 @@ def test_values_keep_their_type_in_parquet_or_become_text(
     assert [None if missing else value for value, missing in zip(column, column.isna(), strict=True)] == read
 
 
+@pytest.mark.parametrize(
+    ("categories", "read"),
+    [
+        (texts("=a", "b"), ["=a", "b", None]),
+        (texts("\udcff", "\\udcff"), ["\\udcff", "\\udcff", None]),
+        (texts("1", 1), ["1", "1", None]),
+        (pd.IntervalIndex.from_breaks([0, 1, 2]), ["(0, 1]", "(1, 2]", None]),
+        (pd.period_range("2026-10", periods=2, freq="M"), ["2026-10", "2026-11", None]),
+    ],
+)
+def test_categories_of_any_type_are_written_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, categories: pd.Series | pd.Index, read: list[object]
+) -> None:
+    monkeypatch.setattr("tasks.tables.write._ROWS", 1)
+    values = pd.Categorical.from_codes([0, 1, -1], categories=pd.Index(categories))
+    write_table(pd.DataFrame({"value": values}), tmp_path / "t")
+    column = pd.read_parquet(tmp_path / "t.parquet")["value"].astype(object)
+    assert column.where(column.notna(), None).tolist() == read
+    assert [text for (text,) in lines(tmp_path / "t.csv")[1:]] == [str(read[0]).replace("=", "'="), read[1], ""]
+
+
 def test_repeated_names_of_columns_stay_distinct(tmp_path: Path) -> None:
     table = pd.DataFrame([[1, 2, 3]], columns=["a", "a", "a_"])
     for each in (table, table.astype("category")):
