@@ -25,6 +25,19 @@ from tasks.errors import RunError
 _HEALTH_LIMIT = 10.0  # seconds
 _TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP}  # sent to each process of the terminal, not just to the command
 
+# uvicorn, which ends when its stdin does: a command that was killed cannot end it.
+_UVICORN = """
+import os, signal, threading
+from uvicorn.main import main
+
+def end_with_command():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=end_with_command, daemon=True).start()
+main()
+"""
+
 _ahead: list[tuple[int, subprocess.Popen[bytes]]] = []  # started, with their ports, and not yet used
 
 
@@ -88,7 +101,10 @@ def _refuse_unwritable_database(url: Any) -> None:
 
 
 def _temporary_server(port: int) -> subprocess.Popen[bytes]:
-    """Start it as Prefect itself would, but without Ctrl-C and SIGHUP: the clean-up after them still needs it."""
+    """Start it as Prefect itself would, but so that it ends with this process, however that ends.
+
+    Ctrl-C and SIGHUP do not end it: the clean-up after them still needs it.
+    """
     app = ["--app-dir", str(prefect.__module_path__.parent), "--factory", "prefect.server.api.server:create_app"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     environment = {
@@ -100,7 +116,8 @@ def _temporary_server(port: int) -> subprocess.Popen[bytes]:
     }
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)  # the server inherits it
     try:
-        server = subprocess.Popen([sys.executable, "-m", "uvicorn", *app, *options], env=environment)
+        command = [sys.executable, "-c", _UVICORN, *app, *options]
+        server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     atexit.register(server.terminate)  # also when Prefect never got to know it

@@ -7,6 +7,7 @@ never creates a run. Temporary servers have no scheduler, so this one is started
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import prefect_server
+from tests.support.paths import ROOT
 from tests.support.polling import eventually
 
 
@@ -72,8 +74,8 @@ def test_a_server_starts_and_its_scheduler_creates_runs(api_url: str) -> None:
 
 
 def test_a_temporary_server_is_started_as_prefect_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def starting(args: list[str], env: dict[str, str]) -> SimpleNamespace:
-        started.append((args, env))
+    def starting(args: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        started.append((args[3:], env))  # after the program
         return SimpleNamespace(terminate=lambda: None)
 
     started: list[tuple[list[str], dict[str, str]]] = []
@@ -82,3 +84,20 @@ def test_a_temporary_server_is_started_as_prefect_starts_one(monkeypatch: pytest
     SubprocessASGIServer(port=8000)._run_uvicorn_command()
     prefect_server._temporary_server(8000)
     assert started[1] == started[0]
+
+
+def test_a_temporary_server_ends_with_a_killed_command(tmp_path: Path) -> None:
+    start = "from flows.prefect_server import _free_port, _temporary_server; _temporary_server(_free_port())"
+    command = [sys.executable, "-c", f"{start}; print(flush=True); input()"]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.kill()
+        try:
+            process.communicate(timeout=30)  # until the server has ended, which has the same stdout
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
