@@ -117,7 +117,9 @@ class _Finished:
         if stored:
             self.results.remember(stored)
         where = f"stay in {self.note.kept}" if self.note.kept else f"downloaded to {self.folder}"
-        saving.logger.info("%d finished outputs %s before the containers of %s go", len(stored), where, self.run.name)
+        before = len(self.results.done()) - len(stored)
+        text = "Outputs of %d finished files of %s: %s; those of %d were there already"
+        saving.logger.info(text, len(stored), self.run.name, where, before)
         if not self.complete:
             reason = self.problem or "the time was up, or Batch tasks had not ended"
             saving.logger.warning("Outputs of %s: not all downloaded, their containers stay: %s", self.run.name, reason)

@@ -191,7 +191,9 @@ def test_records_of_another_program_are_not_saved(dead: Dead) -> None:
     assert (there(dead.accounts), results.done()) == (set(), {})
 
 
-def test_what_is_here_is_not_downloaded_again_unless_it_changed(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_here_is_not_downloaded_again_unless_it_changed(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     results = dead.note()
     dead.hook()
     make_run(dead.accounts, dead.run)
@@ -208,8 +210,11 @@ def test_what_is_here_is_not_downloaded_again_unless_it_changed(dead: Dead, monk
         return original(self, name, record)
 
     monkeypatch.setattr(Fetcher, "store", store)
-    dead.hook()
+    with caplog.at_level(logging.INFO, "prefect"):
+        dead.hook()
     assert (there(dead.accounts), stored) == (set(), ["a.txt"])
+    said = f"Outputs of 1 finished files of {dead.run.name}: downloaded to {dead.folder}; those of 3 were there already"
+    assert said in caplog.text
     assert results.done()["a.txt"].content == "of another"
     assert dead.outputs()["a_OUTPUT.txt"] == b"output of another"
 
