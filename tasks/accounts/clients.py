@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import azure.batch.models
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+from azure.core.exceptions import ClientAuthenticationError
+from azure.core.pipeline.policies import RetryPolicy
 from azure.storage.blob import (
     BlobServiceClient,
     ContainerClient,
@@ -87,7 +89,11 @@ class Azure:
         # The SDK's own scope is that of the public cloud. The service wants the last slash of the audience, too.
         scopes = [f"{self.cloud.batch_audience}/.default"]
         return BatchClient(
-            account.endpoint, credential, credential_scopes=scopes, transport=_transport(account.endpoint)
+            account.endpoint,
+            credential,
+            credential_scopes=scopes,
+            transport=_transport(account.endpoint),
+            retry_policy=_BatchRetry(),
         )
 
     def blobs(self, endpoint: str = "") -> BlobServiceClient:
@@ -132,9 +138,28 @@ class Azure:
         return f"Batch account {batch.name} ({batch.endpoint}) and storage account {storage.name} ({storage.endpoint})"
 
 
+class _UsefulRetry:
+    """A part of the SDKs' retry policies, which does not retry what stays as it is."""
+
+    def increment(self, settings: dict[str, Any], *given: Any, error: Exception | None = None, **more: Any) -> bool:
+        # Nobody is signed in, or the certificate is not trusted.
+        if isinstance(error, ClientAuthenticationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return False
+        again: bool = super().increment(settings, *given, error=error, **more)  # type: ignore[misc]
+        return again
+
+
+class _BatchRetry(_UsefulRetry, RetryPolicy):  # type: ignore[type-arg]
+    pass
+
+
+class _StorageRetry(_UsefulRetry, ExponentialRetry):
+    pass
+
+
 def _storage_options(endpoint: str) -> dict[str, Any]:
     # A retry policy of the client's own: it is a link of one client's pipeline, and two would share all after it.
-    policy = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3, random_jitter_range=1)
+    policy = _StorageRetry(initial_backoff=1, increment_base=2, retry_total=3, random_jitter_range=1)
     return {**_PARTS, "retry_policy": policy, "transport": _transport(endpoint)}
 
 
