@@ -67,7 +67,7 @@ lint: .venv/installed-dev ## check with ruff, mypy and the import contracts of p
 	@$(BIN)/lint-imports --no-cache
 
 # Each part ends with 1 where a bound is missed; the others run all the same.
-bench: .venv/installed-dev ## measure speed, about 3 minutes
+bench: .venv/installed-dev ## measure speed, about 4 minutes
 	@failed=0; for part in batch_service node_script flow; do \
 		echo "benchmarks/$$part.py"; $(BIN)/python -m benchmarks.$$part || failed=1; echo; done; exit $$failed
 
