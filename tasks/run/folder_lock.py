@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOOK_SECONDS = 0.2
+from tasks.run.polling import Polling
+
+_LOOKS = Polling(longest=0.2)
 
 
 @contextmanager
@@ -32,14 +33,13 @@ def working_in(folder: Path, seconds: float = 0.0) -> Iterator[bool]:
 
 
 def _locked(place: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while True:
+    for waited in _LOOKS.ticks():
         try:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 return True
-        if time.monotonic() >= end:
+        if waited >= seconds:
             return False
-        time.sleep(_LOOK_SECONDS)
+    raise AssertionError("polling does not end")
