@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from tasks.errors import InputError, ResultsError
 
@@ -26,6 +27,20 @@ def at(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise ResultsError(f"{path}: {reason}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of the one at the path once it has been written completely. Raises ResultsError."""
+    partial = path.with_name(f".{path.name.removeprefix('.')}.part")
+    try:
+        with at(path):
+            with partial.open("wb") as file:
+                yield file
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def refuse_unwritable(results: Path, *, make: bool) -> None:

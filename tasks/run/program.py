@@ -26,6 +26,10 @@ class Program:
         given = json.dumps([list(arguments), *more]).encode()
         return cls(script=Content.of(script).md5.hex(), arguments=new_md5(given).hexdigest())
 
+    def as_values(self) -> dict[str, str]:
+        """The arguments of Program."""
+        return {"script": self.script, "arguments": self.arguments}
+
     def in_container(self, image: str | None) -> Program:
         """The same in a container image, which decides the outputs too; None: in none."""
         if not image:
@@ -60,5 +64,8 @@ class Done:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def as_values(self) -> dict[str, Any]:
-        program = {"script": self.program.script, "arguments": self.program.arguments}
-        return {"content": self.content, "program": program, "record": self.record.as_values()}
+        return {
+            "content": self.content,
+            "program": self.program.as_values(),
+            "record": self.record.as_values(),
+        }

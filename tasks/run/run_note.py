@@ -12,7 +12,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from tasks.errors import ResultsError
-from tasks.errors.local_files import at
+from tasks.errors.local_files import at, replacing
 from tasks.errors.secrets import without_secrets
 from tasks.run.program import Program
 from tasks.run.results import Results
@@ -69,18 +69,15 @@ class RunNote:
 
     def write(self, folder: Path) -> None:
         """Raises ResultsError, and leaves what was there, where it cannot be written."""
-        path = folder / _NAME
-        partial = path.with_name(f"{_NAME}.part")
         values = {
             "flow_run_id": self.flow_run_id,
-            "program": {"script": self.program.script, "arguments": self.program.arguments},
+            "program": self.program.as_values(),
             "places": dict(self.places),
             "kept": self.kept,
             "since": self.since.isoformat(),
         }
-        with at(partial):
-            partial.write_text(json.dumps(values), encoding="ascii")
-            partial.replace(path)
+        with replacing(folder / _NAME) as file:
+            file.write(json.dumps(values).encode())
 
     def results(self, folder: Path) -> Results:
         """The results of that run in its folder."""

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Literal
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype, is_object_dtype
 
 from tasks.errors import ResultsError
-from tasks.errors.local_files import at
+from tasks.errors.local_files import at, replacing
 from tasks.errors.text import as_unicode
 
 # Cells that begin so are formulas to a spreadsheet; the apostrophe itself is there so that each guard can be undone.
@@ -42,7 +42,7 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
     """The same with a table of which no more than a part is in memory; all have the same columns and types."""
     text_path, exact_path = (_with_suffix(path, suffix) for suffix in (".csv", ".parquet"))
     try:
-        with _replacing(text_path) as text, _replacing(exact_path) as exact, ExitStack() as stack:
+        with replacing(text_path) as text, replacing(exact_path) as exact, ExitStack() as stack:
             writer: pq.ParquetWriter | None = None
             named = (part.set_axis(distinct(str(name) for name in part.columns), axis="columns") for part in parts)
             for rows in (rows for part in named for rows in _slices(part)):
@@ -172,17 +172,3 @@ def _mapped(column: pd.Series, change: Callable[[object], str]) -> pd.Series:
     """The column as text, in which missing values stay missing."""
     texts = [None if missing else change(value) for value, missing in zip(column, column.isna(), strict=True)]
     return pd.Series(texts, index=column.index, dtype=object)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of the one at the path once it has been written completely."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with at(path):
-            with partial.open("wb") as file:
-                yield file
-            partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -25,8 +25,8 @@ from local_azure.batch.state.wire import http_date, parse_timestamp, segment
 MAXIMUM_DEPTH = 64  # of objects and lists in each other; the API's own need a dozen
 PAGE_SIZE = 1000  # results per page, at the most and if not asked for otherwise
 MOST_READ = 2000  # resources that a filter is applied to for one page
-# Where nodes need the token of an identity. Those for disks, mounts and registries are of pools without nodes.
 IDENTITY = "identityReference"
+# Where nodes need the token of an identity. Those for disks, mounts and registries are of pools without nodes.
 _OF_FILES = re.compile(r"(resourceFiles|commonResourceFiles|outputFiles)\[")
 
 
@@ -81,7 +81,7 @@ class Call:
 
 
 def _check_depth(value: dict[str, Any] | list[Any], depth: int = 0) -> None:
-    """Raises ValueError for nesting that Python's parser accepts."""
+    """Raises ValueError for nesting that the parser accepts."""
     if depth > MAXIMUM_DEPTH:
         raise ValueError(f"it is nested more than {MAXIMUM_DEPTH} levels deep")
     for item in value.values() if isinstance(value, dict) else value:
